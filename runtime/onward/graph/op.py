@@ -1,0 +1,172 @@
+"""What an operator is: a frozen class whose fields are the ONNX attributes.
+
+An operator class gives
+
+- `kernel(self, *inputs)`: the NumPy meaning, the oracle for every other engine. Absent optional inputs come
+  as None. It returns one array, or a tuple with one entry an output (trailing outputs that nobody asked for
+  may be left out; `self.output_count` says how many are named).
+- `gradient(self, g, dy, y, *inputs)`: graph → graph. `g` is a `Builder`; `dy`, `y` and the inputs are graph
+  values. It returns one gradient an input, None where there is none. The autodiff engine sums gradients over
+  several uses and over broadcast axes. With `multiple_outputs=True`, `dy` and `y` are tuples, and `dy` has
+  None where no gradient arrives.
+- `expand(self, g, *inputs)`: the operator in terms of other operators, as graph values; required for the
+  operators of `ai.onward`, where it is the definition that other runtimes execute.
+- `infer(self, *inputs)`: output types, required for `ai.onward` only; the standard's come from `onnx`.
+
+A class is registered for the exact schema versions that it implements, so that an operator which changes in
+a later opset is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import onnx
+import onnx_ir as ir
+
+from onward.errors import InvalidModelError, UnsupportedError
+
+__all__ = ["ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered"]
+
+ONWARD_DOMAIN = "ai.onward"
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """Base of every operator; see the module's text for the methods that a class gives."""
+
+    op_type: ClassVar[str]
+    domain: ClassVar[str]
+    since: ClassVar[tuple[int, ...]]
+    multiple_outputs: ClassVar[bool]
+
+    output_count: int = field(default=1, repr=False)
+    """How many outputs the node names, counting up to the last one that is used."""
+
+
+_O = TypeVar("_O", bound=type[Op])
+_registry: dict[tuple[str, str], dict[int, type[Op]]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def op(
+    op_type: str,
+    *,
+    since: int | tuple[int, ...],
+    domain: str = "",
+    multiple_outputs: bool = False,
+) -> Callable[[_O], _O]:
+    """Register a class as the meaning of an operator.
+
+    Args:
+        op_type: the operator's name in the ONNX specification.
+        since: the schema version or versions (`since_version` on the operator's page) with this meaning.
+        domain: the operator's domain; empty for the ONNX standard.
+        multiple_outputs: whether `gradient` takes and gives tuples of output gradients and outputs.
+    """
+
+    def register(cls: _O) -> _O:
+        versions = (since,) if isinstance(since, int) else since
+        for method in ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",):
+            if not callable(getattr(cls, method, None)):
+                raise TypeError(f"operator class {cls.__name__} has no {method}()")
+        final = dataclass(frozen=True, kw_only=True)(cls)
+        final.op_type, final.domain = op_type, domain
+        final.since, final.multiple_outputs = versions, multiple_outputs
+        known = _registry.setdefault((domain, op_type), {})
+        for version in versions:
+            if version in known:
+                raise TypeError(f"{op_type} version {version} is registered twice")
+            known[version] = final
+        return final
+
+    return register
+
+
+@functools.cache
+def _load_operators() -> None:
+    importlib.import_module("onward.ops")
+
+
+def registered() -> Mapping[tuple[str, str], Mapping[int, type[Op]]]:
+    """Every operator class by (domain, type) and schema version."""
+    _load_operators()
+    return _registry
+
+
+@functools.cache
+def find(domain: str, op_type: str, opset: int) -> type[Op]:
+    """The class that implements an operator at an opset.
+
+    Raises:
+        UnsupportedError: the operator is unknown, or its version at this opset is not implemented.
+    """
+    domain = "" if domain == "ai.onnx" else domain
+    versions = registered().get((domain, op_type), {})
+    if domain == ONWARD_DOMAIN:
+        since = opset
+    else:
+        try:
+            since = onnx.defs.get_schema(op_type, opset, domain).since_version
+        except onnx.defs.SchemaError:
+            known = sorted({d or "ai.onnx" for d, _ in registered()})
+            raise UnsupportedError(
+                f"operator {op_type} of domain {domain or 'ai.onnx'!r} does not exist at opset {opset}; "
+                f"known domains: {', '.join(known)}"
+            ) from None
+    try:
+        return versions[since]
+    except KeyError:
+        have = ", ".join(map(str, sorted(versions))) or "none"
+        raise UnsupportedError(
+            f"operator {op_type} version {since} (opset {opset}, domain {domain or 'ai.onnx'!r}) "
+            f"is not implemented; versions implemented: {have}"
+        ) from None
+
+
+@functools.cache
+def _attribute_fields(cls: type[Op]) -> Mapping[str, bool]:
+    """Attribute names of a class, and whether each is required."""
+    return {
+        f.name: f.default is MISSING and f.default_factory is MISSING
+        for f in fields(cls)
+        if f.name != "output_count"
+    }
+
+
+def _attribute_value(attribute: ir.Attr) -> Any:
+    match attribute.type:
+        case ir.AttributeType.INTS | ir.AttributeType.FLOATS | ir.AttributeType.STRINGS:
+            return tuple(attribute.value)
+        case ir.AttributeType.TENSOR:
+            return attribute.value.numpy()
+        case _:
+            return attribute.value
+
+
+def bind(node: ir.Node, opset: int) -> Op:
+    """The operator of a node with the node's attributes.
+
+    Raises:
+        UnsupportedError: no class implements the operator at this opset.
+        InvalidModelError: an attribute is unknown, missing, or refers to a function's attribute.
+    """
+    cls = find(node.domain, node.op_type, opset)
+    known = _attribute_fields(cls)
+    where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
+    values: dict[str, Any] = {}
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            raise InvalidModelError(f"{where}: attribute {name!r} refers to a function's attribute outside one")
+        if name not in known:
+            raise InvalidModelError(f"{where}: unknown attribute {name!r}; it has {sorted(known)}")
+        values[name] = _attribute_value(attribute)
+    if missing := [name for name, required in known.items() if required and name not in values]:
+        raise InvalidModelError(f"{where}: required attribute {', '.join(map(repr, missing))} is missing")
+    named = [i for i, value in enumerate(node.outputs) if value.name]
+    return cls(output_count=max(named, default=-1) + 1, **values)

@@ -1,0 +1,91 @@
+"""Types of tensors: element type and shape, as the graph knows them before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = [
+    "Array",
+    "Dim",
+    "TensorSpec",
+    "dims_of",
+    "dtype_of",
+    "is_float",
+    "numpy_dtype",
+    "spec_of",
+    "static_shape",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Dim: TypeAlias = int | str | None
+"""A static extent, the name of a symbolic one, or None where nothing is known."""
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A named tensor of a model's surface.
+
+    Attributes:
+        name: the graph input's or output's name.
+        dtype: the NumPy element type (`ml_dtypes` for bfloat16, float8 and 4-bit types; object for strings).
+        shape: one entry a dimension: an extent, a symbolic name, or None; `shape` is None where the rank
+            itself is unknown.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[Dim, ...] | None
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape fits: same rank, equal extents where they are static."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            not isinstance(want, int) or want == got for want, got in zip(self.shape, shape, strict=True)
+        )
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
+    """The dimensions of a value as ints, names and None; None where the rank is unknown."""
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape of a value when every extent is static, else None."""
+    dims = dims_of(value)
+    if dims is None:
+        return None
+    fixed = tuple(d for d in dims if isinstance(d, int))
+    return fixed if len(fixed) == len(dims) else None
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The element type of a value; UNDEFINED where it is not known."""
+    return value.dtype if value.dtype is not None else ir.DataType.UNDEFINED
+
+
+def is_float(value: ir.Value) -> bool:
+    """Whether a value holds floating-point numbers: only those carry gradients."""
+    return dtype_of(value) in _FLOATS
+
+
+def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
+    """The NumPy type of an ONNX element type; strings are object arrays."""
+    return np.dtype(object) if dtype == ir.DataType.STRING else np.dtype(dtype.numpy())
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    """The named type of a graph input or output."""
+    return TensorSpec(value.name or "", numpy_dtype(dtype_of(value)), dims_of(value))

@@ -156,7 +156,7 @@ class Builder:
         return value
 
     def output(self, value: ir.Value, name: str) -> ir.Value:
-        """Make a value an output of the graph under this name; its former name is lost or an Identity bridges.
+        """Make a value an output of the graph under this name; its former name is lost.
 
         The value is renamed where it is free to be; an input, an initializer or a value that already is an
         output gets an Identity.
@@ -223,7 +223,9 @@ class Builder:
         literals = [i for i, x in enumerate(inputs) if x is not None and not isinstance(x, ir.Value)]
         for i in literals:
             content = inputs[i]
-            dtype = None if isinstance(content, np.ndarray) else _literal_type(op_type, domain, opset, values, i)
+            dtype = (
+                None if isinstance(content, np.ndarray) else _literal_type(op_type, domain, opset, values, i)
+            )
             if dtype is None and not isinstance(content, np.ndarray):
                 array = np.asarray(content)
                 dtype = _first_float(values) if array.dtype.kind == "f" else ir.DataType.INT64

@@ -49,7 +49,7 @@ class Op:
     """How many outputs the node names, counting up to the last one that is used."""
 
 
-_O = TypeVar("_O", bound=type[Op])
+_O = TypeVar("_O", bound=Op)
 _registry: dict[tuple[str, str], dict[int, type[Op]]] = {}
 
 
@@ -60,7 +60,7 @@ def op(
     since: int | tuple[int, ...],
     domain: str = "",
     multiple_outputs: bool = False,
-) -> Callable[[_O], _O]:
+) -> Callable[[type[_O]], type[_O]]:
     """Register a class as the meaning of an operator.
 
     Args:
@@ -70,7 +70,7 @@ def op(
         multiple_outputs: whether `gradient` takes and gives tuples of output gradients and outputs.
     """
 
-    def register(cls: _O) -> _O:
+    def register(cls: type[_O]) -> type[_O]:
         versions = (since,) if isinstance(since, int) else since
         for method in ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",):
             if not callable(getattr(cls, method, None)):
@@ -129,14 +129,18 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
         ) from None
 
 
-@functools.cache
+_attributes: dict[type[Op], Mapping[str, bool]] = {}
+
+
 def _attribute_fields(cls: type[Op]) -> Mapping[str, bool]:
     """Attribute names of a class, and whether each is required."""
-    return {
-        f.name: f.default is MISSING and f.default_factory is MISSING
-        for f in fields(cls)
-        if f.name != "output_count"
-    }
+    if cls not in _attributes:
+        _attributes[cls] = {
+            f.name: f.default is MISSING and f.default_factory is MISSING
+            for f in fields(cls)
+            if f.name != "output_count"
+        }
+    return _attributes[cls]
 
 
 def _attribute_value(attribute: ir.Attr) -> Any:
@@ -162,7 +166,9 @@ def bind(node: ir.Node, opset: int) -> Op:
     values: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
         if attribute.is_ref():
-            raise InvalidModelError(f"{where}: attribute {name!r} refers to a function's attribute outside one")
+            raise InvalidModelError(
+                f"{where}: attribute {name!r} refers to a function's attribute outside one"
+            )
         if name not in known:
             raise InvalidModelError(f"{where}: unknown attribute {name!r}; it has {sorted(known)}")
         values[name] = _attribute_value(attribute)

@@ -1,0 +1,92 @@
+"""A model ready to run: named arrays in, named arrays out, checked at the border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.engine.interpreter import Interpreter, Observer
+from onward.errors import InputError
+from onward.graph import Array, TensorSpec, spec_of
+
+__all__ = ["Session", "check_inputs"]
+
+
+@final
+class Session:
+    """Runs a model's forward pass.
+
+    Args:
+        model: a model or the path of an .onnx file.
+
+    Raises:
+        InvalidModelError: the file is malformed or unsafe to open.
+        UnsupportedError: operators are missing, all of them named.
+    """
+
+    def __init__(self, model: ir.Model | str | Path) -> None:
+        graph = _opened(model).graph
+        self._engine = Interpreter(graph)
+        defaults = graph.initializers
+        self.inputs: tuple[TensorSpec, ...] = tuple(
+            spec_of(v) for v in graph.inputs if v.name not in defaults
+        )
+        self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.outputs)
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None = None,
+        *,
+        observer: Observer | None = None,
+    ) -> dict[str, Array]:
+        """Run the model.
+
+        Args:
+            inputs: an array for each input, of exactly its dtype and of a shape that fits.
+            outputs: names of the outputs wanted; all by default, in the model's order.
+            observer: called after each node with the node and its outputs.
+
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
+            ShapeError: the shapes fit the declared ones but not each other.
+        """
+        check_inputs(self.inputs, inputs)
+        if outputs is not None:
+            known = [spec.name for spec in self.outputs]
+            if unknown := [name for name in outputs if name not in known]:
+                raise InputError(f"no output named {unknown[0]!r}; the outputs are {', '.join(known)}")
+        return self._engine.run(inputs, outputs, observer=observer)
+
+
+def _opened(model: ir.Model | str | Path) -> ir.Model:
+    if isinstance(model, ir.Model):
+        return model
+    from onward.model import load
+
+    return load(model)
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Refuse inputs that do not fit their specs.
+
+    Raises:
+        InputError: names the first input that is missing, unknown, or of the wrong dtype or shape.
+    """
+    for spec in specs:
+        if spec.name not in inputs:
+            raise InputError(f"input {spec.name!r} is missing; expected {spec}")
+        array = inputs[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
+        if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
+            raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
+        if not spec.admits(array.shape):
+            raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")
+    names = {spec.name for spec in specs}
+    if unknown := [name for name in inputs if name not in names]:
+        raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")

@@ -1,0 +1,89 @@
+"""Runs a graph over and over with state that feeds back: some outputs replace inputs at the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.engine.interpreter import Interpreter
+from onward.engine.session import check_inputs
+from onward.errors import InputError, TrainingError
+from onward.graph import Array, TensorSpec, spec_of
+
+__all__ = ["StepSession"]
+
+
+@final
+class StepSession:
+    """A training step with its parameters, optimizer state and running statistics.
+
+    Args:
+        model: the step. Its state inputs have initializers of the same names, which are the initial state.
+        bindings: for each state input the output that replaces it after a run.
+
+    Raises:
+        UnsupportedError: operators are missing, all of them named.
+        TrainingError: a binding names an input or output that the model does not have.
+    """
+
+    def __init__(self, model: ir.Model, bindings: Mapping[str, str]) -> None:
+        graph = model.graph
+        names = {v.name for v in graph.outputs}
+        for source, target in bindings.items():
+            if source not in graph.initializers or target not in names:
+                raise TrainingError(f"state {source!r} → {target!r} is not in the training step")
+        self._engine = Interpreter(graph)
+        self._bindings = dict(bindings)
+        self._state: dict[str, Array] = {}
+        self.load_state({name: _initial(graph.initializers[name]) for name in bindings})
+        self.inputs: tuple[TensorSpec, ...] = tuple(
+            spec_of(v) for v in graph.inputs if v.name not in bindings
+        )
+        replaced = set(bindings.values())
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            spec_of(v) for v in graph.outputs if v.name not in replaced
+        )
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """The current state by input name. Arrays may be overwritten by the next run: copy to keep them."""
+        return self._state
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Replace the whole state.
+
+        Raises:
+            TrainingError: a name is missing, or an array has another shape or dtype than the step's.
+        """
+        if missing := [name for name in self._bindings if name not in state]:
+            raise TrainingError(f"the state lacks {missing[0]!r} and {len(missing) - 1} others")
+        for name in self._bindings:
+            old, new = self._state.get(name), state[name]
+            if old is not None and (old.shape != new.shape or old.dtype != new.dtype):
+                raise TrainingError(
+                    f"state {name!r}: expected {old.dtype}{list(old.shape)}, got {new.dtype}{list(new.shape)}"
+                )
+        self._state = {name: np.array(state[name]) for name in self._bindings}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one step: the state advances, the other outputs are returned.
+
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong dtype or shape. The state is unchanged.
+            ShapeError: shapes fit the declared ones but not each other. The state is unchanged.
+        """
+        if clash := [name for name in inputs if name in self._bindings]:
+            raise InputError(f"{clash[0]!r} is state of the training step, not an input")
+        check_inputs(self.inputs, inputs)
+        results = self._engine.run({**inputs, **self._state})
+        self._state = {name: results.pop(target) for name, target in self._bindings.items()}
+        return results
+
+
+def _initial(value: ir.Value) -> Array:
+    if value.const_value is None:
+        raise TrainingError(f"state {value.name!r} has no initial value")
+    return value.const_value.numpy()

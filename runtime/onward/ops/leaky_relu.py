@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("LeakyRelu", since=(6, 16))
+class LeakyRelu(Op):
+    """y = x where x >= 0, else alpha · x."""
+
+    alpha: float = 0.01
+
+    def kernel(self, X: Array) -> Array:
+        return np.where(X < 0, X * X.dtype.type(self.alpha), X)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
+        return (g.Where(g.Less(X, 0.0), g.Mul(dy, self.alpha), dy),)

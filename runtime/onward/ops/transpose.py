@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Transpose", since=(1, 13, 21))
+class Transpose(Op):
+    """Axis i of the output is axis perm[i] of the input; reversed by default."""
+
+    perm: tuple[int, ...] | None = None
+
+    def kernel(self, data: Array) -> Array:
+        return np.transpose(data, self.perm)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value, ...]:
+        inverse = None if self.perm is None else [int(i) for i in np.argsort(self.perm)]
+        return (g.Transpose(dy, perm=inverse),)

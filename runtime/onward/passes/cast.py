@@ -1,0 +1,39 @@
+"""Changes the floating-point type of a whole graph: float64 for gradient checks."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, infer_node, numpy_dtype
+
+__all__ = ["cast_floats"]
+
+
+def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataType.FLOAT) -> ir.Model:
+    """The model with every tensor of one floating-point type replaced by another.
+
+    Inputs, initializers, constants and the targets of Cast change; then types are inferred anew.
+    """
+    model = model.clone()
+    graph = model.graph
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        if value.dtype == source:
+            value.type = ir.TensorType(to)
+        if value.const_value is not None and value.const_value.dtype == source:
+            value.const_value = _cast(value.const_value, to)
+    for node in graph:
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == source:
+                node.attributes[name] = ir.AttrTensor(name, _cast(attribute.value, to))
+        target = node.attributes.get("to") or node.attributes.get("dtype")
+        if target is not None and target.value == int(source):
+            node.attributes[target.name] = ir.AttrInt64(target.name, int(to))
+        shapes = [v.shape for v in node.outputs]
+        infer_node(node, graph.opset_imports.get(node.domain, 1 if node.domain == ONWARD_DOMAIN else 0))
+        for value, shape in zip(node.outputs, shapes, strict=True):
+            value.shape = shape
+    return model
+
+
+def _cast(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().astype(numpy_dtype(to)), name=tensor.name)

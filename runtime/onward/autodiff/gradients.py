@@ -59,9 +59,9 @@ def gradients(
         if all(dy is None for dy in dys):
             continue
         with g.scope(f"grad/{node.name or node.op_type}"):
-            for value, contribution in zip(node.inputs, _rule(g, step, dys), strict=False):
-                if contribution is not None and value in depends:
-                    collected.setdefault(value, []).append(sum_to(g, contribution, value))
+            for operand, contribution in zip(node.inputs, _rule(g, step, dys), strict=False):
+                if operand is not None and operand in depends and contribution is not None:
+                    collected.setdefault(operand, []).append(sum_to(g, contribution, operand))
     for value in wrt:
         total = _total(g, collected.get(value, []), value) if value not in found else None
         if total is not None:

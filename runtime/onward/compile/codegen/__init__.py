@@ -1,0 +1,1 @@
+"""The compiler's back end: target description, IR builder and machine-code cache."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -145,8 +146,12 @@ def _attribute_fields(cls: type[Op]) -> Mapping[str, bool]:
 
 def _attribute_value(attribute: ir.Attr) -> Any:
     match attribute.type:
-        case ir.AttributeType.INTS | ir.AttributeType.FLOATS | ir.AttributeType.STRINGS:
+        case ir.AttributeType.INTS | ir.AttributeType.STRINGS:
             return tuple(attribute.value)
+        case ir.AttributeType.FLOATS:
+            return tuple(float(np.float32(v)) for v in attribute.value)
+        case ir.AttributeType.FLOAT:
+            return float(np.float32(attribute.value))  # as a file holds it
         case ir.AttributeType.TENSOR:
             return attribute.value.numpy()
         case _:

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.ops._update import Types, like
+
+
+@op("AdagradUpdate", domain=ONWARD_DOMAIN, since=1, multiple_outputs=True)
+class AdagradUpdate(Op):
+    """S' = S + d² and P' = P − η d / (√S' + ε), with d = G + weight_decay P.
+
+    Source: J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and stochastic
+    optimization", JMLR 12, 2011, the diagonal form.
+    """
+
+    epsilon: float
+    weight_decay: float = 0.0
+
+    def kernel(self, P: Array, G: Array, S: Array, learning_rate: Array) -> tuple[Array, Array]:
+        t = P.dtype.type
+        d = G + t(self.weight_decay) * P if self.weight_decay else G
+        square = S + d * d
+        return P - t(learning_rate) * (d / (np.sqrt(square) + t(self.epsilon))), square
+
+    def infer(self, P: ir.Value, G: ir.Value, S: ir.Value, learning_rate: ir.Value) -> Types:
+        return like(P, S)
+
+    def expand(
+        self, g: Builder, P: ir.Value, G: ir.Value, S: ir.Value, learning_rate: ir.Value
+    ) -> tuple[ir.Value, ...]:
+        d = g.Add(G, g.Mul(P, self.weight_decay)) if self.weight_decay else G
+        square = g.Add(S, g.Mul(d, d))
+        step = g.Div(d, g.Add(g.Sqrt(square), self.epsilon))
+        return g.Sub(P, g.Mul(step, learning_rate)), square

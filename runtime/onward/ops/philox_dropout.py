@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.ops._philox import uniform, uniform_body
+
+
+@op("PhiloxDropout", domain=ONWARD_DOMAIN, since=1)
+class PhiloxDropout(Op):
+    """Y = X / (1 − ratio) where u >= ratio, else 0.
+
+    u is uniform in [0, 1), a function of (seed, step, salt, position). seed and step are int64 scalars; salt tells the dropouts of one graph apart. Nothing is stored for the
+    backward pass: the gradient draws the same numbers again.
+    """
+
+    ratio: float
+    salt: int
+
+    def kernel(self, X: Array, seed: Array, step: Array) -> Array:
+        u = uniform(int(seed), int(step), self.salt, X.shape)
+        scaled = X * X.dtype.type(1.0 / (1.0 - self.ratio))
+        return np.where(u >= np.float32(self.ratio), scaled, X.dtype.type(0))
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, seed: ir.Value, step: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        return g.onward.PhiloxDropout(dy, seed, step, ratio=self.ratio, salt=self.salt), None, None
+
+    def infer(
+        self, X: ir.Value, seed: ir.Value, step: ir.Value
+    ) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
+        return [(dtype_of(X), dims_of(X))]
+
+    def expand(self, g: Builder, X: ir.Value, seed: ir.Value, step: ir.Value) -> ir.Value:
+        u = uniform_body(g, seed, step, self.salt, X)
+        kept = g.GreaterOrEqual(u, self.ratio)
+        return g.Where(kept, g.Mul(X, 1.0 / (1.0 - self.ratio)), 0.0)

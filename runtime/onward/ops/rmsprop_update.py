@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.ops._update import Types, like
+
+
+@op("RMSpropUpdate", domain=ONWARD_DOMAIN, since=1, multiple_outputs=True)
+class RMSpropUpdate(Op):
+    """S' = α S + (1 − α) d², V' = momentum V + d / (√S' + ε), P' = P − η V', with d = G + weight_decay P.
+
+    Source: T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", Coursera, 2012; with momentum as in A. Graves,
+    "Generating sequences with recurrent neural networks", 2013.
+    """
+
+    alpha: float
+    epsilon: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def kernel(
+        self, P: Array, G: Array, S: Array, V: Array, learning_rate: Array
+    ) -> tuple[Array, Array, Array]:
+        t = P.dtype.type
+        d = G + t(self.weight_decay) * P if self.weight_decay else G
+        square = t(self.alpha) * S + t(1 - self.alpha) * (d * d)
+        velocity = t(self.momentum) * V + d / (np.sqrt(square) + t(self.epsilon))
+        return P - t(learning_rate) * velocity, square, velocity
+
+    def infer(self, P: ir.Value, G: ir.Value, S: ir.Value, V: ir.Value, learning_rate: ir.Value) -> Types:
+        return like(P, S, V)
+
+    def expand(
+        self, g: Builder, P: ir.Value, G: ir.Value, S: ir.Value, V: ir.Value, learning_rate: ir.Value
+    ) -> tuple[ir.Value, ...]:
+        d = g.Add(G, g.Mul(P, self.weight_decay)) if self.weight_decay else G
+        square = g.Add(g.Mul(S, self.alpha), g.Mul(g.Mul(d, d), 1 - self.alpha))
+        velocity = g.Add(g.Mul(V, self.momentum), g.Div(d, g.Add(g.Sqrt(square), self.epsilon)))
+        return g.Sub(P, g.Mul(velocity, learning_rate)), square, velocity

@@ -1,0 +1,65 @@
+"""Data: read, validate, split without leakage, normalise, encode, augment, and serve in batches."""
+
+from __future__ import annotations
+
+from onward.data.augment import (
+    Augmentation,
+    Compose,
+    Crop,
+    Cutout,
+    Flip,
+    Noise,
+    Rotate,
+    Shift,
+    parse_augmentation,
+)
+from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from onward.data.dataset import Dataset, Task
+from onward.data.idx import load_idx, load_idx_folder, read_idx
+from onward.data.images import load_image_folder
+from onward.data.loader import Batch, Loader
+from onward.data.normalization import Normalization
+from onward.data.npz import load_npz
+from onward.data.registry import Source, available, resolve
+from onward.data.split import Splits, split
+from onward.data.table import load_csv
+from onward.data.text import load_text_csv
+from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
+
+__all__ = [
+    "PADDING",
+    "UNKNOWN",
+    "Augmentation",
+    "Batch",
+    "Compose",
+    "Crop",
+    "Cutout",
+    "Dataset",
+    "Flip",
+    "Loader",
+    "Noise",
+    "Normalization",
+    "Rotate",
+    "Shift",
+    "Source",
+    "Splits",
+    "Task",
+    "Vocabulary",
+    "available",
+    "load_breast_cancer",
+    "load_csv",
+    "load_diabetes",
+    "load_digits",
+    "load_idx",
+    "load_idx_folder",
+    "load_image_folder",
+    "load_iris",
+    "load_npz",
+    "load_text_csv",
+    "load_wine",
+    "parse_augmentation",
+    "read_idx",
+    "resolve",
+    "split",
+    "tokenize",
+]

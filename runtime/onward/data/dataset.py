@@ -1,0 +1,212 @@
+"""A data set in memory: named inputs, targets, and what they mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onward.errors import DataError
+
+__all__ = ["Array", "Dataset", "Task"]
+
+Array = NDArray[Any]
+Task = Literal["classification", "regression"]
+
+_CHUNK_ELEMENTS = 1 << 22
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N samples: inputs by name, their targets, and what the targets mean.
+
+    inputs: each of shape [N, ...]; bool, integer or float (a `numpy.memmap` stays on disk), or str objects
+        of shape [N] for raw text, which a `Vocabulary` turns into integers.
+    targets: None for data without answers; integers of shape [N, ...] for classification (kept as int64);
+        floats of shape [N, K] for regression (kept as float32 or float64; [N] is taken as [N, 1]).
+    classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)).
+    groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
+
+    Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
+    and labels of a wrong type or out of range; it names the input and the first bad row (from 0).
+    """
+
+    inputs: dict[str, Array]
+    targets: Array | None = None
+    classes: tuple[str, ...] | None = None
+    name: str = "data"
+    task: Task = "classification"
+    groups: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in ("classification", "regression"):
+            raise DataError(
+                f"data set {self.name!r}: task {self.task!r} is neither classification nor regression"
+            )
+        if not self.inputs:
+            raise DataError(f"data set {self.name!r} has no inputs")
+        inputs = {name: self._checked_input(name, np.asanyarray(a)) for name, a in self.inputs.items()}
+        lengths = {name: len(array) for name, array in inputs.items()}
+        targets = None if self.targets is None else self._checked_targets(np.asanyarray(self.targets))
+        if targets is not None:
+            lengths["targets"] = len(targets)
+        groups = None if self.groups is None else np.asarray(self.groups)
+        if groups is not None:
+            if groups.ndim != 1 or groups.dtype.kind not in "iu":
+                raise DataError(f"data set {self.name!r}: groups must be integers of shape [N]")
+            groups = groups.astype(np.int64, copy=False)
+            lengths["groups"] = len(groups)
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"data set {self.name!r}: numbers of samples differ: {lengths}")
+        if 0 in lengths.values():
+            raise DataError(f"data set {self.name!r} is empty")
+        classes = None if self.classes is None else tuple(str(c) for c in self.classes)
+        object.__setattr__(self, "inputs", {name: _read_only(array) for name, array in inputs.items()})
+        object.__setattr__(self, "targets", None if targets is None else _read_only(targets))
+        object.__setattr__(self, "groups", None if groups is None else _read_only(groups))
+        object.__setattr__(self, "classes", classes)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def text_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that hold raw text."""
+        return tuple(name for name, array in self.inputs.items() if array.dtype.kind == "O")
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes there are: the names given, or the largest label + 1; None for regression."""
+        if self.task == "regression":
+            return None
+        if self.classes is not None:
+            return len(self.classes)
+        return None if self.targets is None else int(self.targets.max()) + 1
+
+    def take(self, indices: ArrayLike) -> Dataset:
+        """The samples at `indices` (integers of shape [M], each in range(N)), in that order."""
+        index = np.asarray(indices)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise DataError(
+                f"data set {self.name!r}: indices must be integers of shape [M], not {index.dtype}"
+            )
+        if index.size == 0:
+            raise DataError(f"data set {self.name!r}: no indices, so the result would be empty")
+        if index.min() < 0 or index.max() >= len(self):
+            bad = index[(index < 0) | (index >= len(self))][0]
+            raise DataError(f"data set {self.name!r}: index {bad} is outside its {len(self)} samples")
+        return replace(
+            self,
+            inputs={name: np.asarray(array[index]) for name, array in self.inputs.items()},
+            targets=None if self.targets is None else np.asarray(self.targets[index]),
+            groups=None if self.groups is None else self.groups[index],
+        )
+
+    def with_inputs(self, inputs: dict[str, Array]) -> Dataset:
+        """The same samples with other inputs: what an encoder or a normalisation returns."""
+        return replace(self, inputs=inputs)
+
+    def digest(self) -> str:
+        """sha256 (hexadecimal) over names, dtypes, shapes and bytes of inputs and targets, and the classes.
+
+        Independent of the order of inputs, of the machine's byte order and of `name`; equal digests mean
+        equal data.
+        """
+        digest = hashlib.sha256()
+        parts = [("input " + name, self.inputs[name]) for name in sorted(self.inputs)]
+        if self.targets is not None:
+            parts.append(("targets", self.targets))
+        for label, array in parts:
+            dtype = array.dtype.newbyteorder("<")
+            digest.update(json.dumps([label, dtype.str, list(array.shape)]).encode())
+            for chunk in _chunks(array):
+                if dtype.kind == "O":
+                    for text in chunk:
+                        data = text.encode("utf-8", "surrogatepass")
+                        digest.update(len(data).to_bytes(8, "little") + data)
+                else:
+                    digest.update(np.ascontiguousarray(chunk, dtype=dtype).tobytes())
+        digest.update(json.dumps([self.task, self.classes]).encode())
+        return digest.hexdigest()
+
+    def _checked_input(self, name: str, array: Array) -> Array:
+        where = f"data set {self.name!r}, input {name!r}"
+        if array.ndim == 0:
+            raise DataError(f"{where} is a scalar; the first dimension must count the samples")
+        if array.dtype.kind == "U":
+            array = array.astype(object)
+        if array.dtype.kind == "O":
+            if array.ndim != 1:
+                raise DataError(f"{where}: text must have shape [N], not {list(array.shape)}")
+            for row, text in enumerate(array):
+                if not isinstance(text, str):
+                    raise DataError(f"{where}, row {row}: {type(text).__name__} where text (str) is needed")
+            return array
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{where} has dtype {array.dtype}; bool, integer, float or text is needed")
+        _refuse_nonfinite(where, array)
+        return _native(array)
+
+    def _checked_targets(self, targets: Array) -> Array:
+        where = f"data set {self.name!r}, targets"
+        if targets.ndim == 0:
+            raise DataError(f"{where} is a scalar; the first dimension must count the samples")
+        if self.task == "regression":
+            if targets.dtype.kind not in "biuf":
+                raise DataError(f"{where} have dtype {targets.dtype}; regression needs numbers")
+            _refuse_nonfinite(where, targets)
+            if targets.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+                targets = targets.astype(np.float32)
+            return targets[:, None] if targets.ndim == 1 else targets
+        if targets.dtype.kind not in "biu":
+            raise DataError(
+                f"{where} have dtype {targets.dtype}; class labels must be integers "
+                "(for numbers to be predicted, say task='regression')"
+            )
+        limit = np.iinfo(np.int64).max if self.classes is None else len(self.classes)
+        bad = (targets < 0) | (targets >= limit) if targets.dtype.kind != "b" else targets >= limit
+        if bad.any():
+            row = int(np.argwhere(bad)[0][0])
+            label = targets[bad].ravel()[0]
+            allowed = "0 or more" if self.classes is None else f"0 to {limit - 1}, one of {limit} classes"
+            raise DataError(f"{where}, row {row}: label {label} is out of range; it must be {allowed}")
+        return targets.astype(np.int64, copy=False)
+
+
+def _native(array: Array) -> Array:
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _chunks(array: Array) -> Iterator[Array]:
+    """Runs of rows small enough that a memory-mapped array is never read as a whole."""
+    rows = max(1, _CHUNK_ELEMENTS // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        yield np.asarray(array[start : start + rows])
+
+
+def _refuse_nonfinite(where: str, array: Array) -> None:
+    if array.dtype.kind != "f":
+        return
+    start = 0
+    for chunk in _chunks(array):
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            place = np.argwhere(~finite)[0]
+            value = chunk[tuple(place)]
+            rest = f", element {[int(i) for i in place[1:]]}" if len(place) > 1 else ""
+            raise DataError(
+                f"{where}, row {start + int(place[0])}{rest}: {value}; remove or repair such rows"
+            )
+        start += len(chunk)

@@ -1,0 +1,143 @@
+"""The IDX format of the MNIST family (http://yann.lecun.com/exdb/mnist, "File formats"), gzip or plain.
+
+Two zero bytes, a byte for the element type, a byte for the number of dimensions, each dimension as a
+big-endian 32-bit integer, then the elements, big-endian, last dimension fastest.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onward.data._files import PathLike, open_binary, stem
+from onward.data.dataset import Array, Dataset
+from onward.errors import DataError, StorageError
+
+__all__ = ["load_idx", "load_idx_folder", "read_idx"]
+
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_TRAIN_PREFIXES = ("train",)
+_TEST_PREFIXES = ("t10k", "test")
+_READ_BYTES = 1 << 24
+
+
+def read_idx(path: PathLike) -> Array:
+    """The array in an IDX file, in native byte order.
+
+    Raises DataError for a wrong magic number, an unknown element type, and fewer or more bytes than the
+    header says; StorageError for a file that cannot be opened.
+    """
+    with open_binary(path) as file:
+        magic = file.read(4)
+        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or magic[3] == 0:
+            raise DataError(
+                f"{path}: not an IDX file: it starts with {magic.hex() or 'nothing'}, where 0000, an element "
+                f"type ({', '.join(f'{code:02x}' for code in _DTYPES)}) and a number of dimensions are due"
+            )
+        header = file.read(4 * magic[3])
+        if len(header) < 4 * magic[3]:
+            raise DataError(f"{path}: truncated in the header, which announces {magic[3]} dimensions")
+        shape = struct.unpack(f">{magic[3]}I", header)
+        dtype = np.dtype(_DTYPES[magic[2]])
+        size = math.prod(shape) * dtype.itemsize
+        data = bytearray()
+        while len(data) <= size and (chunk := file.read(min(_READ_BYTES, size + 1 - len(data)))):
+            data += chunk
+    if len(data) != size:
+        problem = "truncated" if len(data) < size else "longer than its header says"
+        found = f"{len(data)} bytes" if len(data) < size else "more"
+        raise DataError(f"{path}: {problem}: shape {list(shape)} needs {size} bytes, the file has {found}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def load_idx(
+    images_path: PathLike,
+    labels_path: PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """Images and labels from two IDX files: input "image", float32 in [0, 1] of shape [N, C, H, W].
+
+    Images are unsigned bytes of shape [N, H, W] (C = 1) or [N, C, H, W]; labels unsigned bytes of shape [N].
+    `classes` are "0", "1", ... up to the largest label unless given. Raises DataError as `read_idx` does, and
+    for other types or shapes, differing counts, and labels outside `classes`.
+    """
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"{images_path}: holds {images.dtype} of shape {list(images.shape)}; images are unsigned bytes "
+            "of shape [N, H, W] or [N, C, H, W] (are images and labels exchanged?)"
+        )
+    if labels.dtype != np.uint8 or labels.ndim != 1:
+        raise DataError(
+            f"{labels_path}: holds {labels.dtype} of shape {list(labels.shape)}; labels are unsigned bytes "
+            "of shape [N] (are images and labels exchanged?)"
+        )
+    if len(images) != len(labels):
+        raise DataError(f"{images_path} holds {len(images)} images, {labels_path} {len(labels)} labels")
+    if len(images) == 0:
+        raise DataError(f"{images_path}: the data set is empty")
+    if classes is None:
+        classes = [str(c) for c in range(int(labels.max()) + 1)]
+    scaled = images.astype(np.float32)
+    scaled /= np.float32(255)
+    return Dataset(
+        inputs={"image": scaled[:, None] if images.ndim == 3 else scaled},
+        targets=labels.astype(np.int64),
+        classes=tuple(classes),
+        name=name if name is not None else stem(images_path),
+    )
+
+
+def load_idx_folder(
+    folder: PathLike, *, classes: Sequence[str] | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """The data set in a folder with MNIST's file names, and its test part if the folder has one.
+
+    Looks for `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte` (also with `.idx3-ubyte`; with or
+    without `.gz`). Parts `train` and `t10k` (or `test`) are the training and the test data; a single part of
+    any other name is a data set without a test part. Raises DataError for anything else.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise StorageError(f"{folder}: no such folder")
+    parts: dict[str, dict[str, Path]] = {}
+    for path in sorted(root.iterdir()):
+        for kind, rank in (("images", 3), ("labels", 1)):
+            for ending in (f"-{kind}-idx{rank}-ubyte", f"-{kind}.idx{rank}-ubyte"):
+                prefix = path.name.removesuffix(".gz").removesuffix(ending)
+                if prefix and prefix != path.name.removesuffix(".gz"):
+                    if kind in parts.setdefault(prefix, {}):
+                        raise DataError(f"{folder}: two files hold the {kind} of part {prefix!r}; keep one")
+                    parts[prefix][kind] = path
+    if not parts:
+        raise DataError(
+            f"{folder}: no files named <part>-images-idx3-ubyte[.gz] and <part>-labels-idx1-ubyte[.gz]"
+        )
+    for prefix, files in parts.items():
+        for kind in ("images", "labels"):
+            if kind not in files:
+                raise DataError(f"{folder}: part {prefix!r} has no {kind} file")
+    train = [prefix for prefix in parts if prefix in _TRAIN_PREFIXES]
+    test = [prefix for prefix in parts if prefix in _TEST_PREFIXES]
+    rest = [prefix for prefix in parts if prefix not in (*train, *test)]
+    if len(train) == 1 and len(test) <= 1 and not rest:
+        main = train[0]
+    elif len(rest) == 1 and not train and not test:
+        main = rest[0]
+    else:
+        raise DataError(
+            f"{folder}: cannot tell training from test among the parts {sorted(parts)}; name them train and "
+            "t10k, or leave one part"
+        )
+    name = stem(folder)
+    data = load_idx(parts[main]["images"], parts[main]["labels"], classes=classes, name=name)
+    if not test:
+        return data, None
+    files = parts[test[0]]
+    return data, load_idx(files["images"], files["labels"], classes=data.classes, name=f"{name} test")

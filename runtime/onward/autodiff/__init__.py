@@ -1,5 +1,6 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
 from onward.autodiff.gradients import gradients, sum_to
+from onward.autodiff.step import OPSET, Clip, Loss, Optimizer, TrainingStep, training_step
 
-__all__ = ["gradients", "sum_to"]
+__all__ = ["OPSET", "Clip", "Loss", "Optimizer", "TrainingStep", "gradients", "sum_to", "training_step"]

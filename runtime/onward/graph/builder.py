@@ -54,9 +54,9 @@ class Builder:
         """Write before this node from now on; None: at the end."""
         self._before = node
 
-    def unique(self, base: str) -> str:
-        """A name that the graph does not have yet."""
-        base = f"{self._scope}{base}"
+    def unique(self, base: str, *, scoped: bool = True) -> str:
+        """A name that the graph does not have yet, below the current scope."""
+        base = f"{self._scope}{base}" if scoped else base
         name = base
         while name in self._names:
             self._counts[base] = self._counts.get(base, 0) + 1
@@ -132,9 +132,7 @@ class Builder:
         array = np.asarray(content, dtype=wanted)
         key = (array.dtype.str + array.dtype.name, array.shape, array.tobytes())
         if (value := self._constants.get(key)) is None:
-            scope, self._scope = self._scope, ""
-            value = self.initializer(self.unique("const"), array)
-            self._scope = scope
+            value = self.initializer(self.unique("const", scoped=False), array)
             self._constants[key] = value
         return value
 

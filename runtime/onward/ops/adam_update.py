@@ -13,7 +13,9 @@ class AdamUpdate(Op):
     P' = P − η m / (√v + ε), m = M' / (1 − β1^t), v = V' / (1 − β2^t).
 
     t is the int64 number of this update, from 1; η is learning_rate. weight_decay adds to G, or with
-    decoupled=1 first shrinks P by 1 − η weight_decay. Sources: D. P. Kingma, J. Ba, "Adam", ICLR 2015, algorithm 1;
+    decoupled=1 first shrinks P by 1 − η weight_decay.
+
+    Sources: D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
     I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
     """
 

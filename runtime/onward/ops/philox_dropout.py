@@ -11,8 +11,9 @@ from onward.ops._philox import uniform, uniform_body
 class PhiloxDropout(Op):
     """Y = X / (1 − ratio) where u >= ratio, else 0.
 
-    u is uniform in [0, 1), a function of (seed, step, salt, position). seed and step are int64 scalars; salt tells the dropouts of one graph apart. Nothing is stored for the
-    backward pass: the gradient draws the same numbers again.
+    u is uniform in [0, 1), a function of (seed, step, salt, position): seed and step are int64 scalars, salt
+    tells the dropouts of one graph apart. Nothing is stored for the backward pass: the gradient draws the
+    same numbers again.
     """
 
     ratio: float

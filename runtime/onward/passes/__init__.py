@@ -2,5 +2,6 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
+from onward.passes.to_training import TrainingForm, to_training
 
-__all__ = ["cast_floats", "expand_onward"]
+__all__ = ["TrainingForm", "cast_floats", "expand_onward", "to_training"]

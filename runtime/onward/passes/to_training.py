@@ -1,0 +1,125 @@
+"""Returns an inference graph to training form: dropout drops, batch normalization uses the batch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Builder, infer_node
+
+__all__ = ["TrainingForm", "to_training"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingForm:
+    """A graph in training form.
+
+    Attributes:
+        model: the model; where it drops units it has int64 scalar inputs for seed and step.
+        statistics: running statistics, initializers of the model, and the value that replaces each.
+        seed: the seed input, None if nothing random is left.
+        step: the step input, None if nothing random is left.
+    """
+
+    model: ir.Model
+    statistics: Mapping[str, ir.Value]
+    seed: ir.Value | None
+    step: ir.Value | None
+
+
+def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
+    """The model in training form, for parameters that are going to be trained.
+
+    Dropout becomes a function of (seed, step, node name). BatchNormalization with a trainable scale or bias
+    normalises by the batch and gives new running statistics; one that is frozen altogether keeps its own.
+
+    Args:
+        model: an inference model at the opset that gradient rules write (21).
+        trainable: names of the initializers that will be trained.
+
+    Raises:
+        UnsupportedError: a Dropout whose ratio is computed, or running statistics that are not initializers.
+    """
+    model = model.clone()
+    graph = model.graph
+    g = Builder(graph)
+    statistics: dict[str, ir.Value] = {}
+    scalars: dict[str, ir.Value] = {}
+
+    def scalar(name: str) -> ir.Value:
+        if name not in scalars:
+            scalars[name] = g.input(g.unique(name), ir.DataType.INT64, ())
+        return scalars[name]
+
+    for node in list(graph):
+        if node.op_type == "Dropout" and node.domain == "":
+            _replace_dropout(g, node, scalar)
+        elif (
+            node.op_type == "BatchNormalization"
+            and node.domain == ""
+            and any(v is not None and v.name in trainable for v in node.inputs[1:3])
+        ):
+            statistics.update(_use_batch(g, node))
+    return TrainingForm(model, statistics, scalars.get("seed"), scalars.get("step"))
+
+
+def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value]) -> None:
+    ratio = _ratio(node)
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None:
+        raise UnsupportedError(f"node {node.name!r}, operator Dropout: it has no input")
+    if len(node.outputs) > 1 and node.outputs[1].uses():
+        raise UnsupportedError(
+            f"node {node.name!r}, operator Dropout: its mask output is used; remove that use"
+        )
+    if not 0 <= ratio < 1:
+        raise UnsupportedError(f"node {node.name!r}, operator Dropout: ratio {ratio} is not in [0, 1)")
+    g.at(node)
+    name = y.name
+    salt = zlib.crc32((node.name or name or "").encode())
+    if ratio == 0:
+        new = g.Identity(x)
+    else:
+        new = g.onward.PhiloxDropout(
+            x, scalar("seed"), scalar("step"), ratio=ratio, salt=salt, name=g.unique(f"{node.name}/train")
+        )
+    g.at(None)
+    y.name = None
+    new.name = name
+    ir.convenience.replace_all_uses_with(y, new, replace_graph_outputs=True)
+    g.graph.remove(node, safe=True)
+
+
+def _ratio(node: ir.Node) -> float:
+    if (attribute := node.attributes.get("ratio")) is not None:
+        return float(attribute.as_float())
+    if len(node.inputs) < 2 or (value := node.inputs[1]) is None:
+        return 0.5
+    content = ir.convenience.get_const_tensor(value)
+    if content is None:
+        raise UnsupportedError(f"node {node.name!r}, operator Dropout: its ratio is not a constant")
+    return float(content.numpy())
+
+
+def _use_batch(g: Builder, node: ir.Node) -> dict[str, ir.Value]:
+    running = node.inputs[3:5]
+    if any(v is None or not v.is_initializer() for v in running):
+        raise UnsupportedError(
+            f"node {node.name!r}, operator BatchNormalization: its running statistics are not initializers; "
+            "freeze its scale and bias to keep it in inference form"
+        )
+    if any(len(v.uses()) > 1 for v in running if v is not None):
+        raise UnsupportedError(
+            f"node {node.name!r}, operator BatchNormalization: another node uses its running statistics"
+        )
+    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+    node.resize_outputs(3)
+    names = [v.name or "" for v in running if v is not None]
+    for value, name in zip(node.outputs[1:], names, strict=True):
+        value.name = g.unique(f"{name}.next")
+    infer_node(node, g.graph.opset_imports[""])
+    return dict(zip(names, node.outputs[1:], strict=True))

@@ -1,0 +1,236 @@
+"""Losses: each writes its part of the training step.
+
+Scores for classification have shape [N, C] or [N, C, ...]; their labels are int64 [N, ...]. Every other loss
+compares an output with targets of its own type and shape. All losses are means over the batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import ConfigError, ShapeError
+from onward.graph import Builder, Dim, dims_of, dtype_of
+
+__all__ = [
+    "L1",
+    "MSE",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Huber",
+    "KLDivergence",
+    "Loss",
+    "balanced_class_weights",
+    "loss_named",
+]
+
+
+class Loss(ABC):
+    """A loss; `onward.autodiff.Loss` says what each method gives."""
+
+    @abstractmethod
+    def output(self, output: ir.Value) -> ir.Value:
+        """The value that the loss is taken of."""
+
+    @abstractmethod
+    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
+        """Element type and shape of the targets."""
+
+    @abstractmethod
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        """Write the loss; returns a float scalar."""
+
+
+def _before(output: ir.Value, activation: str) -> ir.Value:
+    """The operand of an output's final activation, if that is how it ends."""
+    node = output.producer()
+    if node is None or node.domain != "" or node.op_type != activation or node.inputs[0] is None:
+        return output
+    if activation == "Softmax" and len(dims_of(output) or ()) != 2:
+        return output
+    return node.inputs[0]
+
+
+@final
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Softmax cross-entropy of scores against integer labels.
+
+    A model that ends in Softmax is trained on what it applies Softmax to.
+
+    Attributes:
+        label_smoothing: ε: the label has 1 − ε of the target mass, all classes share the rest.
+            Source: C. Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7.
+        class_weights: a weight for each class; the mean divides by the sum of the labels' weights.
+        ignore_index: samples with this label do not count.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return _before(output, "Softmax")
+
+    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
+        dims = dims_of(output)
+        if dims is None or len(dims) < 2:
+            raise ShapeError(f"cross-entropy needs scores [N, C, ...], output {output.name!r} has {dims}")
+        classes = dims[1]
+        if self.class_weights is not None and isinstance(classes, int) and classes != len(self.class_weights):
+            raise ConfigError(f"{len(self.class_weights)} class weights for {classes} classes")
+        return ir.DataType.INT64, (dims[0], *dims[2:])
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        weights = None if self.class_weights is None else g.const(self.class_weights, dtype_of(output))
+        return g.emit(
+            "SoftmaxCrossEntropy",
+            output,
+            target,
+            weights,
+            domain="ai.onward",
+            outputs=2,
+            reduction="mean",
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )[0]
+
+
+class _SameShape(Loss):
+    """A loss whose targets have the output's type and shape."""
+
+    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
+        dims = dims_of(output)
+        if dims is None:
+            raise ShapeError(f"the rank of output {output.name!r} is unknown")
+        return dtype_of(output), dims
+
+
+@final
+@dataclass(frozen=True)
+class BinaryCrossEntropy(_SameShape):
+    """−w t log σ(x) − (1 − t) log(1 − σ(x)) of logits x, targets t in [0, 1], w the weight of positives.
+
+    A model that ends in Sigmoid is trained on what it applies Sigmoid to.
+    """
+
+    positive_weight: float = 1.0
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return _before(output, "Sigmoid")
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        # softplus(x) − x t, in the form that does not overflow: max(x, 0) + log(1 + e^−|x|)
+        tail = g.Log(g.Add(g.Exp(g.Neg(g.Abs(output))), 1.0))
+        if self.positive_weight == 1:
+            each = g.Add(g.Sub(g.Relu(output), g.Mul(output, target)), tail)
+        else:
+            weight = g.Add(g.Mul(target, self.positive_weight - 1), 1.0)
+            softplus = g.Add(g.Relu(g.Neg(output)), tail)
+            each = g.Add(g.Mul(g.Sub(1.0, target), output), g.Mul(weight, softplus))
+        return g.ReduceMean(each, keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class MSE(_SameShape):
+    """Mean of (y − t)²."""
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return output
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        difference = g.Sub(output, target)
+        return g.ReduceMean(g.Mul(difference, difference), keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class L1(_SameShape):
+    """Mean of |y − t|."""
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return output
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        return g.ReduceMean(g.Abs(g.Sub(output, target)), keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class Huber(_SameShape):
+    """Mean of d²/2 where |d| <= delta, else delta (|d| − delta/2), with d = y − t.
+
+    Source: P. J. Huber, "Robust estimation of a location parameter", Ann. Math. Statist. 35, 1964.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ConfigError(f"the delta of Huber must be above 0, got {self.delta}")
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return output
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        distance = g.Abs(g.Sub(output, target))
+        # c (d − c/2) with c = min(d, delta) is both branches at once
+        near = g.Min(distance, self.delta)
+        return g.ReduceMean(g.Mul(near, g.Sub(distance, g.Mul(near, 0.5))), keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class KLDivergence(_SameShape):
+    """KL(t ‖ softmax(x)) of scores x [N, C, ...] and probabilities t: sum over C, mean over the rest."""
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return _before(output, "Softmax")
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        positive = g.Greater(target, 0.0)
+        safe = g.Where(positive, target, 1.0)
+        each = g.Mul(target, g.Sub(g.Log(safe), g.LogSoftmax(output, axis=1)))
+        return g.ReduceMean(g.ReduceSum(each, [1], keepdims=0), keepdims=0)
+
+
+_NAMES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "mse": MSE,
+    "l1": L1,
+    "huber": Huber,
+    "kl_divergence": KLDivergence,
+}
+
+
+def loss_named(name: str, **options: object) -> Loss:
+    """A loss by its name in configuration files.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    if name not in _NAMES:
+        raise ConfigError(f"unknown loss {name!r}; there are {', '.join(_NAMES)}")
+    try:
+        return _NAMES[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"loss {name!r}: {error}") from None
+
+
+def balanced_class_weights(
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int
+) -> tuple[float, ...]:
+    """Weights N / (C n_c) that give each class the same total weight; 0 for a class without samples."""
+    counts = np.bincount(labels, minlength=classes)
+    return tuple(float(len(labels) / (classes * n)) if n else 0.0 for n in counts)

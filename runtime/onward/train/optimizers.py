@@ -1,0 +1,305 @@
+"""Optimizers: each writes the update of one parameter into the training step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, final
+
+import onnx_ir as ir
+
+from onward.errors import ConfigError
+from onward.graph import ONWARD_DOMAIN, Builder
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Group", "Optimizer", "RMSprop", "optimizer_named"]
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """Parameters with options of their own.
+
+    Attributes:
+        pattern: a glob over parameter names; the first group that matches a parameter counts.
+        learning_rate: factor of the learning rate.
+        weight_decay: in the place of the optimizer's; None keeps it.
+    """
+
+    pattern: str
+    learning_rate: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    """What every optimizer has.
+
+    Attributes:
+        learning_rate: the base learning rate; a schedule multiplies it.
+        weight_decay: added to the gradient as weight_decay · parameter (AdamW: decoupled).
+        groups: parameters with a rate or weight decay of their own.
+    """
+
+    learning_rate: float = 0.01
+    weight_decay: float = 0.0
+    groups: tuple[Group, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(
+                    f"{type(self).__name__}: {name} must be at least 0, got {getattr(self, name)}"
+                )
+
+    def group(self, parameter: str) -> Group:
+        """The group of a parameter; one without special options if none matches."""
+        return next((g for g in self.groups if fnmatchcase(parameter, g.pattern)), Group("*"))
+
+    def scale(self, parameter: str) -> float:
+        """The factor of the learning rate for a parameter."""
+        return self.group(parameter).learning_rate
+
+    def decay(self, parameter: ir.Value) -> float:
+        """The weight decay of a parameter."""
+        own = self.group(parameter.name or "").weight_decay
+        return self.weight_decay if own is None else own
+
+    @abstractmethod
+    def slots(self) -> Mapping[str, float]:
+        """Names of the state kept for each parameter, and the value that fills it at the start."""
+
+    @abstractmethod
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        """Write one parameter's update; returns the new parameter and the new slots."""
+
+
+def _fraction(optimizer: Optimizer, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise ConfigError(
+                f"{type(optimizer).__name__}: {name} must be in [0, 1), got {getattr(optimizer, name)}"
+            )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum and Nesterov's form if asked for."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction(self, "momentum")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("SGD: nesterov needs a momentum above 0")
+
+    def slots(self) -> Mapping[str, float]:
+        return {"momentum": 0.0} if self.momentum else {}
+
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        decay = self.decay(parameter)
+        if not self.momentum:
+            return g.onward.SGDUpdate(parameter, gradient, learning_rate, weight_decay=decay), {}
+        new, velocity = g.emit(
+            "MomentumUpdate",
+            parameter,
+            gradient,
+            slots["momentum"],
+            learning_rate,
+            domain=ONWARD_DOMAIN,
+            outputs=2,
+            momentum=self.momentum,
+            nesterov=int(self.nesterov),
+            weight_decay=decay,
+        )
+        return new, {"momentum": velocity}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AdamFamily(Optimizer):
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction(self, "beta1", "beta2")
+
+    @abstractmethod
+    def _decoupled(self) -> bool: ...
+
+    def slots(self) -> Mapping[str, float]:
+        return {"moment1": 0.0, "moment2": 0.0}
+
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        new, first, second = g.emit(
+            "AdamUpdate",
+            parameter,
+            gradient,
+            slots["moment1"],
+            slots["moment2"],
+            learning_rate,
+            t,
+            domain=ONWARD_DOMAIN,
+            outputs=3,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            weight_decay=self.decay(parameter),
+            decoupled=int(self._decoupled()),
+        )
+        return new, {"moment1": first, "moment2": second}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Adam(_AdamFamily):
+    """Adam; weight decay is added to the gradient."""
+
+    def _decoupled(self) -> bool:
+        return False
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdamW(_AdamFamily):
+    """Adam with decoupled weight decay."""
+
+    weight_decay: float = 0.01
+
+    def _decoupled(self) -> bool:
+        return True
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """RMSprop, with momentum if asked for."""
+
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction(self, "alpha", "momentum")
+
+    def slots(self) -> Mapping[str, float]:
+        return {"square": 0.0, "momentum": 0.0}
+
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        new, square, velocity = g.emit(
+            "RMSpropUpdate",
+            parameter,
+            gradient,
+            slots["square"],
+            slots["momentum"],
+            learning_rate,
+            domain=ONWARD_DOMAIN,
+            outputs=3,
+            alpha=self.alpha,
+            epsilon=self.epsilon,
+            momentum=self.momentum,
+            weight_decay=self.decay(parameter),
+        )
+        return new, {"square": square, "momentum": velocity}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Adagrad(Optimizer):
+    """Adagrad.
+
+    Attributes:
+        initial_accumulator: the value that fills the sum of squares at the start.
+    """
+
+    epsilon: float = 1e-10
+    initial_accumulator: float = 0.0
+
+    def slots(self) -> Mapping[str, float]:
+        return {"square": self.initial_accumulator}
+
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        new, square = g.emit(
+            "AdagradUpdate",
+            parameter,
+            gradient,
+            slots["square"],
+            learning_rate,
+            domain=ONWARD_DOMAIN,
+            outputs=2,
+            epsilon=self.epsilon,
+            weight_decay=self.decay(parameter),
+        )
+        return new, {"square": square}
+
+
+_NAMES: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+}
+
+
+def optimizer_named(name: str, **options: Any) -> Optimizer:
+    """An optimizer by its name in configuration files; `groups` may be a list of tables.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    if name not in _NAMES:
+        raise ConfigError(f"unknown optimizer {name!r}; there are {', '.join(_NAMES)}")
+    try:
+        if "groups" in options:
+            options["groups"] = tuple(g if isinstance(g, Group) else Group(**g) for g in options["groups"])
+        return _NAMES[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"optimizer {name!r}: {error}") from None

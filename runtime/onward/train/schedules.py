@@ -1,0 +1,164 @@
+"""Learning-rate schedules: the factor of the base learning rate at an update.
+
+Each is a pure function of where the run stands, except ReduceOnPlateau, whose state is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+from onward.errors import ConfigError
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Progress",
+    "ReduceOnPlateau",
+    "Schedule",
+    "Step",
+    "schedule_named",
+]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        update: optimizer updates done so far.
+        updates: optimizer updates of the whole run.
+        epoch: epochs finished, counted from 0.
+    """
+
+    update: int
+    updates: int
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """What every schedule has.
+
+    Attributes:
+        warmup: updates over which the factor first rises linearly from 1 / warmup to what the schedule says.
+    """
+
+    warmup: int = 0
+
+    def factor(self, at: Progress, state: dict[str, float]) -> float:
+        """The factor of the base learning rate; `state` is the schedule's own, kept in checkpoints."""
+        ramp = min(1.0, (at.update + 1) / self.warmup) if self.warmup else 1.0
+        return ramp * self._factor(at, state)
+
+    @abstractmethod
+    def _factor(self, at: Progress, state: dict[str, float]) -> float: ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """Always 1."""
+
+    def _factor(self, at: Progress, state: dict[str, float]) -> float:
+        return 1.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Step(Schedule):
+    """gamma to the power of the whole number of `every` epochs that have passed."""
+
+    every: int = 10
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"schedule step: every must be at least 1 epoch, got {self.every}")
+
+    def _factor(self, at: Progress, state: dict[str, float]) -> float:
+        return float(self.gamma ** (at.epoch // self.every))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Exponential(Schedule):
+    """gamma to the power of the epoch."""
+
+    gamma: float = 0.95
+
+    def _factor(self, at: Progress, state: dict[str, float]) -> float:
+        return float(self.gamma**at.epoch)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """From 1 down to `minimum` along half a cosine, over the updates after the warm-up.
+
+    Source: I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017,
+    equation 5, without restarts.
+    """
+
+    minimum: float = 0.0
+
+    def _factor(self, at: Progress, state: dict[str, float]) -> float:
+        length = max(1, at.updates - self.warmup)
+        done = min(max(0, at.update - self.warmup) / length, 1.0)
+        return self.minimum + (1 - self.minimum) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ReduceOnPlateau(Schedule):
+    """Multiplied by `gamma` whenever the watched loss has not improved for `patience` epochs.
+
+    Attributes:
+        threshold: an improvement is a loss below best · (1 − threshold).
+        minimum: the factor never falls below this.
+    """
+
+    gamma: float = 0.1
+    patience: int = 5
+    threshold: float = 1e-4
+    minimum: float = 0.0
+
+    def _factor(self, at: Progress, state: dict[str, float]) -> float:
+        return state.get("factor", 1.0)
+
+    def observe(self, loss: float, state: dict[str, float]) -> None:
+        """Take in the watched loss of an epoch."""
+        if loss < state.get("best", math.inf) * (1 - self.threshold):
+            state["best"], state["bad"] = loss, 0.0
+            return
+        state["bad"] = state.get("bad", 0.0) + 1
+        if state["bad"] > self.patience:
+            state["factor"] = max(self.minimum, state.get("factor", 1.0) * self.gamma)
+            state["bad"] = 0.0
+
+
+_NAMES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "step": Step,
+    "exponential": Exponential,
+    "cosine": Cosine,
+    "plateau": ReduceOnPlateau,
+}
+
+
+def schedule_named(name: str, **options: Any) -> Schedule:
+    """A schedule by its name in configuration files.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    if name not in _NAMES:
+        raise ConfigError(f"unknown schedule {name!r}; there are {', '.join(_NAMES)}")
+    try:
+        return _NAMES[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"schedule {name!r}: {error}") from None

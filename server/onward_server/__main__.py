@@ -1,0 +1,117 @@
+"""`python -m onward_server`: serve a model repository until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onward.errors import OnwardError
+from onward_server.server import RunningServer, serve
+from onward_server.settings import ServerSettings, load_settings
+
+__all__ = ["main"]
+
+_EXIT_DRAINED = 0
+_EXIT_CUT_SHORT = 1
+_EXIT_NOT_STARTED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal.
+
+    Returns:
+        0 after a complete drain, 1 when requests were cut short, 2 when the server could not start.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(options.config, **_overrides(options))
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        finished = _run(settings)
+    except OnwardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_NOT_STARTED
+    if not finished:
+        print("error: requests were still running after the drain timeout", file=sys.stderr, flush=True)
+        # A computation inside an engine cannot be interrupted, and the interpreter would wait for it.
+        os._exit(_EXIT_CUT_SHORT)
+    return _EXIT_DRAINED
+
+
+def _run(settings: ServerSettings) -> bool:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(settings, on_listening=_announce))
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _announce(server: RunningServer) -> None:
+    event = {
+        "event": "listening",
+        "address": server.address,
+        "port": server.port,
+        "models": server.plane.names,
+    }
+    print(json.dumps(event), flush=True)
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if value is not None and name in ServerSettings.model_fields
+    }
+    check: dict[str, Any] = {}
+    if options.cross_check is not None:
+        policy, _, rate = options.cross_check.partition(":")
+        check["policy"] = policy
+        if rate:
+            check["rate"] = rate
+    if options.on_mismatch is not None:
+        check["on_mismatch"] = options.on_mismatch
+    given.pop("cross_check", None)
+    return {**given, "cross_check": check} if check else given
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="onward-server",
+        description="Serve a repository of ONNX models over gRPC (Open Inference Protocol v2).",
+        epilog="Every option can also be set in the environment (ONWARD_SERVER_REPOSITORY, ...) or in a TOML "
+        "file; options come before the environment, the environment before the file. When requests are "
+        'taken, one JSON line is printed: {"event": "listening", "address": ..., "port": ..., "models": []}.',
+    )
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    add("--repository", type=Path, metavar="DIR", help="folder of <name>/<version>/model.onnx")
+    add("--listen", metavar="ADDRESS", help="host:port, port 0 for a free one (127.0.0.1:8001)")
+    add("--engine", choices=["onward", "onnxruntime"], help="the engine that answers (onward)")
+    add("--cross-check", metavar="POLICY", help="off, sample[:RATE], every, shadow (sample:0.05)")
+    add("--on-mismatch", choices=["log", "fail", "prefer-onnxruntime"], help="default: log")
+    add("--threads", type=int, metavar="N", help="threads of each engine in one request (1)")
+    add("--executor-threads", type=int, metavar="N", help="requests computed at a time (2)")
+    add("--queue-size", type=int, metavar="N", help="requests that may wait (256)")
+    add("--max-message-bytes", type=int, metavar="N", help="largest request (64 MiB)")
+    add("--drain-timeout", type=float, metavar="S", help="seconds to finish after SIGTERM (30)")
+    add("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

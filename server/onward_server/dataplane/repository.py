@@ -1,0 +1,95 @@
+"""The model repository: folders `<name>/<version>/model.onnx` on disk, listed once and checked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from onward.errors import ConfigError, OnwardError
+from onward_server.settings import ModelSettings, load_model_settings
+
+__all__ = ["MODEL_FILE", "Entry", "scan"]
+
+MODEL_FILE = "model.onnx"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of a model in the repository, or a folder that should have been one.
+
+    Attributes:
+        name: the model's folder name.
+        version: 1 or more; 0 when the problem concerns the model as a whole.
+        path: the model file.
+        settings: from the model's config.toml.
+        problem: why it cannot be served; empty when nothing was found so far.
+    """
+
+    name: str
+    version: int
+    path: Path
+    settings: ModelSettings
+    problem: str = ""
+
+
+def scan(repository: Path) -> list[Entry]:
+    """List a repository by name and version; what is wrong with an entry is part of the list.
+
+    Names that start with a dot are skipped, so are plain files beside the folders.
+
+    Raises:
+        ConfigError: the repository is not a folder that can be read.
+    """
+    try:
+        root = repository.resolve(strict=True)
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(
+            f"repository {repository}: {error.strerror}; give a folder of <name>/<version>/{MODEL_FILE}"
+        ) from error
+    return [entry for folder in folders for entry in _scan_model(root, folder)]
+
+
+def _scan_model(root: Path, folder: Path) -> list[Entry]:
+    def whole(problem: str) -> list[Entry]:
+        return [Entry(folder.name, 0, folder, ModelSettings(), problem)]
+
+    if not _NAME.fullmatch(folder.name):
+        return whole("the name has characters other than letters, digits, '.', '_' and '-', or is too long")
+    try:
+        settings = load_model_settings(folder)
+        versions = sorted(
+            (int(path.name), path)
+            for path in folder.iterdir()
+            if path.is_dir() and _VERSION.fullmatch(path.name)
+        )
+    except OnwardError as error:
+        return whole(str(error))
+    except OSError as error:
+        return whole(f"{folder}: {error.strerror}")
+    if not versions:
+        return whole(
+            f"{folder} has no version folder; versions are whole numbers from 1, without leading zeros"
+        )
+    return [
+        Entry(folder.name, version, path / MODEL_FILE, settings, _problem(root, path / MODEL_FILE))
+        for version, path in versions
+    ]
+
+
+def _problem(root: Path, path: Path) -> str:
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        return f"{path}: {error.strerror if isinstance(error, OSError) else error}"
+    if not target.is_relative_to(root):
+        return f"{path} leads out of the repository, to {target}"
+    if not target.is_file():
+        return f"{path} is not a file"
+    return ""

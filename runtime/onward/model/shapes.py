@@ -1,0 +1,169 @@
+"""Types and shapes of every value, by ONNX's own inference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onward.errors import InvalidModelError, OnwardError, ShapeError
+
+__all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton"]
+
+KEEP_BYTES = 1024
+_NESTED = "Inference error(s):"
+_NODE = re.compile(r"\(op_type:\s*(?P<op>[^,)]*)(?:,\s*node name:\s*(?P<name>[^)]*))?\)")
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf without the bytes of large initialisers, which become graph inputs.
+
+    Initialisers of up to 1 KiB stay: axes, shapes and scales are what inference and version
+    conversion read. The graph's own inputs come first. The model is not changed.
+
+    Raises:
+        InvalidModelError: the model holds something that protobuf cannot.
+    """
+    graph = model.graph
+    small: list[ir.Value] = []
+    large: list[ir.Value] = []
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        (small if tensor is not None and tensor.nbytes <= KEEP_BYTES else large).append(value)
+    inputs = list(graph.inputs)
+    inputs += [value for value in large if not value.is_graph_input()]
+    if model.ir_version < 4:
+        inputs += [value for value in small if not value.is_graph_input()]
+    view: Any = ir.GraphView(
+        inputs,
+        graph.outputs,
+        nodes=tuple(graph),
+        initializers=small,
+        name=graph.name,
+        metadata_props=graph.metadata_props,
+    )
+    proto = onnx.ModelProto(ir_version=model.ir_version)
+    try:
+        ir.serde.serialize_graph_into(proto.graph, view, model_ir_version=model.ir_version)
+        for domain, version in model.opset_imports.items():
+            proto.opset_import.add(domain=domain, version=version)
+        for function in model.functions.values():
+            ir.serde.serialize_function_into(proto.functions.add(), function)
+    except (ir.serde.SerdeError, TypeError, ValueError, NotImplementedError) as error:
+        raise InvalidModelError(
+            f"graph {graph.name!r} cannot be written as ONNX: {root_cause(error)}"
+        ) from error
+    return proto
+
+
+def infer_shapes(model: ir.Model) -> ir.Model:
+    """Give every value the dtype and shape that ONNX's inference, with data propagation, can tell.
+
+    The bytes of large initialisers take no part. Names of symbolic dimensions stay; a declared symbolic
+    dimension becomes a number when inference knows it. Values that inference cannot tell stay open.
+
+    Returns:
+        The same model, annotated in place.
+
+    Raises:
+        ShapeError: a node's inputs do not fit together, or a declared shape contradicts the inferred one.
+        InvalidModelError: the model holds something that protobuf cannot.
+    """
+    proto = skeleton(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:
+        if str(error).count(_NESTED) < 2:
+            raise _contradiction(str(error)) from error
+        # Inference stumbled inside the standard's own body of a function operator: not this model's fault.
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=False, strict_mode=False, data_prop=True
+        )
+    _merge_graph(model.graph, inferred.graph)
+    return model
+
+
+def _contradiction(message: str) -> OnwardError:
+    """The first useful sentence of ONNX's message, with the node it speaks of."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    found = _NODE.search(message)
+    text = next((line for line in lines if _NODE.search(line)), lines[0] if lines else "no reason given")
+    text = _NODE.sub("", text).strip(" :,")
+    text = re.sub(r"^\[\w+Error\]\s*", "", text)
+    text = text.removeprefix("Inference error(s):").strip(" :,")
+    place = f"node {(found['name'] or '').strip()!r} ({found['op'].strip()})" if found else "graph"
+    return ShapeError(f"{place}: shapes or types do not fit: {text[:300]}")
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost message of a chain of exceptions, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _merge_graph(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    known: dict[str, onnx.ValueInfoProto] = {info.name: info for info in (*proto.value_info, *proto.output)}
+    for output in graph.outputs:
+        _merge_value(output, known)
+    for node, node_proto in zip(graph, proto.node, strict=True):
+        for output in node.outputs:
+            _merge_value(output, known)
+        bodies = {attribute.name: attribute for attribute in node_proto.attribute}
+        for attribute in node.attributes.values():
+            for subgraph, body in zip(_subgraphs(attribute), _bodies(bodies, attribute.name), strict=True):
+                _merge_graph(subgraph, body)
+
+
+def _subgraphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
+    if attribute.is_ref():
+        return ()
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
+
+
+def _bodies(attributes: Mapping[str, onnx.AttributeProto], name: str) -> Iterator[onnx.GraphProto]:
+    attribute = attributes.get(name)
+    if attribute is not None:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _merge_value(value: ir.Value, known: Mapping[str, onnx.ValueInfoProto]) -> None:
+    info = known.get(value.name or "")
+    if info is None:
+        return
+    kind = ir.serde.deserialize_type_proto_for_type(info.type)
+    shape = ir.serde.deserialize_type_proto_for_shape(info.type)
+    producer = value.producer()
+    place = f"node {producer.name!r} ({producer.op_type}), " if producer is not None else ""
+    if value.type is None:
+        value.type = kind
+    elif kind is not None and kind.dtype != value.type.dtype:
+        raise ShapeError(
+            f"{place}value {value.name!r}: declared {value.type.dtype.name}, inferred {kind.dtype.name}"
+        )
+    if shape is None:
+        return
+    if value.shape is None:
+        value.shape = shape
+        return
+    if value.shape.rank() != shape.rank():
+        raise ShapeError(f"{place}value {value.name!r}: declared shape {value.shape}, inferred {shape}")
+    dims: list[int | ir.SymbolicDim] = []
+    for declared, inferred in zip(value.shape, shape, strict=True):
+        if isinstance(declared, int) and isinstance(inferred, int) and declared != inferred:
+            raise ShapeError(f"{place}value {value.name!r}: declared shape {value.shape}, inferred {shape}")
+        if isinstance(declared, int) or (declared.value is not None and not isinstance(inferred, int)):
+            dims.append(declared)
+        else:
+            dims.append(inferred)
+    merged = ir.Shape(dims, denotations=[value.shape.get_denotation(i) for i in range(len(dims))])
+    if merged != value.shape:
+        value.shape = merged

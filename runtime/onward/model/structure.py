@@ -1,0 +1,240 @@
+"""What a ModelProto must satisfy before anything else looks at it.
+
+Graphs nest at most 33 deep in any file that protobuf parses (its own recursion bound of 100), so plain
+recursion is safe here.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Sequence
+from typing import final
+
+import onnx
+
+from onward.errors import InvalidModelError, UnsupportedError
+from onward.model.limits import Limits
+from onward.model.tensors import check_tensor, node_tensors
+
+__all__ = ["check_structure", "node_label"]
+
+_HUGE = 2**48
+
+
+def node_label(node: onnx.NodeProto, index: int) -> str:
+    """How messages call a node: by name, or by position when it has none."""
+    operator = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    return f"node {node.name!r} ({operator})" if node.name else f"node #{index} ({operator})"
+
+
+def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Refuse a model whose parts do not fit together.
+
+    Raises:
+        InvalidModelError: no graph, no opset import, an operator set imported twice; names that are defined
+            twice, never, or after their use; cycles among nodes or functions; tensors whose payload does not
+            hold what their dtype and dims say; negative or unaddressable dimensions; a bound of `limits`.
+        UnsupportedError: an IR version or opset newer than the installed onnx knows; map types.
+    """
+    if not proto.HasField("graph"):
+        raise InvalidModelError("it is not an ONNX model: it has no graph")
+    if not proto.opset_import:
+        raise InvalidModelError(
+            "it imports no operator set (opset_import is empty): export it again, or the file is cut off"
+        )
+    if proto.ir_version > onnx.IR_VERSION:
+        raise UnsupportedError(
+            f"IR version {proto.ir_version} is newer than the {onnx.IR_VERSION} that the installed onnx "
+            f"{onnx.__version__} reads: export it with an older IR version or update onnx"
+        )
+    if proto.ir_version < 1:
+        raise InvalidModelError(f"IR version is {proto.ir_version}; an ONNX model has 1 or more")
+    _check_opsets(proto)
+    sizes = _function_sizes(proto)
+    _Walk(limits, sizes).model(proto)
+
+
+def _check_opsets(proto: onnx.ModelProto) -> None:
+    seen: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if seen.setdefault(domain, entry.version) != entry.version:
+            raise InvalidModelError(
+                f"operator set {domain or 'ai.onnx'!r} is imported as {seen[domain]} and as {entry.version}"
+            )
+    newest = onnx.defs.onnx_opset_version()
+    version = seen.get("")
+    if version is not None and version > newest:
+        raise UnsupportedError(
+            f"opset {version} is newer than the {newest} that the installed onnx {onnx.__version__} knows: "
+            "export the model with an older opset or update onnx"
+        )
+    if version is not None and version < 1:
+        raise InvalidModelError(f"opset {version} does not exist")
+
+
+def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
+    return ("" if domain == "ai.onnx" else domain, name, overload)
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _calls(attribute.g.node)
+            for graph in attribute.graphs:
+                yield from _calls(graph.node)
+
+
+def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
+    """Nodes that each model-local function becomes when it is inlined to the bottom."""
+    bodies: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
+    for function in proto.functions:
+        key = _key(function.domain, function.name, function.overload)
+        if key in bodies:
+            raise InvalidModelError(f"function {function.domain}::{function.name} is defined twice")
+        bodies[key] = [_key(node.domain, node.op_type, node.overload) for node in _calls(function.node)]
+    sorter = graphlib.TopologicalSorter(
+        {key: [call for call in calls if call in bodies] for key, calls in bodies.items()}
+    )
+    try:
+        order = list(sorter.static_order())
+    except graphlib.CycleError as error:
+        chain = " -> ".join("::".join(part for part in key if part) for key in error.args[1])
+        raise InvalidModelError(f"functions call themselves: {chain}") from None
+    sizes: dict[tuple[str, str, str], int] = {}
+    for key in order:
+        sizes[key] = sum(sizes.get(call, 1) for call in bodies[key])
+    return sizes
+
+
+@final
+class _Walk:
+    """Visits every graph once, counting nodes and keeping the names in scope."""
+
+    def __init__(self, limits: Limits, sizes: dict[tuple[str, str, str], int]) -> None:
+        self._limits = limits
+        self._sizes = sizes
+        self._nodes = 0
+
+    def model(self, proto: onnx.ModelProto) -> None:
+        self._graph(proto.graph, [], 1, "graph")
+        for function in proto.functions:
+            where = f"function {function.domain}::{function.name}"
+            if not function.opset_import:
+                raise InvalidModelError(f"{where} imports no operator set")
+            names: set[str] = set()
+            for name in function.input:
+                self._define(name, names, where, "an input")
+            self._body(function.node, [names], 1, where)
+            for name in function.output:
+                if name not in names:
+                    raise InvalidModelError(f"{where}: output {name!r} is produced by no node")
+        for index, training in enumerate(proto.training_info):
+            for graph in (training.initialization, training.algorithm):
+                for tensor in graph.initializer:
+                    check_tensor(tensor, f"training_info {index}:")
+                for node in _calls(graph.node):
+                    self._count(1)
+                    for tensor in node_tensors(node):
+                        check_tensor(tensor, f"training_info {index}:")
+
+    def _graph(self, graph: onnx.GraphProto, scopes: list[set[str]], depth: int, where: str) -> None:
+        if depth > self._limits.max_depth:
+            raise InvalidModelError(
+                f"{where}: graphs nest more than {self._limits.max_depth} deep; raise Limits.max_depth"
+            )
+        names: set[str] = set()
+        for value in graph.input:
+            self._define(value.name, names, where, "an input")
+            _check_type(value.type, f"{where}: input {value.name!r}")
+        initialisers: set[str] = set()
+        for tensor in graph.initializer:
+            self._define(tensor.name, initialisers, where, "an initialiser")
+            check_tensor(tensor, f"{where}:")
+        for sparse in graph.sparse_initializer:
+            self._define(sparse.values.name, initialisers, where, "an initialiser")
+        names |= initialisers
+        for value in graph.value_info:
+            _check_type(value.type, f"{where}: value {value.name!r}")
+        self._body(graph.node, [*scopes, names], depth, where)
+        for value in graph.output:
+            _check_type(value.type, f"{where}: output {value.name!r}")
+            if value.name not in names and not any(value.name in scope for scope in scopes):
+                raise InvalidModelError(f"{where}: output {value.name!r} is produced by no node")
+
+    def _body(self, nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], depth: int, where: str) -> None:
+        names = scopes[-1]
+        for index, node in enumerate(nodes):
+            self._count(self._sizes.get(_key(node.domain, node.op_type, node.overload), 1))
+            label = node_label(node, index)
+            if not node.op_type:
+                raise InvalidModelError(f"{where}: node #{index} names no operator")
+            for name in node.input:
+                if name and not any(name in scope for scope in scopes):
+                    raise _undefined(nodes, name, f"{where}: {label}")
+            for tensor in node_tensors(node):
+                check_tensor(tensor, f"{where}: {label}")
+            attributes: set[str] = set()
+            for attribute in node.attribute:
+                self._define(attribute.name, attributes, f"{where}: {label}", "an attribute")
+                if attribute.HasField("tp"):
+                    _check_type(attribute.tp, f"{where}: {label} attribute {attribute.name!r}")
+                graphs = [attribute.g] if attribute.HasField("g") else []
+                for graph in (*graphs, *attribute.graphs):
+                    self._graph(graph, scopes, depth + 1, f"{where}: {label} {attribute.name}")
+            for name in node.output:
+                if name:
+                    self._define(name, names, f"{where}: {label}", "an output")
+
+    def _count(self, nodes: int) -> None:
+        self._nodes += nodes
+        if self._nodes > self._limits.max_nodes:
+            raise InvalidModelError(
+                f"more than {self._limits.max_nodes} nodes (functions expanded); raise Limits.max_nodes"
+            )
+
+    @staticmethod
+    def _define(name: str, names: set[str], where: str, what: str) -> None:
+        if not name:
+            raise InvalidModelError(f"{where}: {what} has no name")
+        if name in names:
+            raise InvalidModelError(f"{where}: {what} named {name!r}, a name that is already taken")
+        names.add(name)
+
+
+def _undefined(nodes: Sequence[onnx.NodeProto], name: str, where: str) -> InvalidModelError:
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output if output}
+    if name not in makers:
+        return InvalidModelError(f"{where}: input {name!r} is defined nowhere in its scope")
+    needs = {i: [makers[name] for name in node.input if name in makers] for i, node in enumerate(nodes)}
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        chain = " -> ".join(node_label(nodes[index], index) for index in error.args[1][:6])
+        return InvalidModelError(f"{where}: input {name!r} depends on itself: the graph has a cycle: {chain}")
+    maker = node_label(nodes[makers[name]], makers[name])
+    return InvalidModelError(f"{where}: input {name!r} is used before {maker} makes it: sort the nodes")
+
+
+def _check_type(kind: onnx.TypeProto, where: str) -> None:
+    choice = kind.WhichOneof("value")
+    if choice == "map_type":
+        raise UnsupportedError(
+            f"{where} is a map; tensors, sequences and optionals are supported "
+            "(for a scikit-learn classifier, export with zipmap=False)"
+        )
+    if choice in ("sequence_type", "optional_type"):
+        _check_type(getattr(kind, choice).elem_type, where)
+    if choice in ("tensor_type", "sparse_tensor_type"):
+        size = 1
+        for dim in getattr(kind, choice).shape.dim:
+            if dim.HasField("dim_value"):
+                if dim.dim_value < 0:
+                    raise InvalidModelError(
+                        f"{where} has the negative dimension {dim.dim_value}; name an unknown dimension"
+                    )
+                size *= max(dim.dim_value, 1)
+        if size > _HUGE:
+            raise InvalidModelError(f"{where} has a shape of more elements than any machine holds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -41,15 +42,15 @@ def load_npz(
     Nothing is unpickled. Raises DataError for a file that is not .npz, arrays of Python objects, and unknown
     array names (it lists those there are), beside what `Dataset` refuses.
     """
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array]
     with reading(path):
         try:
-            archive = np.load(path, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"{path}: holds one unnamed array; save named ones with numpy.savez")
-            with archive:
-                for key in archive.files:
-                    arrays[key] = archive[key]
+            with Path(path).open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise DataError(f"{path}: holds one unnamed array; save named ones with numpy.savez")
+                with archive:
+                    arrays = {key: archive[key] for key in archive.files}
         except _UNREADABLE as error:
             raise DataError(f"{path}: not a readable .npz file without Python objects ({error})") from error
     wanted = [key for key in arrays if key != target] if inputs is None else list(inputs)

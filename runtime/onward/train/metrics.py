@@ -65,29 +65,56 @@ class Metric(ABC):
         """Go on from what `state` gave."""
 
 
+class _Counted(Metric):
+    """A figure from int64 [K, K + 1]: samples by class and prediction; the last column, those without one."""
+
+    def __init__(
+        self, name: str, ignore_index: int | None, threshold: float, only_classes: int | None = None
+    ) -> None:
+        self.name = name
+        self._ignore_index = ignore_index
+        self._threshold = threshold
+        self._only_classes = only_classes
+        self._matrix: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
+
+    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
+        scores, labels = _scores(outputs, targets, self._ignore_index)
+        classes = max(2, scores.shape[1])
+        if self._only_classes is not None and classes != self._only_classes:
+            raise DataError(f"{self.name}: outputs have {classes} classes, it is for {self._only_classes}")
+        if self._matrix.size and len(self._matrix) != classes:
+            raise DataError(
+                f"{self.name}: outputs have {classes} classes after batches of {len(self._matrix)}"
+            )
+        if scores.shape[1] == 1:
+            predicted = (scores[:, 0] > self._threshold).astype(np.int64)
+        else:
+            predicted = scores.argmax(axis=1)
+        predicted = np.where(np.isnan(scores).any(axis=1), classes, predicted)
+        cells = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1))
+        matrix = cells.reshape(classes, classes + 1).astype(np.int64)
+        self._matrix = self._matrix + matrix if self._matrix.size else matrix
+
+    def reset(self) -> None:
+        self._matrix = np.zeros((0, 0), dtype=np.int64)
+
+    def state(self) -> dict[str, Array]:
+        return {"counts": self._matrix.copy()}
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        self._matrix = state["counts"].copy()
+
+
 @final
-class Accuracy(Metric):
+class Accuracy(_Counted):
     """The share of samples whose highest score is their target's."""
 
     def __init__(self, *, ignore_index: int | None = None, threshold: float = 0.0) -> None:
-        self.name = "accuracy"
-        self._counts = _Counts(ignore_index, threshold)
-
-    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
-        self._counts.update(outputs, targets)
+        super().__init__("accuracy", ignore_index, threshold)
 
     def result(self) -> float:
-        counts = self._counts.matrix
+        counts = self._matrix
         return _ratio(np.trace(counts), counts.sum())
-
-    def reset(self) -> None:
-        self._counts.reset()
-
-    def state(self) -> dict[str, Array]:
-        return self._counts.state()
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        self._counts.load_state(state)
 
 
 @final
@@ -127,7 +154,7 @@ class TopK(Metric):
 
 
 @final
-class ClassScore(Metric):
+class ClassScore(_Counted):
     """Precision TP/(TP+FP), recall TP/(TP+FN) or F1 2TP/(2TP+FP+FN), by class or averaged.
 
     average: "none" gives float64 [K]; "macro" the mean over classes; "weighted" the mean weighted by how
@@ -146,16 +173,13 @@ class ClassScore(Metric):
             raise ConfigError(f"measure {measure!r} must be precision, recall or f1")
         if average not in ("macro", "micro", "weighted", "binary", "none"):
             raise ConfigError(f"average {average!r} must be macro, micro, weighted, binary or none")
-        self.name = measure if average == "macro" else f"{measure}_{_SUFFIXES[average]}"
+        name = measure if average == "macro" else f"{measure}_{_SUFFIXES[average]}"
+        super().__init__(name, ignore_index, threshold, 2 if average == "binary" else None)
         self._measure = measure
         self._average = average
-        self._counts = _Counts(ignore_index, threshold, 2 if average == "binary" else None)
-
-    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
-        self._counts.update(outputs, targets)
 
     def result(self) -> float | Array:
-        counts = self._counts.matrix
+        counts = self._matrix
         classes = len(counts)
         true = np.diagonal(counts[:, :classes])
         predicted, actual = counts[:, :classes].sum(axis=0), counts.sum(axis=1)
@@ -177,39 +201,17 @@ class ClassScore(Metric):
             return _ratio(float((scores * actual).sum()), actual.sum())
         return float(scores.mean())
 
-    def reset(self) -> None:
-        self._counts.reset()
-
-    def state(self) -> dict[str, Array]:
-        return self._counts.state()
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        self._counts.load_state(state)
-
 
 @final
-class ConfusionMatrix(Metric):
+class ConfusionMatrix(_Counted):
     """int64 [K, K]: how many samples of class (row) were predicted as class (column)."""
 
     def __init__(self, *, ignore_index: int | None = None, threshold: float = 0.0) -> None:
-        self.name = "confusion_matrix"
-        self._counts = _Counts(ignore_index, threshold)
-
-    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
-        self._counts.update(outputs, targets)
+        super().__init__("confusion_matrix", ignore_index, threshold)
 
     def result(self) -> NDArray[np.int64]:
-        counts = self._counts.matrix
+        counts = self._matrix
         return counts[:, : len(counts)].copy()
-
-    def reset(self) -> None:
-        self._counts.reset()
-
-    def state(self) -> dict[str, Array]:
-        return self._counts.state()
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        self._counts.load_state(state)
 
 
 @final
@@ -250,8 +252,8 @@ class R2(Metric):
     """1 - sum (y - f)^2 / sum (y - mean y)^2 by target column, averaged over the columns.
 
     Streams by the pairwise update of Chan, Golub and LeVeque (1979), in float64. Where a column's targets are
-    all equal the quotient has no meaning, and the column counts 1 if predicted exactly, else 0. Over no samples
-    the result is NaN.
+    all equal the quotient has no meaning, and the column counts 1 if predicted exactly, else 0. Over no
+    samples the result is NaN.
     """
 
     def __init__(self) -> None:
@@ -342,42 +344,6 @@ def create_metric(name: str, **options: Any) -> Metric:
     except TypeError as error:
         raise ConfigError(f"metric {name!r} does not take the options {sorted(options)} ({error})") from error
     raise ConfigError(f"metric {name!r} is unknown; there are {', '.join(available_metrics())}")
-
-
-@final
-class _Counts:
-    """int64 [K, K + 1]: samples by class and prediction; the last column counts those without one."""
-
-    def __init__(self, ignore_index: int | None, threshold: float, only_classes: int | None = None) -> None:
-        self._ignore_index = ignore_index
-        self._threshold = threshold
-        self._only_classes = only_classes
-        self.matrix: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
-
-    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
-        scores, labels = _scores(outputs, targets, self._ignore_index)
-        classes = max(2, scores.shape[1])
-        if self._only_classes is not None and classes != self._only_classes:
-            raise DataError(f"outputs have {classes} classes, the metric is for {self._only_classes}")
-        if self.matrix.size and len(self.matrix) != classes:
-            raise DataError(f"outputs have {classes} classes after batches of {len(self.matrix)}")
-        if scores.shape[1] == 1:
-            predicted = (scores[:, 0] > self._threshold).astype(np.int64)
-        else:
-            predicted = scores.argmax(axis=1)
-        predicted = np.where(np.isnan(scores).any(axis=1), classes, predicted)
-        cells = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1))
-        matrix = cells.reshape(classes, classes + 1).astype(np.int64)
-        self.matrix = self.matrix + matrix if self.matrix.size else matrix
-
-    def reset(self) -> None:
-        self.matrix = np.zeros((0, 0), dtype=np.int64)
-
-    def state(self) -> dict[str, Array]:
-        return {"counts": self.matrix.copy()}
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        self.matrix = state["counts"].copy()
 
 
 def _ratio(above: Any, below: Any) -> float:

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onward.data import load_image_folder
+from onward.errors import ConfigError, DataError, StorageError
+
+pillow = pytest.importorskip("PIL.Image")
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pillow.fromarray(pixels).save(path)
+
+
+def colours(height: int = 4, width: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_class_per_folder(tmp_path: Path) -> None:
+    image = colours()
+    save(tmp_path / "dog" / "1.png", image)
+    save(tmp_path / "cat" / "b.png", image[:, :, 0])
+    save(tmp_path / "cat" / "a.bmp", image)
+    (tmp_path / "cat" / ".hidden").write_text("")
+    data = load_image_folder(tmp_path, (4, 6))
+    assert data.classes == ("cat", "dog")
+    assert data.targets is not None
+    assert data.targets.tolist() == [0, 0, 1]
+    assert data.inputs["image"].shape == (3, 3, 4, 6)
+    expected = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(data.inputs["image"][2], expected)
+    np.testing.assert_array_equal(data.inputs["image"][1], np.repeat(expected[:1], 3, axis=0))
+
+
+def test_size_and_channels(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "x.png", np.full((10, 20, 3), 51, np.uint8))
+    data = load_image_folder(tmp_path, 5, channels=1)
+    np.testing.assert_array_equal(data.inputs["image"], np.full((1, 1, 5, 5), 0.2, np.float32))
+
+
+def test_orientation_is_followed(tmp_path: Path) -> None:
+    image = pillow.fromarray(colours(4, 6))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "x.png", exif=exif)
+    turned = load_image_folder(tmp_path, (6, 4)).inputs["image"][0]
+    expected = np.rot90(colours(4, 6), k=-1).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(turned, expected)
+
+
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    save(folder / "good.png", colours(40, 40))
+    whole = (folder / "good.png").read_bytes()
+    for content in (b"", b"not an image", whole[: len(whole) // 2]):
+        (folder / "bad.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"bad\.png: the image cannot be decoded"):
+            load_image_folder(tmp_path, 8)
+
+
+def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "deep.png", np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(DataError, match=r"deep\.png.*8 bits"):
+        load_image_folder(tmp_path, 4)
+
+
+def test_image_that_would_fill_memory_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 12_000, 12_000, 8, 0, 0, 0, 0)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match=r"bomb\.png.*DecompressionBomb"):
+        load_image_folder(tmp_path, 4)
+
+
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such folder"):
+        load_image_folder(tmp_path / "absent", 4)
+    with pytest.raises(DataError, match="no sub-folders"):
+        load_image_folder(tmp_path, 4)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="a: the class folder holds no images"):
+        load_image_folder(tmp_path, 4)
+    (tmp_path / "a" / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=r"notes\.txt: not an image file"):
+        load_image_folder(tmp_path, 4)
+
+
+def test_bad_options_and_missing_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for options in ({"image_size": 0}, {"image_size": 4, "channels": 4}):
+        with pytest.raises(ConfigError, match="image_size"):
+            load_image_folder(tmp_path, **options)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ConfigError, match=r"onward\[data\]"):
+        load_image_folder(tmp_path, 4)

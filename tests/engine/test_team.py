@@ -90,7 +90,7 @@ def test_several_teams_from_several_threads(kernels: dict[str, int]) -> None:
             with Team(threads) as team:
                 for _ in range(200):
                     team.run(steps)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - reported by the main thread
             failures.append(error)
 
     callers = [threading.Thread(target=work, args=(n,)) for n in range(5)]
@@ -153,9 +153,8 @@ def test_a_team_inside_a_python_step_of_another(kernels: dict[str, int]) -> None
     def fail() -> None:
         raise KeyError("after the inner run")
 
-    with Team(2) as outer, Team(2) as inner:
-        with pytest.raises(KeyError):
-            outer.run(Steps([lambda: inner.run(inner_steps), fail]))
+    with Team(2) as outer, Team(2) as inner, pytest.raises(KeyError):
+        outer.run(Steps([lambda: inner.run(inner_steps), fail]))
     assert table.tolist() == [2, 2]
 
 

@@ -7,8 +7,8 @@ that the next run of a training loop finds it awake, and then sleeps on a condit
 
 One run at a time uses a team; calls from several Python threads queue. Different teams are independent.
 
-A process made by `os.fork` has none of the threads: a team used in a child starts new ones there. A fork while
-a run is in progress in another thread is safe, as the child's copy of the team starts afresh.
+A process made by `os.fork` has none of the threads: a team used in a child starts new ones there. A fork
+while a run is in progress in another thread is safe, as the child's copy of the team starts afresh.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Step:
 class Steps:
     """An array of steps in native memory, ready for `Team.run`.
 
-    `steps` may hold `Step`s and Python callables without arguments; a callable runs on the calling thread, with
-    the GIL, while the others wait. An exception in it ends the run after that step and is raised by `Team.run`.
+    `steps` may hold `Step`s and Python callables without arguments; a callable runs on the calling thread,
+    with the GIL, while the others wait. An exception in it ends the run after that step and is raised by
+    `Team.run`.
     """
 
     def __init__(self, steps: Sequence[Step | Callable[[], object]]) -> None:
@@ -387,7 +388,7 @@ def _park(f: Function, control: Value, seen: Value) -> None:
     _system_call(f, control, _LOCK, f"ptr {mutex.ref}")
     with f.repeat() as leave:
         leave(f.compare("ne", _atomic_load(f, control, _GENERATION), seen))
-        # The last two arguments are the time limit and the flags of Windows; elsewhere they are not looked at.
+        # The last two arguments are Windows' time limit and flags; nothing else looks at them.
         _system_call(f, control, _WAIT, f"ptr {condition.ref}, ptr {mutex.ref}, i32 -1, i32 0")
     _system_call(f, control, _UNLOCK, f"ptr {mutex.ref}")
     _atomic_add(f, control, _PARKED, -1)

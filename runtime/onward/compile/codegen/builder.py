@@ -399,6 +399,12 @@ class Function:
         element = x.type.split(" x ")[1][:-1]
         return self.instruction(element, f"extractelement {x.type} {x.ref}, i64 {lane}")
 
+    def insert(self, x: Value, element: Value, lane: int) -> Value:
+        """The vector with one lane replaced."""
+        return self.instruction(
+            x.type, f"insertelement {x.type} {x.ref}, {element.type} {element.ref}, i64 {lane}"
+        )
+
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """Lanes chosen from the concatenation of two vectors; -1 leaves a lane undefined."""
         element = a.type.split(" x ")[1][:-1]
@@ -434,10 +440,12 @@ class Function:
         carry: Sequence[Value] = (),
         *,
         body: Callable[[Value, list[Value]], Sequence[Value]],
+        nonempty: bool = False,
     ) -> list[Value]:
         """for i in range(start, stop, step): carry = body(i, carry); gives the last carry.
 
-        Trip counts known to be 0 or 1 make no loop; any other loop is never unrolled.
+        Trip counts known to be 0 or 1 make no loop; any other loop is never unrolled. `nonempty` promises at
+        least one trip.
         """
         carry = list(carry)
         known = all(isinstance(v, int) for v in (start, stop, step))
@@ -450,7 +458,8 @@ class Function:
         first, last, stride = self.value(start), self.value(stop), self.value(step)
         before = self._block
         label, done = self._fresh("loop"), self._fresh("done")
-        if known:
+        straight = known or nonempty
+        if straight:
             self.emit(f"br label %{label}")
         else:
             enter = self.compare("slt", first, last)
@@ -473,7 +482,7 @@ class Function:
                 f"  {phi.ref} = phi {phi.type} [ {initial.ref}, %{before} ], [ {update.ref}, %{latch} ]"
             )
         self._start(done)
-        if known:
+        if straight:
             return results
         return [
             self.instruction(r.type, f"phi {r.type} [ {c.ref}, %{before} ], [ {r.ref}, %{latch} ]")

@@ -1,0 +1,505 @@
+"""Direct convolution: forward and backward-data, and the packing of their weights.
+
+Both directions are the same sweep: over a grid of output pixels, a register tile of some pixels by some
+output channels, reduced over taps and input channels. Backward-data has one grid for each remainder under the
+strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.layout import Convolution, Image, Weights
+from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
+from onward.errors import ShapeError
+
+__all__ = [
+    "backward_data",
+    "backward_data_pack",
+    "forward",
+    "forward_pack",
+    "packed_backward_size",
+    "packed_forward_size",
+]
+
+_CACHED_WEIGHTS = 400 << 10
+"""Bytes of packed weights up to which all of them are expected to stay in a core's second-level cache."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Output pixels (i, j) at c0 + i * c_row + j * c_pixel, fed from a0 + i * a_row + j * a_pixel.
+
+    The reduction runs over rows x columns x depth, with steps in A of `steps`; `b0` is where this grid's
+    weights start, `tap0` and `tap_step` say which of the kernel's taps they are.
+    """
+
+    height: int
+    width: int
+    a0: int
+    a_row: int
+    a_pixel: int
+    c0: int
+    c_row: int
+    c_pixel: int
+    taps: tuple[int, int]
+    steps: tuple[int, int]
+    depth: int
+    b0: int
+    tap0: tuple[int, int] = (0, 0)
+    tap_step: tuple[int, int] = (1, 1)
+
+    @property
+    def reduction(self) -> int:
+        return self.taps[0] * self.taps[1] * self.depth
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """`group` groups of `outputs` channels, each in `blocks` blocks of `vectors` vectors."""
+
+    group: int
+    outputs: int
+    depth: int
+    vectors: int
+    lanes: int
+
+    @property
+    def width(self) -> int:
+        return self.vectors * self.lanes
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.outputs // self.width)
+
+    @property
+    def whole(self) -> int:
+        return self.outputs // self.width
+
+    @property
+    def rest(self) -> int:
+        return self.outputs % self.width
+
+
+def _forward_blocks(conv: Convolution, target: Target) -> _Blocks:
+    vectors = vectors_for(target, conv.outputs)
+    return _Blocks(conv.group, conv.outputs, conv.inputs, vectors, target.lanes)
+
+
+def _backward_blocks(conv: Convolution, target: Target) -> _Blocks:
+    vectors = vectors_for(target, conv.inputs)
+    return _Blocks(conv.group, conv.inputs, conv.outputs, vectors, target.lanes)
+
+
+def _forward_grids(conv: Convolution) -> list[_Grid]:
+    x, y = conv.x, conv.y
+    (sh, sw), (dh, dw) = conv.strides, conv.dilations
+    return [
+        _Grid(
+            height=y.height,
+            width=y.width,
+            a0=x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel,
+            a_row=sh * x.row,
+            a_pixel=sw * x.pixel,
+            c0=y.origin,
+            c_row=y.row,
+            c_pixel=y.pixel,
+            taps=conv.kernel,
+            steps=(dh * x.row, dw * x.pixel),
+            depth=conv.inputs,
+            b0=0,
+        )
+    ]
+
+
+def _backward_grids(conv: Convolution, blocks: _Blocks) -> list[_Grid]:
+    dx, dy = conv.x, conv.y
+    (sh, sw) = conv.strides
+    grids = []
+    b0 = 0
+    for rows in conv.phases(0):
+        for columns in conv.phases(1):
+            if not rows.count or not columns.count:
+                continue
+            grid = _Grid(
+                height=rows.count,
+                width=columns.count,
+                a0=dy.origin + rows.first_output * dy.row + columns.first_output * dy.pixel,
+                a_row=dy.row,
+                a_pixel=dy.pixel,
+                c0=dx.origin + rows.first * dx.row + columns.first * dx.pixel,
+                c_row=sh * dx.row,
+                c_pixel=sw * dx.pixel,
+                taps=(rows.taps, columns.taps),
+                steps=(rows.output_step * dy.row, columns.output_step * dy.pixel),
+                depth=conv.outputs,
+                b0=b0,
+                tap0=(rows.last_tap, columns.last_tap),
+                tap_step=(-rows.tap_step, -columns.tap_step),
+            )
+            grids.append(grid)
+            b0 += blocks.group * blocks.blocks * grid.reduction * blocks.width
+    return grids
+
+
+def _size(grids: Sequence[_Grid], blocks: _Blocks) -> int:
+    return sum(grid.reduction for grid in grids) * blocks.group * blocks.blocks * blocks.width
+
+
+def packed_forward_size(conv: Convolution, target: Target) -> int:
+    """Floats of the weights packed for `forward`."""
+    return _size(_forward_grids(conv), _forward_blocks(conv, target))
+
+
+def packed_backward_size(conv: Convolution, target: Target) -> int:
+    """Floats of the weights packed for `backward_data`."""
+    blocks = _backward_blocks(conv, target)
+    return _size(_backward_grids(conv, blocks), blocks)
+
+
+def forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
+    """y = epilogue(x * w). Slots: a = x, b = packed weights, c = y, e0... = epilogue operands, batch.
+
+    "full" epilogue operands have y's layout. Raises `ShapeError` when x's border is too small.
+    """
+    _check_halo("x", conv.x, conv.input_halo())
+    name = f"conv_forward {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}" + _label(conv)
+    return _sweep(
+        name, conv, target, _forward_grids(conv), _forward_blocks(conv, target), conv.x, conv.y, epilogue
+    )
+
+
+def backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
+    """dx = epilogue(gradient). Slots: a = dy, b = packed weights, c = dx, e0..., batch.
+
+    "full" epilogue operands have dx's layout. Raises `ShapeError` when dy's border is too small.
+    """
+    _check_halo("dy", conv.y, conv.gradient_halo())
+    blocks = _backward_blocks(conv, target)
+    name = f"conv_backward_data {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
+    return _sweep(
+        name + _label(conv), conv, target, _backward_grids(conv, blocks), blocks, conv.y, conv.x, epilogue
+    )
+
+
+def _label(conv: Convolution) -> str:
+    label = f" k{conv.kernel[0]}x{conv.kernel[1]}"
+    if conv.strides != (1, 1):
+        label += f" s{conv.strides[0]}x{conv.strides[1]}"
+    if conv.dilations != (1, 1):
+        label += f" d{conv.dilations[0]}x{conv.dilations[1]}"
+    return label + (f" g{conv.group}" if conv.group > 1 else "")
+
+
+def _check_halo(name: str, image: Image, need: tuple[int, int, int, int]) -> None:
+    have = (image.top, image.left, image.bottom, image.right)
+    if any(h < n for h, n in zip(have, need, strict=True)):
+        raise ShapeError(f"{name} has a border of {have} (top, left, bottom, right); this needs {need}")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """`count` places of one tile shape: the first at (a, c), the next ones a_step, c_step on."""
+
+    a: int
+    c: int
+    count: int
+    a_step: int
+    c_step: int
+
+
+def _pieces(
+    grid: _Grid, most: int
+) -> tuple[list[_Piece], list[_Piece], dict[tuple[int, int], tuple[int, int]]]:
+    """Units of work (outer), tile places inside a unit (inner), and each pair's tile size (rows, columns)."""
+    strip = grid.a_row == grid.width * grid.a_pixel and grid.c_row == grid.width * grid.c_pixel
+    height, width = (1, grid.height * grid.width) if strip else (grid.height, grid.width)
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    if height > 1 and width * 2 <= most:
+        outer = []
+        for o, (rows, first, count) in enumerate(split(height, most // width)):
+            outer.append(
+                _Piece(first * grid.a_row, first * grid.c_row, count, rows * grid.a_row, rows * grid.c_row)
+            )
+            sizes[o, 0] = (rows, width)
+        return outer, [_Piece(0, 0, 1, 0, 0)], sizes
+    columns = [
+        (
+            size,
+            _Piece(
+                first * grid.a_pixel, first * grid.c_pixel, count, size * grid.a_pixel, size * grid.c_pixel
+            ),
+        )
+        for size, first, count in split(width, most)
+    ]
+    if height == 1:
+        for o, (size, _) in enumerate(columns):
+            sizes[o, 0] = (1, size)
+        return [piece for _, piece in columns], [_Piece(0, 0, 1, 0, 0)], sizes
+    for i, (size, _) in enumerate(columns):
+        sizes[0, i] = (1, size)
+    return [_Piece(0, 0, height, grid.a_row, grid.c_row)], [piece for _, piece in columns], sizes
+
+
+def _sweep(
+    name: str,
+    conv: Convolution,
+    target: Target,
+    grids: list[_Grid],
+    blocks: _Blocks,
+    source: Image,
+    sink: Image,
+    epilogue: Epilogue,
+) -> Kernel:
+    module = Module(target)
+    f = module.entry()
+    extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
+    slots = ("a", "b", "c", *extra, "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    units = 0
+    for number, grid in enumerate(grids):
+        sweep = _Sweep(f, grid, blocks, epilogue, number, target, values, source.size, sink.size)
+        units = max(units, sweep.emit())
+    f.ret()
+    bytes_ = 4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
+    return Kernel(
+        name=name,
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
+        bytes=Affine(4 * _size(grids, blocks), bytes_),
+        units=Affine(0, units),
+    )
+
+
+class _Sweep:
+    """Writes the loops over one grid."""
+
+    def __init__(
+        self,
+        f: Function,
+        grid: _Grid,
+        blocks: _Blocks,
+        epilogue: Epilogue,
+        number: int,
+        target: Target,
+        values: dict[str, Value],
+        a_image: int,
+        c_image: int,
+    ) -> None:
+        self.f = f
+        self.grid = grid
+        self.blocks = blocks
+        self.epilogue = epilogue
+        self.values = values
+        self.images = (a_image, c_image)
+        self.outer, self.inner, sizes = _pieces(grid, rows_for(target, blocks.vectors))
+        self.panel = grid.reduction * blocks.width
+        self.tiles: dict[tuple[int, int, bool], Function] = {}
+        for (o, i), (rows, columns) in sizes.items():
+            whole = self._tile(rows, columns)
+            if blocks.whole:
+                self.tiles[o, i, True] = define(f.module, f"tile_{number}_{o}_{i}", whole)
+            if blocks.rest:
+                vectors = -(-blocks.rest // blocks.lanes)
+                tail = blocks.rest - (vectors - 1) * blocks.lanes
+                self.tiles[o, i, False] = define(
+                    f.module, f"rest_{number}_{o}_{i}", replace(whole, vectors=vectors, tail=tail)
+                )
+
+    def _tile(self, rows: int, columns: int) -> Tile:
+        grid, width = self.grid, self.blocks.width
+        loops = []
+        depth = grid.depth
+        (taps_h, taps_w), (step_h, step_w) = grid.taps, grid.steps
+        if taps_h != 1:
+            loops.append((taps_h, step_h, taps_w * depth * width))
+        if step_w == depth or taps_w == 1:
+            depth *= taps_w
+        else:
+            loops.append((taps_w, step_w, depth * width))
+        return Tile(
+            a=tuple(r * grid.a_row + c * grid.a_pixel for r in range(rows) for c in range(columns)),
+            c=tuple(r * grid.c_row + c * grid.c_pixel for r in range(rows) for c in range(columns)),
+            vectors=self.blocks.vectors,
+            tail=self.blocks.lanes,
+            k=depth,
+            a_step=1,
+            b_step=width,
+            loops=tuple(loops),
+            epilogue=self.epilogue,
+        )
+
+    def emit(self) -> int:
+        """Write the loops; gives the number of work units for one image."""
+        f, blocks, batch = self.f, self.blocks, self.values["batch"]
+        _, thread, threads = f.arguments
+        panels = blocks.group * blocks.blocks
+        if 4 * self.panel * panels > _CACHED_WEIGHTS:
+            low, high = f.share(batch * panels, thread, threads)
+            with f.range(low, high) as unit:
+                block, n = unit // batch, unit % batch
+                self._block(n, block)
+            return panels
+        places = sum(piece.count for piece in self.outer)
+        low, high = f.share(batch * places, thread, threads)
+        with f.range(low, high) as unit:
+            n, place = unit // places, unit % places
+            first = 0
+            for o, piece in enumerate(self.outer):
+                index: Value = place - first
+                if len(self.outer) > 1:
+                    test = f.compare("slt" if o == 0 else "sge", place, piece.count if o == 0 else first)
+                    with f.when(test):
+                        self._place(n, o, piece, index)
+                else:
+                    self._place(n, o, piece, index)
+                first += piece.count
+        return places
+
+    def _place(self, n: Value, o: int, piece: _Piece, index: Value) -> None:
+        """All channel blocks of one unit, tile by tile."""
+        f, blocks = self.f, self.blocks
+        a = n * self.images[0] + index * piece.a_step + piece.a
+        c = n * self.images[1] + index * piece.c_step + piece.c
+        for i, inner in enumerate(self.inner):
+            with f.range(0, inner.count) as j, f.range(0, blocks.group) as g:
+                for whole in (True, False):
+                    count = blocks.whole if whole else int(blocks.rest > 0)
+                    if not count:
+                        continue
+                    with f.range(0, count) as q:
+                        block = q if whole else f.value(blocks.whole)
+                        self._call(
+                            o,
+                            i,
+                            whole,
+                            a + j * inner.a_step + inner.a,
+                            c + j * inner.c_step + inner.c,
+                            g,
+                            block,
+                        )
+
+    def _block(self, n: Value, block: Value) -> None:
+        """All tiles of one image for one channel block."""
+        f, blocks = self.f, self.blocks
+        g, q = block // blocks.blocks, block % blocks.blocks
+        for whole in (True, False):
+            if not (blocks.whole if whole else blocks.rest):
+                continue
+            if blocks.whole and blocks.rest:
+                with f.when(f.compare("slt" if whole else "sge", q, blocks.whole)):
+                    self._tiles_of_block(n, g, q, whole)
+            else:
+                self._tiles_of_block(n, g, q, whole)
+
+    def _tiles_of_block(self, n: Value, g: Value, q: Value, whole: bool) -> None:
+        f = self.f
+        for o, piece in enumerate(self.outer):
+            with f.range(0, piece.count) as index:
+                a = n * self.images[0] + index * piece.a_step + piece.a
+                c = n * self.images[1] + index * piece.c_step + piece.c
+                for i, inner in enumerate(self.inner):
+                    with f.range(0, inner.count) as j:
+                        self._call(
+                            o, i, whole, a + j * inner.a_step + inner.a, c + j * inner.c_step + inner.c, g, q
+                        )
+
+    def _call(self, o: int, i: int, whole: bool, a: Value, c: Value, g: Value, q: Value) -> None:
+        f, blocks, grid, values = self.f, self.blocks, self.grid, self.values
+        channel = g * blocks.outputs + q * blocks.width
+        c = c + channel + grid.c0
+        panel = (g * blocks.blocks + q) * self.panel + grid.b0
+        operands = [
+            f.at(values[f"e{k}"], channel if kind == "channel" else c)
+            for k, kind in enumerate(self.epilogue.operands)
+        ]
+        f.invoke(
+            self.tiles[o, i, whole],
+            [
+                f.at(values["a"], a + g * blocks.depth + grid.a0),
+                f.at(values["b"], panel),
+                f.at(values["c"], c),
+                *operands,
+            ],
+        )
+
+
+def forward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
+    """Weights from any order to the panels of `forward`. Slots: w, packed."""
+    return _pack(
+        "conv_forward_pack", conv, target, weights, _forward_grids(conv), _forward_blocks(conv, target)
+    )
+
+
+def backward_data_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
+    """Weights from any order to the panels of `backward_data`. Slots: w, packed."""
+    blocks = _backward_blocks(conv, target)
+    transposed = replace(weights, output=weights.input, input=weights.output)
+    return _pack(
+        "conv_backward_pack", conv, target, transposed, _backward_grids(conv, blocks), blocks, weights
+    )
+
+
+def _pack(
+    name: str,
+    conv: Convolution,
+    target: Target,
+    weights: Weights,
+    grids: list[_Grid],
+    blocks: _Blocks,
+    backward: Weights | None = None,
+) -> Kernel:
+    """Panels [group, block][tap row, tap column, depth][lane of the block], lanes past the end zero."""
+    module = Module(target)
+    f = module.entry()
+    _, thread, threads = f.arguments
+    slots = ("w", "packed")
+    values = slot_values(f, slots, frozenset())
+    # The first weight of a group lies along output channels, whichever of the two the panels block over.
+    group_step = conv.outputs * (backward.output if backward is not None else weights.output)
+    for grid in grids:
+        low, high = f.share(blocks.group * blocks.blocks * blocks.depth, thread, threads)
+        if not grid.reduction:
+            continue
+        with f.range(low, high) as unit:
+            panel, k = unit // blocks.depth, unit % blocks.depth
+            g, q = panel // blocks.blocks, panel % blocks.blocks
+            source = g * group_step + q * (blocks.width * weights.output) + k * weights.input
+            source = source + (grid.tap0[0] * weights.row + grid.tap0[1] * weights.column)
+            sink = panel * (grid.reduction * blocks.width) + k * blocks.width + grid.b0
+            left = blocks.outputs - q * blocks.width
+            with f.range(0, grid.taps[0]) as i, f.range(0, grid.taps[1]) as j:
+                tap = i * (grid.tap_step[0] * weights.row) + j * (grid.tap_step[1] * weights.column)
+                start = f.at(values["w"], source + tap)
+                target_row = f.at(
+                    values["packed"], sink + (i * grid.taps[1] + j) * (grid.depth * blocks.width)
+                )
+                for v in range(blocks.vectors):
+                    _gather(f, start, target_row, v, left, weights.output, bool(blocks.rest))
+    f.ret()
+    size = 4 * (conv.weights + _size(grids, blocks))
+    return Kernel(name, module.text(), slots, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks))
+
+
+def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride: int, partial: bool) -> None:
+    """One vector of elements `stride` apart, zero from lane `left` on."""
+    lanes = f.lanes
+    mask = f.mask(left - v * lanes) if partial else None
+    if stride == 1:
+        f.vstore(f.vload(start, v * lanes, mask), sink, v * lanes)
+        return
+    if mask is None:
+        row = f.zero()
+        for lane in range(lanes):
+            element = f.load(start, "float", (v * lanes + lane) * stride)
+            row = f.insert(row, element, lane)
+        f.vstore(row, sink, v * lanes)
+        return
+    f.vstore(f.zero(), sink, v * lanes)
+    with f.range(0, f.smin(left - v * lanes, lanes)) as lane:
+        f.store(f.load(start, "float", (lane + v * lanes) * stride), f.at(sink, lane + v * lanes))

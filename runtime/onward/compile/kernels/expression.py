@@ -1,0 +1,241 @@
+"""Tiny element expressions: what is computed at every element of a fused chain or of a tile's epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onward.compile.codegen import math
+from onward.compile.codegen.builder import Function, Value
+
+__all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_of", "operand"]
+
+OPS: dict[str, int] = {
+    "add": 2,
+    "sub": 2,
+    "mul": 2,
+    "div": 2,
+    "min": 2,
+    "max": 2,
+    "lt": 2,
+    "le": 2,
+    "gt": 2,
+    "ge": 2,
+    "eq": 2,
+    "ne": 2,
+    "and": 2,
+    "or": 2,
+    "not": 1,
+    "select": 3,
+    "neg": 1,
+    "abs": 1,
+    "sign": 1,
+    "exp": 1,
+    "log": 1,
+    "sqrt": 1,
+    "rsqrt": 1,
+    "reciprocal": 1,
+    "tanh": 1,
+    "erf": 1,
+    "sigmoid": 1,
+    "relu": 1,
+    "floor": 1,
+    "ceil": 1,
+    "round": 1,
+    "pow": 1,
+    "float": 1,
+}
+"""Operations and their number of operands. Comparisons and logic give truth values, `select` takes one first,
+`float` turns one into 1 or 0. `pow` raises to the constant `value`."""
+
+_COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+_COSTS = {"exp": 12, "log": 18, "tanh": 24, "erf": 36, "sigmoid": 15, "sqrt": 4, "rsqrt": 8, "div": 4}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A node: an operation on arguments, a constant (`op="constant"`) or operand number `index`."""
+
+    op: str
+    args: tuple[Expression, ...] = ()
+    value: float = 0.0
+    index: int = 0
+
+    def __add__(self, other: Number) -> Expression:
+        return Expression("add", (self, _expression(other)))
+
+    def __radd__(self, other: Number) -> Expression:
+        return Expression("add", (_expression(other), self))
+
+    def __sub__(self, other: Number) -> Expression:
+        return Expression("sub", (self, _expression(other)))
+
+    def __rsub__(self, other: Number) -> Expression:
+        return Expression("sub", (_expression(other), self))
+
+    def __mul__(self, other: Number) -> Expression:
+        return Expression("mul", (self, _expression(other)))
+
+    def __rmul__(self, other: Number) -> Expression:
+        return Expression("mul", (_expression(other), self))
+
+    def __truediv__(self, other: Number) -> Expression:
+        return Expression("div", (self, _expression(other)))
+
+    def __rtruediv__(self, other: Number) -> Expression:
+        return Expression("div", (_expression(other), self))
+
+    def __neg__(self) -> Expression:
+        return Expression("neg", (self,))
+
+    def apply(self, op: str, *others: Number) -> Expression:
+        """Any operation with this as its first argument."""
+        return Expression(op, (self, *(_expression(o) for o in others)))
+
+    def power(self, exponent: float) -> Expression:
+        """This to a constant power."""
+        return Expression("pow", (self,), exponent)
+
+
+Number: TypeAlias = "Expression | float | int"
+
+
+def _expression(x: Number) -> Expression:
+    return x if isinstance(x, Expression) else constant(float(x))
+
+
+def constant(value: float) -> Expression:
+    """A float32 constant."""
+    return Expression("constant", value=value)
+
+
+def operand(index: int) -> Expression:
+    """The element of operand number `index`."""
+    return Expression("operand", index=index)
+
+
+def inputs_of(outputs: Sequence[Expression]) -> int:
+    """One more than the highest operand number used."""
+    highest = -1
+    stack = list(outputs)
+    seen: set[Expression] = set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "operand":
+            highest = max(highest, node.index)
+        stack.extend(node.args)
+    return highest + 1
+
+
+def flops(outputs: Sequence[Expression]) -> int:
+    """Arithmetic operations for one element, with shared nodes counted once."""
+    total = 0
+    stack = list(outputs)
+    seen: set[Expression] = set()
+    while stack:
+        node = stack.pop()
+        if node in seen or node.op in ("operand", "constant"):
+            continue
+        seen.add(node)
+        total += _COSTS.get(node.op, 1)
+        stack.extend(node.args)
+    return total
+
+
+def emit(f: Function, outputs: Sequence[Expression], operands: Sequence[Value]) -> list[Value]:
+    """Generate the expressions on vectors (or scalars); shared nodes are computed once."""
+    type_ = operands[0].type if operands else f.vector
+    memo: dict[Expression, Value] = {}
+
+    def visit(node: Expression) -> Value:
+        if node not in memo:
+            memo[node] = _emit_one(f, node, [visit(a) for a in node.args], operands, type_)
+        return memo[node]
+
+    return [visit(node) for node in outputs]
+
+
+def _emit_one(
+    f: Function, node: Expression, args: list[Value], operands: Sequence[Value], type_: str
+) -> Value:
+    op = node.op
+    match op:
+        case "operand":
+            return operands[node.index]
+        case "constant":
+            return f.value(node.value, type_)
+        case "add" | "sub" | "mul" | "div":
+            return f.binary(op, args[0], args[1])
+        case "min":
+            return f.minimum(args[0], args[1])
+        case "max":
+            return f.maximum(args[0], args[1])
+        case "lt" | "le" | "gt" | "ge" | "eq" | "ne":
+            return f.compare(_COMPARISONS[op], args[0], args[1])
+        case "and" | "or":
+            return f.binary(op, args[0], args[1])
+        case "not":
+            return f.binary("xor", args[0], f.value(1, args[0].type))
+        case "select":
+            return f.select(args[0], args[1], args[2])
+        case "float":
+            return f.select(args[0], f.value(1.0, type_), f.value(0.0, type_))
+        case "neg":
+            return f.neg(args[0])
+        case "abs":
+            return f.abs(args[0])
+        case "sign":
+            x = args[0]
+            zero = f.value(0.0, type_)
+            positive = f.select(f.compare("ogt", x, zero), f.value(1.0, type_), x)
+            return f.select(f.compare("olt", x, zero), f.value(-1.0, type_), positive)
+        case "sqrt":
+            return f.sqrt(args[0])
+        case "reciprocal":
+            return 1.0 / args[0]
+        case "relu":
+            return f.relu(args[0])
+        case "floor" | "ceil":
+            return f.intrinsic(op, type_, args)
+        case "round":
+            return f.intrinsic("roundeven", type_, args)
+        case "exp":
+            return math.exp(f, args[0])
+        case "log":
+            return math.log(f, args[0])
+        case "tanh":
+            return math.tanh(f, args[0])
+        case "erf":
+            return math.erf(f, args[0])
+        case "sigmoid":
+            return math.sigmoid(f, args[0])
+        case "rsqrt":
+            return math.rsqrt(f, args[0])
+        case "pow":
+            return _power(f, args[0], node.value, type_)
+    raise ValueError(f"element operation {op!r} is not known: choose one of {', '.join(OPS)}")
+
+
+def _power(f: Function, x: Value, exponent: float, type_: str) -> Value:
+    if exponent == 0.5:
+        return f.sqrt(x)
+    if exponent == -0.5:
+        return math.rsqrt(f, x)
+    if exponent == int(exponent) and abs(exponent) <= 64:
+        result: Value | None = None
+        square, n = x, abs(int(exponent))
+        while n:
+            if n & 1:
+                result = square if result is None else result * square
+            n >>= 1
+            if n:
+                square = square * square
+        if result is None:
+            return f.value(1.0, type_)
+        return 1.0 / result if exponent < 0 else result
+    # A negative base has no real power with a broken exponent: the logarithm's NaN says so.
+    return math.exp(f, math.log(f, x) * exponent)

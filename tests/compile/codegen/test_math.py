@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onward.compile.codegen import math as native
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.jit import Jit
+from onward.compile.codegen.target import host_target
+
+Array = npt.NDArray[np.float32]
+LANES = [n for n in (16, 8, 4) if n <= host_target().lanes]
+
+
+def apply(function: Callable[[Function, Value], Value], x: Array, lanes: int) -> Array:
+    target = host_target(lanes)
+    module = Module(target)
+    f = module.entry()
+    source, sink = f.load(f.arguments[0], "ptr"), f.load(f.arguments[0], "ptr", 1)
+    count = f.load(f.arguments[0], "i64", 2)
+    with f.range(0, count, lanes) as i:
+        mask = f.mask(count - i)
+        f.vstore(function(f, f.vload(source, i, mask)), sink, i, mask)
+    f.ret()
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        Jit(target).address(module.text())
+    )
+    out = np.full(x.size + 1, 77, np.float32)
+    args = np.array([x.ctypes.data, out.ctypes.data, x.size], np.int64)
+    call(args.ctypes.data, 0, 1)
+    assert out[-1] == 77
+    return out[:-1]
+
+
+def sweep(low: float, high: float) -> Array:
+    rng = np.random.default_rng(3)
+    tiny = rng.uniform(-1, 1, 500) * 10.0 ** rng.integers(-44, 1, 500)
+    grid = np.linspace(low, high, 20011)
+    return np.concatenate([grid, tiny[(tiny > low) & (tiny < high)]]).astype(np.float32)
+
+
+def relative_error(got: Array, want: npt.NDArray[np.float64], floor: float) -> float:
+    return float(np.max(np.abs(got - want) / np.maximum(np.abs(want), floor)))
+
+
+NORMAL = float(np.finfo(np.float32).tiny)
+vector_erf = np.vectorize(math.erf)
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(
+    ("function", "reference", "low", "high", "bound"),
+    [
+        (native.exp, np.exp, -87.3, 88.7, 1.2e-7),
+        (native.log, np.log, 1e-38, 3e38, 1.2e-7),
+        (native.log, np.log, 0.3, 3.0, 2.4e-7),
+        (native.tanh, np.tanh, -12, 12, 2.4e-7),
+        (native.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -87, 40, 2.4e-7),
+        (native.erf, vector_erf, -5, 5, 2.4e-7),
+        (native.rsqrt, lambda x: 1 / np.sqrt(x), 1e-6, 1e6, 1.2e-7),
+    ],
+)
+def test_relative_error(
+    lanes: int,
+    function: Callable[[Function, Value], Value],
+    reference: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    low: float,
+    high: float,
+    bound: float,
+) -> None:
+    x = sweep(low, high)
+    want = reference(x.astype(np.float64))
+    assert relative_error(apply(function, x, lanes), want, NORMAL) < bound
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_limits(lanes: int) -> None:
+    nan, inf = math.nan, math.inf
+    np.testing.assert_array_equal(apply(native.exp, SPECIAL, lanes), [nan, inf, 0, 1, 1])
+    np.testing.assert_array_equal(apply(native.log, SPECIAL, lanes), [nan, inf, nan, -inf, -inf])
+    np.testing.assert_array_equal(apply(native.tanh, SPECIAL, lanes), [nan, 1, -1, 0, 0])
+    np.testing.assert_array_equal(apply(native.sigmoid, SPECIAL, lanes), [nan, 1, 0, 0.5, 0.5])
+    np.testing.assert_array_equal(apply(native.erf, SPECIAL, lanes), [nan, 1, -1, 0, 0])
+    large = np.array([88.8, 1e30, -103.9, -104.2, -1e30], np.float32)
+    got = apply(native.exp, large, lanes)
+    np.testing.assert_array_equal(got[[0, 1, 3, 4]], [inf, inf, 0, 0])
+    assert math.isnan(apply(native.log, np.array([-1e-40], np.float32), lanes)[0])
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_denormals_are_kept(lanes: int) -> None:
+    x = np.linspace(-103.5, -87.5, 301).astype(np.float32)
+    want = np.exp(x.astype(np.float64))
+    assert np.all(np.abs(apply(native.exp, x, lanes) - want) < 1.5 * 2.0**-149 + want * 2e-7)
+    assert np.all(apply(native.exp, x, lanes) > 0)
+    y = (np.arange(1, 400) * 2.0**-149).astype(np.float32)
+    assert relative_error(apply(native.log, y, lanes), np.log(y.astype(np.float64)), NORMAL) < 2e-7
+    tiny = np.array([1e-42, -3e-41], np.float32)
+    np.testing.assert_array_equal(apply(native.tanh, tiny, lanes), tiny)

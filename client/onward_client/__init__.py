@@ -1,0 +1,57 @@
+"""Calls servers of the Open Inference Protocol over gRPC: NumPy arrays in, NumPy arrays out.
+
+    with Client("127.0.0.1:8001") as client:
+        outputs = client.predict("lenet5", {"image": images})
+
+`AsyncClient` is the same with `await`. Needs numpy, grpcio and protobuf only.
+"""
+
+from __future__ import annotations
+
+from onward_client._async import AsyncClient
+from onward_client._sync import Client
+from onward_client.errors import (
+    AuthenticationError,
+    CancelledError,
+    ClientError,
+    CrossCheckError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+    UnsupportedRequestError,
+)
+from onward_client.types import (
+    CrossCheckStatistics,
+    InferResult,
+    ModelConfig,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+    TensorMetadata,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AuthenticationError",
+    "CancelledError",
+    "Client",
+    "ClientError",
+    "CrossCheckError",
+    "CrossCheckStatistics",
+    "DeadlineExceededError",
+    "InferResult",
+    "InvalidRequestError",
+    "ModelConfig",
+    "ModelMetadata",
+    "ModelNotFoundError",
+    "ModelStatistics",
+    "OverloadedError",
+    "ServerError",
+    "ServerMetadata",
+    "TensorMetadata",
+    "UnavailableError",
+    "UnsupportedRequestError",
+]

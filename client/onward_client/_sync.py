@@ -1,0 +1,186 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, final
+
+import grpc
+
+from onward_client._calls import Call, Conversation, Conversations, Inputs
+from onward_client._transport import (
+    MAX_MESSAGE_BYTES,
+    channel_options,
+    credentials_of,
+    error_of,
+    timeout_of,
+)
+from onward_client.errors import ClientError
+from onward_client.types import (
+    Array,
+    CrossCheckStatistics,
+    InferResult,
+    ModelConfig,
+    ModelMetadata,
+    ModelStatistics,
+    ServerMetadata,
+)
+
+__all__ = ["Client"]
+
+_T = TypeVar("_T")
+
+
+@final
+class Client:
+    """Calls a server of the Open Inference Protocol; safe to share between threads.
+
+    Args:
+        address: `host:port` or `unix:/path`.
+        timeout: seconds that a call may take when it is not told otherwise.
+        tls: True for TLS with the system's root certificates, root certificates in PEM, or credentials;
+            False for plain text.
+        max_message_bytes: bound on a message in either direction.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 60.0,
+        tls: bool | bytes | grpc.ChannelCredentials = False,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._conversations = Conversations()
+        credentials = credentials_of(tls)
+        options = channel_options(max_message_bytes)
+        self._channel = (
+            grpc.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=options)
+        )
+
+    def server_live(self, *, timeout: float | None = None) -> bool:
+        """Whether the server answers at all."""
+        return self._run(self._conversations.server_live(), timeout)
+
+    def server_ready(self, *, timeout: float | None = None) -> bool:
+        """Whether the server takes requests."""
+        return self._run(self._conversations.server_ready(), timeout)
+
+    def wait_until_ready(self, timeout: float) -> bool:
+        """Like `server_ready`, but waits up to `timeout` s for a server that cannot be reached yet."""
+        return self._run(self._conversations.server_ready(wait=True), timeout)
+
+    def model_ready(self, model: str, version: str = "", *, timeout: float | None = None) -> bool:
+        """Whether a model, or one version of it, takes requests; False for an unknown one."""
+        return self._run(self._conversations.model_ready(model, version), timeout)
+
+    def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
+        """The server's name, version and extensions."""
+        return self._run(self._conversations.server_metadata(), timeout)
+
+    def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
+        """A model's versions, inputs and outputs. Raises ModelNotFoundError."""
+        return self._run(self._conversations.metadata(model, version), timeout)
+
+    def config(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelConfig:
+        """How a model is served. Raises ModelNotFoundError."""
+        return self._run(self._conversations.config(model, version), timeout)
+
+    def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> tuple[ModelStatistics, ...]:
+        """Counts and times of a model's versions, or of all models. Raises ModelNotFoundError."""
+        return self._run(self._conversations.statistics(model, version), timeout)
+
+    def cross_checks(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> tuple[CrossCheckStatistics, ...]:
+        """What an Onward server's cross-checks found. Raises ModelNotFoundError."""
+        return self._run(self._conversations.cross_checks(model, version), timeout)
+
+    def predict(
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """Ask a model for its outputs.
+
+        Args:
+            model: its name.
+            inputs: arrays by name; a list or tuple with one entry for each input, in the model's order; or
+                the array of a model with one input. An array keeps its dtype, and the server refuses one
+                that does not fit. Python lists and scalars take the model's datatype: int to integer types
+                that hold it and to floating-point types, float to floating-point types only.
+            outputs: names of the outputs wanted; None: all.
+            version: "" for the latest.
+            timeout: seconds; None: the client's.
+
+        Returns:
+            Arrays by name. BYTES come as object arrays of `bytes`, BF16 as float32.
+
+        Raises:
+            InvalidRequestError: the inputs or outputs do not fit the model.
+            ModelNotFoundError: no such model or version.
+            DeadlineExceededError: no answer in time.
+            CrossCheckError: the server's engines disagree, and its policy is to refuse then.
+            ClientError: see `onward_client.errors` for the others.
+        """
+        result = self.infer(model, inputs, outputs, version, timeout)
+        return result.outputs
+
+    def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> InferResult:
+        """Like `predict`, with everything that the answer tells."""
+        conversation = self._conversations.infer(model, inputs, outputs, version, request_id)
+        return self._run(conversation, timeout)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, conversation: Conversation[_T], timeout: float | None) -> _T:
+        seconds = timeout_of(timeout, self._timeout)
+        try:
+            call = next(conversation)
+            while True:
+                call = conversation.send(self._call(call, seconds))
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        except ClientError as error:
+            self._conversations.forget(error)
+            raise
+
+    def _call(self, call: Call, timeout: float) -> Any:
+        method = self._channel.unary_unary(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response_type.FromString,
+        )
+        try:
+            return method(call.request, timeout=timeout, wait_for_ready=call.wait)
+        except grpc.RpcError as error:
+            raise error_of(error, call.subject, self.address) from None

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Op, op
 
 
-@op("Transpose", since=(1, 13, 21))
+@op("Transpose", since=(1, 13, 21, 23, 24, 25))
 class Transpose(Op):
     """Axis i of the output is axis perm[i] of the input; reversed by default."""
 

@@ -1,0 +1,52 @@
+"""What the data-movement operators ask of the graph: ranks, axes, contents known before anything runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, dims_of
+
+__all__ = ["constant_of", "normalized", "rank_of", "split_at"]
+
+
+def constant_of(value: ir.Value | None) -> Array | None:
+    """The contents of a value that is constant in the graph, else None."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def rank_of(value: ir.Value) -> int:
+    """The number of dimensions of a value.
+
+    Raises:
+        UnsupportedError: it is not known.
+    """
+    dims = dims_of(value)
+    if dims is None:
+        raise UnsupportedError(f"the gradient needs the rank of {value.name!r}, which is not known")
+    return len(dims)
+
+
+def normalized(axis: int, rank: int) -> int:
+    """A non-negative axis.
+
+    Raises:
+        ValueError: the axis is out of range.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} is out of range for {rank} dimensions")
+    return axis % rank
+
+
+def split_at(x: Array, axis: int) -> Array:
+    """x as a matrix: the axes before `axis` make the rows, the others the columns."""
+    axis = axis + x.ndim if axis < 0 else axis
+    if not 0 <= axis <= x.ndim:
+        raise ValueError(f"axis {axis} is out of range for {x.ndim} dimensions")
+    return np.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Abs", since=(6, 13))
+class Abs(Op):
+    """Y = |X|."""
+
+    def kernel(self, X: Array) -> Array:
+        return np.abs(X)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
+        return (g.Mul(dy, g.Sign(X)),)

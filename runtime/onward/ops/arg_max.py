@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onward.graph import Array, Op, op
+from onward.ops._reduction import position_of
+
+
+@op("ArgMax", since=(12, 13))
+class ArgMax(Op):
+    """The position of the largest element along an axis: the first, or the last, of equal ones."""
+
+    axis: int = 0
+    keepdims: int = 1
+    select_last_index: int = 0
+
+    def kernel(self, data: Array) -> Array:
+        return position_of(np.argmax, data, self.axis, bool(self.keepdims), bool(self.select_last_index))
+
+
+@op("ArgMax", since=(1, 11))
+class ArgMax1(Op):
+    """The position of the first largest element along an axis."""
+
+    axis: int = 0
+    keepdims: int = 1
+
+    def kernel(self, data: Array) -> Array:
+        return position_of(np.argmax, data, self.axis, bool(self.keepdims), False)

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from onward.graph import Array, Op, op
+
+
+@op("BitwiseOr", since=18)
+class BitwiseOr(Op):
+    """C = A | B, bit by bit; broadcast as in NumPy."""
+
+    def kernel(self, A: Array, B: Array) -> Array:
+        return A | B

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, dtype_of, is_float, numpy_dtype, op
+
+
+@op("Cast", since=(24, 25, 28))
+class Cast(Op):
+    """input in another element type."""
+
+    to: int
+    saturate: int = 1
+    round_mode: str = "up"
+
+    def kernel(self, input: Array) -> Array:
+        return converted(input, self.to, saturate=bool(self.saturate), round_mode=self.round_mode)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
+        return (converted_back(g, dy, input),)
+
+
+@op("Cast", since=(19, 21, 23))
+class Cast19(Op):
+    """input in another element type."""
+
+    to: int
+    saturate: int = 1
+
+    def kernel(self, input: Array) -> Array:
+        return converted(input, self.to, saturate=bool(self.saturate))
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
+        return (converted_back(g, dy, input),)
+
+
+@op("Cast", since=(6, 9, 13))
+class Cast6(Op):
+    """input in another element type."""
+
+    to: int
+
+    def kernel(self, input: Array) -> Array:
+        return converted(input, self.to)
+
+
+def converted_back(g: Builder, dy: ir.Value, x: ir.Value) -> ir.Value | None:
+    """The gradient of a conversion of x; None where x is not floating point."""
+    return g.Cast(dy, to=int(dtype_of(x))) if is_float(x) else None
+
+
+def converted(x: Array, to: int, *, saturate: bool = True, round_mode: str = "up") -> Array:
+    """x in the element type that `to` numbers, as the specification of Cast says."""
+    target = ir.DataType(to)
+    dtype = numpy_dtype(target)
+    if x.dtype == dtype:
+        return x
+    if target == ir.DataType.STRING:
+        return _as_strings(x)
+    if x.dtype.kind in "OUST":
+        x = np.array([float(str(s)) for s in x.reshape(-1)], np.float64).reshape(x.shape)
+    if target.name.startswith("FLOAT8") or target.name.startswith("FLOAT4"):
+        if target.name == "FLOAT8E8M0":
+            wide = x.astype(np.float32)
+            bits = onnx.numpy_helper.to_float8e8m0(wide, saturate=saturate, round_mode=round_mode)
+            return bits.astype(dtype)
+        y = x.astype(np.float32).astype(dtype)
+        return _saturated(x, y) if saturate else y
+    return x.astype(dtype)
+
+
+def _saturated(x: Array, y: Array) -> Array:
+    largest = np.float32(ml_dtypes.finfo(y.dtype).max)  # type: ignore[no-untyped-call]
+    wide = x.astype(np.float32)
+    outside = ~np.isnan(wide) & ~np.isfinite(y.astype(np.float32))
+    return np.where(outside, np.copysign(largest, wide).astype(y.dtype), y)
+
+
+def _as_strings(x: Array) -> Array:
+    y = np.empty(x.shape, object)
+    y.reshape(-1)[:] = [str(v) for v in x.reshape(-1)]
+    return y

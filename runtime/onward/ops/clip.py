@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._floats import widened
+
+
+@op("Clip", since=(11, 12, 13))
+class Clip(Op):
+    """output = Min(max, Max(input, min)); the gradient passes inside the closed interval."""
+
+    def kernel(self, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
+        y = input if min is None else np.maximum(input, min)
+        return y if max is None else np.minimum(y, max)
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: ir.Value,
+        y: ir.Value,
+        input: ir.Value,
+        min: ir.Value | None = None,
+        max: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        inside = [] if min is None else [g.GreaterOrEqual(input, min)]
+        if max is not None:
+            inside.append(g.LessOrEqual(input, max))
+        if not inside:
+            return (dy,)
+        return (g.Where(functools.reduce(g.And, inside), dy, 0.0),)
+
+
+@op("Clip", since=6)
+class Clip6(Op):
+    """Clip whose limits are attributes."""
+
+    min: float = -3.4028234663852886e38
+    max: float = 3.4028234663852886e38
+
+    @widened
+    def kernel(self, input: Array) -> Array:
+        return np.minimum(np.maximum(input, input.dtype.type(self.min)), input.dtype.type(self.max))

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._shape import constant_of
+
+
+@op("Concat", since=(4, 11, 13))
+class Concat(Op):
+    """The inputs one behind the other along an axis."""
+
+    axis: int
+
+    def kernel(self, *inputs: Array) -> Array:
+        return np.concatenate(inputs, self.axis)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *inputs: ir.Value) -> tuple[ir.Value, ...]:
+        extents = [g.dim(x, self.axis) for x in inputs]
+        known = [constant_of(extent) for extent in extents]
+        if all(extent is not None for extent in known):
+            split = g.const([int(extent[0]) for extent in known if extent is not None], np.int64)
+        else:
+            split = g.Concat(*extents, axis=0)
+        return g.emit("Split", dy, split, outputs=len(inputs), axis=self.axis)

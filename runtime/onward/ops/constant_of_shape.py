@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onward.graph import Array, Op, op
+
+
+@op("ConstantOfShape", since=(9, 20, 21, 23, 24, 25))
+class ConstantOfShape(Op):
+    """A tensor of the shape given, filled with one value; float32 zeros by default."""
+
+    value: Array | None = None
+
+    def kernel(self, input: Array) -> Array:
+        fill = np.zeros(1, np.float32) if self.value is None else self.value
+        return np.full(tuple(int(n) for n in input), fill.reshape(()), fill.dtype)

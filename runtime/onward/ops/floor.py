@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Floor", since=(6, 13))
+class Floor(Op):
+    """The largest whole number that is not above X."""
+
+    def kernel(self, X: Array) -> Array:
+        return np.floor(X)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[None, ...]:
+        return (None,)

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Identity", since=(1, 13, 14, 16, 19, 21, 23, 24, 25))
+class Identity(Op):
+    """The input."""
+
+    def kernel(self, input: Array) -> Array:
+        return input
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        return (dy,)

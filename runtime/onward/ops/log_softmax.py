@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._floats import widened
+from onward.ops._shape import split_at
+
+
+@op("LogSoftmax", since=13)
+class LogSoftmax(Op):
+    """input - log Σ exp(input), the sum over one axis."""
+
+    axis: int = -1
+
+    @widened
+    def kernel(self, input: Array) -> Array:
+        return log_softmax(input, self.axis)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        share = g.ReduceSum(dy, [self.axis], keepdims=1)
+        return (g.Sub(dy, g.Mul(g.Exp(y), share)),)
+
+
+@op("LogSoftmax", since=(1, 11))
+class LogSoftmax1(Op):
+    """LogSoftmax over all axes from `axis` on."""
+
+    axis: int = 1
+
+    @widened
+    def kernel(self, input: Array) -> Array:
+        return log_softmax(split_at(input, self.axis), -1).reshape(input.shape)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """x - log Σ exp(x), the sum over one axis."""
+    shifted = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))

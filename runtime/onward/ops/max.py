@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, dtype_of, op
+
+
+@op("Max", since=(6, 8, 12, 13))
+class Max(Op):
+    """The largest of its operands, element by element; NaN wins. Ties share the gradient."""
+
+    def kernel(self, *data_0: Array) -> Array:
+        return functools.reduce(np.maximum, data_0)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *data_0: ir.Value) -> tuple[ir.Value, ...]:
+        if len(data_0) == 1:
+            return (dy,)
+        chosen = [g.Cast(g.Equal(x, y), to=int(dtype_of(dy))) for x in data_0]
+        share = g.Div(dy, g.Sum(*chosen))
+        return tuple(g.Mul(share, mask) for mask in chosen)

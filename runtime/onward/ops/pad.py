@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, Op, op
+from onward.ops._shape import constant_of, normalized, rank_of
+
+
+@op("Pad", since=(18, 19, 21, 23, 24, 25))
+class Pad(Op):
+    """data with elements added before and after each axis, or taken away where a pad is negative.
+
+    The modes are those of `numpy.pad`: constant, reflect, edge and wrap.
+    """
+
+    mode: str = "constant"
+
+    def kernel(
+        self, data: Array, pads: Array, constant_value: Array | None = None, axes: Array | None = None
+    ) -> Array:
+        named = range(data.ndim) if axes is None else [normalized(int(a), data.ndim) for a in axes]
+        return padded(data, [int(n) for n in pads], named, self.mode, constant_value)
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: ir.Value,
+        y: ir.Value,
+        data: ir.Value,
+        pads: ir.Value,
+        constant_value: ir.Value | None = None,
+        axes: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        if self.mode == "constant":
+            known = constant_of(pads)
+            back = g.Neg(pads) if known is None else g.const(-known)
+            return (g.Pad(dy, back, None, axes),)
+        rank, named = rank_of(data), constant_of(axes)
+        if axes is not None and named is None:
+            raise UnsupportedError("the gradient of Pad needs axes that are constant")
+        order = list(range(rank)) if named is None else [normalized(int(a), rank) for a in named]
+        amounts = constant_of(pads)
+        for i, axis in enumerate(order):
+            before, after = i, i + len(order)
+            if amounts is not None and amounts[before] == 0 == amounts[after]:
+                continue
+            # the positions that the padded axis reads: a gather, whose gradient adds them up
+            everywhere = g.Range(0, g.Squeeze(g.dim(data, axis), [0]), 1)
+            source = g.Pad(everywhere, g.Gather(pads, [before, after]), mode=self.mode)
+            done = order[:i]
+            shape = g.Concat(*[g.dim(data if j == axis or j in done else dy, j) for j in range(rank)], axis=0)
+            dy = g.onward.GatherGrad(dy, source, shape, axis=axis)
+        return (dy,)
+
+
+@op("Pad", since=(11, 13))
+class Pad11(Op):
+    """Pad of all axes."""
+
+    mode: str = "constant"
+
+    def kernel(self, data: Array, pads: Array, constant_value: Array | None = None) -> Array:
+        return padded(data, [int(n) for n in pads], range(data.ndim), self.mode, constant_value)
+
+
+@op("Pad", since=2)
+class Pad2(Op):
+    """Pad whose amounts and value are attributes."""
+
+    pads: tuple[int, ...]
+    mode: str = "constant"
+    value: float = 0.0
+
+    def kernel(self, data: Array) -> Array:
+        value = np.asarray(self.value, data.dtype)
+        return padded(data, self.pads, range(data.ndim), self.mode, value)
+
+
+def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, value: Array | None) -> Array:
+    """data padded along axes; `pads` holds all amounts before, then all amounts after."""
+    widths = [(0, 0)] * data.ndim
+    crop = [slice(None)] * data.ndim
+    for i, axis in enumerate(axes):
+        before, after = pads[i], pads[i + len(axes)]
+        extent = data.shape[axis]
+        crop[axis] = slice(max(0, -before), extent - max(0, -after))
+        widths[axis] = (max(0, before), max(0, after))
+    data = data[tuple(crop)]
+    if mode != "constant":
+        return np.pad(data, widths, mode=mode)  # type: ignore[call-overload]
+    if not any(map(any, widths)):
+        return data
+    shape = tuple(n + b + a for n, (b, a) in zip(data.shape, widths, strict=True))
+    fill = (data.dtype.type(0) if data.dtype != object else "") if value is None else value.reshape(())
+    y = np.full(shape, fill, data.dtype)
+    y[tuple(slice(b, b + n) for n, (b, _) in zip(data.shape, widths, strict=True))] = data
+    return y

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, dtype_of, is_float, op
+from onward.ops._floats import is_integer
+
+
+@op("Pow", since=(7, 12, 13, 15))
+class Pow(Op):
+    """Z = X to the power of Y, in X's element type, broadcast as in NumPy."""
+
+    def kernel(self, X: Array, Y: Array) -> Array:
+        if not is_integer(X):
+            exponent = Y.astype(X.dtype, copy=False)
+            if Y.ndim == 0 and Y == 2:
+                return X * X
+            return np.power(X, exponent)
+        if is_integer(Y) and not np.any(Y < 0):
+            return np.power(X, Y.astype(X.dtype))
+        return np.power(X.astype(np.float64), Y.astype(np.float64)).astype(X.dtype)
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, Y: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        exponent = Y if dtype_of(Y) == dtype_of(X) else g.Cast(Y, to=int(dtype_of(X)))
+        slope = g.Mul(exponent, g.Pow(X, g.Sub(exponent, 1.0)))
+        dX = g.Mul(dy, g.Where(g.Equal(exponent, 0.0), 0.0, slope))
+        if not is_float(Y):
+            return dX, None
+        # 0 to any positive power is 0, whatever the power: its slope there is 0, not 0 · log 0
+        log = g.Where(g.Equal(X, 0.0), 0.0, g.Log(X))
+        dY = g.Mul(dy, g.Mul(y, log))
+        return dX, dY if exponent is Y else g.Cast(dY, to=int(dtype_of(Y)))

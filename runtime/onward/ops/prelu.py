@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("PRelu", since=(7, 9, 16))
+class PRelu(Op):
+    """Y = X above zero, else slope · X; slope is broadcast to X."""
+
+    def kernel(self, X: Array, slope: Array) -> Array:
+        return np.where(X < 0, slope * X, X)
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, slope: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        positive = g.Greater(X, 0.0)
+        return g.Where(positive, dy, g.Mul(dy, slope)), g.Where(positive, 0.0, g.Mul(dy, X))

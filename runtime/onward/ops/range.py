@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onward.graph import Array, Op, op
+from onward.ops._floats import is_integer
+
+
+@op("Range", since=27)
+class Range(Op):
+    """start, start + delta, … up to before limit; 2-byte floats are counted in float32 by default."""
+
+    stash_type: int = 1
+
+    def kernel(self, start: Array, limit: Array, delta: Array) -> Array:
+        if start.dtype.itemsize == 2 and not is_integer(start) and self.stash_type == 1:
+            return _range(*(x.astype(np.float32) for x in (start, limit, delta))).astype(start.dtype)
+        return _range(start, limit, delta)
+
+
+@op("Range", since=11)
+class Range11(Op):
+    """start, start + delta, … up to before limit."""
+
+    def kernel(self, start: Array, limit: Array, delta: Array) -> Array:
+        return _range(start, limit, delta)
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Array:
+    first, last, step = (x.reshape(-1)[0].item() for x in (start, limit, delta))
+    count = max(0, math.ceil((last - first) / step))
+    return start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(())

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, op
+from onward.ops._shape import constant_of, normalized, rank_of
+
+
+@op("Slice", since=(10, 11, 13))
+class Slice(Op):
+    """data[start:end:step] along each axis named; negative positions count from the end."""
+
+    def kernel(
+        self,
+        data: Array,
+        starts: Array,
+        ends: Array,
+        axes: Array | None = None,
+        steps: Array | None = None,
+    ) -> Array:
+        named = range(len(starts)) if axes is None else axes
+        strides = [1] * len(starts) if steps is None else steps
+        picked = [slice(None)] * data.ndim
+        for axis, start, end, step in zip(named, starts, ends, strides, strict=True):
+            picked[int(axis)] = slice(int(start), int(end), int(step))
+        return data[tuple(picked)]
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: ir.Value,
+        y: ir.Value,
+        data: ir.Value,
+        starts: ir.Value,
+        ends: ir.Value,
+        axes: ir.Value | None = None,
+        steps: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        padded = _as_padding(g, dy, data, starts, ends, axes, steps)
+        if padded is not None:
+            return (padded,)
+        rank = rank_of(data)
+        if axes is None:
+            dims = dims_of(starts)
+            count = dims[0] if dims is not None and len(dims) == 1 else None
+            named = list(range(count)) if isinstance(count, int) else None
+        else:
+            known = constant_of(axes)
+            named = None if known is None else [normalized(int(a), rank) for a in known]
+        if named is None:
+            raise UnsupportedError("the gradient of Slice needs axes that are constant")
+        for i, axis in enumerate(named):
+            picked = g.Slice(
+                g.Range(0, g.Squeeze(g.dim(data, axis), [0]), 1),
+                g.Slice(starts, [i], [i + 1]),
+                g.Slice(ends, [i], [i + 1]),
+                [0],
+                None if steps is None else g.Slice(steps, [i], [i + 1]),
+            )
+            shape = g.Concat(
+                *[g.dim(data if j == axis or j in named[:i] else dy, j) for j in range(rank)], axis=0
+            )
+            dy = g.onward.GatherGrad(dy, picked, shape, axis=axis)
+        return (dy,)
+
+
+@op("Slice", since=1)
+class Slice1(Op):
+    """data[start:end] along each axis named by attributes."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+
+    def kernel(self, data: Array) -> Array:
+        picked = [slice(None)] * data.ndim
+        named = range(len(self.starts)) if self.axes is None else self.axes
+        for axis, start, end in zip(named, self.starts, self.ends, strict=True):
+            picked[axis] = slice(start, end)
+        return data[tuple(picked)]
+
+
+def _as_padding(
+    g: Builder,
+    dy: ir.Value,
+    data: ir.Value,
+    starts: ir.Value,
+    ends: ir.Value,
+    axes: ir.Value | None,
+    steps: ir.Value | None,
+) -> ir.Value | None:
+    """Zeros around dy where a contiguous slice of known extents left elements out; None elsewhere."""
+    dims, first, last = dims_of(data), constant_of(starts), constant_of(ends)
+    named, strides = constant_of(axes), constant_of(steps)
+    if dims is None or first is None or last is None:
+        return None
+    if (axes is not None and named is None) or (steps is not None and strides is None):
+        return None
+    if strides is not None and np.any(strides != 1):
+        return None
+    before, after = [0] * len(dims), [0] * len(dims)
+    for i, (start, end) in enumerate(zip(first, last, strict=True)):
+        axis = i if named is None else normalized(int(named[i]), len(dims))
+        extent = dims[axis]
+        if not isinstance(extent, int):
+            return None
+        low, high, _ = slice(int(start), int(end)).indices(extent)
+        before[axis], after[axis] = low, extent - max(low, high)
+    return g.Pad(dy, [*before, *after])

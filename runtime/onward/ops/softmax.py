@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._floats import widened
+from onward.ops._shape import split_at
+
+
+@op("Softmax", since=13)
+class Softmax(Op):
+    """exp(input) / Σ exp(input), the sum over one axis."""
+
+    axis: int = -1
+
+    @widened
+    def kernel(self, input: Array) -> Array:
+        return softmax(input, self.axis)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        weighted = g.Mul(dy, y)
+        return (g.Sub(weighted, g.Mul(y, g.ReduceSum(weighted, [self.axis], keepdims=1))),)
+
+
+@op("Softmax", since=(1, 11))
+class Softmax1(Op):
+    """Softmax over all axes from `axis` on."""
+
+    axis: int = 1
+
+    @widened
+    def kernel(self, input: Array) -> Array:
+        return softmax(split_at(input, self.axis), -1).reshape(input.shape)
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x) / Σ exp(x), the sum over one axis."""
+    e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
+    return e / np.sum(e, axis=axis, keepdims=True)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Split", since=18, multiple_outputs=True)
+class Split(Op):
+    """Pieces along an axis: of the lengths in `split`, or `num_outputs` equal ones, the last smaller."""
+
+    axis: int = 0
+    num_outputs: int | None = None
+
+    def kernel(self, input: Array, split: Array | None = None) -> tuple[Array, ...]:
+        count = self.output_count if self.num_outputs is None else self.num_outputs
+        return pieces(input, self.axis, split, count)
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        input: ir.Value,
+        split: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        return joined(g, dy, y, self.axis), None
+
+
+@op("Split", since=13, multiple_outputs=True)
+class Split13(Op):
+    """Pieces along an axis: of the lengths in `split`, or equal ones."""
+
+    axis: int = 0
+
+    def kernel(self, input: Array, split: Array | None = None) -> tuple[Array, ...]:
+        return pieces(input, self.axis, split, self.output_count)
+
+
+@op("Split", since=(2, 11), multiple_outputs=True)
+class Split2(Op):
+    """Pieces along an axis: of the lengths in the attribute `split`, or equal ones."""
+
+    axis: int = 0
+    split: tuple[int, ...] | None = None
+
+    def kernel(self, input: Array) -> tuple[Array, ...]:
+        return pieces(input, self.axis, self.split, self.output_count)
+
+
+def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: int) -> tuple[Array, ...]:
+    """x cut along an axis, into pieces of these lengths or `count` equal ones, the last smaller."""
+    extent = x.shape[axis]
+    if lengths is None:
+        length = -(-extent // count)
+        lengths = [max(0, min(length, extent - i * length)) for i in range(count)]
+    ends = [int(end) for end in np.cumsum(lengths, dtype=np.int64)]
+    if not ends or ends[-1] != extent:
+        raise ValueError(f"split {[int(n) for n in lengths]} does not add up to the extent {extent}")
+    return tuple(np.split(x, ends[:-1], axis))
+
+
+def joined(g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], axis: int) -> ir.Value:
+    """Gradients of pieces, one behind the other; zeros where there is none."""
+    parts = [g.zeros_like(piece) if d is None else d for d, piece in zip(dy, y, strict=True)]
+    return g.Concat(*parts, axis=axis)

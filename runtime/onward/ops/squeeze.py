@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Squeeze", since=(13, 21, 23, 24, 25))
+class Squeeze(Op):
+    """data without the axes named, whose extent is 1; without all such axes by default."""
+
+    def kernel(self, data: Array, axes: Array | None = None) -> Array:
+        return np.squeeze(data, None if axes is None else tuple(int(a) for a in axes.reshape(-1)))
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
+    ) -> tuple[ir.Value | None, ...]:
+        return g.reshape_like(dy, data) if axes is None else g.Unsqueeze(dy, axes), None
+
+
+@op("Squeeze", since=(1, 11))
+class Squeeze1(Op):
+    """Squeeze whose axes are an attribute."""
+
+    axes: tuple[int, ...] | None = None
+
+    def kernel(self, data: Array) -> Array:
+        return np.squeeze(data, self.axes)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Sub", since=(7, 13, 14))
+class Sub(Op):
+    """C = A - B, broadcast as in NumPy."""
+
+    def kernel(self, A: Array, B: Array) -> Array:
+        return A - B
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        return dy, g.Neg(dy)

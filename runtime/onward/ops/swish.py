@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._floats import widened
+
+
+@op("Swish", since=24)
+class Swish(Op):
+    """Y = X · sigmoid(alpha · X)."""
+
+    alpha: float = 1.0
+
+    @widened
+    def kernel(self, X: Array) -> Array:
+        z = self.alpha * X
+        e = np.exp(-np.abs(z))
+        return X * (np.where(z >= 0, 1, e) / (1 + e))
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
+        s = g.Sigmoid(g.Mul(X, self.alpha))
+        return (g.Mul(dy, g.Add(s, g.Mul(g.Mul(y, self.alpha), g.Sub(1.0, s)))),)

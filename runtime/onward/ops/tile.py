@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+from onward.ops._shape import rank_of
+
+
+@op("Tile", since=(6, 13))
+class Tile(Op):
+    """input repeated along each axis."""
+
+    def kernel(self, input: Array, repeats: Array) -> Array:
+        return np.tile(input, tuple(int(n) for n in repeats))
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, repeats: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        pairs = g.Concat(g.Unsqueeze(repeats, [1]), g.Unsqueeze(g.shape(input), [1]), axis=1)
+        apart = g.Reshape(dy, g.Reshape(pairs, [-1]), allowzero=1)
+        return g.ReduceSum(apart, [2 * i for i in range(rank_of(input))], keepdims=0), None

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("Unsqueeze", since=(13, 21, 23, 24, 25))
+class Unsqueeze(Op):
+    """data with new axes of extent 1 at the places named, counted in the result."""
+
+    def kernel(self, data: Array, axes: Array) -> Array:
+        return np.expand_dims(data, tuple(int(a) for a in axes.reshape(-1)))
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        return g.Squeeze(dy, axes), None
+
+
+@op("Unsqueeze", since=(1, 11))
+class Unsqueeze1(Op):
+    """Unsqueeze whose axes are an attribute."""
+
+    axes: tuple[int, ...]
+
+    def kernel(self, data: Array) -> Array:
+        return np.expand_dims(data, self.axes)

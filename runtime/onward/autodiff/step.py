@@ -23,7 +23,7 @@ from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.graph import Builder, Dim, dtype_of, is_float, numpy_dtype, static_shape
 from onward.passes.to_training import to_training
 
-__all__ = ["OPSET", "Clip", "Loss", "Optimizer", "TrainingStep", "training_step"]
+__all__ = ["OPSET", "Clip", "Loss", "Optimizer", "TrainingStep", "training_step", "with_loss"]
 
 OPSET = 21
 """The opset that gradient rules write."""
@@ -220,6 +220,24 @@ def training_step(
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)
     return TrainingStep(model=step_model, **fields)
+
+
+def with_loss(
+    model: ir.Model, losses: Mapping[str, Loss], loss_weights: Mapping[str, float] | None = None
+) -> tuple[ir.Model, str, Mapping[str, str]]:
+    """The inference model with its loss as a further output, for evaluation.
+
+    Returns:
+        The model, the name of the loss output, and for each output with a loss the name of its target input.
+    """
+    model = model.clone()
+    g = Builder(model.graph)
+    targets: dict[str, ir.Value] = {}
+    forward = {v.name or "": v for v in model.graph.outputs}
+    with g.scope("loss"):
+        loss = _total_loss(g, forward, losses, loss_weights or {}, targets)
+    name = g.output(loss, g.unique("loss")).name or ""
+    return model, name, {output: value.name or "" for output, value in targets.items()}
 
 
 def _check(model: ir.Model, losses: Mapping[str, Loss], trainable: Sequence[str], accumulate: int) -> None:

@@ -30,6 +30,7 @@ class Session:
 
     def __init__(self, model: ir.Model | str | Path) -> None:
         graph = _opened(model).graph
+        self._weights = graph.initializers
         self._engine = Interpreter(graph)
         defaults = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(
@@ -61,6 +62,25 @@ class Session:
             if unknown := [name for name in outputs if name not in known]:
                 raise InputError(f"no output named {unknown[0]!r}; the outputs are {', '.join(known)}")
         return self._engine.run(inputs, outputs, observer=observer)
+
+    def load_weights(self, weights: Mapping[str, Array]) -> None:
+        """Replace initializers by arrays of the same dtype and shape; they are not copied.
+
+        Raises:
+            InputError: an unknown name, or an array that does not fit.
+        """
+        for name, array in weights.items():
+            value = self._weights.get(name)
+            if value is None or value.const_value is None:
+                raise InputError(f"no weight named {name!r}")
+            old = value.const_value
+            if tuple(old.shape.numpy()) != array.shape or old.dtype.numpy() != array.dtype:
+                raise InputError(
+                    f"weight {name!r}: expected {old.dtype.numpy()}{list(old.shape.numpy())}, "
+                    f"got {array.dtype}{list(array.shape)}"
+                )
+        for name, array in weights.items():
+            self._weights[name].const_value = ir.tensor(array, name=name)
 
 
 def _opened(model: ir.Model | str | Path) -> ir.Model:

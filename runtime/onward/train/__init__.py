@@ -1,1 +1,83 @@
-"""Training: fit, evaluate, predict, and what they need."""
+"""Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
+
+from onward.autodiff import Clip
+from onward.train.callbacks import (
+    Callback,
+    Checkpoints,
+    CSVLog,
+    EarlyStopping,
+    StopOnNaN,
+    TensorBoardLog,
+)
+from onward.train.history import History
+from onward.train.losses import (
+    L1,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    KLDivergence,
+    Loss,
+    balanced_class_weights,
+    loss_named,
+)
+from onward.train.metrics import Metric, available_metrics, create_metric
+from onward.train.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Group,
+    Optimizer,
+    RMSprop,
+    optimizer_named,
+)
+from onward.train.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    ReduceOnPlateau,
+    Schedule,
+    Step,
+    schedule_named,
+)
+from onward.train.trainer import Trainer
+
+__all__ = [
+    "L1",
+    "MSE",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BinaryCrossEntropy",
+    "CSVLog",
+    "Callback",
+    "Checkpoints",
+    "Clip",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "EarlyStopping",
+    "Exponential",
+    "Group",
+    "History",
+    "Huber",
+    "KLDivergence",
+    "Loss",
+    "Metric",
+    "Optimizer",
+    "RMSprop",
+    "ReduceOnPlateau",
+    "Schedule",
+    "Step",
+    "StopOnNaN",
+    "TensorBoardLog",
+    "Trainer",
+    "available_metrics",
+    "balanced_class_weights",
+    "create_metric",
+    "loss_named",
+    "optimizer_named",
+    "schedule_named",
+]

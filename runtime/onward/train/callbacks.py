@@ -1,0 +1,203 @@
+"""Callbacks: what may happen around a run's steps and epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import numpy as np
+
+from onward.errors import ConfigError, TrainingError
+from onward.graph import Array
+from onward.model.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from onward.train.run import Run
+
+__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "StopOnNaN", "TensorBoardLog"]
+
+
+class Callback:
+    """Hooks that a run calls; each does nothing unless a subclass says otherwise.
+
+    `state` and `load_state` are for those that remember something: it becomes part of checkpoints under the
+    class's name, so a run holds at most one of a class that has state.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first step, also of a resumed run."""
+
+    def on_step_end(self, run: Run) -> None:
+        """After each step; `run.last` holds its figures."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After an epoch and its validation; the history's last row is the epoch's."""
+
+    def on_train_end(self, run: Run) -> None:
+        """After the last epoch, or when the run was stopped; not after an error."""
+
+    def state(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        """What a checkpoint has to keep: plain data, and arrays."""
+        return {}, {}
+
+    def load_state(self, data: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Go on from what `state` gave."""
+
+
+def _figure(run: Run, monitor: str) -> float:
+    row = run.history.rows[-1]
+    if monitor not in row:
+        raise ConfigError(f"there is no figure {monitor!r} to watch; there are {', '.join(row)}")
+    return row[monitor]
+
+
+@final
+class EarlyStopping(Callback):
+    """Stops when a figure has not improved for some epochs, and restores the best epoch's weights.
+
+    Args:
+        monitor: the history's figure to watch.
+        patience: epochs without improvement before the run stops.
+        mode: whether lower or higher is better; "auto": lower for names that end in loss, mae, mse or rmse.
+        minimum_change: a smaller change is no improvement.
+        restore_best: put the weights of the best epoch back at the end, also when the run was not stopped.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        mode: Literal["auto", "min", "max"] = "auto",
+        minimum_change: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        if patience < 0:
+            raise ConfigError(f"early stopping: patience must be at least 0, got {patience}")
+        lower = monitor.endswith(("loss", "mae", "mse")) if mode == "auto" else mode == "min"
+        self.monitor = monitor
+        self._patience, self._change, self._restore = patience, minimum_change, restore_best
+        self._sign = -1.0 if lower else 1.0
+        self._best = -math.inf
+        self._bad = 0
+        self._best_state: dict[str, Array] = {}
+        self.best_epoch = 0
+
+    def on_train_begin(self, run: Run) -> None:
+        if self.monitor.startswith("val_") and run.validation is None:
+            raise ConfigError(f"early stopping watches {self.monitor!r}, but there is no validation data")
+
+    def on_epoch_end(self, run: Run) -> None:
+        figure = self._sign * _figure(run, self.monitor)
+        if figure > self._best + self._change or not self.best_epoch:
+            self._best, self._bad, self.best_epoch = figure, 0, len(run.history)
+            if self._restore:
+                self._best_state = {name: a.copy() for name, a in run.session.state.items()}
+            return
+        self._bad += 1
+        if self._bad > self._patience:
+            run.stop(f"{self.monitor} has not improved since epoch {self.best_epoch}")
+
+    def on_train_end(self, run: Run) -> None:
+        if self._restore and self._best_state:
+            run.session.load_state(self._best_state)
+
+    def state(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        return {"best": self._best, "bad": self._bad, "epoch": self.best_epoch}, self._best_state
+
+    def load_state(self, data: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        self._best, self._bad, self.best_epoch = float(data["best"]), int(data["bad"]), int(data["epoch"])
+        self._best_state = dict(arrays)
+
+
+@final
+class Checkpoints(Callback):
+    """Writes a checkpoint after each epoch, or each so many steps.
+
+    Args:
+        path: the file; each write replaces it atomically.
+        every: steps between writes; None: after each epoch.
+    """
+
+    def __init__(self, path: str | Path, every: int | None = None) -> None:
+        if every is not None and every < 1:
+            raise ConfigError(f"checkpoints: every must be at least 1 step, got {every}")
+        self.path = Path(path)
+        self._every = every
+
+    def on_step_end(self, run: Run) -> None:
+        if self._every is not None and run.step % self._every == 0:
+            run.save(self.path)
+
+    def on_epoch_end(self, run: Run) -> None:
+        if self._every is None:
+            run.save(self.path)
+
+
+@final
+class StopOnNaN(Callback):
+    """Ends the run with an error as soon as the loss is NaN or infinite."""
+
+    def on_step_end(self, run: Run) -> None:
+        loss = run.last["loss"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in epoch {run.epoch}, step {run.step}; "
+                "lower the learning rate or clip the gradients, and check the data's scale"
+            )
+
+
+@final
+class CSVLog(Callback):
+    """Keeps a CSV file of the history, rewritten after each epoch: a resumed run continues it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch_end(self, run: Run) -> None:
+        with atomic_write(self.path) as file:
+            file.write(run.history.to_csv().encode())
+
+
+@final
+class TensorBoardLog(Callback):
+    """Writes figures as TensorBoard events: each epoch's row, and the loss of every `every` steps.
+
+    Needs the extra `onward[tensorboard]`.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 10) -> None:
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError:
+            raise ConfigError("the TensorBoard log needs the extra onward[tensorboard]") from None
+        self._open: Callable[[], Any] = partial(EventFileWriter, str(folder))
+        self._writer: Any = None
+        self._every = every
+
+    def on_train_begin(self, run: Run) -> None:
+        self._writer = self._open()
+
+    def on_step_end(self, run: Run) -> None:
+        if run.step % self._every == 0:
+            self._add(
+                {"step/loss": run.last["loss"], "step/learning_rate": run.last["learning_rate"]}, run.step
+            )
+
+    def on_epoch_end(self, run: Run) -> None:
+        row = run.history.rows[-1]
+        self._add(
+            {f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, len(run.history)
+        )
+
+    def on_train_end(self, run: Run) -> None:
+        self._writer.close()
+
+    def _add(self, figures: Mapping[str, float], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=float(np.float32(v))) for tag, v in figures.items()]
+        self._writer.add_event(Event(step=step, summary=Summary(value=values)))

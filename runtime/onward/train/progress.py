@@ -1,0 +1,80 @@
+"""The progress bar: loss, metrics, samples a second, time left; silent when nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, final
+
+__all__ = ["ProgressBar"]
+
+
+@final
+class ProgressBar:
+    """One line an epoch on a terminal.
+
+    Args:
+        show: None: only when standard output is a terminal.
+    """
+
+    def __init__(self, show: bool | None = None) -> None:
+        self._show = sys.stdout.isatty() if show is None else show
+        self._progress: Any = None
+        self._task: Any = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether anybody sees it."""
+        return self._show
+
+    def __enter__(self) -> ProgressBar:
+        if self._show:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                refresh_per_second=5,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def epoch(self, number: int, epochs: int, batches: int, done: int) -> None:
+        """Begin an epoch's line."""
+        if self._progress is not None:
+            name = f"epoch {number}/{epochs}"
+            self._task = self._progress.add_task(name, total=batches, completed=done, figures="")
+
+    def step(self, figures: Mapping[str, float], samples: int) -> None:
+        """Advance by one batch of this many samples; shows the figures of the epoch so far."""
+        if self._progress is not None:
+            task = self._progress.tasks[-1]
+            speed = f"  {task.speed * samples:,.0f} samples/s" if task.speed else ""
+            self._progress.update(self._task, advance=1, figures=_text(figures) + speed)
+
+    def close_epoch(self, figures: Mapping[str, float]) -> None:
+        """Finish an epoch's line with its final figures."""
+        if self._progress is not None:
+            self._progress.update(self._task, figures=_text(figures))
+
+
+def _text(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items() if name != "epoch")

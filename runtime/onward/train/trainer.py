@@ -1,0 +1,369 @@
+"""Training in Keras's shape: fit, evaluate, predict."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.autodiff import OPSET, Clip, TrainingStep, training_step, with_loss
+from onward.data import Batch, Dataset, Loader
+from onward.engine import Session, StepSession
+from onward.errors import ConfigError, DataError
+from onward.graph import Array, TensorSpec, dims_of
+from onward.model import load, trainable_initializers, upgrade
+from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
+from onward.train.history import History
+from onward.train.losses import CrossEntropy, Loss, loss_named
+from onward.train.metrics import Metric, create_metric
+from onward.train.optimizers import Optimizer, optimizer_named
+from onward.train.progress import ProgressBar
+from onward.train.run import Run
+from onward.train.schedules import Constant, Schedule
+
+__all__ = ["Trainer"]
+
+
+@final
+class Trainer:
+    """Trains an ONNX model.
+
+    Args:
+        model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
+            Models of another opset are converted to the one that gradients are written in.
+        loss: a loss, its name, or one for each of several outputs. Targets of the outputs after the first are
+            inputs of the data set named `<output>.target`.
+        optimizer: an optimizer or its name.
+        metrics: names or metrics, computed on the first output.
+        schedule: of the learning rate.
+        clip: gradient clipping.
+        accumulate: update once in this many steps.
+        trainable: globs over initializer names; by default every weight that the model's operators use.
+        freeze: globs over those names that stay as they are.
+        loss_weights: weights of several losses in their sum.
+        seed: of dropout and, where `fit` makes the loader, of the order of samples.
+
+    Raises:
+        ConfigError: an option that does not fit the model.
+        UnsupportedError: an operator without gradient between the loss and a trained parameter.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | str | Path | Any,
+        loss: Loss | str | Mapping[str, Loss] = "cross_entropy",
+        optimizer: Optimizer | str = "sgd",
+        *,
+        metrics: Sequence[Metric | str] = (),
+        schedule: Schedule | None = None,
+        clip: Clip | None = None,
+        accumulate: int = 1,
+        trainable: Sequence[str] | None = None,
+        freeze: Sequence[str] = (),
+        loss_weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._model = _prepared(model)
+        graph = self._model.graph
+        first = graph.outputs[0].name or ""
+        if isinstance(loss, str):
+            loss = loss_named(loss)
+        losses = {first: loss} if isinstance(loss, Loss) else dict(loss)
+        self.loss = losses
+        self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
+        self.schedule = schedule if schedule is not None else Constant()
+        self.metrics = tuple(create_metric(m) if isinstance(m, str) else m for m in metrics)
+        self.seed = seed
+        self._accumulate = accumulate
+        self.trainable = _choose(self._model, trainable, freeze)
+        self.step: TrainingStep = training_step(
+            self._model,
+            losses,
+            self.optimizer,
+            self.trainable,
+            loss_weights=loss_weights,
+            clip=clip,
+            accumulate=accumulate,
+        )
+        self._session = StepSession(self.step.model, self.step.bindings)
+        self._losses = (losses, loss_weights)
+        self._inference = Session(self._model)
+        self._evaluation: tuple[Session, str, Mapping[str, str]] | None = None
+        self.history = History()
+        self.stopped = ""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return self._inference.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives."""
+        return self._inference.outputs
+
+    @property
+    def model(self) -> ir.Model:
+        """The inference model with the current weights and running statistics: a copy."""
+        model = self._model.clone()
+        for name, array in self.weights().items():
+            model.graph.initializers[name].const_value = ir.tensor(array.copy(), name=name)
+        return model
+
+    def weights(self) -> dict[str, Array]:
+        """Current parameters and running statistics by name."""
+        state = self._session.state
+        return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
+
+    def fit(
+        self,
+        data: Loader | Dataset | tuple[Array, Array],
+        *,
+        validation: Loader | Dataset | tuple[Array, Array] | None = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        callbacks: Sequence[Callback] = (),
+        resume: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> History:
+        """Train.
+
+        Args:
+            data: a loader, a data set, or arrays (inputs [N, ...], targets [N, ...]).
+            validation: evaluated after each epoch.
+            epochs: epochs of the whole run, those before a resumption included.
+            batch_size: samples a batch where a loader has to be made.
+            callbacks: called in order; checkpoints last.
+            resume: a checkpoint to go on from; the run then equals one that never stopped.
+            progress: show a progress bar; None: on a terminal.
+
+        Raises:
+            ConfigError: the data do not fit the model, or options contradict each other.
+            DataError: a label out of range.
+            TrainingError: the loss is not finite (with StopOnNaN, which is always there), or the checkpoint
+                does not belong to this run.
+        """
+        if epochs < 1:
+            raise ConfigError(f"epochs must be at least 1, got {epochs}")
+        loader = self._loader(data, batch_size, shuffle=True)
+        held_out = None if validation is None else self._loader(validation, batch_size, shuffle=False)
+        feeds = self._feeder(loader.dataset)
+        hooks = [StopOnNaN(), *(c for c in callbacks if not isinstance(c, StopOnNaN))]
+        hooks.sort(key=lambda c: isinstance(c, Checkpoints))
+        run = Run(
+            loader=loader,
+            validation=held_out,
+            epochs=epochs,
+            session=self._session,
+            layout=self.step,
+            metrics=self.metrics,
+            callbacks=hooks,
+            schedule=self.schedule,
+            base_rate=self.optimizer.learning_rate,
+            accumulate=self._accumulate,
+            seed=self.seed,
+            identity=self._identity(loader),
+        )
+        for metric in self.metrics:
+            metric.reset()
+        if resume is not None:
+            run.resume(resume)
+        self.history = run.history
+        for hook in hooks:
+            hook.on_train_begin(run)
+        with ProgressBar(progress) as bar:
+            while run.epoch <= epochs and not run.stopped:
+                bar.epoch(run.epoch, epochs, len(loader), run.batch)
+                for batch in loader.epoch(run.epoch - 1, run.batch):
+                    run.advance(feeds(batch), batch)
+                    bar.step(run.figures() if bar.shown else run.last, len(batch))
+                    for hook in hooks:
+                        hook.on_step_end(run)
+                held = {} if held_out is None else self._scalars(held_out)
+                run.close_epoch({f"val_{name}": value for name, value in held.items()})
+                bar.close_epoch(run.history.rows[-1])
+        for hook in hooks:
+            hook.on_train_end(run)
+        self.stopped = run.stopped
+        return run.history
+
+    def evaluate(
+        self, data: Loader | Dataset | tuple[Array, Array], *, batch_size: int = 256
+    ) -> dict[str, float | Array]:
+        """Loss and metrics over data, in inference form.
+
+        Returns:
+            `loss`, then each metric by its name: a float, or an array for figures per class.
+        """
+        loader = self._loader(data, batch_size, shuffle=False)
+        if self._evaluation is None:
+            model, loss, targets = with_loss(self._model, *self._losses)
+            self._evaluation = Session(model), loss, targets
+        session, loss_name, targets = self._evaluation
+        session.load_weights(self.weights())
+        feeds = self._feeder(loader.dataset, targets)
+        metrics = [copy.deepcopy(m) for m in self.metrics]
+        for metric in metrics:
+            metric.reset()
+        total, samples = 0.0, 0
+        output = self.outputs[0].name
+        for batch in loader.epoch(0):
+            results = session.run(feeds(batch), [loss_name, output])
+            total += float(results[loss_name]) * len(batch)
+            samples += len(batch)
+            if batch.targets is not None:
+                for metric in metrics:
+                    metric.update(results[output], batch.targets)
+        return {"loss": total / samples, **{m.name: m.result() for m in metrics}}
+
+    def predict(
+        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256
+    ) -> dict[str, Array]:
+        """Outputs by name for inputs [N, ...], computed in batches.
+
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong dtype or shape.
+        """
+        if isinstance(inputs, Dataset):
+            arrays: Mapping[str, Array] = _named(inputs, self.inputs)
+        elif isinstance(inputs, Mapping):
+            arrays = inputs
+        else:
+            arrays = {self.inputs[0].name: np.asarray(inputs)}
+        self._inference.load_weights(self.weights())
+        count = len(next(iter(arrays.values())))
+        parts = [
+            self._inference.run({name: a[i : i + batch_size] for name, a in arrays.items()})
+            for i in range(0, max(count, 1), batch_size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _scalars(self, loader: Loader) -> dict[str, float]:
+        return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
+
+    def _loader(self, data: Loader | Dataset | tuple[Array, Array], size: int, *, shuffle: bool) -> Loader:
+        if isinstance(data, Loader):
+            return data
+        if not isinstance(data, Dataset):
+            inputs, targets = data
+            classification = any(isinstance(loss, CrossEntropy) for loss in self.loss.values())
+            data = Dataset(
+                {self.inputs[0].name: np.asarray(inputs)},
+                np.asarray(targets),
+                task="classification" if classification else "regression",
+            )
+        return Loader(data, size, self.seed, shuffle=shuffle)
+
+    def _feeder(
+        self, dataset: Dataset, targets: Mapping[str, str] | None = None
+    ) -> Callable[[Batch], dict[str, Array]]:
+        """A function from batches to the arrays that the step takes."""
+        names = {
+            spec.name: source
+            for spec, source in zip(self.inputs, _sources(dataset, self.inputs), strict=True)
+        }
+        slots = dict(self.step.targets if targets is None else targets)
+        if dataset.targets is None:
+            raise ConfigError(f"data set {dataset.name!r} has no targets")
+        dtypes = {spec.name: spec.dtype for spec in self.inputs}
+        first, *others = slots
+        self._check_labels(dataset, first)
+        target_dtype = next(s.dtype for s in self._session.inputs if s.name == self.step.targets[first])
+
+        def feed(batch: Batch) -> dict[str, Array]:
+            arrays = {
+                name: batch.inputs[source].astype(dtypes[name], copy=False) for name, source in names.items()
+            }
+            if batch.targets is not None:
+                arrays[slots[first]] = batch.targets.astype(target_dtype, copy=False)
+            for output in others:
+                arrays[slots[output]] = batch.inputs[f"{output}.target"]
+            return arrays
+
+        return feed
+
+    def _check_labels(self, dataset: Dataset, output: str) -> None:
+        loss = self.loss[output]
+        value = next(v for v in self._model.graph.outputs if v.name == output)
+        dims, targets = dims_of(value), dataset.targets
+        if not isinstance(loss, CrossEntropy) or dims is None or targets is None:
+            return
+        if dataset.task != "classification":
+            raise ConfigError(
+                f"cross-entropy needs class labels, but data set {dataset.name!r} is for regression; "
+                "choose a loss such as mse"
+            )
+        classes = dims[1]
+        if not isinstance(classes, int):
+            return
+        bad = (targets < 0) | (targets >= classes)
+        if loss.ignore_index is not None:
+            bad &= targets != loss.ignore_index
+        if bad.any():
+            row = int(np.argwhere(bad)[0][0])
+            raise DataError(
+                f"data set {dataset.name!r}, row {row}: label {targets[bad].ravel()[0]} is out of range; "
+                f"output {output!r} has {classes} classes"
+            )
+
+    def _identity(self, loader: Loader) -> dict[str, Any]:
+        """What must be equal for a checkpoint to belong to this run."""
+        structure = hashlib.sha256()
+        for node in self.step.model.graph:
+            structure.update(
+                f"{node.domain}:{node.op_type}{[v.name if v else None for v in node.inputs]}".encode()
+            )
+            structure.update(repr(sorted((k, str(a.value)) for k, a in node.attributes.items())).encode())
+        return {
+            "training step": structure.hexdigest(),
+            "data": loader.dataset.digest(),
+            "batch size": loader.batch_size,
+            "order seed": loader.seed,
+            "seed": self.seed,
+            "optimizer": repr(self.optimizer),
+            "schedule": repr(self.schedule),
+            "metrics": [m.name for m in self.metrics],
+        }
+
+
+def _prepared(model: ir.Model | str | Path | Any) -> ir.Model:
+    if isinstance(model, str | Path):
+        model = load(model)
+    model = getattr(model, "model", model)
+    if not isinstance(model, ir.Model):
+        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
+    if model.graph.opset_imports.get("") != OPSET:
+        model = upgrade(model, OPSET)
+    return model
+
+
+def _choose(model: ir.Model, patterns: Sequence[str] | None, freeze: Sequence[str]) -> list[str]:
+    names = trainable_initializers(model, patterns)
+    frozen = set(trainable_initializers(model, freeze)) if freeze else set()
+    return [name for name in names if name not in frozen]
+
+
+def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:
+    """For each model input the data set's input that feeds it: by name, or the only one."""
+    have = [name for name in dataset.inputs if not name.endswith(".target")]
+    if all(spec.name in have for spec in specs):
+        return [spec.name for spec in specs]
+    if len(specs) == 1 and len(have) == 1:
+        return have
+    raise ConfigError(
+        f"the model takes {', '.join(s.name for s in specs)}, data set {dataset.name!r} has "
+        f"{', '.join(have)}; give them equal names"
+    )
+
+
+def _named(dataset: Dataset, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    sources = _sources(dataset, specs)
+    return {
+        spec.name: dataset.inputs[source].astype(spec.dtype, copy=False)
+        for spec, source in zip(specs, sources, strict=True)
+    }

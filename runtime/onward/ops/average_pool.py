@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, op
+from onward.ops._convolution import working_dtype
+from onward.ops._pooling import window_sum
+from onward.ops._window import resolve
+
+
+@op("AveragePool", since=(1, 7, 10, 11, 19, 22))
+class AveragePool(Op):
+    """Y is the mean of the elements of X in each window; count_include_pad=1 counts pads as zeros."""
+
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+    count_include_pad: int = 0
+    dilations: tuple[int, ...] | None = None
+    kernel_shape: tuple[int, ...]
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def kernel(self, X: Array) -> Array:
+        geometry = resolve(
+            self.kernel_shape,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+        ).over(X.shape[2:])
+        work = working_dtype(X.dtype)
+        y = window_sum(X.astype(work, copy=False), geometry)
+        y /= geometry.counts(include_pad=bool(self.count_include_pad), dtype=work)
+        return y.astype(X.dtype, copy=False)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
+        dims = dims_of(X)
+        spatial = [d for d in dims[2:] if isinstance(d, int)] if dims is not None else []
+        if dims is None or len(spatial) != len(dims) - 2:
+            raise UnsupportedError(
+                "the gradient of AveragePool needs static spatial extents; "
+                "fix them in the model's input, or use GlobalAveragePool"
+            )
+        return (
+            g.onward.AveragePoolGrad(
+                dy,
+                auto_pad=self.auto_pad,
+                ceil_mode=self.ceil_mode,
+                count_include_pad=self.count_include_pad,
+                dilations=self.dilations,
+                kernel_shape=self.kernel_shape,
+                pads=self.pads,
+                spatial=spatial,
+                strides=self.strides,
+            ),
+        )

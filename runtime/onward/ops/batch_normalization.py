@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, op
+from onward.ops._normalization import batch_statistics, per_channel
+
+
+@op("BatchNormalization", since=(14, 15), multiple_outputs=True)
+class BatchNormalization(Op):
+    """Y = scale · (X − mean) / sqrt(var + epsilon) + B, a channel at a time.
+
+    In training mode mean and var are the batch's (var is the population's), and running = momentum · input +
+    (1 − momentum) · batch for both. Otherwise they are the inputs.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    training_mode: int = 0
+
+    def kernel(
+        self, X: Array, scale: Array, B: Array, input_mean: Array, input_var: Array
+    ) -> Array | tuple[Array, Array, Array]:
+        if not self.training_mode:
+            return _normalized(X, scale, B, input_mean, input_var, self.epsilon)
+        mean, var = batch_statistics(X)
+        y = _normalized(X, scale, B, mean, var, self.epsilon)
+        return y, self._moved(input_mean, mean), self._moved(input_var, var)
+
+    def _moved(self, running: Array, batch: Array) -> Array:
+        dtype = np.promote_types(running.dtype, batch.dtype).type
+        moved = running * dtype(self.momentum) + batch * dtype(1 - self.momentum)
+        return moved.astype(running.dtype, copy=False)
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        input_mean: ir.Value,
+        input_var: ir.Value,
+    ) -> tuple[ir.Value | None, ...]:
+        if any(d is not None for d in dy[1:]):
+            raise UnsupportedError(
+                "running statistics have no gradient; build the loss on the first output only"
+            )
+        if dy[0] is None:
+            return (None,) * 5
+        if not self.training_mode:
+            return _frozen_gradient(g, dy[0], X, scale, input_mean, input_var, self.epsilon)
+        return (
+            *g.emit(
+                "BatchNormalizationGrad",
+                dy[0],
+                X,
+                scale,
+                domain="ai.onward",
+                outputs=3,
+                epsilon=self.epsilon,
+            ),
+            None,
+            None,
+        )
+
+
+@op("BatchNormalization", since=9, multiple_outputs=True)
+class BatchNormalization9(Op):
+    """Y = scale · (X − mean) / sqrt(var + epsilon) + B; the training form of these versions is refused."""
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> Array:
+        _refuse_training(self.output_count)
+        return _normalized(X, scale, B, mean, var, self.epsilon)
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        mean: ir.Value,
+        var: ir.Value,
+    ) -> tuple[ir.Value | None, ...]:
+        _refuse_training(self.output_count)
+        if dy[0] is None:
+            return (None,) * 5
+        return _frozen_gradient(g, dy[0], X, scale, mean, var, self.epsilon)
+
+
+@op("BatchNormalization", since=7)
+class BatchNormalization7(Op):
+    """As version 9; with spatial=0 every element of a sample has its own statistics, scale and bias."""
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    spatial: int = 1
+
+    def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> Array:
+        _refuse_training(self.output_count)
+        if self.spatial:
+            return _normalized(X, scale, B, mean, var, self.epsilon)
+        y = (X - mean) / np.sqrt(var + var.dtype.type(self.epsilon)) * scale + B
+        return y.astype(X.dtype, copy=False)
+
+
+def _refuse_training(outputs: int) -> None:
+    if outputs > 1:
+        raise UnsupportedError(
+            "BatchNormalization before opset 14 has its training form, with statistics outputs; "
+            "convert the model to opset 14 or later, where training_mode=1 says the same"
+        )
+
+
+def _normalized(X: Array, scale: Array, B: Array, mean: Array, var: Array, epsilon: float) -> Array:
+    work = np.result_type(X.dtype, scale.dtype, mean.dtype)
+    factor = (scale / np.sqrt(var + var.dtype.type(epsilon))).astype(work, copy=False)
+    shift = (B - mean * factor).astype(work, copy=False)
+    y = X * per_channel(factor, X.ndim)
+    y += per_channel(shift, X.ndim)
+    return y.astype(X.dtype, copy=False)
+
+
+def _frozen_gradient(
+    g: Builder,
+    dy: ir.Value,
+    X: ir.Value,
+    scale: ir.Value,
+    mean: ir.Value,
+    var: ir.Value,
+    epsilon: float,
+) -> tuple[ir.Value | None, ...]:
+    dims = dims_of(X)
+    if dims is None:
+        raise UnsupportedError("the gradient of BatchNormalization needs the rank of X")
+    axes, spatial = [0, *range(2, len(dims))], list(range(1, len(dims) - 1))
+    inverse = g.Reciprocal(g.Sqrt(g.Add(var, epsilon)))
+    factor = g.Mul(scale, inverse)
+    centred = g.Sub(X, g.Unsqueeze(mean, spatial) if spatial else mean)
+    dB = g.ReduceSum(dy, axes, keepdims=0)
+    dscale = g.Mul(g.ReduceSum(g.Mul(dy, centred), axes, keepdims=0), inverse)
+    dX = g.Mul(dy, g.Unsqueeze(factor, spatial) if spatial else factor)
+    dmean = g.Neg(g.Mul(dB, factor))
+    dvar = g.Mul(g.Mul(g.Mul(dscale, factor), inverse), -0.5)
+    return dX, dscale, dB, dmean, dvar

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.errors import ShapeError, UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, op
+from onward.ops._convolution import convolve
+from onward.ops._window import Window, resolve, shaped_like
+
+
+@op("Conv", since=(1, 11, 22))
+class Conv(Op):
+    """Y[n, o, p] = B[o] + Σ_{c, k} X[n, c, p·strides + k·dilations − pads] · W[o, c, k], in groups."""
+
+    auto_pad: str = "NOTSET"
+    dilations: tuple[int, ...] | None = None
+    group: int = 1
+    kernel_shape: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def window(self, kernel: tuple[int, ...]) -> Window:
+        """The node's window for weights of this kernel."""
+        if self.kernel_shape is not None and tuple(self.kernel_shape) != kernel:
+            raise ShapeError(f"attribute 'kernel_shape' is {list(self.kernel_shape)}, W's is {list(kernel)}")
+        return resolve(
+            kernel,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+        )
+
+    def kernel(self, X: Array, W: Array, B: Array | None = None) -> Array:
+        if X.ndim != W.ndim or X.ndim < 3:
+            raise ShapeError(f"X {list(X.shape)} and W {list(W.shape)} are not [N, C, *] and [O, C/group, *]")
+        geometry = self.window(W.shape[2:]).over(X.shape[2:])
+        if 0 in geometry.out:
+            raise ShapeError(
+                f"the kernel {list(W.shape[2:])} does not fit into X {list(X.shape)} with its pads"
+            )
+        y = convolve(X, W, geometry, self.group)
+        if B is not None:
+            y += B.reshape(-1, *(1,) * len(geometry.out))
+        return y
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: ir.Value,
+        y: ir.Value,
+        X: ir.Value,
+        W: ir.Value,
+        B: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        x_dims, w_dims = dims_of(X), dims_of(W)
+        if x_dims is None or w_dims is None:
+            raise UnsupportedError("the gradient of Conv needs the ranks of X and W")
+        kernel = tuple(d for d in w_dims[2:] if isinstance(d, int))
+        if len(kernel) != len(w_dims) - 2:
+            raise UnsupportedError("the gradient of Conv needs a static kernel_shape")
+        window = self.window(kernel)
+        geometry = window.over_dims(x_dims[2:])
+        if geometry is not None:
+            pads = geometry.begin + geometry.end
+        elif window.pads is not None:
+            pads = window.pads
+        else:
+            raise UnsupportedError(
+                f"the gradient of Conv with auto_pad={self.auto_pad} needs static spatial extents; "
+                "set explicit pads, or fix the extents of the model's input"
+            )
+        shared = {
+            "strides": window.strides,
+            "pads": pads,
+            "dilations": window.dilations,
+            "group": self.group,
+        }
+        if geometry is not None:
+            dX = g.onward.ConvGradInput(dy, W, spatial=geometry.spatial, **shared)
+        else:
+            dX = g.onward.ConvGradInput(dy, W, g.shape(X), **shared)
+        dW = g.onward.ConvGradWeight(dy, X, kernel_shape=kernel, **shared)
+        if B is None:
+            return shaped_like(dX, X), dW
+        return shaped_like(dX, X), dW, g.ReduceSum(dy, [0, *range(2, len(x_dims))], keepdims=0)

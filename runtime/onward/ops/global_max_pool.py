@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, dims_of, op
+
+
+@op("GlobalMaxPool", since=(1, 22))
+class GlobalMaxPool(Op):
+    """Y[n, c] = the largest of X[n, c, *] over all spatial axes, which are kept with extent 1.
+
+    The gradient goes to the first maximum in row-major order.
+    """
+
+    def kernel(self, X: Array) -> Array:
+        return np.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
+        spatial = (dims_of(X) or (None, None, None))[2:]
+        static = [d for d in spatial if isinstance(d, int)]
+        # -1 cannot stand beside a batch of 0
+        flat = g.Reshape(X, [0, 0, prod(static) if len(static) == len(spatial) else -1])
+        first = g.ArgMax(flat, axis=2, keepdims=1)
+        dx = g.ScatterElements(g.zeros_like(flat), first, g.Reshape(dy, [0, 0, 1]), axis=2)
+        return (g.reshape_like(dx, X),)

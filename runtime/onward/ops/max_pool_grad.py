@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.ops._pooling import first_hits, window_maximum
+from onward.ops._window import inner, padded, resolve
+
+
+@op("MaxPoolGrad", since=1, domain=ONWARD_DOMAIN)
+class MaxPoolGrad(Op):
+    """dX[i] = Σ dY[p] over the windows p of MaxPool whose first maximum is X[i]; dX has X's shape."""
+
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+    dilations: tuple[int, ...] | None = None
+    kernel_shape: tuple[int, ...]
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def kernel(self, dY: Array, X: Array) -> Array:
+        geometry = resolve(
+            self.kernel_shape,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+        ).over(X.shape[2:])
+        dxp = np.zeros_like(padded(X, geometry), dY.dtype)
+        for _, where, hit in first_hits(X, window_maximum(X, geometry), geometry):
+            target = dxp[where]
+            np.add(target, dY, out=target, where=hit)
+        return np.ascontiguousarray(dxp[inner(geometry)])
+
+    def infer(self, dY: ir.Value, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
+        return [(dtype_of(dY), dims_of(X))]
+
+    def expand(self, g: Builder, dY: ir.Value, X: ir.Value) -> ir.Value:
+        _, indices = g.emit(
+            "MaxPool",
+            X,
+            outputs=2,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+            dilations=self.dilations,
+            kernel_shape=self.kernel_shape,
+            pads=self.pads if self.auto_pad == "NOTSET" else None,
+            strides=self.strides,
+        )
+        zeros = g.Reshape(g.zeros_like(X), [-1])
+        flat = g.ScatterElements(
+            zeros, g.Reshape(indices, [-1]), g.Reshape(dY, [-1]), axis=0, reduction="add"
+        )
+        return g.reshape_like(flat, X)
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, dY: ir.Value, X: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        _, indices = g.emit(
+            "MaxPool",
+            X,
+            outputs=2,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+            dilations=self.dilations,
+            kernel_shape=self.kernel_shape,
+            pads=self.pads if self.auto_pad == "NOTSET" else None,
+            strides=self.strides,
+        )
+        return g.Gather(g.Reshape(dy, [-1]), indices), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
@@ -162,11 +163,11 @@ class Client:
         self.close()
 
     def _run(self, conversation: Conversation[_T], timeout: float | None) -> _T:
-        seconds = timeout_of(timeout, self._timeout)
+        deadline = time.monotonic() + timeout_of(timeout, self._timeout)
         try:
             call = next(conversation)
             while True:
-                call = conversation.send(self._call(call, seconds))
+                call = conversation.send(self._call(call, deadline))
         except StopIteration as end:
             result: _T = end.value
             return result
@@ -174,12 +175,13 @@ class Client:
             self._conversations.forget(error)
             raise
 
-    def _call(self, call: Call, timeout: float) -> Any:
+    def _call(self, call: Call, deadline: float) -> Any:
         method = self._channel.unary_unary(
             call.path,
             request_serializer=type(call.request).SerializeToString,
             response_deserializer=call.response_type.FromString,
         )
+        timeout = max(deadline - time.monotonic(), 0.0)
         try:
             return method(call.request, timeout=timeout, wait_for_ready=call.wait)
         except grpc.RpcError as error:

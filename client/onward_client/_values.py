@@ -82,9 +82,7 @@ def _leaves(value: object) -> Iterator[object]:
 
 def _from_python(name: str, value: object, datatype: str) -> Array:
     if datatype not in DATATYPES:
-        raise InvalidRequestError(
-            f"input {name!r}: the model's datatype {datatype!r} is unknown to this client"
-        )
+        raise InvalidRequestError(f"input {name!r}: the model's datatype {datatype!r} is unknown here")
     dtype = DATATYPES[datatype]
     kinds: dict[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
     allowed = (int, float) if datatype == "BF16" else kinds.get(dtype.kind, (str, bytes))

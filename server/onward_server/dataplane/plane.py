@@ -47,7 +47,7 @@ class DataPlane:
     def __init__(self, settings: ServerSettings, engines: Mapping[str, EngineFactory] = ENGINES) -> None:
         self._settings = settings
         self._engines = engines
-        self._shadow = ShadowQueue()
+        self.shadow = ShadowQueue()
         self._pool = ThreadPoolExecutor(settings.executor_threads, thread_name_prefix="onward-infer")
         self._capacity = settings.executor_threads + settings.queue_size
         self._pending = 0
@@ -193,7 +193,7 @@ class DataPlane:
         with self._lock:
             self._draining = self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._shadow.close()
+        self.shadow.close()
 
     def _finished(self, _: Future[Any]) -> None:
         with self._lock:
@@ -234,5 +234,5 @@ class DataPlane:
             executor=executor,
             witness=witness,
             check=check,
-            shadow=self._shadow,
+            shadow=self.shadow,
         )

@@ -1,0 +1,139 @@
+"""Cases of our own, beside those of the ONNX test suite: older versions, broadcasting, symbolic batches,
+operators of `ai.onward`. A line here is all that a further case takes; `Case` says what it means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tests.ops.harness import Array, Case
+
+_RNG = np.random.default_rng(20240901)
+
+
+def uniform(low: float, high: float, *shape: int) -> Array:
+    """Evenly distributed floats."""
+    return _RNG.uniform(low, high, shape)
+
+
+MATRIX = [
+    Case("MatMul", [(3, 4), (4, 5)]),
+    Case("MatMul", [(2, 3, 4), (4, 5)], batch=[0]),
+    Case("MatMul", [(2, 1, 3, 4), (5, 4, 2)]),
+    Case("MatMul", [(4,), (4, 3)]),
+    Case("MatMul", [(2, 3, 4), (4,)]),
+    Case("MatMul", [(4,), (4,)]),
+    Case("Gemm", [(3, 4), (4, 5), (5,)], batch=[0]),
+    Case("Gemm", [(3, 4), (5, 4)], {"transB": 1, "alpha": 0.5}, batch=[0]),
+    Case("Gemm", [(4, 3), (4, 5), (3, 1)], {"transA": 1, "beta": 2.0}),
+    Case("Gemm", [(4, 3), (5, 4), (1, 5)], {"transA": 1, "transB": 1, "alpha": 2.0, "beta": 0.5}),
+    Case("Gemm", [(3, 4), (4, 5), (3, 5)], opset=9, wrt=()),
+]
+
+BROADCASTING = [
+    *(Case(name, [(3, 1, 4), uniform(0.5, 2.0, 2, 1)]) for name in ("Add", "Sub", "Mul", "Div")),
+    *(Case(name, [(2, 3), (3,)], batch=[0]) for name in ("Add", "Sub", "Mul", "Min", "Max", "Mean", "Sum")),
+    Case("Pow", [uniform(0.5, 2, 2, 3), uniform(-2, 2, 3)]),
+    Case("Pow", [(2, 3), np.array(2.0)], wrt=[0], batch=[0]),
+    Case("Pow", [(2, 3), [3]], wrt=[0]),
+    Case("Max", [(2, 3), (3,), (2, 1)]),
+    Case("Where", [np.array([[True], [False]]), (2, 3), (3,)], batch=[0, 1]),
+    Case("PRelu", [(2, 3, 4), (3, 1)], batch=[0], kinks=[0.0]),
+    Case("Expand", [(3, 1), [2, 1, 4]]),
+    Case("Clip", [(3, 4), np.array(-0.5), np.array(0.5)], kinks=[-0.5, 0.5], batch=[0]),
+    Case("Clip", [(3, 4), None, np.array(0.5)], kinks=[0.5]),
+]
+
+_REDUCTIONS = (
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+)
+
+REDUCTIONS = [
+    *(Case(name, [uniform(0.5, 2, 3, 4, 2), [1]], {"keepdims": 0}, batch=[0]) for name in _REDUCTIONS),
+    *(Case(name, [uniform(0.5, 2, 3, 4, 2), [-1, 0]], {"keepdims": 1}) for name in _REDUCTIONS),
+    *(Case(name, [uniform(0.5, 2, 3, 4)], {"keepdims": 0}) for name in _REDUCTIONS),
+    *(Case(name, [uniform(0.5, 2, 3, 4), [0]], {"keepdims": 0}, runtime=[1]) for name in _REDUCTIONS),
+    *(Case(name, [uniform(0.5, 2, 3, 4)], {"axes": (-1,)}, opset=11, wrt=()) for name in _REDUCTIONS),
+    Case("ReduceProd", [np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 0.0], [1.0, 2.0, 3.0]]), [1]]),
+    *(
+        Case(name, [(3, 4)], {"axis": -1, "keepdims": keepdims}, opset=opset, wrt=())
+        for name in ("ArgMax", "ArgMin")
+        for opset in (11, 13)
+        for keepdims in (0, 1)
+    ),
+    *(
+        Case(name, [(2, 3, 4)], {"axis": 1}, opset=11, wrt=())
+        for name in ("Softmax", "LogSoftmax", "Hardmax")
+    ),
+    *(Case(name, [(2, 3, 4)], {"axis": 1}, batch=[0]) for name in ("Softmax", "LogSoftmax")),
+]
+
+ELEMENTWISE = [
+    Case("Clip", [(3, 4)], {"min": -0.5, "max": 0.5}, opset=10, wrt=()),
+    *(Case(name, [(2, 3)], batch=[0], kinks=[0.0]) for name in ("Relu", "Abs", "Sigmoid", "Tanh", "Erf")),
+    *(
+        Case("Gelu", [(2, 3)], {"approximate": how}, opset=OPSET)
+        for OPSET in (21,)
+        for how in ("none", "tanh")
+    ),
+]
+
+MOVEMENT = [
+    Case("Reshape", [(2, 3, 4), [0, -1]], batch=[0]),
+    Case("Reshape", [(2, 3, 4), [-1, 12]], batch=[0]),
+    Case("Reshape", [(2, 3, 4), [4, 0, 2]], opset=13, wrt=()),
+    Case("Reshape", [(2, 3, 4), [4, 6]], runtime=[1]),
+    Case("Flatten", [(2, 3, 4)], batch=[0]),
+    Case("Flatten", [(2, 3, 4)], {"axis": -1}),
+    Case("Squeeze", [(2, 1, 3, 1), [1, -1]], batch=[0]),
+    Case("Squeeze", [(2, 1, 3, 1)]),
+    Case("Squeeze", [(2, 1, 3, 1)], {"axes": (1, 3)}, opset=11, wrt=()),
+    Case("Unsqueeze", [(2, 3), [0, -1]], batch=[0]),
+    Case("Unsqueeze", [(2, 3)], {"axes": (0, 3)}, opset=11, wrt=()),
+    Case("Concat", [(2, 3), (2, 1), (2, 2)], {"axis": -1}, batch=[0, 1, 2]),
+    Case("Concat", [(2, 3), (1, 3)], {"axis": 0}, batch=[0]),
+    Case("Split", [(2, 6), [1, 2, 3]], {"axis": 1}, outputs=3, batch=[0]),
+    Case("Split", [(2, 7)], {"axis": 1, "num_outputs": 3}, outputs=3, batch=[0]),
+    Case("Split", [(2, 6), [2, 4]], {"axis": -1}, outputs=2, opset=13, wrt=()),
+    Case("Split", [(2, 6)], {"axis": -1}, outputs=3, opset=13, wrt=()),
+    Case("Split", [(2, 6)], {"axis": 1, "split": (2, 4)}, outputs=2, opset=11, wrt=()),
+    Case("Slice", [(4, 5), [1, 0], [3, 5]]),
+    Case("Slice", [(4, 5), [1], [4], [1]], batch=[0]),
+    Case("Slice", [(4, 5), [0], [2], [0]], batch=[0]),
+    Case("Slice", [(4, 5), [-1], [-100], [1], [-2]], batch=[0]),
+    Case("Slice", [(4, 5), [1, 3], [4, -9], [1, 0], [2, -1]], runtime=[1, 2]),
+    Case("Slice", [(4, 5), [3], [1], [0]]),
+    Case("Slice", [(4, 5)], {"starts": (1, -3), "ends": (9, -1), "axes": (0, 1)}, opset=9, wrt=()),
+    Case("Pad", [(2, 3), [0, 1, 0, 2]], batch=[0]),
+    Case("Pad", [(2, 3), [1, -1, 0, 2], np.array(1.5)], wrt=[0]),
+    Case("Pad", [(2, 3), [1, 2], None, [-1]], batch=[0], runtime=[1]),
+    *(Case("Pad", [(2, 4), [0, 2, 0, 3]], {"mode": how}, batch=[0]) for how in ("reflect", "edge", "wrap")),
+    Case("Pad", [(3, 4), [1, 2, 2, 3]], {"mode": "edge"}),
+    Case("Pad", [(2, 3), [0, 1, 0, 2], np.array(0.5)], opset=11, wrt=()),
+    Case("Pad", [(2, 3)], {"pads": (0, 1, 1, 2), "value": 0.5}, opset=7, wrt=()),
+    Case("Tile", [(2, 3), [2, 3]], batch=[0]),
+    Case("Gather", [(5, 3), np.array([[0, -1, 2], [2, 2, 4]])]),
+    Case("Gather", [(2, 5, 3), np.array([[1, -1], [1, 3]])], {"axis": 1}, batch=[0]),
+    Case("Gather", [(2, 5), 3], {"axis": -1}, batch=[0], runtime=[1]),
+    Case("Shape", [(2, 3, 4)], {"start": 1}, wrt=()),
+    Case("Shape", [(2, 3, 4)], opset=13, wrt=()),
+    Case("Range", [np.array(1.0), np.array(3.0), np.array(0.5)], wrt=()),
+]
+
+ONWARD = [
+    Case("GatherGrad", [(2, 3, 4), np.array([[0, -1, 2], [2, 2, 4]]), [5, 4]], domain="ai.onward"),
+    Case(
+        "GatherGrad", [(3, 2, 2, 2), np.array([[0, -1], [1, 1]]), [3, 6, 2]], {"axis": 1}, domain="ai.onward"
+    ),
+    Case("GatherGrad", [(3, 4), np.array(-2, np.int32), [3, 4, 5]], {"axis": 2}, domain="ai.onward"),
+]
+
+CASES = [*MATRIX, *BROADCASTING, *REDUCTIONS, *ELEMENTWISE, *MOVEMENT, *ONWARD]

@@ -1,0 +1,74 @@
+"""The registered classes against the ONNX schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onward.graph import ONWARD_DOMAIN, Op, registered
+
+_CLASSES = [
+    (domain, op_type, since, cls)
+    for (domain, op_type), versions in sorted(registered().items())
+    for since, cls in sorted(versions.items())
+]
+_STANDARD = [entry for entry in _CLASSES if entry[0] != ONWARD_DOMAIN]
+
+
+def _name(entry: Any) -> str:
+    return f"{entry[1]}-{entry[2]}"
+
+
+def _schema_value(attribute: Any) -> Any:
+    value = onnx.helper.get_attribute_value(attribute.default_value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("entry", _STANDARD, ids=_name)
+def test_attributes_are_those_of_the_schema(entry: tuple[str, str, int, type[Op]]) -> None:
+    domain, op_type, since, cls = entry
+    schema = onnx.defs.get_schema(op_type, since, domain)
+    assert schema.since_version == since, "no such version"
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "output_count"}
+    wanted = {name for name in schema.attributes if name != "consumed_inputs"}
+    assert set(fields) == wanted
+    for name in wanted:
+        attribute, default = schema.attributes[name], fields[name].default
+        if attribute.required:
+            assert default is dataclasses.MISSING, name
+        elif attribute.default_value.name:
+            expected = _schema_value(attribute)
+            if isinstance(expected, float):
+                assert np.float32(default) == np.float32(expected), name  # type: ignore[arg-type]
+            else:
+                assert default == expected, name
+        else:
+            assert default is None, name
+
+
+@pytest.mark.parametrize("entry", _CLASSES, ids=_name)
+def test_classes_are_documented(entry: tuple[str, str, int, type[Op]]) -> None:
+    cls = entry[3]
+    assert cls.__doc__
+    assert not cls.__doc__.startswith(f"{cls.__name__}("), "that is the docstring that dataclass makes up"
+
+
+def test_versions_are_complete_from_the_first_that_is_registered() -> None:
+    every: dict[str, set[int]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "" and not schema.deprecated:
+            every.setdefault(schema.name, set()).add(schema.since_version)
+    gaps = {}
+    for (domain, op_type), versions in registered().items():
+        if domain:
+            continue
+        before_7 = max((v for v in every[op_type] if v <= 7), default=0)
+        if missing := {v for v in every[op_type] if v >= before_7} - set(versions):
+            gaps[op_type] = missing
+    assert gaps == {}

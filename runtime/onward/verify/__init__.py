@@ -1,0 +1,22 @@
+"""Compares Onward with onnxruntime, forward and through whole training steps, and exports what passes."""
+
+from onward.verify.exporting import export
+from onward.verify.forward import compare
+from onward.verify.inputs import random_inputs
+from onward.verify.report import Difference, Report, TensorRow
+from onward.verify.tolerance import TOLERANCES, Tolerance
+from onward.verify.training import compare_step, compare_training, default_losses
+
+__all__ = [
+    "TOLERANCES",
+    "Difference",
+    "Report",
+    "TensorRow",
+    "Tolerance",
+    "compare",
+    "compare_step",
+    "compare_training",
+    "default_losses",
+    "export",
+    "random_inputs",
+]

@@ -1,0 +1,122 @@
+"""Exports a model for inference: clean, compared with onnxruntime, and only then written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onward.errors import ConfigError, InvalidModelError, OnwardError, VerificationError
+from onward.graph import Array
+from onward.model import Provenance, save, to_bytes, write_provenance
+from onward.passes.to_inference import to_inference
+from onward.verify.forward import compare
+from onward.verify.report import Report
+from onward.verify.tolerance import Tolerances
+from onward.verify.witness import Witness
+
+__all__ = ["export"]
+
+_IN_MEMORY = 1_900_000_000
+
+
+def export(
+    model: ir.Model,
+    path: str | Path,
+    *,
+    weights: Mapping[str, Array] | None = None,
+    provenance: Provenance | None = None,
+    inputs: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    batch: int = 2,
+    dims: Mapping[str, int] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    tolerance: Tolerances = None,
+    check: bool = True,
+) -> Report | None:
+    """Write a model's inference form, once onnxruntime agrees with Onward on it.
+
+    Whatever fails, a file that was at `path` before is as it was.
+
+    Args:
+        model: the model, in inference or training form; it is not changed.
+        path: the .onnx file to create or replace.
+        weights: arrays by initializer name that replace the model's: parameters and running statistics.
+        provenance: stored in the file's metadata.
+        inputs, seed, batch, dims, ranges, tolerance: see `compare`.
+        check: whether to compare with onnxruntime. The file passes `onnx.checker` and loads in onnxruntime
+            either way.
+
+    Returns:
+        The report of the comparison; None without it.
+
+    Raises:
+        ConfigError: `weights` names no initializer of the model, or differs from it in dtype or shape.
+        UnsupportedError: the model has no inference form at an opset that current runtimes load.
+        VerificationError: the engines disagree, or onnxruntime refuses the model.
+        InvalidModelError: the result does not pass `onnx.checker`.
+        StorageError: the file cannot be written.
+    """
+    clean = to_inference(_with_weights(model, weights or {}))
+    if provenance is not None:
+        write_provenance(clean, provenance)
+    report: Report | None = None
+    if check:
+        try:
+            report = compare(
+                clean,
+                inputs,
+                seed=seed,
+                batch=batch,
+                dims=dims,
+                ranges=ranges,
+                tolerance=tolerance,
+            )
+            report.raise_if_failed()
+        except VerificationError as error:
+            raise VerificationError(f"{path} is not written: {error}") from None
+    _check_file(clean, path)
+    save(clean, path)
+    return report
+
+
+def _with_weights(model: ir.Model, weights: Mapping[str, Array]) -> ir.Model:
+    model = model.clone()
+    for name, array in weights.items():
+        value = model.graph.initializers.get(name)
+        if value is None or value.const_value is None:
+            raise ConfigError(f"weight {name!r} is not an initializer of the model")
+        old = value.const_value
+        dtype, shape = old.numpy().dtype, tuple(old.shape.numpy())
+        if array.dtype != dtype or array.shape != shape:
+            raise ConfigError(
+                f"weight {name!r}: the model has {dtype}{list(shape)}, given {array.dtype}{list(array.shape)}"
+            )
+        # the caller goes on training: the exported copy must not follow
+        value.const_value = ir.tensor(np.array(array), dtype=old.dtype, name=name)
+    return model
+
+
+def _check_file(model: ir.Model, path: str | Path) -> None:
+    """Check exactly the bytes that will be saved."""
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    try:
+        if size <= _IN_MEMORY:
+            data = to_bytes(model)
+            onnx.checker.check_model(data, full_check=True)
+            Witness(data)
+            return
+        with tempfile.TemporaryDirectory(prefix="onward-export-") as folder:
+            file = Path(folder) / "model.onnx"
+            save(model, file)
+            onnx.checker.check_model(str(file), full_check=True)
+            Witness(file)
+    except OnwardError as error:
+        raise type(error)(f"{path} is not written: {error}") from None
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InvalidModelError(f"{path} is not written: onnx.checker refuses the model: {reason}") from None

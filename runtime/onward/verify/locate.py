@@ -1,0 +1,153 @@
+"""Finds the first node that differs between Onward and onnxruntime.
+
+Every node is given onnxruntime's own inputs to it, so that a node is blamed for what it does and never for
+what reached it. Only when no node differs that way is the run as a whole followed to where rounding adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.engine import Interpreter
+from onward.engine.interpreter import Observer
+from onward.errors import OnwardError, UnsupportedError
+from onward.graph import Array, bind
+from onward.passes.expand import expand_onward
+from onward.verify.report import Difference
+from onward.verify.tolerance import Deviation, Tolerances, measure, tolerance_for
+from onward.verify.witness import Witness
+
+__all__ = ["first_difference", "refuse_random"]
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def refuse_random(model: ir.Model) -> None:
+    """Refuse nodes whose outputs differ from run to run.
+
+    Raises:
+        UnsupportedError: names all of them.
+    """
+    found = [n for n in model.graph.all_nodes() if n.domain == "" and (n.op_type in _RANDOM or _drops(n))]
+    if found:
+        opset = model.graph.opset_imports.get("", 0)
+        raise UnsupportedError(
+            "random nodes give something else at every run, so engines cannot be compared:\n  "
+            + "\n  ".join(f"node {n.name!r}, operator {n.op_type}, opset {opset}" for n in found)
+            + "\nbring the model into inference form, or freeze them"
+        )
+
+
+def _drops(node: ir.Node) -> bool:
+    if node.op_type != "Dropout" or len(node.inputs) < 3 or node.inputs[2] is None:
+        return False
+    mode = ir.convenience.get_const_tensor(node.inputs[2])
+    return mode is None or bool(mode.numpy())
+
+
+def first_difference(
+    model: ir.Model,
+    inputs: Mapping[str, Array],
+    tolerance: Tolerances,
+    *,
+    step: int = 0,
+    observe: Callable[[Observer], object] | None = None,
+) -> Difference:
+    """Where the engines part on given inputs.
+
+    Args:
+        model: as Onward runs it; it may hold operators of `ai.onward`.
+        inputs: every input, state included.
+        tolerance: as in the comparison.
+        step: the number that the difference is reported with.
+        observe: runs the model in Onward's engine on the same inputs; by default in the interpreter.
+
+    Raises:
+        VerificationError: onnxruntime cannot run the model with its graph optimizations off.
+    """
+    theirs = Witness(_exposed(model), optimize=False).run(inputs)
+    nodes = {node: i for i, node in enumerate(model.graph)}
+    opsets = model.graph.opset_imports
+
+    def compared(node: ir.Node, results: tuple[object, ...]) -> tuple[str, Deviation] | None:
+        for value, ours in zip(node.outputs, results, strict=False):
+            if value.name in theirs:
+                other = theirs[value.name]
+                deviation = measure(ours, other, tolerance_for(np.asarray(other).dtype, tolerance))
+                if not deviation.ok:
+                    return value.name, deviation
+        return None
+
+    def difference(cause: str, node: ir.Node, found: tuple[str, Deviation]) -> Difference:
+        output, deviation = found
+        return Difference(
+            cause="node" if cause == "node" else "accumulation",
+            step=step,
+            node=node.name,
+            operator=node.op_type,
+            domain=node.domain,
+            opset=opsets.get(node.domain, 0),
+            output=output,
+            index=nodes[node],
+            position=deviation.position,
+            ours=deviation.ours,
+            theirs=deviation.theirs,
+            max_abs=deviation.max_abs,
+            max_rel=deviation.max_rel,
+            note=deviation.note,
+        )
+
+    known: dict[str | None, object] = {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    }
+    known.update(inputs)
+    known.update(theirs)
+    for node in nodes:
+        if all(v is None or v.name in known for v in node.inputs):
+            operands = [None if v is None else known[v.name] for v in node.inputs]
+            if (found := compared(node, _alone(node, opsets.get(node.domain, 0), operands))) is not None:
+                return difference("node", node, found)
+
+    parted: list[Difference] = []
+
+    def observer(node: ir.Node, results: tuple[Array, ...]) -> None:
+        if not parted and (found := compared(node, results)) is not None:
+            parted.append(difference("accumulation", node, found))
+
+    if observe is None:
+        Interpreter(model.graph).run(inputs, observer=observer)
+    else:
+        observe(observer)
+    return parted[0] if parted else Difference(cause="optimization", step=step)
+
+
+def _alone(node: ir.Node, opset: int, operands: list[object]) -> tuple[object, ...]:
+    """What Onward's kernel makes of one node's inputs; an error's text where it fails."""
+    try:
+        with np.errstate(all="ignore"):
+            results = bind(node, opset).kernel(*operands)  # type: ignore[attr-defined]
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, OnwardError) as error:
+        return (f"{type(error).__name__}: {error}",)
+    if not isinstance(results, tuple):
+        results = (results,)
+    return tuple(r if isinstance(r, list) else np.asarray(r) for r in results)
+
+
+def _exposed(model: ir.Model) -> ir.Model:
+    """The model in standard operators with every tensor that a node makes as an output."""
+    wanted = {v.name for node in model.graph for v in node.outputs if v.name}
+    model = expand_onward(model)
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            tensor = value.type is None or isinstance(value.type, ir.TensorType)
+            if value.name in wanted and value not in outputs and tensor:
+                model.graph.outputs.append(value)
+    return model

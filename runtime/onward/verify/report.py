@@ -1,0 +1,174 @@
+"""What a comparison of two engines found."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from onward.errors import VerificationError
+from onward.verify.tolerance import Tolerance
+
+__all__ = ["Difference", "Report", "TensorRow"]
+
+_SHOWN = 20
+
+Kind = Literal["output", "loss", "gradient", "parameter", "slot", "statistic"]
+Cause = Literal["node", "accumulation", "optimization"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """One tensor in both engines.
+
+    Attributes:
+        name: of the output.
+        kind: what the tensor is.
+        dtype, shape: as Onward gave it.
+        max_abs: the largest |ours − theirs|; infinite where only one is a number.
+        max_rel: the largest |ours − theirs| / max(|ours|, |theirs|).
+        tolerance: what was allowed.
+        ok: whether it was kept, at every step.
+        step: the training step, or the sample, with the numbers given: the first that failed, else the worst.
+        note: what differs when it is not the elements: dtype, shape.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    shape: tuple[int, ...]
+    max_abs: float
+    max_rel: float
+    tolerance: Tolerance
+    ok: bool
+    step: int = 0
+    note: str | None = None
+
+    def __str__(self) -> str:
+        verdict = "ok  " if self.ok else "FAIL"
+        numbers = f"max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}, run {self.step}"
+        shape = ", ".join(map(str, self.shape))
+        return f"{verdict} {self.kind} {self.name}: {self.dtype}[{shape}] {self.note or numbers}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two engines part.
+
+    Attributes:
+        cause: `node`: this node gives something else for the same inputs. `accumulation`: no single node
+            does, rounding adds up, and this is the first node past the tolerance. `optimization`: the engines
+            agree when onnxruntime's graph optimizations are off; the node is None.
+        node, operator, domain, opset, output: the node, and its output that differs.
+        index: the node's place in the graph's order.
+        position: the element that differs most.
+        ours, theirs: its values.
+        max_abs, max_rel: over the output.
+        step: the training step, or the sample.
+        note: what differs when it is not the elements.
+    """
+
+    cause: Cause
+    step: int
+    node: str | None = None
+    operator: str | None = None
+    domain: str = ""
+    opset: int = 0
+    output: str | None = None
+    index: int = 0
+    position: tuple[int, ...] | None = None
+    ours: str | None = None
+    theirs: str | None = None
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    note: str | None = None
+
+    def __str__(self) -> str:
+        if self.cause == "optimization":
+            return "the engines agree when onnxruntime's graph optimizations are off: one of those differs"
+        operator = f"{self.domain}.{self.operator}" if self.domain else self.operator
+        where = f"node {self.node!r} (number {self.index}), operator {operator}, opset {self.opset}"
+        values = f"max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}"
+        if self.position is not None:
+            values += f", at {list(self.position)} {self.ours} against {self.theirs}"
+        what = f"output {self.output!r}, run {self.step}: {self.note or values}"
+        if self.cause == "node":
+            return f"first differing node: {where}, {what}"
+        return (
+            "no single node differs when it is given the same inputs; "
+            f"rounding adds up past the tolerance first at {where}, {what}"
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A comparison of Onward with onnxruntime.
+
+    Attributes:
+        subject: what was compared.
+        witness: the other engine and its version.
+        seed: of the random inputs.
+        runs: samples, or training steps.
+        rows: one a tensor.
+        first_difference: where the engines part; None where they agree, or where the runs could not be
+            taken apart.
+    """
+
+    subject: str
+    witness: str
+    seed: int
+    runs: int
+    rows: tuple[TensorRow, ...]
+    first_difference: Difference | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every tensor agrees within its tolerance."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[TensorRow, ...]:
+        """The tensors that do not agree."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that JSON lacks are the strings `inf` and `nan`."""
+        fields: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return {"passed": self.passed, **fields}
+
+    def raise_if_failed(self) -> None:
+        """Raise the report as an error if it is one.
+
+        Raises:
+            VerificationError: a tensor does not agree; the text is the report's.
+        """
+        if not self.passed:
+            raise VerificationError(str(self))
+
+    def __str__(self) -> str:
+        what = f"{len(self.rows)} tensors over {self.runs} runs"
+        if self.passed:
+            return f"{self.subject}: onward and {self.witness} agree on {what}"
+        lines = [
+            f"{self.subject}: onward and {self.witness} disagree on {len(self.failures)} of {what}",
+            *(f"  {row}" for row in self.failures[:_SHOWN]),
+        ]
+        if (more := len(self.failures) - _SHOWN) > 0:
+            lines.append(f"  … and {more} more")
+        if self.first_difference is not None:
+            lines.append(f"  {self.first_difference}")
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

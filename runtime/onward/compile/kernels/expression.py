@@ -3,116 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from onward.compile.codegen import math
 from onward.compile.codegen.builder import Function, Value
+from onward.graph.expression import OPS, Expression, Number, constant, operand
 
 __all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_of", "operand"]
 
-OPS: dict[str, int] = {
-    "add": 2,
-    "sub": 2,
-    "mul": 2,
-    "div": 2,
-    "min": 2,
-    "max": 2,
-    "lt": 2,
-    "le": 2,
-    "gt": 2,
-    "ge": 2,
-    "eq": 2,
-    "ne": 2,
-    "and": 2,
-    "or": 2,
-    "not": 1,
-    "select": 3,
-    "neg": 1,
-    "abs": 1,
-    "sign": 1,
-    "exp": 1,
-    "log": 1,
-    "sqrt": 1,
-    "rsqrt": 1,
-    "reciprocal": 1,
-    "tanh": 1,
-    "erf": 1,
-    "sigmoid": 1,
-    "relu": 1,
-    "floor": 1,
-    "ceil": 1,
-    "round": 1,
-    "pow": 1,
-    "float": 1,
-}
-"""Operations and their number of operands. Comparisons and logic give truth values, `select` takes one first,
-`float` turns one into 1 or 0. `pow` raises to the constant `value`."""
-
 _COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _COSTS = {"exp": 12, "log": 18, "tanh": 24, "erf": 36, "sigmoid": 15, "sqrt": 4, "rsqrt": 8, "div": 4}
-
-
-@dataclass(frozen=True)
-class Expression:
-    """A node: an operation on arguments, a constant (`op="constant"`) or operand number `index`."""
-
-    op: str
-    args: tuple[Expression, ...] = ()
-    value: float = 0.0
-    index: int = 0
-
-    def __add__(self, other: Number) -> Expression:
-        return Expression("add", (self, _expression(other)))
-
-    def __radd__(self, other: Number) -> Expression:
-        return Expression("add", (_expression(other), self))
-
-    def __sub__(self, other: Number) -> Expression:
-        return Expression("sub", (self, _expression(other)))
-
-    def __rsub__(self, other: Number) -> Expression:
-        return Expression("sub", (_expression(other), self))
-
-    def __mul__(self, other: Number) -> Expression:
-        return Expression("mul", (self, _expression(other)))
-
-    def __rmul__(self, other: Number) -> Expression:
-        return Expression("mul", (_expression(other), self))
-
-    def __truediv__(self, other: Number) -> Expression:
-        return Expression("div", (self, _expression(other)))
-
-    def __rtruediv__(self, other: Number) -> Expression:
-        return Expression("div", (_expression(other), self))
-
-    def __neg__(self) -> Expression:
-        return Expression("neg", (self,))
-
-    def apply(self, op: str, *others: Number) -> Expression:
-        """Any operation with this as its first argument."""
-        return Expression(op, (self, *(_expression(o) for o in others)))
-
-    def power(self, exponent: float) -> Expression:
-        """This to a constant power."""
-        return Expression("pow", (self,), exponent)
-
-
-Number: TypeAlias = "Expression | float | int"
-
-
-def _expression(x: Number) -> Expression:
-    return x if isinstance(x, Expression) else constant(float(x))
-
-
-def constant(value: float) -> Expression:
-    """A float32 constant."""
-    return Expression("constant", value=value)
-
-
-def operand(index: int) -> Expression:
-    """The element of operand number `index`."""
-    return Expression("operand", index=index)
 
 
 def inputs_of(outputs: Sequence[Expression]) -> int:

@@ -198,7 +198,8 @@ class Builder:
 
     def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
         """x with the shape of another value that has as many elements."""
-        y = self._emit_first("Reshape", "", x, self.shape(like))
+        # without allowzero an empty batch would read its extent from x
+        y = self._emit_first("Reshape", "", x, self.shape(like), allowzero=1)
         y.shape = like.shape.copy() if like.shape is not None else None
         return y
 

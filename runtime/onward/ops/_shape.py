@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onward.errors import UnsupportedError
 from onward.graph import Array, dims_of
 
-__all__ = ["constant_of", "normalized", "rank_of", "split_at"]
+__all__ = ["constant_of", "like", "normalized", "rank_of", "split_at"]
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
@@ -19,6 +19,12 @@ def constant_of(value: ir.Value | None) -> Array | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def like(value: ir.Value, x: ir.Value) -> ir.Value:
+    """A new value, known to have x's shape, also where inference could not tell."""
+    value.shape = None if x.shape is None else x.shape.copy()
+    return value
 
 
 def rank_of(value: ir.Value) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op
-from onward.ops._shape import constant_of
+from onward.ops._shape import constant_of, like
 
 
 @op("Concat", since=(4, 11, 13))
@@ -23,4 +23,5 @@ class Concat(Op):
             split = g.const([int(extent[0]) for extent in known if extent is not None], np.int64)
         else:
             split = g.Concat(*extents, axis=0)
-        return g.emit("Split", dy, split, outputs=len(inputs), axis=self.axis)
+        parts = g.emit("Split", dy, split, outputs=len(inputs), axis=self.axis)
+        return tuple(like(part, x) for part, x in zip(parts, inputs, strict=True))

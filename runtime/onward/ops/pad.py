@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Op, op
-from onward.ops._shape import constant_of, normalized, rank_of
+from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
 @op("Pad", since=(18, 19, 21, 23, 24, 25))
@@ -38,12 +38,13 @@ class Pad(Op):
         if self.mode == "constant":
             known = constant_of(pads)
             back = g.Neg(pads) if known is None else g.const(-known)
-            return (g.Pad(dy, back, None, axes),)
+            return (like(g.Pad(dy, back, None, axes), data),)
         rank, named = rank_of(data), constant_of(axes)
         if axes is not None and named is None:
             raise UnsupportedError("the gradient of Pad needs axes that are constant")
         order = list(range(rank)) if named is None else [normalized(int(a), rank) for a in named]
         amounts = constant_of(pads)
+        out = dy
         for i, axis in enumerate(order):
             before, after = i, i + len(order)
             if amounts is not None and amounts[before] == 0 == amounts[after]:
@@ -53,8 +54,8 @@ class Pad(Op):
             source = g.Pad(everywhere, g.Gather(pads, [before, after]), mode=self.mode)
             done = order[:i]
             shape = g.Concat(*[g.dim(data if j == axis or j in done else dy, j) for j in range(rank)], axis=0)
-            dy = g.onward.GatherGrad(dy, source, shape, axis=axis)
-        return (dy,)
+            out = g.onward.GatherGrad(out, source, shape, axis=axis)
+        return (dy if out is dy else like(out, data),)
 
 
 @op("Pad", since=(11, 13))

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, op
 from onward.ops._floats import is_integer, total
 from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._shape import like
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -25,7 +26,7 @@ class ReduceLogSum(AxesInput):
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
     ) -> tuple[ir.Value | None, ...]:
         scale = g.Div(self.spread(g, dy, axes), self.again(g, "ReduceSum", data, axes))
-        return g.Expand(scale, g.shape(data)), None
+        return like(g.Expand(scale, g.shape(data)), data), None
 
 
 @op("ReduceLogSum", since=(1, 11, 13))

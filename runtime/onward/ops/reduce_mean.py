@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, op
 from onward.ops._floats import is_integer, total
 from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._shape import like
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -27,7 +28,8 @@ class ReduceMean(AxesInput):
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
     ) -> tuple[ir.Value | None, ...]:
         spread = self.spread(g, dy, axes)
-        return g.Expand(g.Div(spread, self.count(g, data, y, axes)), g.shape(data)), None
+        share = g.Div(spread, self.count(g, data, y, axes))
+        return like(g.Expand(share, g.shape(data)), data), None
 
 
 @op("ReduceMean", since=(1, 11, 13))

@@ -5,6 +5,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, op
 from onward.ops._floats import total
 from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._shape import like
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -21,7 +22,7 @@ class ReduceSum(AxesInput):
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
     ) -> tuple[ir.Value | None, ...]:
-        return g.Expand(self.spread(g, dy, axes), g.shape(data)), None
+        return like(g.Expand(self.spread(g, dy, axes), g.shape(data)), data), None
 
 
 @op("ReduceSum", since=(1, 11))

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, op
-from onward.ops._shape import constant_of, normalized, rank_of
+from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
 @op("Slice", since=(10, 11, 13))
@@ -40,7 +40,7 @@ class Slice(Op):
     ) -> tuple[ir.Value | None, ...]:
         padded = _as_padding(g, dy, data, starts, ends, axes, steps)
         if padded is not None:
-            return (padded,)
+            return (like(padded, data),)
         rank = rank_of(data)
         if axes is None:
             dims = dims_of(starts)
@@ -51,6 +51,7 @@ class Slice(Op):
             named = None if known is None else [normalized(int(a), rank) for a in known]
         if named is None:
             raise UnsupportedError("the gradient of Slice needs axes that are constant")
+        out = dy
         for i, axis in enumerate(named):
             picked = g.Slice(
                 g.Range(0, g.Squeeze(g.dim(data, axis), [0]), 1),
@@ -62,8 +63,8 @@ class Slice(Op):
             shape = g.Concat(
                 *[g.dim(data if j == axis or j in named[:i] else dy, j) for j in range(rank)], axis=0
             )
-            dy = g.onward.GatherGrad(dy, picked, shape, axis=axis)
-        return (dy,)
+            out = g.onward.GatherGrad(out, picked, shape, axis=axis)
+        return (dy if out is dy else like(out, data),)
 
 
 @op("Slice", since=1)

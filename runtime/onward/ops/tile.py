@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op
-from onward.ops._shape import rank_of
+from onward.ops._shape import like, rank_of
 
 
 @op("Tile", since=(6, 13))
@@ -19,4 +19,5 @@ class Tile(Op):
     ) -> tuple[ir.Value | None, ...]:
         pairs = g.Concat(g.Unsqueeze(repeats, [1]), g.Unsqueeze(g.shape(input), [1]), axis=1)
         apart = g.Reshape(dy, g.Reshape(pairs, [-1]), allowzero=1)
-        return g.ReduceSum(apart, [2 * i for i in range(rank_of(input))], keepdims=0), None
+        folded = g.ReduceSum(apart, [2 * i for i in range(rank_of(input))], keepdims=0)
+        return like(folded, input), None

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, op
+
+
+@op("DepthToSpace", since=(11, 13, 28))
+class DepthToSpace(Op):
+    """Channels moved into blocks of space; the block's position leads (DCR) or trails (CRD) in a channel."""
+
+    blocksize: int
+    mode: str = "DCR"
+
+    def kernel(self, input: Array) -> Array:
+        return depth_to_space(input, self.blocksize, self.mode)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        back = g.SpaceToDepth(dy, blocksize=self.blocksize)
+        if self.mode == "DCR":
+            return (back,)
+        dims = dims_of(input)
+        depth = dims[1] if dims is not None else None
+        if not isinstance(depth, int):
+            raise UnsupportedError("the gradient of DepthToSpace needs the number of channels")
+        area = self.blocksize**2
+        order = np.arange(depth).reshape(area, depth // area).T.reshape(-1)
+        return (g.Gather(back, order, axis=1),)
+
+
+@op("DepthToSpace", since=1)
+class DepthToSpace1(Op):
+    """Channels moved into blocks of space, the block's position leading in a channel."""
+
+    blocksize: int
+
+    def kernel(self, input: Array) -> Array:
+        return depth_to_space(input, self.blocksize, "DCR")
+
+
+def depth_to_space(x: Array, block: int, mode: str) -> Array:
+    """Channels moved into blocks of space."""
+    n, c, h, w = x.shape
+    if c % block**2:
+        raise ValueError(f"{c} channels are not a multiple of the block's {block**2}")
+    depth = c // block**2
+    if mode == "DCR":
+        blocks = x.reshape(n, block, block, depth, h, w).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        blocks = x.reshape(n, depth, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, depth, h * block, w * block)

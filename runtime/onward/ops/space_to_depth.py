@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, op
+
+
+@op("SpaceToDepth", since=28)
+class SpaceToDepth(Op):
+    """Blocks of space moved into channels; the block's position leads (DCR) or trails (CRD) in a channel."""
+
+    blocksize: int
+    mode: str = "DCR"
+
+    def kernel(self, input: Array) -> Array:
+        return space_to_depth(input, self.blocksize, self.mode)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        return (g.DepthToSpace(dy, blocksize=self.blocksize, mode=self.mode),)
+
+
+@op("SpaceToDepth", since=(1, 13))
+class SpaceToDepth1(Op):
+    """Blocks of space moved into channels, the block's position leading in a channel."""
+
+    blocksize: int
+
+    def kernel(self, input: Array) -> Array:
+        return space_to_depth(input, self.blocksize, "DCR")
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
+        return (g.DepthToSpace(dy, blocksize=self.blocksize),)
+
+
+def space_to_depth(x: Array, block: int, mode: str) -> Array:
+    """Blocks of space moved into channels."""
+    n, c, h, w = x.shape
+    if h % block or w % block:
+        raise ValueError(f"the extents {h} and {w} are not multiples of the block size {block}")
+    blocks = x.reshape(n, c, h // block, block, w // block, block)
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    return blocks.transpose(order).reshape(n, c * block**2, h // block, w // block)

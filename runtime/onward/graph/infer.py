@@ -1,4 +1,4 @@
-"""Types of a node's outputs: `onnx` knows the standard's operators, `ai.onward` classes know their own."""
+"""Types of a node's outputs: `onnx` knows the standard's operators, classes with `infer` know their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError
-from onward.graph.op import ONWARD_DOMAIN, bind
+from onward.graph.op import ONWARD_DOMAIN, Op, bind, registered
 from onward.graph.types import dims_of
 
 __all__ = ["infer_node"]
@@ -30,7 +30,7 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
         ShapeError: the inputs' types or shapes contradict the operator.
     """
     if node.domain == ONWARD_DOMAIN:
-        _infer_onward(node, opset)
+        _infer_by_class(node, bind(node, opset))
         return
     proto = ir.to_proto(node)
     types: dict[str, onnx.TypeProto] = {}
@@ -63,10 +63,12 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
         if (result := found.get(f"o{i}")) is not None:
             value.type = ir.serde.deserialize_type_proto_for_type(result)
             value.shape = ir.serde.deserialize_type_proto_for_shape(result)
+    versions = registered().get(("", node.op_type), {})
+    if hasattr(versions.get(schema.since_version), "infer"):
+        _infer_by_class(node, bind(node, opset))
 
 
-def _infer_onward(node: ir.Node, opset: int) -> None:
-    operator = bind(node, opset)
+def _infer_by_class(node: ir.Node, operator: Op) -> None:
     results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
     for value, (dtype, dims) in zip(node.outputs, results, strict=False):
         value.type = ir.TensorType(dtype)

@@ -11,7 +11,8 @@ An operator class gives
   None where no gradient arrives.
 - `expand(self, g, *inputs)`: the operator in terms of other operators, as graph values; required for the
   operators of `ai.onward`, where it is the definition that other runtimes execute.
-- `infer(self, *inputs)`: output types, required for `ai.onward` only; the standard's come from `onnx`.
+- `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
+  the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
 
 A class is registered for the exact schema versions that it implements, so that an operator which changes in
 a later opset is refused, never guessed.

@@ -68,12 +68,14 @@ def convolve_grad_input(dy: Array, w: Array, geometry: Geometry, group: int) -> 
     work = working_dtype(dy.dtype)
     dy, result_dtype, w = np.ascontiguousarray(dy, work), dy.dtype, w.astype(work, copy=False)
     n, outputs = dy.shape[:2]
+    depthwise = group > 1 and w.shape[1] == 1
     dy_group = dy.reshape(n, group, outputs // group, prod(geometry.out))
     matrix = w.reshape(group, outputs // group, -1).swapaxes(1, 2)
     if geometry.is_pointwise:
         dx = np.matmul(matrix, dy_group).reshape(n, channels, *geometry.spatial)
         return dx.astype(result_dtype, copy=False)
-    if (mirrored := _mirrored(geometry)) is not None and (group == 1 or w.shape[1] > 1):
+    # A convolution of dY writes columns of O · taps rows where the general way adds up C · taps of them.
+    if outputs <= 2 * channels and (mirrored := _mirrored(geometry)) is not None and not depthwise:
         flipped = np.flip(w, axis=tuple(range(2, w.ndim))).reshape(group, outputs // group, *w.shape[1:])
         turned = np.ascontiguousarray(flipped.swapaxes(1, 2)).reshape(channels, -1, *geometry.kernel)
         return convolve(dy, turned, mirrored, group).astype(result_dtype, copy=False)
@@ -82,7 +84,7 @@ def convolve_grad_input(dy: Array, w: Array, geometry: Geometry, group: int) -> 
     ]
     dxp = np.zeros((n, channels, *reach), work)
     taps = list(tap_slices(geometry))
-    if group > 1 and w.shape[1] == 1:
+    if depthwise:
         weights = _by_group(w, group)
         shaped = dy.reshape(n, group, outputs // group, *geometry.out)
         for tap, where in taps:

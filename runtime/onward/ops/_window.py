@@ -146,6 +146,16 @@ class Window:
             tuple(end),
         )
 
+    def pooled_dims(self, dims: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
+        """The output dimensions [N, C, *out] over input dimensions [N, C, *spatial].
+
+        Inference by `onnx` keeps, before opset 22, the last window that `ceil_mode` drops.
+        """
+        if dims is None:
+            return None
+        geometry = self.over_dims(dims[2:])
+        return (*dims[:2], *(geometry.out if geometry is not None else (None,) * (len(dims) - 2)))
+
     def over_dims(self, dims: Sequence[Dim]) -> Geometry | None:
         """The geometry over dimensions of a graph value; None where one is not static."""
         static = [d for d in dims if isinstance(d, int)]

@@ -3,10 +3,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import window_sum
-from onward.ops._window import resolve
+from onward.ops._window import Window, resolve
 
 
 @op("AveragePool", since=(1, 7, 10, 11, 19, 22))
@@ -21,19 +21,26 @@ class AveragePool(Op):
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
 
-    def kernel(self, X: Array) -> Array:
-        geometry = resolve(
+    def window(self) -> Window:
+        """The node's window."""
+        return resolve(
             self.kernel_shape,
             strides=self.strides,
             pads=self.pads,
             dilations=self.dilations,
             auto_pad=self.auto_pad,
             ceil_mode=self.ceil_mode,
-        ).over(X.shape[2:])
+        )
+
+    def kernel(self, X: Array) -> Array:
+        geometry = self.window().over(X.shape[2:])
         work = working_dtype(X.dtype)
         y = window_sum(X.astype(work, copy=False), geometry)
         y /= geometry.counts(include_pad=bool(self.count_include_pad), dtype=work)
         return y.astype(X.dtype, copy=False)
+
+    def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
+        return [(dtype_of(X), self.window().pooled_dims(dims_of(X)))]
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         dims = dims_of(X)

@@ -21,8 +21,13 @@ class GlobalMaxPool(Op):
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         spatial = (dims_of(X) or (None, None, None))[2:]
         static = [d for d in spatial if isinstance(d, int)]
+        if len(static) == len(spatial):
+            extent, positions = prod(static), g.const(np.arange(prod(static)))
+        else:
+            extent = -1
+            count = g.ReduceProd(g.Shape(X, start=2), keepdims=0)
+            positions = g.Range(g.const(0), count, g.const(1))
         # -1 cannot stand beside a batch of 0
-        flat = g.Reshape(X, [0, 0, prod(static) if len(static) == len(spatial) else -1])
-        first = g.ArgMax(flat, axis=2, keepdims=1)
-        dx = g.ScatterElements(g.zeros_like(flat), first, g.Reshape(dy, [0, 0, 1]), axis=2)
+        first = g.ArgMax(g.Reshape(X, [0, 0, extent]), axis=2, keepdims=1)
+        dx = g.Where(g.Equal(first, positions), g.Reshape(dy, [0, 0, 1]), 0.0)
         return (g.reshape_like(dx, X),)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
 from onward.ops._pooling import first_hits, window_maximum
-from onward.ops._window import Geometry, resolve
+from onward.ops._window import Geometry, Window, resolve
 
 
 @op("MaxPool", since=(1, 8, 10, 11, 12, 22), multiple_outputs=True)
@@ -24,15 +24,19 @@ class MaxPool(Op):
     storage_order: int = 0
     strides: tuple[int, ...] | None = None
 
-    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        geometry = resolve(
+    def window(self) -> Window:
+        """The node's window."""
+        return resolve(
             self.kernel_shape,
             strides=self.strides,
             pads=self.pads,
             dilations=self.dilations,
             auto_pad=self.auto_pad,
             ceil_mode=self.ceil_mode,
-        ).over(X.shape[2:])
+        )
+
+    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
+        geometry = self.window().over(X.shape[2:])
         y = window_maximum(X, geometry)
         return y if self.output_count == 1 else (y, self._indices(X, y, geometry))
 
@@ -51,6 +55,10 @@ class MaxPool(Op):
             np.copyto(indices, at, where=hit)
         planes = np.arange(X.shape[0] * X.shape[1]) * int(np.prod(geometry.spatial))
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
+
+    def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
+        dims = self.window().pooled_dims(dims_of(X))
+        return [(dtype_of(X), dims), (ir.DataType.INT64, dims)]
 
     def gradient(
         self,

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onward.errors import ShapeError, UnsupportedError
+from onward.graph import Array, Builder, Dim, Op, dims_of, op
+from onward.ops._convolution import convolve_grad_input
+from onward.ops._window import Extents, Geometry, resolve, shaped_like
+
+
+@op("ConvTranspose", since=(1, 11, 22))
+class ConvTranspose(Op):
+    """Y[n, o, p] = B[o] + Σ X[n, c, i] · W[c, o, k] over all i·strides + k·dilations − pads = p, in groups.
+
+    An axis has strides·(i − 1) + output_padding + dilations·(k − 1) + 1 − pads positions. auto_pad and
+    output_shape find the pads; without room for pads SAME takes none, as onnxruntime does.
+    """
+
+    auto_pad: str = "NOTSET"
+    dilations: tuple[int, ...] | None = None
+    group: int = 1
+    kernel_shape: tuple[int, ...] | None = None
+    output_padding: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def geometry(self, kernel: Extents, extents: Sequence[int]) -> Geometry:
+        """The convolution from the output to the input of these extents, of which this is the adjoint."""
+        rank = len(kernel)
+        window = resolve(
+            self.kernel_shape if self.kernel_shape is not None else kernel,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+        )
+        extra = self.output_padding if self.output_padding is not None else (0,) * rank
+        whole = [
+            s * (i - 1) + e + d * (k - 1) + 1
+            for i, s, e, d, k in zip(
+                extents, window.strides, extra, window.dilations, window.kernel, strict=True
+            )
+        ]
+        if self.output_shape is not None:
+            total = [w - o for w, o in zip(whole, self.output_shape[-rank:], strict=True)]
+        elif window.pads is None:
+            total = [max(0, w - i * s) for w, i, s in zip(whole, extents, window.strides, strict=True)]
+        else:
+            total = []
+        if any(t < 0 for t in total):
+            raise ShapeError(
+                f"output_shape {list(self.output_shape or ())} is larger than the {whole} positions that "
+                f"there are; raise output_padding"
+            )
+        if total:
+            small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+            begin, end = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
+        else:
+            pads = window.pads or ()
+            begin, end = pads[:rank], pads[rank:]
+        spatial = tuple(w - a - b for w, a, b in zip(whole, begin, end, strict=True))
+        if any(i < 1 for i in spatial):
+            raise ShapeError(f"pads {[*begin, *end]} leave nothing of {whole} positions")
+        return Geometry(spatial, tuple(extents), window.kernel, window.strides, window.dilations, begin, end)
+
+    def kernel(self, X: Array, W: Array, B: Array | None = None) -> Array:
+        if X.ndim != W.ndim or X.ndim < 3:
+            raise ShapeError(f"X {list(X.shape)} and W {list(W.shape)} are not [N, C, *] and [C, O/group, *]")
+        geometry = self.geometry(W.shape[2:], X.shape[2:])
+        y = convolve_grad_input(X, W, geometry, self.group)
+        if B is not None:
+            y += B.reshape(-1, *(1,) * len(geometry.out))
+        return y
+
+    def gradient(
+        self,
+        g: Builder,
+        dy: ir.Value,
+        y: ir.Value,
+        X: ir.Value,
+        W: ir.Value,
+        B: ir.Value | None = None,
+    ) -> tuple[ir.Value | None, ...]:
+        x_dims, w_dims = dims_of(X), dims_of(W)
+        kernel = _static(w_dims[2:] if w_dims is not None else ())
+        if x_dims is None or kernel is None:
+            raise UnsupportedError(
+                "the gradient of ConvTranspose needs the rank of X and a static kernel_shape"
+            )
+        extents = _static(x_dims[2:])
+        if extents is None and self.output_shape is not None:
+            raise UnsupportedError(
+                "the gradient of ConvTranspose with output_shape needs static spatial extents; "
+                "set pads and output_padding instead"
+            )
+        # Without output_shape the pads do not depend on the extents.
+        geometry = self.geometry(kernel, extents or tuple(sum(kernel) + sum(self.pads or ()) for _ in kernel))
+        if any(e >= s for e, s in zip(self.output_padding or (), geometry.strides, strict=False)):
+            raise UnsupportedError("the gradient of ConvTranspose needs output_padding less than strides")
+        shared = {
+            "strides": geometry.strides,
+            "pads": geometry.begin + geometry.end,
+            "dilations": geometry.dilations,
+            "group": self.group,
+        }
+        dX = shaped_like(g.Conv(dy, W, kernel_shape=kernel, **shared), X)
+        dW = g.onward.ConvGradWeight(X, dy, kernel_shape=kernel, **shared)
+        if B is None:
+            return dX, dW
+        return dX, dW, g.ReduceSum(dy, [0, *range(2, len(x_dims))], keepdims=0)
+
+
+def _static(dims: Sequence[Dim]) -> Extents | None:
+    known = tuple(d for d in dims if isinstance(d, int))
+    return known if dims and len(known) == len(dims) else None

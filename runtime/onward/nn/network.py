@@ -15,7 +15,7 @@ from onward.errors import ConfigError
 from onward.graph import Array, Builder, TensorSpec, dims_of, dtype_of, numpy_dtype, spec_of
 from onward.nn.initializers import generator
 from onward.nn.layer import Layer
-from onward.nn.summary import Summary, summarize
+from onward.nn.summary import Summary, is_weight, summarize
 from onward.nn.trace import (
     OPSET,
     Input,
@@ -57,6 +57,15 @@ class Network(ABC):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Names, dtypes and shapes of the outputs."""
         return tuple(spec_of(value) for value in self.model.graph.outputs)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Parameters and running statistics by name, as the model holds them now; read-only by convention."""
+        return {
+            name: value.const_value.numpy()
+            for name, value in self.model.graph.initializers.items()
+            if is_weight(value) and value.const_value is not None
+        }
 
     def summary(self) -> Summary:
         """Layers with output shapes, parameters and multiply-accumulates; print it, or `.show()` it."""

@@ -142,7 +142,7 @@ def _layer(name: str, nodes: Sequence[ir.Node], counted: set[ir.Value]) -> Layer
     parameters = statistics = 0
     for node in nodes:
         for i, value in enumerate(node.inputs):
-            if value is None or value in counted or not _is_parameter(value):
+            if value is None or value in counted or not is_weight(value):
                 continue
             counted.add(value)
             size = math.prod(d for d in dims_of(value) or () if isinstance(d, int))
@@ -161,7 +161,8 @@ def _layer(name: str, nodes: Sequence[ir.Node], counted: set[ir.Value]) -> Layer
     )
 
 
-def _is_parameter(value: ir.Value) -> bool:
+def is_weight(value: ir.Value) -> bool:
+    """Whether a value is an initializer that layers have as a parameter or as running statistics."""
     return value.is_initializer() and is_float(value) and bool(dims_of(value))
 
 

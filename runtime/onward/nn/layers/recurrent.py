@@ -70,16 +70,13 @@ class LSTM(UnaryLayer):
         bias = site.parameter("bias", [count, 2 * gates], _ForgetBias(), like=x)
         # onnxruntime's CPU kernel has the time-major layout only
         steps = site.g.Transpose(x, perm=[1, 0, 2])
-        name = site.g.unique("LSTM")
-        sequence, state = (None, "") if self.return_sequences else ("", None)
-        y, last = site.g.emit(
+        *_, y = site.g.emit(
             "LSTM",
             steps,
             weight,
             recurrent,
             bias,
-            name=name,
-            outputs=[sequence, state],
+            outputs=[None] if self.return_sequences else ["", None],
             hidden_size=self.units,
             direction="bidirectional" if self.bidirectional else None,
         )
@@ -90,7 +87,7 @@ class LSTM(UnaryLayer):
             y = site.g.Reshape(y, np.array([0, 0, width], np.int64))
             y.shape = ir.Shape([batch, time, width])
             return y
-        y = site.g.Flatten(site.g.Transpose(last, perm=[1, 0, 2]), axis=1)
+        y = site.g.Flatten(site.g.Transpose(y, perm=[1, 0, 2]), axis=1)
         y.shape = ir.Shape([batch, width])
         return y
 

@@ -9,9 +9,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
+from tests.train import networks
 
 from onward.data import Dataset, Loader
 from onward.errors import StorageError, TrainingError
@@ -101,8 +101,8 @@ def test_running_statistics_and_early_stopping_survive(tmp_path: Path) -> None:
 
 _PROGRAM = """
     import sys
-    sys.path.insert(0, {here!r})
-    import networks
+    sys.path.insert(0, {root!r})
+    from tests.train import networks
     from onward.train import Adam, Checkpoints, Cosine, Trainer, Callback
     class Say(Callback):
         def on_step_end(self, run):
@@ -119,7 +119,7 @@ def test_kill_9_at_any_moment_leaves_a_checkpoint_that_resumes_to_the_same_bytes
     tmp_path: Path, after: int
 ) -> None:
     path = tmp_path / "run.npz"
-    program = textwrap.dedent(_PROGRAM).format(here=str(Path(__file__).parent), path=str(path))
+    program = textwrap.dedent(_PROGRAM).format(root=str(Path(__file__).parents[2]), path=str(path))
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,

@@ -150,7 +150,7 @@ def _path(
     if problems:
         raise UnsupportedError(
             "no gradient is known for:\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(reversed(problems))
             + "\nfreeze the parameters before these nodes, or cut the model behind them"
         )
     steps.reverse()

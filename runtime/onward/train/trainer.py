@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -80,7 +80,7 @@ class Trainer:
         self.metrics = tuple(create_metric(m) if isinstance(m, str) else m for m in metrics)
         self.seed = seed
         self._accumulate = accumulate
-        self.trainable = _choose(self._model, trainable, freeze)
+        self.trainable = _choose(self._model, losses, trainable, freeze)
         self.step: TrainingStep = training_step(
             self._model,
             losses,
@@ -342,10 +342,29 @@ def _prepared(model: ir.Model | str | Path | Any) -> ir.Model:
     return model
 
 
-def _choose(model: ir.Model, patterns: Sequence[str] | None, freeze: Sequence[str]) -> list[str]:
+def _choose(
+    model: ir.Model, outputs: Collection[str], patterns: Sequence[str] | None, freeze: Sequence[str]
+) -> list[str]:
     names = trainable_initializers(model, patterns)
     frozen = set(trainable_initializers(model, freeze)) if freeze else set()
+    if patterns is None:
+        reached = _ancestors(v for v in model.graph.outputs if v.name in outputs)
+        names = tuple(name for name in names if model.graph.initializers[name] in reached)
     return [name for name in names if name not in frozen]
+
+
+def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
+    """The values that these are computed from, themselves included."""
+    found: set[ir.Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value in found:
+            continue
+        found.add(value)
+        if (node := value.producer()) is not None:
+            pending.extend(v for v in node.inputs if v is not None)
+    return found
 
 
 def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:

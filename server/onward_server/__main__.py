@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: ServerSettings) -> bool:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings, on_listening=_announce))
+        finished = runner.run(serve(settings, on_listening=_announce))
+    # The loop restored the default handlers: a late signal would turn a complete drain into a kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    return finished
 
 
 def _loop_factory() -> Any:

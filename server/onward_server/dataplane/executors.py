@@ -51,17 +51,17 @@ class OnwardExecutor:
 
     Args:
         path: the .onnx file.
-        threads: threads of one run.
+        threads: accepted for the sake of EngineFactory; the engine runs in the calling thread.
 
     Raises:
         ModelError: the file is malformed, unsafe to open, or needs something that is not supported.
+        StorageError: the file cannot be read.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         from onward.engine import Session
 
         self._session = Session(path)
-        self._threads = threads
         self.inputs: tuple[TensorSpec, ...] = self._session.inputs
         self.outputs: tuple[TensorSpec, ...] = self._session.outputs
 
@@ -85,6 +85,7 @@ class OnnxRuntimeExecutor:
 
     Raises:
         ModelError: the file is malformed or unsafe to open, or onnxruntime refuses it.
+        StorageError: the file cannot be read.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:

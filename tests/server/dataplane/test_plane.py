@@ -49,7 +49,7 @@ def one_wrong(outputs: dict[str, Array]) -> dict[str, Array]:
 
 
 def test_importing_the_data_plane_does_not_import_grpc() -> None:
-    code = "import sys, onward_server.dataplane; print([m for m in sys.modules if m.split('.')[0].startswith('grpc')])"
+    code = "import sys, onward_server.dataplane; print([m for m in sys.modules if m.startswith('grpc')])"
     path = ":".join(str(ROOT / part) for part in ("runtime", "protos", "server"))
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True

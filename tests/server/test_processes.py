@@ -1,0 +1,209 @@
+"""The server as a process: start, machine-readable line, health check, drain, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx import TensorProto
+
+from onward.errors import ConfigError
+from onward_client import Client, UnavailableError
+from onward_server import ServerProcess, ServerThread, load_settings
+from onward_server.__main__ import main
+from onward_server.errors import ServerError
+from serving import FLOAT_PAIR, engines, identity, put, settings, two_by_two
+
+ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join(str(ROOT / part) for part in ("runtime", "protos", "server", "client"))
+
+
+def run(
+    *arguments: str, module: str = "onward_server", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": PATH, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def started(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onward_server", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": PATH, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_environment_configures_and_a_signal_ends_it(repository: Path, number: signal.Signals) -> None:
+    put(repository, "m", 1, identity(TensorProto.FLOAT))
+    environment = {
+        "ONWARD_SERVER_REPOSITORY": str(repository),
+        "ONWARD_SERVER_LISTEN": "127.0.0.1:0",
+        "ONWARD_SERVER_ENGINE": "onnxruntime",
+        "ONWARD_SERVER_CROSS_CHECK__POLICY": "off",
+    }
+    with started(**environment) as (process, event):
+        assert (event["event"], event["models"]) == ("listening", ["m"])
+        assert event["address"] == f"127.0.0.1:{event['port']}"
+        healthy = run("--address", event["address"], module="onward_server.healthcheck")
+        by_model = run("--service", "m", module="onward_server.healthcheck",
+                       ONWARD_SERVER_LISTEN=f"0.0.0.0:{event['port']}")  # fmt: skip
+        unknown = run(
+            "--service", "x", module="onward_server.healthcheck", ONWARD_SERVER_LISTEN=event["address"]
+        )
+        assert (healthy.returncode, by_model.returncode, unknown.returncode) == (0, 0, 1)
+        assert "SERVING" in healthy.stdout
+        assert "NOT_FOUND" in unknown.stderr
+        process.send_signal(number)
+        assert process.wait(30) == 0
+
+
+def test_the_health_check_fails_without_a_server() -> None:
+    done = run(module="onward_server.healthcheck", ONWARD_SERVER_LISTEN="127.0.0.1:9")
+    assert done.returncode == 1
+    assert "UNAVAILABLE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_2(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("--repository", str(repository), "--listen", address)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2
+    assert len(errors) == 1
+    assert f"listen {address!r}" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--repository", "{folder}/none", "--listen", "127.0.0.1:0"], "No such file"),
+        (["--repository", "{folder}/file", "--listen", "127.0.0.1:0"], "Not a directory"),
+        (["--listen", "127.0.0.1:0"], "repository: Field required"),
+        (["--repository", "{folder}", "--listen", "not an address"], "'not an address'"),
+        (["--repository", "{folder}", "--threads", "0"], "threads: Input should be"),
+        (["--repository", "{folder}", "--cross-check", "often"], "cross_check.policy"),
+        (["--repository", "{folder}", "--cross-check", "sample:2"], "cross_check.rate"),
+        (["--repository", "{folder}", "--config", "{folder}/file"], "treads"),
+        (["--repository", "{folder}", "--config", "{folder}/none"], "No such file"),
+    ],
+)
+def test_what_keeps_a_server_from_starting(
+    repository: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    (repository / "file").write_text("treads = 3")
+    assert main([argument.format(folder=repository) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert text in errors[0]
+    assert out == ""
+
+
+def test_a_server_process_is_started_used_and_stopped(repository: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    chosen = settings(repository, engine="onnxruntime", cross_check={"policy": "off"})
+    with ServerProcess(chosen) as server:
+        with Client(server.address) as client:
+            assert client.predict("m", FLOAT_PAIR)["total"].tolist() == [[2, 3, 4], [5, 6, 7]]
+        assert server.stop() == 0
+        assert server.stop() == 0
+
+
+def test_a_server_process_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="exit code 2"):
+        ServerProcess(settings(tmp_path / "none"))
+
+
+def test_a_server_thread_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        ServerThread(settings(tmp_path / "none"))
+
+
+def test_a_drain_lets_running_requests_finish_and_takes_no_new_ones(repository: Path) -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def held(outputs: dict[str, Any]) -> dict[str, Any]:
+        entered.set()
+        assert release.wait(30)
+        return outputs
+
+    put(repository, "m", 1, two_by_two())
+    answers: list[dict[str, Any]] = []
+    with ServerThread(settings(repository), engines(held)) as server, Client(server.address) as client:
+        request = threading.Thread(target=lambda: answers.append(client.predict("m", FLOAT_PAIR)))
+        request.start()
+        assert entered.wait(30)
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        while server.server.plane.ready:
+            pass
+        try:
+            assert not client.server_ready()
+            with pytest.raises(UnavailableError, match="stopping"):
+                client.predict("m", FLOAT_PAIR)
+        finally:
+            release.set()
+        request.join(30)
+        stopping.join(30)
+    assert answers[0]["total"].tolist() == [[2, 3, 4], [5, 6, 7]]
+
+
+def test_options_come_before_the_environment_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(
+        f"repository = '{tmp_path}'\nthreads = 2\nexecutor_threads = 3\nqueue_size = 4\n"
+        "[cross_check]\npolicy = 'sample'\nrate = 0.5\non_mismatch = 'fail'\n"
+    )
+    monkeypatch.setenv("ONWARD_SERVER_THREADS", "5")
+    monkeypatch.setenv("ONWARD_SERVER_EXECUTOR_THREADS", "6")
+    monkeypatch.setenv("ONWARD_SERVER_CROSS_CHECK__RATE", "0.25")
+    chosen = load_settings(file, threads=7)
+    assert (chosen.threads, chosen.executor_threads, chosen.queue_size) == (7, 6, 4)
+    check = chosen.cross_check
+    assert (check.policy, check.rate, check.on_mismatch) == ("sample", 0.25, "fail")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"unknown": 1}, "unknown"),
+        ({"cross_check": {"policy": "shadow", "on_mismatch": "fail"}}, "answers first"),
+        ({"cross_check": {"rate": 1.5}}, "cross_check.rate"),
+        ({"drain_timeout": "inf"}, "drain_timeout"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_settings(None, repository=tmp_path, **fields)

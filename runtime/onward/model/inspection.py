@@ -75,8 +75,8 @@ def inspect_model(model: ir.Model) -> ModelReport:
 
     Parameters are all elements of the main graph's numeric initialisers, each counted once; in the table of
     layers, one that several nodes use counts at the first. Nodes of subgraphs count among the operators and
-    are listed under the node that holds them, in order. The report's `macs` is the sum over the layers where it is
-    known; `layers_of_unknown_cost` says how many Conv, ConvTranspose, Gemm and MatMul are not in it.
+    are listed under the node that holds them, in order. The report's `macs` is the sum over the layers
+    where it is known; `layers_of_unknown_cost` says how many Conv, ConvTranspose, Gemm and MatMul it lacks.
 
     Args:
         model: a model with shapes inferred, as `load` leaves it.

@@ -87,6 +87,8 @@ def _named(data: bytes, name: str, limits: Limits, folder: ModelFolder | None) -
         raise type(error)(f"{name}: {error}") from error
     except (RecursionError, MemoryError) as error:
         raise InvalidModelError(f"{name}: too large or too deep to read ({type(error).__name__})") from error
+    except Exception as error:
+        raise InvalidModelError(f"{name}: the model cannot be understood: {root_cause(error)}") from error
 
 
 def _read(path: str, limits: Limits) -> bytes:
@@ -342,6 +344,10 @@ def _detach(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 def _normalise(model: ir.Model) -> ir.Model:
     if model.functions:
+        for function in model.functions.values():
+            if "" in function.opset_imports and "" in model.opset_imports:
+                # The checker has compared every operator: both versions mean the same here.
+                function.opset_imports[""] = model.opset_imports[""]
         try:
             common.InlinePass()(model)
         except Exception as error:

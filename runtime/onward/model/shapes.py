@@ -34,9 +34,10 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         (small if tensor is not None and tensor.nbytes <= KEEP_BYTES else large).append(value)
     inputs = list(graph.inputs)
-    inputs += [value for value in large if not value.is_graph_input()]
+    listed = set(inputs)
+    inputs += [value for value in large if value not in listed]
     if model.ir_version < 4:
-        inputs += [value for value in small if not value.is_graph_input()]
+        inputs += [value for value in small if value not in listed]
     view: Any = ir.GraphView(
         inputs,
         graph.outputs,

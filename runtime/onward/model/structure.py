@@ -50,6 +50,8 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
     if proto.ir_version < 1:
         raise InvalidModelError(f"IR version is {proto.ir_version}; an ONNX model has 1 or more")
     _check_opsets(proto)
+    _check_text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
+    _check_text(*(text for entry in proto.metadata_props for text in (entry.key, entry.value)))
     sizes = _function_sizes(proto)
     _Walk(limits, sizes).model(proto)
 
@@ -57,6 +59,7 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
 def _check_opsets(proto: onnx.ModelProto) -> None:
     seen: dict[str, int] = {}
     for entry in proto.opset_import:
+        _check_text(entry.domain)
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if seen.setdefault(domain, entry.version) != entry.version:
             raise InvalidModelError(
@@ -71,6 +74,13 @@ def _check_opsets(proto: onnx.ModelProto) -> None:
         )
     if version is not None and version < 1:
         raise InvalidModelError(f"opset {version} does not exist")
+
+
+def _check_text(*texts: object) -> None:
+    """Protobuf hands out a text field that is not UTF-8 as bytes."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidModelError(f"a name or text is not UTF-8: {str(text)[:60]}; the file is damaged")
 
 
 def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
@@ -91,6 +101,7 @@ def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
     """Nodes that each model-local function becomes when it is inlined to the bottom."""
     bodies: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     for function in proto.functions:
+        _check_text(function.domain, function.name, function.overload)
         key = _key(function.domain, function.name, function.overload)
         if key in bodies:
             raise InvalidModelError(f"function {function.domain}::{function.name} is defined twice")
@@ -145,6 +156,8 @@ class _Walk:
             raise InvalidModelError(
                 f"{where}: graphs nest more than {self._limits.max_depth} deep; raise Limits.max_depth"
             )
+        _check_text(graph.name, graph.doc_string)
+        _check_text(*(text for entry in graph.metadata_props for text in (entry.key, entry.value)))
         names: set[str] = set()
         for value in graph.input:
             self._define(value.name, names, where, "an input")
@@ -169,6 +182,7 @@ class _Walk:
         for index, node in enumerate(nodes):
             self._count(self._sizes.get(_key(node.domain, node.op_type, node.overload), 1))
             label = node_label(node, index)
+            _check_text(node.op_type, node.domain, node.name, node.overload)
             if not node.op_type:
                 raise InvalidModelError(f"{where}: node #{index} names no operator")
             for name in node.input:
@@ -199,6 +213,7 @@ class _Walk:
     def _define(name: str, names: set[str], where: str, what: str) -> None:
         if not name:
             raise InvalidModelError(f"{where}: {what} has no name")
+        _check_text(name)
         if name in names:
             raise InvalidModelError(f"{where}: {what} named {name!r}, a name that is already taken")
         names.add(name)
@@ -230,6 +245,7 @@ def _check_type(kind: onnx.TypeProto, where: str) -> None:
     if choice in ("tensor_type", "sparse_tensor_type"):
         size = 1
         for dim in getattr(kind, choice).shape.dim:
+            _check_text(dim.dim_param)
             if dim.HasField("dim_value"):
                 if dim.dim_value < 0:
                     raise InvalidModelError(

@@ -180,7 +180,7 @@ def _make_asymmetric(node: ir.Node) -> None:
     if factors is None or ((factors < 1).any() and (factors > 1).any()):
         raise UnsupportedError(
             f"node {node.name!r} (Resize, opset 10 or Upsample): nearest-neighbour scales are computed, or "
-            "both enlarge and reduce, which newer opsets round differently; export the model at opset 11 or later"
+            "both enlarge and reduce, which newer opsets round differently; export it at opset 11 or later"
         )
     node.attributes.add(ir.AttrString("nearest_mode", "ceil" if (factors < 1).any() else "floor"))
 

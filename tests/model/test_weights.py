@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onward.errors import ConfigError
+from onward.model import from_bytes, trainable_initializers
+
+
+def load(text: str) -> ir.Model:
+    proto = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>' + text)
+    return from_bytes(proto.SerializeToString())
+
+
+NET = """
+g (float[1, 2, 4, 4] x, int64[3] ids) => (float[p, q, r, s] y, float[t, u] e)
+<
+    float[2, 2, 1, 1] conv_w = {1, 2, 3, 4},
+    float[2] conv_b = {1, 2},
+    float[2] bn_scale = {1, 1}, float[2] bn_bias = {0, 0},
+    float[2] bn_mean = {0, 0}, float[2] bn_var = {1, 1},
+    float lo = {0.0}, float hi = {6.0},
+    float[4] scales = {1.0, 1.0, 2.0, 2.0}, float half = {0.5},
+    float[2, 1, 1] gate = {1, 2},
+    float[4, 2] table = {1, 2, 3, 4, 5, 6, 7, 8}, float[2, 2] flat = {1, 2, 3, 4},
+    int64[1] shape = {4}, float[2] unused = {1, 2},
+    float pad = {0.0}, int64[8] pads = {0, 0, 0, 0, 0, 0, 0, 0}
+>
+{
+    a = Conv(x, conv_w, conv_b)
+    b = BatchNormalization(a, bn_scale, bn_bias, bn_mean, bn_var)
+    c = Clip(b, lo, hi)
+    d = Resize(c, , scales)
+    f = Mul(d, half)
+    g = Mul(f, gate)
+    y = Pad(g, pads, pad)
+    rows = Gather(table, ids)
+    turned = Transpose(flat)
+    e = MatMul(rows, turned)
+}
+"""
+
+
+def test_weights_are_found_by_use() -> None:
+    assert trainable_initializers(load(NET)) == (
+        "conv_w",
+        "conv_b",
+        "bn_scale",
+        "bn_bias",
+        "gate",
+        "table",
+        "flat",
+    )
+
+
+def test_patterns_choose() -> None:
+    model = load(NET)
+    assert trainable_initializers(model, ["bn_*", "half"]) == (
+        "bn_scale",
+        "bn_bias",
+        "bn_mean",
+        "bn_var",
+        "half",
+    )
+    assert trainable_initializers(model, []) == ()
+
+
+@pytest.mark.parametrize("pattern", ["conv_weight", "shape", "pads", ""])
+def test_a_pattern_without_a_match(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="matches no float initialiser"):
+        trainable_initializers(load(NET), ["conv_*", pattern])
+
+
+def test_names_with_brackets_match_themselves() -> None:
+    model = load("g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
+    model.graph.initializers["w"].name = "w[0]"
+    assert trainable_initializers(model, ["w[0]"]) == ("w[0]",)
+
+
+def test_weights_of_branches_count() -> None:
+    model = load(
+        """g (float[2, 2] x, bool c) => (float[2, 2] y) {
+            y = If (c) <
+                then_branch = t () => (float[2, 2] u) <float[2, 2] w = {1, 2, 3, 4}> { u = MatMul(x, w) },
+                        else_branch = e () => (float[2, 2] v) { v = Relu(x) }>
+        }"""
+    )
+    assert trainable_initializers(model) == ("w",)

@@ -170,7 +170,7 @@ def test_same_padding_is_onnx_same_upper(kernel: int, stride: int, size: int) ->
     assert network.outputs[0].shape == ("N", 1, out)
 
 
-def test_same_padding_of_an_open_extent(run: Any) -> None:
+def test_same_padding_of_an_open_extent() -> None:
     steady = single(nn.Conv1D(1, 4, 1, "same"), (1, "T"))
     assert tuple(steady.model.graph[0].attributes["pads"].value) == (1, 2)
     strided = single(nn.Conv1D(1, 4, 2, "same"), (1, "T"))

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op
 from onward.ops._normalization import batch_statistics, per_channel
 
 
@@ -45,30 +45,46 @@ class BatchNormalization(Op):
         input_mean: ir.Value,
         input_var: ir.Value,
     ) -> tuple[ir.Value | None, ...]:
-        if any(d is not None for d in dy[1:]):
-            raise UnsupportedError(
-                "running statistics have no gradient; build the loss on the first output only"
-            )
-        if dy[0] is None:
-            return (None,) * 5
         if not self.training_mode:
+            if dy[0] is None:
+                return (None,) * 5
             return _frozen_gradient(g, dy[0], X, scale, input_mean, input_var, self.epsilon)
-        return (
-            *g.emit(
+        parts: list[ir.Value] = []
+        dscale, dB, dmean, dvar = None, None, None, None
+        if dy[0] is not None:
+            dX, dscale, dB = g.emit(
                 "BatchNormalizationGrad",
                 dy[0],
                 X,
                 scale,
-                domain="ai.onward",
+                domain=ONWARD_DOMAIN,
                 outputs=3,
                 epsilon=self.epsilon,
-            ),
-            None,
-            None,
-        )
+            )
+            parts.append(dX)
+        statistics = (*dy, None, None)[1:3]
+        if any(d is not None for d in statistics):
+            parts.append(self._statistics_gradient(g, X, *statistics))
+            dmean, dvar = (None if d is None else g.Mul(d, self.momentum) for d in statistics)
+        total = g.Add(*parts) if len(parts) == 2 else parts[0] if parts else None
+        return total, dscale, dB, dmean, dvar
+
+    def _statistics_gradient(
+        self, g: Builder, X: ir.Value, d_mean: ir.Value | None, d_var: ir.Value | None
+    ) -> ir.Value:
+        """What the running statistics' gradients say of X, where a loss is built on them."""
+        axes, spatial = _axes(X)
+        share = g.Div(g.const(1 - self.momentum, dtype_of(X)), g.size(X, axes))
+        slopes = g.zeros_like(X)
+        if d_mean is not None:
+            slopes = g.Add(slopes, g.Unsqueeze(d_mean, spatial) if spatial else d_mean)
+        if d_var is not None:
+            centred = g.Mul(g.Sub(X, g.ReduceMean(X, axes, keepdims=1)), 2.0)
+            slopes = g.Add(slopes, g.Mul(centred, g.Unsqueeze(d_var, spatial) if spatial else d_var))
+        return g.Mul(slopes, share)
 
 
-@op("BatchNormalization", since=9, multiple_outputs=True)
+@op("BatchNormalization", since=9)
 class BatchNormalization9(Op):
     """Y = scale · (X − mean) / sqrt(var + epsilon) + B; the training form of these versions is refused."""
 
@@ -78,22 +94,6 @@ class BatchNormalization9(Op):
     def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> Array:
         _refuse_training(self.output_count)
         return _normalized(X, scale, B, mean, var, self.epsilon)
-
-    def gradient(
-        self,
-        g: Builder,
-        dy: tuple[ir.Value | None, ...],
-        y: tuple[ir.Value, ...],
-        X: ir.Value,
-        scale: ir.Value,
-        B: ir.Value,
-        mean: ir.Value,
-        var: ir.Value,
-    ) -> tuple[ir.Value | None, ...]:
-        _refuse_training(self.output_count)
-        if dy[0] is None:
-            return (None,) * 5
-        return _frozen_gradient(g, dy[0], X, scale, mean, var, self.epsilon)
 
 
 @op("BatchNormalization", since=7)
@@ -138,10 +138,7 @@ def _frozen_gradient(
     var: ir.Value,
     epsilon: float,
 ) -> tuple[ir.Value | None, ...]:
-    dims = dims_of(X)
-    if dims is None:
-        raise UnsupportedError("the gradient of BatchNormalization needs the rank of X")
-    axes, spatial = [0, *range(2, len(dims))], list(range(1, len(dims) - 1))
+    axes, spatial = _axes(X)
     inverse = g.Reciprocal(g.Sqrt(g.Add(var, epsilon)))
     factor = g.Mul(scale, inverse)
     centred = g.Sub(X, g.Unsqueeze(mean, spatial) if spatial else mean)
@@ -151,3 +148,11 @@ def _frozen_gradient(
     dmean = g.Neg(g.Mul(dB, factor))
     dvar = g.Mul(g.Mul(g.Mul(dscale, factor), inverse), -0.5)
     return dX, dscale, dB, dmean, dvar
+
+
+def _axes(X: ir.Value) -> tuple[list[int], list[int]]:
+    """The axes to sum over, and those that a vector over channels lacks to broadcast against X."""
+    dims = dims_of(X)
+    if dims is None:
+        raise UnsupportedError("the gradient of BatchNormalization needs the rank of X")
+    return [0, *range(2, len(dims))], list(range(1, len(dims) - 1))

@@ -50,14 +50,19 @@ class ConvTranspose(Op):
             total = [max(0, w - i * s) for w, i, s in zip(whole, extents, window.strides, strict=True)]
         else:
             total = []
-        if any(t < 0 for t in total):
+        if any(
+            t < 0 and e - t >= max(s, d)
+            for t, e, s, d in zip(total, extra, window.strides, window.dilations, strict=False)
+        ):
             raise ShapeError(
-                f"output_shape {list(self.output_shape or ())} is larger than the {whole} positions that "
-                f"there are; raise output_padding"
+                f"output_shape {list(self.output_shape or ())} is more than output_padding could add to "
+                f"{whole} positions"
             )
         if total:
-            small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-            begin, end = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
+            # A missing position is added behind, as output_padding does.
+            odd = 0 if self.auto_pad == "SAME_UPPER" else 1
+            begin = tuple((max(0, t) + odd) // 2 for t in total)
+            end = tuple(t - a for t, a in zip(total, begin, strict=True))
         else:
             pads = window.pads or ()
             begin, end = pads[:rank], pads[rank:]
@@ -98,11 +103,16 @@ class ConvTranspose(Op):
             )
         # Without output_shape the pads do not depend on the extents.
         geometry = self.geometry(kernel, extents or tuple(sum(kernel) + sum(self.pads or ()) for _ in kernel))
-        if any(e >= s for e, s in zip(self.output_padding or (), geometry.strides, strict=False)):
+        steps = (o * s for o, s in zip(geometry.out, geometry.strides, strict=True))
+        reach = (
+            i + a + max(0, b) for i, a, b in zip(geometry.spatial, geometry.begin, geometry.end, strict=True)
+        )
+        width = (d * (k - 1) + 1 for d, k in zip(geometry.dilations, kernel, strict=True))
+        if any(r - w >= n for r, w, n in zip(reach, width, steps, strict=True)):
             raise UnsupportedError("the gradient of ConvTranspose needs output_padding less than strides")
         shared = {
             "strides": geometry.strides,
-            "pads": geometry.begin + geometry.end,
+            "pads": geometry.begin + tuple(max(0, b) for b in geometry.end),
             "dilations": geometry.dilations,
             "group": self.group,
         }

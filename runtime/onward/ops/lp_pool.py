@@ -10,7 +10,7 @@ from onward.ops._pooling import spread, window_sum
 from onward.ops._window import Window, resolve, shaped_like
 
 
-@op("LpPool", since=(2, 11, 18, 22))
+@op("LpPool", since=(18, 22))
 class LpPool(Op):
     """Y = (Σ |X|^p)^(1/p) over each window; pads count as zeros."""
 
@@ -53,3 +53,24 @@ class LpPool(Op):
         share = g.Where(g.Equal(y, 0.0), 0.0, g.Div(dy, g.Pow(y, float(self.p - 1))))
         slope = g.Mul(g.Sign(X), g.Pow(g.Abs(X), float(self.p - 1)))
         return (g.Mul(slope, shaped_like(spread(g, share, geometry), X)),)
+
+
+@op("LpPool", since=(2, 11))
+class LpPool2(Op):
+    """As version 18, without dilations and ceil_mode."""
+
+    auto_pad: str = "NOTSET"
+    kernel_shape: tuple[int, ...]
+    p: int = 2
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def kernel(self, X: Array) -> Array:
+        return LpPool(
+            output_count=self.output_count,
+            auto_pad=self.auto_pad,
+            kernel_shape=self.kernel_shape,
+            p=self.p,
+            pads=self.pads,
+            strides=self.strides,
+        ).kernel(X)

@@ -34,7 +34,7 @@ def _run(kernel: Kernel, target: Target, values: Mapping[str, Array | int], thre
         call(block.ctypes.data, thread, threads)
 
 
-@pytest.fixture()
+@pytest.fixture
 def run() -> Run:
     return _run
 

@@ -103,7 +103,9 @@ class Module:
         self, name: str, parameters: Sequence[tuple[str, str]], result: str = "void", *, internal: bool = True
     ) -> Function:
         """Start a function; `parameters` are (name, LLVM type) pairs."""
-        f = Function(self, name, parameters, result, internal)
+        # The loader looks up local names in one table for all modules: the entry's name makes them unique.
+        symbol = f"{ENTRY}_{name}" if internal else name
+        f = Function(self, symbol, parameters, result, internal)
         self._functions.append(f)
         return f
 
@@ -114,8 +116,9 @@ class Module:
     def integers(self, name: str, values: Sequence[int]) -> str:
         """A constant table of i64; gives its symbol."""
         body = ", ".join(f"i64 {v}" for v in values)
-        self._globals.append(f"@{name} = internal constant [{len(values)} x i64] [{body}], align 8")
-        return f"@{name}"
+        symbol = f"@{ENTRY}_{name}"
+        self._globals.append(f"{symbol} = internal constant [{len(values)} x i64] [{body}], align 8")
+        return symbol
 
     def loop_metadata(self) -> str:
         """A distinct loop identity that forbids unrolling and vectorising."""

@@ -186,7 +186,9 @@ class Jit:
                     self.cache.put(key, code)
             else:
                 self.loaded += 1
-            self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
+            loaded = binding.ObjectFileRef.from_data(code)
+            _engines.append((code, loaded))
+            self._engine.add_object_file(loaded)
         self._engine.finalize_object()
         for key in fresh:
             self._addresses[key] = int(self._engine.get_function_address(f"k{key}"))
@@ -229,8 +231,9 @@ def _initialise() -> None:
 def _machine(target: Target) -> Any:
     from llvmlite import binding
 
+    # The large code model takes local addresses through GOT offsets, which the loader resolves wrongly.
     return binding.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small", jit=True
     )
 
 

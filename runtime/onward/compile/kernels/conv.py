@@ -1,4 +1,4 @@
-"""Direct convolution: forward and backward-data, and the packing of their weights.
+"""Direct convolution: forward and backward-data.
 
 Both directions are the same sweep: over a grid of output pixels, a register tile of some pixels by some
 output channels, reduced over taps and input channels. Backward-data has one grid for each remainder under the
@@ -13,17 +13,22 @@ from dataclasses import dataclass, replace
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
-from onward.compile.kernels.layout import Convolution, Image, Weights
+from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.errors import ShapeError
 
 __all__ = [
+    "Blocks",
+    "Grid",
+    "backward_blocks",
     "backward_data",
-    "backward_data_pack",
+    "backward_grids",
+    "check_halo",
     "forward",
-    "forward_pack",
-    "packed_backward_size",
-    "packed_forward_size",
+    "forward_blocks",
+    "forward_grids",
+    "label",
+    "panels_size",
 ]
 
 _CACHED_WEIGHTS = 400 << 10
@@ -31,7 +36,7 @@ _CACHED_WEIGHTS = 400 << 10
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Output pixels (i, j) at c0 + i * c_row + j * c_pixel, fed from a0 + i * a_row + j * a_pixel.
 
     The reduction runs over rows x columns x depth, with steps in A of `steps`; `b0` is where this grid's
@@ -59,7 +64,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
     """`group` groups of `outputs` channels, each in `blocks` blocks of `vectors` vectors."""
 
     group: int
@@ -85,21 +90,24 @@ class _Blocks:
         return self.outputs % self.width
 
 
-def _forward_blocks(conv: Convolution, target: Target) -> _Blocks:
+def forward_blocks(conv: Convolution, target: Target) -> Blocks:
+    """How y's channels are blocked."""
     vectors = vectors_for(target, conv.outputs)
-    return _Blocks(conv.group, conv.outputs, conv.inputs, vectors, target.lanes)
+    return Blocks(conv.group, conv.outputs, conv.inputs, vectors, target.lanes)
 
 
-def _backward_blocks(conv: Convolution, target: Target) -> _Blocks:
+def backward_blocks(conv: Convolution, target: Target) -> Blocks:
+    """How dx's channels are blocked."""
     vectors = vectors_for(target, conv.inputs)
-    return _Blocks(conv.group, conv.inputs, conv.outputs, vectors, target.lanes)
+    return Blocks(conv.group, conv.inputs, conv.outputs, vectors, target.lanes)
 
 
-def _forward_grids(conv: Convolution) -> list[_Grid]:
+def forward_grids(conv: Convolution) -> list[Grid]:
+    """The one grid of the forward direction."""
     x, y = conv.x, conv.y
     (sh, sw), (dh, dw) = conv.strides, conv.dilations
     return [
-        _Grid(
+        Grid(
             height=y.height,
             width=y.width,
             a0=x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel,
@@ -116,7 +124,8 @@ def _forward_grids(conv: Convolution) -> list[_Grid]:
     ]
 
 
-def _backward_grids(conv: Convolution, blocks: _Blocks) -> list[_Grid]:
+def backward_grids(conv: Convolution, blocks: Blocks) -> list[Grid]:
+    """A grid for each pair of remainders under the strides."""
     dx, dy = conv.x, conv.y
     (sh, sw) = conv.strides
     grids = []
@@ -125,7 +134,7 @@ def _backward_grids(conv: Convolution, blocks: _Blocks) -> list[_Grid]:
         for columns in conv.phases(1):
             if not rows.count or not columns.count:
                 continue
-            grid = _Grid(
+            grid = Grid(
                 height=rows.count,
                 width=columns.count,
                 a0=dy.origin + rows.first_output * dy.row + columns.first_output * dy.pixel,
@@ -146,19 +155,9 @@ def _backward_grids(conv: Convolution, blocks: _Blocks) -> list[_Grid]:
     return grids
 
 
-def _size(grids: Sequence[_Grid], blocks: _Blocks) -> int:
+def panels_size(grids: Sequence[Grid], blocks: Blocks) -> int:
+    """Floats of all packed panels."""
     return sum(grid.reduction for grid in grids) * blocks.group * blocks.blocks * blocks.width
-
-
-def packed_forward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `forward`."""
-    return _size(_forward_grids(conv), _forward_blocks(conv, target))
-
-
-def packed_backward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `backward_data`."""
-    blocks = _backward_blocks(conv, target)
-    return _size(_backward_grids(conv, blocks), blocks)
 
 
 def forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
@@ -166,10 +165,10 @@ def forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) ->
 
     "full" epilogue operands have y's layout. Raises `ShapeError` when x's border is too small.
     """
-    _check_halo("x", conv.x, conv.input_halo())
-    name = f"conv_forward {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}" + _label(conv)
+    check_halo("x", conv.x, conv.input_halo())
+    name = f"conv_forward {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}" + label(conv)
     return _sweep(
-        name, conv, target, _forward_grids(conv), _forward_blocks(conv, target), conv.x, conv.y, epilogue
+        name, conv, target, forward_grids(conv), forward_blocks(conv, target), conv.x, conv.y, epilogue
     )
 
 
@@ -178,15 +177,16 @@ def backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTI
 
     "full" epilogue operands have dx's layout. Raises `ShapeError` when dy's border is too small.
     """
-    _check_halo("dy", conv.y, conv.gradient_halo())
-    blocks = _backward_blocks(conv, target)
+    check_halo("dy", conv.y, conv.gradient_halo())
+    blocks = backward_blocks(conv, target)
     name = f"conv_backward_data {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
     return _sweep(
-        name + _label(conv), conv, target, _backward_grids(conv, blocks), blocks, conv.y, conv.x, epilogue
+        name + label(conv), conv, target, backward_grids(conv, blocks), blocks, conv.y, conv.x, epilogue
     )
 
 
-def _label(conv: Convolution) -> str:
+def label(conv: Convolution) -> str:
+    """Kernel size and whatever is not the default, for names of kernels."""
     label = f" k{conv.kernel[0]}x{conv.kernel[1]}"
     if conv.strides != (1, 1):
         label += f" s{conv.strides[0]}x{conv.strides[1]}"
@@ -195,7 +195,8 @@ def _label(conv: Convolution) -> str:
     return label + (f" g{conv.group}" if conv.group > 1 else "")
 
 
-def _check_halo(name: str, image: Image, need: tuple[int, int, int, int]) -> None:
+def check_halo(name: str, image: Image, need: tuple[int, int, int, int]) -> None:
+    """Raise `ShapeError` unless the image's border is at least (top, left, bottom, right)."""
     have = (image.top, image.left, image.bottom, image.right)
     if any(h < n for h, n in zip(have, need, strict=True)):
         raise ShapeError(f"{name} has a border of {have} (top, left, bottom, right); this needs {need}")
@@ -213,7 +214,7 @@ class _Piece:
 
 
 def _pieces(
-    grid: _Grid, most: int
+    grid: Grid, most: int
 ) -> tuple[list[_Piece], list[_Piece], dict[tuple[int, int], tuple[int, int]]]:
     """Units of work (outer), tile places inside a unit (inner), and each pair's tile size (rows, columns)."""
     strip = grid.a_row == grid.width * grid.a_pixel and grid.c_row == grid.width * grid.c_pixel
@@ -249,8 +250,8 @@ def _sweep(
     name: str,
     conv: Convolution,
     target: Target,
-    grids: list[_Grid],
-    blocks: _Blocks,
+    grids: list[Grid],
+    blocks: Blocks,
     source: Image,
     sink: Image,
     epilogue: Epilogue,
@@ -271,7 +272,7 @@ def _sweep(
         ir=module.text(),
         slots=slots,
         flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
-        bytes=Affine(4 * _size(grids, blocks), bytes_),
+        bytes=Affine(4 * panels_size(grids, blocks), bytes_),
         units=Affine(0, units),
     )
 
@@ -282,8 +283,8 @@ class _Sweep:
     def __init__(
         self,
         f: Function,
-        grid: _Grid,
-        blocks: _Blocks,
+        grid: Grid,
+        blocks: Blocks,
         epilogue: Epilogue,
         number: int,
         target: Target,
@@ -349,16 +350,16 @@ class _Sweep:
         low, high = f.share(batch * places, thread, threads)
         with f.range(low, high) as unit:
             n, place = unit // places, unit % places
-            first = 0
+            before = 0
             for o, piece in enumerate(self.outer):
-                index: Value = place - first
+                index: Value = place - before
                 if len(self.outer) > 1:
-                    test = f.compare("slt" if o == 0 else "sge", place, piece.count if o == 0 else first)
+                    test = f.compare("slt" if o == 0 else "sge", place, piece.count if o == 0 else before)
                     with f.when(test):
                         self._place(n, o, piece, index)
                 else:
                     self._place(n, o, piece, index)
-                first += piece.count
+                before += piece.count
         return places
 
     def _place(self, n: Value, o: int, piece: _Piece, index: Value) -> None:
@@ -427,79 +428,3 @@ class _Sweep:
                 *operands,
             ],
         )
-
-
-def forward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
-    """Weights from any order to the panels of `forward`. Slots: w, packed."""
-    return _pack(
-        "conv_forward_pack", conv, target, weights, _forward_grids(conv), _forward_blocks(conv, target)
-    )
-
-
-def backward_data_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
-    """Weights from any order to the panels of `backward_data`. Slots: w, packed."""
-    blocks = _backward_blocks(conv, target)
-    transposed = replace(weights, output=weights.input, input=weights.output)
-    return _pack(
-        "conv_backward_pack", conv, target, transposed, _backward_grids(conv, blocks), blocks, weights
-    )
-
-
-def _pack(
-    name: str,
-    conv: Convolution,
-    target: Target,
-    weights: Weights,
-    grids: list[_Grid],
-    blocks: _Blocks,
-    backward: Weights | None = None,
-) -> Kernel:
-    """Panels [group, block][tap row, tap column, depth][lane of the block], lanes past the end zero."""
-    module = Module(target)
-    f = module.entry()
-    _, thread, threads = f.arguments
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
-    # The first weight of a group lies along output channels, whichever of the two the panels block over.
-    group_step = conv.outputs * (backward.output if backward is not None else weights.output)
-    for grid in grids:
-        low, high = f.share(blocks.group * blocks.blocks * blocks.depth, thread, threads)
-        if not grid.reduction:
-            continue
-        with f.range(low, high) as unit:
-            panel, k = unit // blocks.depth, unit % blocks.depth
-            g, q = panel // blocks.blocks, panel % blocks.blocks
-            source = g * group_step + q * (blocks.width * weights.output) + k * weights.input
-            source = source + (grid.tap0[0] * weights.row + grid.tap0[1] * weights.column)
-            sink = panel * (grid.reduction * blocks.width) + k * blocks.width + grid.b0
-            left = blocks.outputs - q * blocks.width
-            with f.range(0, grid.taps[0]) as i, f.range(0, grid.taps[1]) as j:
-                tap = i * (grid.tap_step[0] * weights.row) + j * (grid.tap_step[1] * weights.column)
-                start = f.at(values["w"], source + tap)
-                target_row = f.at(
-                    values["packed"], sink + (i * grid.taps[1] + j) * (grid.depth * blocks.width)
-                )
-                for v in range(blocks.vectors):
-                    _gather(f, start, target_row, v, left, weights.output, bool(blocks.rest))
-    f.ret()
-    size = 4 * (conv.weights + _size(grids, blocks))
-    return Kernel(name, module.text(), slots, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks))
-
-
-def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride: int, partial: bool) -> None:
-    """One vector of elements `stride` apart, zero from lane `left` on."""
-    lanes = f.lanes
-    mask = f.mask(left - v * lanes) if partial else None
-    if stride == 1:
-        f.vstore(f.vload(start, v * lanes, mask), sink, v * lanes)
-        return
-    if mask is None:
-        row = f.zero()
-        for lane in range(lanes):
-            element = f.load(start, "float", (v * lanes + lane) * stride)
-            row = f.insert(row, element, lane)
-        f.vstore(row, sink, v * lanes)
-        return
-    f.vstore(f.zero(), sink, v * lanes)
-    with f.range(0, f.smin(left - v * lanes, lanes)) as lane:
-        f.store(f.load(start, "float", (lane + v * lanes) * stride), f.at(sink, lane + v * lanes))

@@ -1,8 +1,8 @@
 """What a generator gives: IR with the layout of its argument block and its costs.
 
-Every kernel has the ABI `void k(i64* args, i64 thread, i64 threads)`. `args` is a block of 64-bit slots, in
-the order of `Kernel.slots`: addresses, and run-time sizes such as the batch. A kernel splits its work statically
-over `threads`; every thread of the team calls it with the same block.
+Every kernel has the ABI `void k(i64* args, i64 thread, i64 threads)`. `args` is a block of 64-bit slots in
+the order of `Kernel.slots`: addresses, and run-time sizes such as the batch. Work is split statically over
+`threads`; every thread of the team calls the kernel with the same block.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ class Tile:
 
 def rows_for(target: Target, vectors: int) -> int:
     """The most rows a tile of that many vectors can have without spilling."""
-    reserved = vectors if target.memory_broadcast else vectors + 1
+    reserved = vectors + 1
+    if vectors == 1 and target.memory_broadcast:
+        reserved = 1  # a scalar with one use is broadcast by the multiply-add itself
     if not target.fused:
         reserved += 1
     rows = (target.registers - reserved) // vectors

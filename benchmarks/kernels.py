@@ -1,0 +1,191 @@
+"""GF/s of the generated kernels, and the fraction of the multiply-add peak measured on this machine.
+
+python benchmarks/kernels.py [--threads N] [--lanes N] [--only TEXT] [--seconds S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onward.compile.codegen.builder import Module
+from onward.compile.codegen.jit import default_jit
+from onward.compile.codegen.target import Target, host_target
+from onward.compile.kernels import conv, conv_pack, conv_weights
+from onward.compile.kernels.kernel import Kernel
+from onward.compile.kernels.layout import Convolution, Image, oihw
+from onward.engine.team import Step, Steps, Team
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel with its buffers, ready to run."""
+
+    name: str
+    kernel: Kernel
+    values: dict[str, Array | int]
+    batch: int
+
+
+CONVOLUTIONS = [
+    # batch, size, channels in, channels out, kernel, stride, pad, group
+    ("lenet.1", 64, 28, 1, 6, 5, 1, 2, 1),
+    ("lenet.2", 64, 14, 6, 16, 5, 1, 0, 1),
+    ("resnet20.1", 64, 32, 16, 16, 3, 1, 1, 1),
+    ("resnet20.2", 64, 16, 32, 32, 3, 1, 1, 1),
+    ("resnet20.3", 64, 8, 64, 64, 3, 1, 1, 1),
+    ("resnet18.stem", 4, 224, 3, 64, 7, 2, 3, 1),
+    ("resnet18.1", 8, 56, 64, 64, 3, 1, 1, 1),
+    ("resnet18.2 s2", 8, 56, 64, 128, 3, 2, 1, 1),
+    ("resnet18.2", 8, 28, 128, 128, 3, 1, 1, 1),
+    ("resnet18.3", 8, 14, 256, 256, 3, 1, 1, 1),
+    ("resnet18.4", 8, 7, 512, 512, 3, 1, 1, 1),
+    ("resnet50.1x1 256-64", 8, 56, 256, 64, 1, 1, 0, 1),
+    ("resnet50.1x1 64-256", 8, 56, 64, 256, 1, 1, 0, 1),
+    ("resnet50.1x1 1024-256", 8, 14, 1024, 256, 1, 1, 0, 1),
+    ("resnet50.1x1 s2", 8, 28, 512, 1024, 1, 2, 0, 1),
+    ("alexnet.1", 8, 224, 3, 64, 11, 4, 2, 1),
+    ("alexnet.2", 8, 27, 64, 192, 5, 1, 2, 1),
+]
+
+
+def geometry(size: int, c: int, o: int, k: int, s: int, p: int, g: int) -> Convolution:
+    out = (size + 2 * p - k) // s + 1
+    bare = Convolution(Image(size, size, c), Image(out, out, o), (k, k), (s, s), pads=(p, p, p, p), group=g)
+    return Convolution(
+        Image(size, size, c, *bare.input_halo()),
+        Image(out, out, o, *bare.gradient_halo()),
+        (k, k),
+        (s, s),
+        pads=(p, p, p, p),
+        group=g,
+    )
+
+
+def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
+    for name, batch, size, c, o, k, s, p, g in CONVOLUTIONS:
+        shape = geometry(size, c, o, k, s, p, g)
+
+        def random(n: int) -> Array:
+            data = np.random.default_rng(0).standard_normal(n + 32, np.float32)
+            start = -data.ctypes.data % 64 // 4
+            return data[start : start + n]
+
+        x, y = random(batch * shape.x.size), random(batch * shape.y.size)
+        makers: dict[str, Callable[[], tuple[Kernel, dict[str, Array | int]]]] = {
+            "F": lambda: (
+                conv.forward(shape, target),
+                {"a": x, "b": random(conv_pack.packed_forward_size(shape, target)), "c": y, "batch": batch},
+            ),
+            "F pack": lambda: (
+                conv_pack.forward_pack(shape, target, oihw(shape.inputs, k, k)),
+                {"w": random(shape.weights), "packed": random(conv_pack.packed_forward_size(shape, target))},
+            ),
+            "BD": lambda: (
+                conv.backward_data(shape, target),
+                {"a": y, "b": random(conv_pack.packed_backward_size(shape, target)), "c": x, "batch": batch},
+            ),
+            "BD pack": lambda: (
+                conv_pack.backward_data_pack(shape, target, oihw(shape.inputs, k, k)),
+                {"w": random(shape.weights), "packed": random(conv_pack.packed_backward_size(shape, target))},
+            ),
+        }
+        parts = conv_weights.partial_count(shape, target, threads)
+        makers["BW"] = lambda: (
+            conv_weights.weight_gradient(shape, target),
+            {"a": x, "b": y, "c": random(parts * conv_weights.partial_size(shape, target)), "batch": batch},
+        )
+        makers["BW finish"] = lambda: (
+            conv_weights.finish_weights(shape, target, oihw(shape.inputs, k, k)),
+            {
+                "c": random(parts * conv_weights.partial_size(shape, target)),
+                "dw": random(shape.weights),
+                "parts": parts,
+            },
+        )
+        for direction, make in makers.items():
+            label = f"{name} {direction}"
+            if only in label:
+                kernel, values = make()
+                yield Row(label, kernel, values, batch)
+
+
+def peak(team: Team, target: Target, seconds: float) -> float:
+    """GF/s of independent multiply-adds in registers."""
+    module = Module(target)
+    f = module.entry()
+    count = f.load(f.arguments[0], "i64", 1)
+    sink = f.load(f.arguments[0], "ptr")
+    start = [f.vload(sink, 0)] * 12
+    factor = f.vload(sink, target.lanes)
+    acc = f.loop(
+        0,
+        count,
+        carry=start,
+        body=lambda _, c: [f.fma(a, factor, a if i % 2 else factor) for i, a in enumerate(c)],
+    )
+    total = acc[0]
+    for a in acc[1:]:
+        total = total + a
+    f.vstore(total, sink, f.arguments[1] * (2 * target.lanes) + 4 * target.lanes)
+    f.ret()
+    trips = 20000
+    data = np.zeros(4096, np.float32)
+    block = np.array([data.ctypes.data, trips], np.int64)
+    steps = Steps([Step(default_jit(target.lanes).address(module.text()), block.ctypes.data)])
+    best = measure(team, steps, seconds)[0]
+    return 12 * 2 * target.lanes * trips * team.threads / best / 1e9
+
+
+def measure(team: Team, steps: Steps, seconds: float) -> tuple[float, float]:
+    """Best and median seconds of a run."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        team.run(steps)
+        times.append(time.perf_counter() - start)
+    return min(times), statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lanes", type=int, default=None)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--seconds", type=float, default=0.3)
+    options = parser.parse_args()
+    target = host_target(options.lanes)
+    jit = default_jit(target.lanes)
+    with Team(options.threads) as team:
+        top = peak(team, target, options.seconds)
+        print(f"{target.cpu}, {target.lanes} lanes, {options.threads} threads: peak {top:.0f} GF/s")
+        print(
+            f"{'kernel':<34}{'compile ms':>11}{'best ms':>10}{'median':>10}{'GF/s':>8}{'of peak':>9}{'GB/s':>8}"
+        )
+        for row in rows(target, options.threads, options.only):
+            start = time.perf_counter()
+            address = jit.address(row.kernel.ir)
+            compile_time = time.perf_counter() - start
+            block = row.kernel.block(
+                {k: v if isinstance(v, int) else v.ctypes.data for k, v in row.values.items()}
+            )
+            best, median = measure(team, Steps([Step(address, block.ctypes.data)]), options.seconds)
+            gf = row.kernel.flops(row.batch) / best / 1e9
+            gb = row.kernel.bytes(row.batch) / best / 1e9
+            print(
+                f"{row.name:<34}{compile_time * 1e3:>11.0f}{best * 1e3:>10.3f}{median * 1e3:>10.3f}"
+                f"{gf:>8.0f}{gf / top:>8.0%}{gb:>9.1f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""A graph at fixed input shapes: every extent known, everything that follows from constants computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import OnwardError, ShapeError
+from onward.graph import Array, Op, bind, infer_node, numpy_dtype, static_shape
+
+__all__ = ["NotStatic", "Operation", "Program", "specialize"]
+
+_FOLD_LIMIT = 1 << 16
+"""Results of folding up to this many elements are kept as constants; larger ones stay computed."""
+
+
+class NotStatic(OnwardError):
+    """A graph whose shapes depend on data: it cannot have a plan."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A node with its operator bound; absent inputs are None, outputs that nobody names are left out."""
+
+    node: ir.Node
+    operator: Op
+    inputs: tuple[ir.Value | None, ...]
+    outputs: tuple[ir.Value, ...]
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"{self.node.op_type} {self.node.name}"
+
+
+@dataclass(eq=False)
+class Program:
+    """Operations in execution order over values of known shape and dtype.
+
+    Attributes:
+        operations: what is left to compute at run time.
+        inputs: the values given at each run, by name.
+        state: initializers that are inputs too: they live in the session and may be replaced by outputs.
+        weights: initializers that are read only, by name; a session may swap their contents.
+        constants: what the graph fixes.
+        outputs: the values asked for, by name.
+        shapes, dtypes: of every value.
+    """
+
+    operations: list[Operation]
+    inputs: dict[str, ir.Value]
+    state: dict[str, ir.Value]
+    weights: dict[str, ir.Value]
+    constants: dict[ir.Value, Array]
+    outputs: dict[str, ir.Value]
+    shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
+
+
+def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
+    """Fix the shapes of a model's inputs.
+
+    Args:
+        model: it is not changed.
+        shapes: of every input that is not an initializer.
+
+    Raises:
+        NotStatic: a shape depends on data.
+        ShapeError: the shapes contradict an operator.
+    """
+    graph = model.clone().graph
+    for value in graph.inputs:
+        if value.name in shapes:
+            value.shape = ir.Shape(shapes[value.name])
+    initializers = graph.initializers
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers}
+    known: dict[ir.Value, ir.TensorProtocol] = {}
+    weights: dict[str, ir.Value] = {}
+    constants: dict[ir.Value, Array] = {}
+    for name, value in initializers.items():
+        if name in state or value.const_value is None:
+            continue
+        if _is_weight(value):
+            weights[name] = value
+        else:
+            known[value] = value.const_value
+            constants[value] = value.const_value.numpy()
+    for value in (*state.values(), *weights.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+    program = Program(
+        operations=[],
+        inputs={v.name or "": v for v in graph.inputs if v.name not in initializers},
+        state=state,
+        weights=weights,
+        constants=constants,
+        outputs={v.name or "": v for v in graph.outputs},
+    )
+    # contents of state must not be taken for constants by inference
+    contents = {v: v.const_value for v in (*state.values(), *weights.values())}
+    for value in contents:
+        value.const_value = None
+    try:
+        for node in graph:
+            _specialize_node(graph, node, program, known)
+    finally:
+        for value, tensor in contents.items():
+            value.const_value = tensor
+    _drop_unused(program)
+    for value in _values(program):
+        shape = static_shape(value)
+        if shape is None or value.dtype is None:
+            raise NotStatic(f"the shape of {value.name!r} depends on data")
+        program.shapes[value] = shape
+        program.dtypes[value] = numpy_dtype(value.dtype)
+    return program
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Whether the contents may be swapped later: anything of a floating-point type that is not tiny."""
+    return value.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) and not (value.name or "").startswith(
+        "const"
+    )
+
+
+def _specialize_node(
+    graph: ir.Graph, node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
+) -> None:
+    opset = graph.opset_imports.get(node.domain, 0)
+    operator = bind(node, opset)
+    for value in node.outputs:
+        value.shape = None
+    infer_node(node, opset, known)
+    outputs = tuple(node.outputs[: operator.output_count])
+    operation = Operation(node, operator, tuple(node.inputs), outputs)
+    results = _fold(operation, program)
+    if results is None:
+        program.operations.append(operation)
+        return
+    for value, array in zip(outputs, results, strict=False):
+        program.constants[value] = array
+        known[value] = ir.tensor(array)
+        value.shape = ir.Shape(array.shape)
+
+
+def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
+    """The outputs, where they follow from constants or shapes."""
+    operands: list[Array | None] = []
+    for value in operation.inputs:
+        if value is None:
+            operands.append(None)
+        elif value in program.constants:
+            operands.append(program.constants[value])
+        elif operation.node.op_type in ("Shape", "Size") and (shape := static_shape(value)) is not None:
+            # only the extents matter: a view of one element stands for the tensor
+            operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
+        else:
+            return None
+    for value in operation.outputs:
+        shape = static_shape(value)
+        if shape is not None and int(np.prod(shape)) > _FOLD_LIMIT:
+            return None
+    kernel = operation.operator.kernel  # type: ignore[attr-defined]
+    try:
+        with np.errstate(all="ignore"):
+            results = kernel(*operands)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ShapeError(
+            f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
+        ) from error
+    return tuple(np.asarray(r) for r in (results if isinstance(results, tuple) else (results,)))
+
+
+def _drop_unused(program: Program) -> None:
+    """Leave out operations whose results nobody reads."""
+    needed = set(program.outputs.values())
+    kept = []
+    for operation in reversed(program.operations):
+        if any(v in needed for v in operation.outputs):
+            needed.update(v for v in operation.inputs if v is not None)
+            kept.append(operation)
+    program.operations = kept[::-1]
+    program.constants = {v: a for v, a in program.constants.items() if v in needed}
+
+
+def _values(program: Program) -> list[ir.Value]:
+    found = dict.fromkeys((*program.inputs.values(), *program.state.values(), *program.weights.values()))
+    found.update(dict.fromkeys(program.constants))
+    for operation in program.operations:
+        found.update(dict.fromkeys(v for v in (*operation.inputs, *operation.outputs) if v is not None))
+    return list(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from onward.autodiff import gradients
 from onward.engine.interpreter import Interpreter
-from onward.graph import ONWARD_DOMAIN, Array, Builder, dims_of, find, is_float
+from onward.graph import ONWARD_DOMAIN, Array, Builder, dims_of, find, is_float, numpy_dtype
 from onward.passes import cast_floats, expand_onward
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -43,7 +44,7 @@ class Case:
         batch: the inputs whose first extent is the symbolic N. Such a case also runs with an empty batch.
         runtime: the integer and boolean inputs that are graph inputs; otherwise integers are constants.
         kinks: operand values where the slope jumps; shapes are filled with values away from them.
-        ort: why onnxruntime is left out, if it is.
+        without_ort: why onnxruntime is left out, if it is.
         rtol, atol: between float32 runs of different engines.
         name: tells cases of an operator apart.
     """
@@ -58,7 +59,7 @@ class Case:
     batch: Sequence[int] = ()
     runtime: Sequence[int] = ()
     kinks: Sequence[float] = ()
-    ort: str = ""
+    without_ort: str = ""
     rtol: float = 1e-4
     atol: float = 1e-5
     name: str = ""
@@ -66,11 +67,7 @@ class Case:
     @property
     def id(self) -> str:
         """A readable name, unique enough to find the case by."""
-        operands = ",".join(
-            "x".join(map(str, x)) if isinstance(x, tuple) else "x".join(map(str, np.shape(x))) or "s"
-            for x in self.inputs
-            if x is not None
-        )
+        operands = ",".join("-" if x is None else _written(x) for x in self.inputs)
         attrs = ",".join(
             f"{k}={v}" for k, v in self.attrs.items() if isinstance(v, int | float | str | tuple)
         )
@@ -101,6 +98,22 @@ class Case:
             return tuple(floats)
         marked = differentiable_inputs(self.op_type, self.opset, len(self.inputs))
         return tuple(i for i in floats if i in marked)
+
+
+def _written(operand: Any) -> str:
+    if isinstance(operand, list | int):
+        return str(operand).replace(" ", "")
+    shape = operand if isinstance(operand, tuple) else np.shape(operand)
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def differentiable_outputs(op_type: str, opset: int, count: int) -> set[int]:
+    """The positions of the outputs that the schema calls differentiable."""
+    import onnx
+
+    formals = onnx.defs.get_schema(op_type, opset).outputs
+    wanted = onnx.defs.OpSchema.DifferentiationCategory.Differentiable
+    return {i for i in range(count) if formals[min(i, len(formals) - 1)].differentiation_category == wanted}
 
 
 def differentiable_inputs(op_type: str, opset: int, count: int) -> set[int]:
@@ -149,10 +162,12 @@ def model_of(case: Case, *, gradient: bool = False) -> ir.Model:
     for i, y in outputs:
         g.output(y, f"y{i}")
     if gradient:
+        count = len(results)
+        marked = set(range(count)) if case.domain else differentiable_outputs(case.op_type, case.opset, count)
         seeds = {
             y: g.input(f"dy{i}", y.dtype or ir.DataType.FLOAT, dims_of(y) or ())
             for i, y in outputs
-            if is_float(y)
+            if is_float(y) and i in marked
         }
         wrt = case.differentiated()
         operands = [v for i in wrt if (v := values[i]) is not None]
@@ -173,8 +188,14 @@ def feed(case: Case, model: ir.Model, *, empty_batch: bool = False) -> dict[str,
     if seeds:
         shapes = {name: y.shape for name, y in run(model_of(case), fed).items()}
         for v in seeds:
-            fed[v.name or ""] = rng.normal(size=shapes[(v.name or "")[1:]]).astype(np.float32)
+            dy = rng.normal(size=shapes[(v.name or "")[1:]])
+            fed[v.name or ""] = dy.astype(numpy_dtype(v.dtype or ir.DataType.FLOAT))
     return fed
+
+
+def with_ort(case: Case) -> bool:
+    """Whether onnxruntime is asked too."""
+    return not case.without_ort and case.opset <= ORT_OPSET
 
 
 def run(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -200,6 +221,19 @@ def in_double(model: ir.Model, inputs: Mapping[str, Array]) -> tuple[ir.Model, d
     """A model and its inputs with float64 for float32."""
     wide = {k: x.astype(np.float64) if x.dtype == np.float32 else x for k, x in inputs.items()}
     return cast_floats(model, ir.DataType.DOUBLE), wide
+
+
+def for_double(case: Case) -> Case:
+    """The case at an opset where its operator takes float64: its own, else the newest."""
+    import onnx
+
+    if case.domain:
+        return case
+    schema = onnx.defs.get_schema(case.op_type, case.opset)
+    types = {t for c in schema.type_constraints for t in c.allowed_type_strs}
+    if "tensor(double)" in types or not any(a.type_str == "T" for a in schema.inputs):
+        return case
+    return dataclasses.replace(case, opset=onnx.defs.onnx_opset_version(), name=case.id)
 
 
 def assert_same(got: Mapping[str, Array], want: Mapping[str, Array], rtol: float, atol: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 from tests.ops.cases import CASES
-from tests.ops.harness import ORT_OPSET, Case, assert_same, feed, in_double, model_of, run, run_ort
+from tests.ops.harness import Case, assert_same, feed, in_double, model_of, run, run_ort, with_ort
 
 from onward.graph import ONWARD_DOMAIN, dims_of, numpy_dtype
 from onward.passes import expand_onward
@@ -30,7 +30,7 @@ def test_forward(case: Case) -> None:
         inputs = feed(case, model, empty_batch=empty)
         got = run(model, inputs)
         _check_types(model, got)
-        if not case.ort and case.opset <= ORT_OPSET:
+        if with_ort(case):
             assert_same(got, run_ort(model, inputs), case.rtol, case.atol)
 
 

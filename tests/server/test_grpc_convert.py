@@ -32,12 +32,11 @@ requests = st.builds(
 
 
 @given(requests)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_request_is_decoded_or_refused(request: ModelInferRequest) -> None:
     try:
         arrays = decode_inputs(request)
-    except OnwardError as error:
-        assert str(error)
+    except OnwardError:
         return
     assert list(arrays) == [tensor.name for tensor in request.inputs]
     for tensor in request.inputs:

@@ -259,6 +259,15 @@ def test_versions_from_the_future() -> None:
     refuse(proto, "imported as 21 and as 20")
 
 
+def test_the_default_domain_has_one_spelling() -> None:
+    proto = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.opset_import.add(domain="ai.onnx", version=21)
+    proto.graph.node[0].domain = "ai.onnx"
+    model = from_bytes(proto.SerializeToString())
+    assert model.opset_imports == {"": 21}
+    assert model.graph[0].domain == ""
+
+
 def test_the_checker_speaks_in_one_line() -> None:
     proto = parse("g (float[2] x) => (float[2] y) { [n] y = Relu<alpha = 1.0>(x) }")
     with pytest.raises(

@@ -29,10 +29,8 @@ _RELATIVE = os.open in os.supports_dir_fd
 
 def read_whole(descriptor: int, size: int) -> bytes:
     """The first `size` bytes of a descriptor; fewer when the file is shorter."""
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        buffer = bytearray(size)
-        done = _fill(file.fileno(), memoryview(buffer), 0)
-    return bytes(memoryview(buffer)[:done])
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(size)
 
 
 def _fill(descriptor: int, view: memoryview, offset: int) -> int:

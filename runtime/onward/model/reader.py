@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable, Iterable
 
 import google.protobuf.message
 import numpy as np
@@ -17,7 +18,7 @@ from onward.model import tensors
 from onward.model.external import ModelFolder, read_whole
 from onward.model.limits import Limits
 from onward.model.shapes import KEEP_BYTES, infer_shapes, root_cause, skeleton
-from onward.model.structure import check_structure
+from onward.model.structure import all_nodes, check_structure
 
 __all__ = ["TRAINING_INFO", "check_model", "from_bytes", "load"]
 
@@ -49,7 +50,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> ir.Mo
     bounds = Limits() if limits is None else limits
     name = os.fspath(path)
     with ModelFolder(os.path.dirname(name), bounds.max_external_bytes) as folder:
-        return _named(_read(name, bounds), name, bounds, folder)
+        return _named(lambda: _parse(_read(name, bounds)), name, bounds, folder)
 
 
 def from_bytes(data: bytes, *, name: str = "model", limits: Limits | None = None) -> ir.Model:
@@ -68,7 +69,7 @@ def from_bytes(data: bytes, *, name: str = "model", limits: Limits | None = None
         raise InvalidModelError(
             f"{name}: {len(data)} bytes; Limits.max_file_bytes allows {bounds.max_file_bytes}"
         )
-    return _named(data, name, bounds, None)
+    return _named(lambda: _parse(data), name, bounds, None)
 
 
 def check_model(model: ir.Model) -> None:
@@ -80,9 +81,13 @@ def check_model(model: ir.Model) -> None:
     _run_checker(skeleton(model))
 
 
-def _named(data: bytes, name: str, limits: Limits, folder: ModelFolder | None) -> ir.Model:
+def _named(
+    read: Callable[[], onnx.ModelProto], name: str, limits: Limits, folder: ModelFolder | None
+) -> ir.Model:
     try:
-        return _build(data, limits, folder)
+        return _build(read(), limits, folder)
+    except StorageError:
+        raise
     except OnwardError as error:
         raise type(error)(f"{name}: {error}") from error
     except (RecursionError, MemoryError) as error:
@@ -111,7 +116,7 @@ def _read(path: str, limits: Limits) -> bytes:
             raise StorageError(f"{path}: it is {kind}")
         if status.st_size > limits.max_file_bytes:
             raise InvalidModelError(
-                f"{path}: {status.st_size} bytes; Limits.max_file_bytes allows {limits.max_file_bytes}"
+                f"{status.st_size} bytes; Limits.max_file_bytes allows {limits.max_file_bytes}"
             )
         return read_whole(descriptor, status.st_size)
     except OSError as error:
@@ -120,10 +125,11 @@ def _read(path: str, limits: Limits) -> bytes:
         os.close(descriptor)
 
 
-def _build(data: bytes, limits: Limits, folder: ModelFolder | None) -> ir.Model:
-    proto = _parse(data)
-    del data
+def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -> ir.Model:
     check_structure(proto, limits)
+    _call_default_domain_empty(proto, proto.graph.node)
+    for function in proto.functions:
+        _call_default_domain_empty(function, function.node)
     weights, emptied = _take_tensors(proto, limits, folder)
     _run_checker(_with_inputs_for(proto, emptied))
     training_info = tuple(info.SerializeToString() for info in proto.training_info)
@@ -136,6 +142,21 @@ def _build(data: bytes, limits: Limits, folder: ModelFolder | None) -> ir.Model:
     if training_info:
         model.meta[TRAINING_INFO] = training_info
     return infer_shapes(_normalise(model))
+
+
+def _call_default_domain_empty(
+    owner: onnx.ModelProto | onnx.FunctionProto, nodes: Iterable[onnx.NodeProto]
+) -> None:
+    """`ai.onnx` is another spelling of the default domain; keep one."""
+    imports = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in owner.opset_import
+    }
+    del owner.opset_import[:]
+    for domain, version in imports.items():
+        owner.opset_import.add(domain=domain, version=version)
+    for node in all_nodes(nodes):
+        if node.domain == "ai.onnx":
+            node.domain = ""
 
 
 def _parse(data: bytes) -> onnx.ModelProto:

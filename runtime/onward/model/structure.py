@@ -7,7 +7,7 @@ recursion is safe here.
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import final
 
 import onnx
@@ -16,7 +16,7 @@ from onward.errors import InvalidModelError, UnsupportedError
 from onward.model.limits import Limits
 from onward.model.tensors import check_tensor, node_tensors
 
-__all__ = ["check_structure", "node_label"]
+__all__ = ["all_nodes", "check_structure", "node_label"]
 
 _HUGE = 2**48
 
@@ -87,14 +87,15 @@ def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
     return ("" if domain == "ai.onnx" else domain, name, overload)
 
 
-def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of their subgraphs, in order."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _calls(attribute.g.node)
+                yield from all_nodes(attribute.g.node)
             for graph in attribute.graphs:
-                yield from _calls(graph.node)
+                yield from all_nodes(graph.node)
 
 
 def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
@@ -105,7 +106,7 @@ def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
         key = _key(function.domain, function.name, function.overload)
         if key in bodies:
             raise InvalidModelError(f"function {function.domain}::{function.name} is defined twice")
-        bodies[key] = [_key(node.domain, node.op_type, node.overload) for node in _calls(function.node)]
+        bodies[key] = [_key(node.domain, node.op_type, node.overload) for node in all_nodes(function.node)]
     sorter = graphlib.TopologicalSorter(
         {key: [call for call in calls if call in bodies] for key, calls in bodies.items()}
     )
@@ -146,7 +147,7 @@ class _Walk:
             for graph in (training.initialization, training.algorithm):
                 for tensor in graph.initializer:
                     check_tensor(tensor, f"training_info {index}:")
-                for node in _calls(graph.node):
+                for node in all_nodes(graph.node):
                     self._count(1)
                     for tensor in node_tensors(node):
                         check_tensor(tensor, f"training_info {index}:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from onnx_ir.passes import common
 from onward.errors import OnwardError, UnsupportedError
 from onward.model.reader import TRAINING_INFO, check_model
 from onward.model.shapes import infer_shapes, root_cause, skeleton
+from onward.model.structure import all_nodes
 
 __all__ = ["upgrade"]
 
@@ -120,20 +120,10 @@ def _restore(model: ir.Model, result: ir.Model) -> ir.Model:
     return result
 
 
-def _all_nodes(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g.node)
-            for graph in attribute.graphs:
-                yield from _all_nodes(graph.node)
-
-
 def _explain(proto: onnx.ModelProto, message: str, declared: int, opset: int) -> str:
     """Name the first operator that the converter's message speaks of, and a node that has it."""
     reason = next((line.strip() for line in message.splitlines() if line.strip()), "no reason given")
-    for node in _all_nodes(list(proto.graph.node)):
+    for node in all_nodes(proto.graph.node):
         if re.search(rf"\b{re.escape(node.op_type)}\b", message):
             return (
                 f"node {node.name!r} ({node.op_type}, opset {declared}) cannot be taken to opset {opset}: "

@@ -16,7 +16,7 @@ from onward.data.augment import (
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
-from onward.data.images import load_image_folder
+from onward.data.images import load_image_folder, read_image
 from onward.data.loader import Batch, Loader
 from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
@@ -59,6 +59,7 @@ __all__ = [
     "load_wine",
     "parse_augmentation",
     "read_idx",
+    "read_image",
     "resolve",
     "split",
     "tokenize",

@@ -12,7 +12,7 @@ from onward.data._files import PathLike, optional_module, stem
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["load_image_folder"]
+__all__ = ["load_image_folder", "read_image"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB"}
@@ -64,6 +64,17 @@ def load_image_folder(
         classes=tuple(folder.name for folder in folders),
         name=name if name is not None else stem(path),
     )
+
+
+def read_image(path: PathLike, size: tuple[int, int], channels: int = 3) -> Array:
+    """One image file as `load_image_folder` reads it: float32 [channels, H, W] for a size (H, W).
+
+    Raises DataError for a file that cannot be decoded, StorageError for one that is not there, ConfigError
+    where pillow is missing.
+    """
+    if not Path(path).is_file():
+        raise StorageError(f"{path}: no such file")
+    return _read(optional_module("PIL.Image", "pillow", "reading images"), Path(path), size, channels)
 
 
 def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int) -> Array:

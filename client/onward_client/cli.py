@@ -1,0 +1,166 @@
+"""`onward client`: the client as commands of the `onward` command line. Needs typer beside the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from onward_client import Client
+
+__all__ = ["app"]
+
+_FAILED = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="""Call a server of the Open Inference Protocol.
+
+    \b
+    Examples:
+      onward client ready --address 127.0.0.1:8001
+      onward client predict lenet5 images.npz --output answers.npz
+    """,
+)
+
+_Address = Annotated[str, typer.Option("--address", "-a", help="host:port, or unix:/path.")]
+_Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a call may take.")]
+_Version = Annotated[str, typer.Option("--model-version", help="The latest if not given.")]
+_DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    inputs: Annotated[
+        Path,
+        typer.Argument(help=".npz with arrays by input name, or .npy for one input.", show_default=False),
+    ],
+    address: _Address = _DEFAULT_ADDRESS,
+    model_version: _Version = "",
+    timeout: _Timeout = 60.0,
+    output: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.")] = None,
+) -> None:
+    """Ask a model for its outputs; prints them as JSON, with what the server says of its cross-check.
+
+    \b
+    Examples:
+      onward client predict lenet5 image.npy
+      onward client predict lenet5 images.npz --output answers.npz
+    """
+    import numpy as np
+
+    try:
+        loaded = np.load(inputs, allow_pickle=False)
+        arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        _fail(f"{inputs}: not a readable .npz or .npy file: {error}")
+    with _connected(address, timeout) as client:
+        result = client.infer(model, arrays, None, model_version)
+    answer: dict[str, Any] = {"model": result.model, "version": result.version, **result.parameters}
+    if output is not None:
+        try:
+            with output.open("wb") as file:
+                np.savez(file, **result.outputs)  # type: ignore[arg-type] # NumPy's stub takes names for its options
+        except OSError as error:
+            _fail(f"{output}: cannot be written: {error.strerror}")
+        answer["outputs"] = str(output)
+    else:
+        answer["outputs"] = {name: _plain(array) for name, array in result.outputs.items()}
+    print(json.dumps(answer))
+
+
+@app.command()
+def metadata(
+    model: Annotated[str, typer.Argument(help="A model's name; without it the server's.")] = "",
+    address: _Address = _DEFAULT_ADDRESS,
+    model_version: _Version = "",
+    timeout: _Timeout = 60.0,
+) -> None:
+    """Show a model's inputs, outputs and versions, or the server's name and extensions.
+
+    \b
+    Example:
+      onward client metadata lenet5
+    """
+    with _connected(address, timeout) as client:
+        found = client.metadata(model, model_version) if model else client.server_metadata()
+    print(json.dumps(asdict(found)))
+
+
+@app.command()
+def ready(
+    model: Annotated[str, typer.Argument(help="A model's name; without it the server.")] = "",
+    address: _Address = _DEFAULT_ADDRESS,
+    model_version: _Version = "",
+    timeout: _Timeout = 60.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a server that is not there yet.")] = False,
+) -> None:
+    """Tell whether a server or a model takes requests; exit code 1 if it does not.
+
+    \b
+    Example:
+      onward client ready --wait --timeout 30
+    """
+    with _connected(address, timeout) as client:
+        if wait:
+            client.wait_until_ready(timeout)
+        answer = client.model_ready(model, model_version) if model else client.server_ready()
+    print("ready" if answer else "not ready")
+    if not answer:
+        raise typer.Exit(1)
+
+
+@app.command()
+def statistics(
+    model: Annotated[str, typer.Argument(help="A model's name; without it all models.")] = "",
+    address: _Address = _DEFAULT_ADDRESS,
+    model_version: _Version = "",
+    timeout: _Timeout = 60.0,
+) -> None:
+    """Show counts and times of requests, and what the cross-checks found.
+
+    \b
+    Example:
+      onward client statistics lenet5
+    """
+    with _connected(address, timeout) as client:
+        requests = [asdict(row) for row in client.statistics(model, model_version)]
+        checks = [asdict(row) for row in client.cross_checks(model, model_version)]
+    print(json.dumps({"requests": requests, "cross_checks": checks}))
+
+
+@contextmanager
+def _connected(address: str, timeout: float) -> Iterator[Client]:
+    """A client whose errors end the command with one line."""
+    from onward_client import Client
+    from onward_client.errors import ClientError
+
+    try:
+        with Client(address, timeout=timeout) as client:
+            yield client
+    except ClientError as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"error: {text}", file=sys.stderr)
+    raise typer.Exit(_FAILED)
+
+
+def _plain(array: Any) -> Any:
+    """Nested lists; bytes as text."""
+    if array.dtype == object:
+        if array.ndim > 1:
+            return [_plain(row) for row in array]
+        return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in array.reshape(-1)]
+    return array.tolist()

@@ -1,0 +1,151 @@
+"""The application: its commands, those that other packages add, and what becomes of errors."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, final
+
+import typer
+from typer.core import TyperGroup
+
+from onward.cli import evaluate, export, inspect, predict, train, verify
+from onward.errors import OnwardError, VerificationError
+
+__all__ = ["application", "main"]
+
+FAILED, MISUSED, INTERNAL, INTERRUPTED = 1, 2, 70, 130
+"""Exit codes: a verification failed; bad use or input; a defect of Onward (EX_SOFTWARE); Ctrl-C."""
+
+_GROUP = "onward.commands"
+_SIBLINGS = {"serve": "onward_server.cli:command", "client": "onward_client.cli:app"}
+"""The commands of the packages in the same source tree, for when nothing is installed."""
+
+
+@final
+class _Commands(TyperGroup):
+    """Turns errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except OnwardError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(FAILED if isinstance(error, VerificationError) else MISUSED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug") or type(error).__module__.startswith("typer."):
+                raise
+            text = " ".join(str(error).split())[:500]
+            print(
+                f"internal error: {type(error).__name__}: {text}\n"
+                "This is a defect of Onward; `onward --debug …` shows where it happened.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(INTERNAL) from None
+
+
+def application() -> typer.Typer:
+    """The command-line application with every command that is installed."""
+    app = typer.Typer(
+        name="onward",
+        cls=_Commands,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def onward(
+        debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    ) -> None:
+        """Train, check, export and serve ONNX models.
+
+        \b
+        Examples:
+          onward train lenet5 --data digits --epochs 12
+          onward evaluate runs/lenet5/model.onnx
+          onward verify runs/lenet5/model.onnx --backward
+          onward serve models/
+        """
+
+    for name, command in (
+        ("train", train.command),
+        ("evaluate", evaluate.command),
+        ("predict", predict.command),
+        ("export", export.command),
+        ("verify", verify.command),
+        ("inspect", inspect.command),
+        ("version", _version),
+    ):
+        app.command(name)(command)
+    for name, plugin in _plugins():
+        if isinstance(plugin, typer.Typer):
+            app.add_typer(plugin, name=name)
+        else:
+            app.command(name)(plugin)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0; 1 where a verification failed; 2 for bad use or input; 70 for a defect; 130 after Ctrl-C.
+    """
+    application()(args=None if arguments is None else list(arguments), prog_name="onward")
+
+
+def _version() -> None:
+    """Show the versions of Onward and of what it stands on.
+
+    \b
+    Example:
+      onward version
+    """
+    for package in ("onward", "numpy", "onnx", "onnx-ir", "onnxruntime", "numba", "llvmlite", "grpcio"):
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = _own_version() if package == "onward" else "not installed"
+        print(f"{package} {version}")
+    print(f"python {sys.version.split()[0]}")
+
+
+def _own_version() -> str:
+    import onward
+
+    return onward.__version__
+
+
+def _plugins() -> Iterator[tuple[str, Callable[..., Any] | typer.Typer]]:
+    """Commands of other packages: entry points, and the siblings in a source tree."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=_GROUP)}
+    for name, place in sorted({**_SIBLINGS, **found}.items()):
+        module, _, attribute = place.partition(":")
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            continue
+        try:
+            yield name, getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            yield name, _missing(name, str(error))
+
+
+def _missing(name: str, reason: str) -> Callable[[], None]:
+    def command() -> None:
+        from onward.errors import ConfigError
+
+        raise ConfigError(f"the command {name!r} cannot be loaded: {reason}")
+
+    command.__doc__ = f"Not available: {reason}"
+    return command

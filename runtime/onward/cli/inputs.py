@@ -1,0 +1,175 @@
+"""What a user gives to a model on the command line: files, texts, numbers → arrays."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from onward.cli.preparation import Preparation
+from onward.data import read_image
+from onward.data._files import read_rows, reading
+from onward.errors import ConfigError, DataError, InputError, OnwardError
+from onward.graph import Array, TensorSpec
+
+__all__ = ["Reader", "read_arrays"]
+
+_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_TABLES = (".csv", ".csv.gz")
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file by name, or of an .npy file under the name "".
+
+    Raises:
+        StorageError: the file cannot be read.
+        DataError: it is not such a file, or holds Python objects.
+    """
+    with reading(path):
+        try:
+            found = np.load(path, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            with found:
+                return {name: found[name] for name in found.files}
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a readable .npz or .npy file ({error})") from None
+
+
+@final
+@dataclass(frozen=True)
+class Reader:
+    """Reads arguments for one model.
+
+    Attributes:
+        specs: the model's inputs.
+        preparation: what its metadata say about them.
+        text_column: of CSV files with texts.
+        left_out: columns of other CSV files that are no features, such as the target.
+    """
+
+    specs: Sequence[TensorSpec]
+    preparation: Preparation
+    text_column: str = "text"
+    left_out: tuple[str, ...] = ()
+
+    def read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Array]]:
+        """Labels [N] and arrays [N, ...] by input name.
+
+        Raises:
+            ConfigError: an argument is nothing that the model takes.
+            DataError, StorageError, InputError: a file cannot be read, or does not fit the model.
+        """
+        parts = [self._one(argument) for argument in arguments]
+        labels = [label for names, _ in parts for label in names]
+        try:
+            arrays = {
+                spec.name: np.concatenate([arrays[spec.name] for _, arrays in parts]) for spec in self.specs
+            }
+        except ValueError as error:
+            raise InputError(f"the inputs do not go together in one batch: {error}") from None
+        return labels, arrays
+
+    def _one(self, argument: str) -> tuple[list[str], dict[str, Array]]:
+        name = argument.lower()
+        if name.endswith((".npz", ".npy")):
+            arrays = self._named(argument, read_arrays(Path(argument)))
+            count = len(next(iter(arrays.values())))
+            return [f"{argument}[{i}]" for i in range(count)], arrays
+        spec = self._only(argument)
+        if self.preparation.vocabulary is not None:
+            return self._texts(argument, spec)
+        if name.endswith(_IMAGES):
+            return [argument], {spec.name: self._prepared(spec, self._image(argument, spec)[None])}
+        labels, rows = self._rows(argument, spec)
+        return labels, {spec.name: self._prepared(spec, rows)}
+
+    def _only(self, argument: str) -> TensorSpec:
+        if len(self.specs) != 1:
+            names = ", ".join(str(spec) for spec in self.specs)
+            raise ConfigError(f"{argument!r}: a model with the inputs {names} takes .npz files")
+        return self.specs[0]
+
+    def _named(self, path: str, arrays: dict[str, Array]) -> dict[str, Array]:
+        if len(self.specs) == 1 and len(arrays) == 1:
+            arrays = {self.specs[0].name: next(iter(arrays.values()))}
+        for spec in self.specs:
+            if spec.name not in arrays:
+                have = ", ".join(name for name in arrays if name) or "one unnamed array"
+                raise InputError(f"{path}: no array {spec.name!r} for the model's input; there is {have}")
+            if arrays[spec.name].ndim == 0:
+                raise InputError(f"{path}: array {spec.name!r} is a scalar; the first axis counts samples")
+        return {spec.name: self._prepared(spec, arrays[spec.name]) for spec in self.specs}
+
+    def _prepared(self, spec: TensorSpec, array: Array) -> Array:
+        if spec.dtype.kind == "f" and array.dtype.kind in "biuf":
+            array = array.astype(spec.dtype, copy=False)
+        return self.preparation.normalise(array)
+
+    def _texts(self, argument: str, spec: TensorSpec) -> tuple[list[str], dict[str, Array]]:
+        path = Path(argument)
+        if argument.lower().endswith(_TABLES) and path.is_file():
+            rows = read_rows(path, ",")
+            header = next(rows)
+            if self.text_column not in header:
+                raise DataError(
+                    f"{path}: no column {self.text_column!r}; the columns are {', '.join(header)}"
+                )
+            place = header.index(self.text_column)
+            texts = [row[place] for row in rows]
+        elif argument.lower().endswith(".txt") and path.is_file():
+            with reading(path):
+                texts = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+        else:
+            texts = [argument]
+        if not texts:
+            raise DataError(f"{path}: there are no texts in it")
+        assert self.preparation.vocabulary is not None
+        encoded = self.preparation.vocabulary.encode(texts, self.preparation.tokens)
+        return [_short(text) for text in texts], {spec.name: encoded.astype(spec.dtype)}
+
+    def _image(self, argument: str, spec: TensorSpec) -> Array:
+        if spec.shape is None or len(spec.shape) != 4:
+            raise ConfigError(f"{argument!r}: the model does not take images, its input is {spec}")
+        _, channels, height, width = spec.shape
+        if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
+            raise ConfigError(
+                f"{argument!r}: the model's images have no fixed size ({spec}); give a .npy file"
+            )
+        return read_image(argument, (height, width), channels)
+
+    def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
+        if spec.dtype.kind != "f" or spec.shape is None or len(spec.shape) != 2:
+            raise ConfigError(f"{argument!r}: not an input for {spec}; give a .npy or .npz file, or an image")
+        if argument.lower().endswith(_TABLES):
+            return self._table(Path(argument))
+        return [argument], np.array([_numbers(argument, argument.split(","))], dtype=np.float32)
+
+    def _table(self, path: Path) -> tuple[list[str], Array]:
+        rows = read_rows(path, ",")
+        header = next(rows)
+        used = [i for i, column in enumerate(header) if column not in self.left_out]
+        values = [
+            _numbers(f"{path}, row {number}", [row[i] for i in used])
+            for number, row in enumerate(rows, start=1)
+        ]
+        if not values:
+            raise DataError(f"{path}: there is a header, but no rows")
+        return [f"{path}[{i}]" for i in range(len(values))], np.array(values, dtype=np.float32)
+
+
+def _numbers(where: str, texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError as error:
+        problem: type[OnwardError] = DataError if "row" in where else ConfigError
+        raise problem(f"{where}: {error}; a file or numbers with commas between them are needed") from None
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,147 @@
+"""`onward inspect`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+import typer
+
+from onward.errors import OnwardError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["command"]
+
+
+@final
+@dataclass(frozen=True)
+class OperatorSupport:
+    """One operator of a model: how often it occurs, and what Onward can do with it.
+
+    `problem` says why a kernel is missing.
+    """
+
+    operator: str
+    count: int
+    kernel: bool
+    gradient: bool
+    problem: str | None
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)],
+    layers: Annotated[bool, typer.Option("--layers", help="List every node.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is in a model and what can be done with it.
+
+    Inputs, outputs, operators (which can be run, which differentiated), parameters, cost, what can be
+    trained, and where the model comes from.
+
+    \b
+    Examples:
+      onward inspect model.onnx
+      onward inspect model.onnx --layers
+      onward inspect model.onnx --json | jq .trainable
+    """
+    from onward.model import inspect_model, load, trainable_initializers
+
+    loaded = load(model)
+    report = inspect_model(loaded)
+    support = _support(loaded)
+    sizes = {
+        name: list(loaded.graph.initializers[name].const_value.shape.numpy())  # type: ignore[union-attr]
+        for name in trainable_initializers(loaded)
+    }
+    if as_json:
+        content = report.as_dict()
+        if not layers:
+            del content["layers"]
+        content |= {"support": [asdict(row) for row in support], "trainable": sizes}
+        print(json.dumps(content))
+        return
+    _show(model, report, support, sizes, layers)
+
+
+def _support(model: ir.Model) -> list[OperatorSupport]:
+    """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
+    from onward.autodiff import OPSET
+    from onward.graph import find
+
+    nodes: dict[tuple[str, str], int] = {}
+    for node in model.graph.all_nodes():
+        key = (node.domain, node.op_type)
+        nodes[key] = nodes.get(key, 0) + 1
+    rows = []
+    for (domain, op_type), count in sorted(nodes.items()):
+        opset = model.opset_imports.get(domain, 1)
+        problem = None
+        try:
+            find(domain, op_type, opset)
+        except OnwardError as error:
+            problem = str(error)
+        try:
+            # training converts the standard's operators to the opset that gradients are written in
+            trained = find(domain, op_type, opset if domain else OPSET)
+            gradient = callable(getattr(trained, "gradient", None))
+        except OnwardError:
+            gradient = False
+        name = f"{domain}::{op_type}" if domain else op_type
+        rows.append(OperatorSupport(name, count, problem is None, gradient, problem))
+    return rows
+
+
+def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, layers: bool) -> None:
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in report.opsets.items())
+    print(f"{path}: IR {report.ir_version}, opset {opsets}; by {report.producer or 'unknown'}")
+    for title, values in (("input", report.inputs), ("output", report.outputs)):
+        for value in values:
+            print(f"  {title} {value.name}: {value.dtype or '?'} {_shape(value.shape)}")
+    unknown = f" ({report.layers_of_unknown_cost} of unknown cost)" if report.layers_of_unknown_cost else ""
+    print(
+        f"  {report.nodes:,} nodes, {report.parameters:,} parameters ({report.parameter_bytes:,} bytes), "
+        f"{report.macs:,} multiply-accumulates a sample{unknown}"
+    )
+    table = Table(title="Operators")
+    for title in ("operator", "nodes", "runs", "differentiable"):
+        table.add_column(title, justify="right" if title == "nodes" else "left")
+    for row in support:
+        table.add_row(row.operator, str(row.count), _yes(row.kernel), _yes(row.gradient))
+    console.print(table)
+    for row in support:
+        if row.problem is not None:
+            print(f"  {row.problem}")
+    total = sum(math.prod(shape) for shape in sizes.values())
+    print(f"trainable: {len(sizes)} of the initialisers, {total:,} numbers")
+    for name, shape in sizes.items():
+        print(f"  {name} {_shape(shape)}")
+    if layers:
+        table = Table(title="Nodes")
+        for title in ("node", "operator", "output", "parameters", "MACs"):
+            table.add_column(title, justify="right" if title in ("parameters", "MACs") else "left")
+        for layer in report.layers:
+            macs = "" if layer.macs is None else f"{layer.macs:,}"
+            table.add_row(
+                layer.name, layer.operator, _shape(layer.output_shape), f"{layer.parameters:,}", macs
+            )
+        console.print(table)
+    for key, text in report.metadata.items():
+        print(f"  {key} = {text if len(text) <= 160 else text[:159] + '…'}")
+
+
+def _shape(shape: Any) -> str:
+    return "?" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

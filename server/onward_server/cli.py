@@ -1,0 +1,68 @@
+"""`onward serve`: the server as a command of the `onward` command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    repository: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of <name>/<version>/model.onnx.", show_default=False),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="host:port, port 0 for a free one (127.0.0.1:8001).")
+    ] = None,
+    engine: Annotated[
+        Literal["onward", "onnxruntime"] | None, typer.Option(help="The engine that answers (onward).")
+    ] = None,
+    cross_check: Annotated[
+        str | None, typer.Option(help="off, sample:RATE, every or shadow (sample:0.05).")
+    ] = None,
+    on_mismatch: Annotated[
+        Literal["log", "fail", "prefer-onnxruntime"] | None, typer.Option(help="Default: log.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of each engine in one request (1).")] = None,
+    executor_threads: Annotated[int | None, typer.Option(help="Requests computed at a time (2).")] = None,
+    queue_size: Annotated[int | None, typer.Option(help="Requests that may wait (256).")] = None,
+    max_message_bytes: Annotated[int | None, typer.Option(help="Largest request (64 MiB).")] = None,
+    drain_timeout: Annotated[float | None, typer.Option(help="Seconds to finish after SIGTERM (30).")] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Default: info.")
+    ] = None,
+) -> None:
+    """Serve a repository of models over gRPC (Open Inference Protocol v2) until SIGTERM or SIGINT.
+
+    When requests are taken, one JSON line says so. Every option can also be set in the environment
+    (ONWARD_SERVER_REPOSITORY, ...) or in the file.
+
+    \b
+    Examples:
+      onward serve models/
+      onward serve models/ --listen 127.0.0.1:0 --cross-check every
+      onward serve --config server.toml --log-level debug
+    """
+    from onward_server.__main__ import main
+
+    values = {
+        "--config": config,
+        "--repository": repository,
+        "--listen": listen,
+        "--engine": engine,
+        "--cross-check": cross_check,
+        "--on-mismatch": on_mismatch,
+        "--threads": threads,
+        "--executor-threads": executor_threads,
+        "--queue-size": queue_size,
+        "--max-message-bytes": max_message_bytes,
+        "--drain-timeout": drain_timeout,
+        "--log-level": log_level,
+    }
+    arguments = [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    raise typer.Exit(main(arguments))

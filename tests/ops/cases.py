@@ -5,6 +5,9 @@ operators of `ai.onward`. A line here is all that a further case takes; `Case` s
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
+from tests.ops.cases_normalization import NORMALIZATION
+from tests.ops.cases_windows import WINDOWS
 from tests.ops.harness import Array, Case
 
 _RNG = np.random.default_rng(20240901)
@@ -172,6 +175,14 @@ MOVEMENT = [
     Case("CastLike", [(2, 3), np.zeros(1, np.float32)], wrt=[0]),
     Case("Shape", [(2, 3, 4)], {"start": 1}, wrt=()),
     Case("Shape", [(2, 3, 4)], opset=13, wrt=()),
+    *(
+        Case("Constant", [], {"value": ir.tensor(np.arange(6, dtype=np.float32).reshape(2, 3))}, opset=opset)
+        for opset in (9, 11, 21)
+    ),
+    *(
+        Case("Constant", [], {name: content})
+        for name, content in (("value_float", 0.5), ("value_ints", (1, 2)), ("value_floats", (0.5, 1.5)))
+    ),
     Case("Range", [np.array(1.0), np.array(3.0), np.array(0.5)], wrt=()),
 ]
 
@@ -183,4 +194,13 @@ ONWARD = [
     Case("GatherGrad", [(3, 4), np.array(-2, np.int32), [3, 4, 5]], {"axis": 2}, domain="ai.onward"),
 ]
 
-CASES = [*MATRIX, *BROADCASTING, *REDUCTIONS, *ELEMENTWISE, *MOVEMENT, *ONWARD]
+CASES = [
+    *MATRIX,
+    *BROADCASTING,
+    *REDUCTIONS,
+    *ELEMENTWISE,
+    *MOVEMENT,
+    *ONWARD,
+    *WINDOWS,
+    *NORMALIZATION,
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from typing import Any
@@ -48,36 +49,19 @@ def array_of(content: Any) -> Any:
     return None if content is None else np.asarray(content)
 
 
-def as_case(onnx_case: Any) -> Case | None:
-    """A case of one node and float32 operands in the form of our table, at the opset of gradient rules.
-
-    None where it cannot be put so: several nodes, other types, or a version that has no rule.
-    """
+def single_node(onnx_case: Any) -> Case | None:
+    """A case of one node and float32 operands in the form of our table; None where it cannot be put so."""
     model = onnx_case.model
-    if len(model.graph.node) != 1:
-        return None
     node = model.graph.node[0]
-    opset = next(i.version for i in model.opset_import if i.domain == node.domain)
-    if node.domain or not hasattr(find("", node.op_type, opset), "gradient"):
+    if len(model.graph.node) != 1 or node.domain:
         return None
-    if onnx.defs.get_schema(node.op_type, opset).since_version > OPSET:
-        try:
-            same = find("", node.op_type, OPSET) is find("", node.op_type, opset)
-        except Exception:  # noqa: BLE001 the operator is newer than the opset
-            same = False
-        opset = OPSET if same else opset
-    else:
-        opset = OPSET if opset > OPSET else opset
-    if opset < OPSET and find("", node.op_type, opset) is find("", node.op_type, OPSET):
-        opset = OPSET
     data = [array_of(x) for x in onnx_case.data_sets[0][0]]
     arrays = dict(zip([v.name for v in model.graph.input], data, strict=True))
     inputs: list[Array | None] = [arrays[name] if name else None for name in node.input]
     if any(isinstance(x, list) or (x is not None and x.dtype.kind not in "fiub") for x in inputs):
         return None
-    if any(x is not None and x.dtype.kind == "f" and x.dtype != np.float32 for x in inputs):
-        return None
-    if not any(x is not None and x.dtype == np.float32 for x in inputs):
+    floats = {x.dtype for x in inputs if x is not None and x.dtype.kind == "f"}
+    if floats != {np.dtype(np.float32)}:
         return None
     attrs = {
         a.name: (a.value if not isinstance(a.value, list) else tuple(a.value))
@@ -87,7 +71,20 @@ def as_case(onnx_case: Any) -> Case | None:
         node.op_type,
         inputs,
         attrs,
-        opset=opset,
+        opset=next(i.version for i in model.opset_import if i.domain == node.domain),
         outputs=[name and f"o_{name}" for name in node.output],
         name=onnx_case.name,
     )
+
+
+def as_case(onnx_case: Any) -> Case | None:
+    """The same at the opset of gradient rules; None where the operator has no rule."""
+    case = single_node(onnx_case)
+    if case is None:
+        return None
+    cls = find("", case.op_type, case.opset)
+    if not hasattr(cls, "gradient"):
+        return None
+    versions = [v for v in registered()["", case.op_type] if v <= OPSET]
+    older = versions and registered()["", case.op_type][max(versions)] is cls
+    return dataclasses.replace(case, opset=OPSET) if older else case

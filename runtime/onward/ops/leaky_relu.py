@@ -8,7 +8,7 @@ from onward.graph import Array, Builder, Op, op
 
 @op("LeakyRelu", since=(6, 16))
 class LeakyRelu(Op):
-    """y = x where x >= 0, else alpha · x."""
+    """y = x where x >= 0, else alpha · x; slope alpha at 0."""
 
     alpha: float = 0.01
 
@@ -16,4 +16,4 @@ class LeakyRelu(Op):
         return np.where(X < 0, X * X.dtype.type(self.alpha), X)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
-        return (g.Where(g.Less(X, 0.0), g.Mul(dy, self.alpha), dy),)
+        return (g.Where(g.Greater(X, 0.0), dy, g.Mul(dy, self.alpha)),)

@@ -5,12 +5,14 @@ import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, op
+from onward.ops._floats import widened
 
 
 @op("MatMul", since=(1, 9, 13))
 class MatMul(Op):
     """Y = A · B as numpy.matmul: batches broadcast, vectors are promoted and the promoted axis dropped."""
 
+    @widened
     def kernel(self, A: Array, B: Array) -> Array:
         return np.matmul(A, B)
 

@@ -70,14 +70,16 @@ def compare(
         ours = session.run(feeds)
         theirs = witness.run(feeds)
         agree = [collector.add("output", name, sample, ours[name], theirs[name]) for name in ours]
-        if not all(agree) and difference is None:
-            difference = first_difference(
+        if not all(agree) and (difference is None or difference.cause != "node"):
+            found = first_difference(
                 model,
                 feeds,
                 tolerance,
+                optimized=theirs,
                 step=sample,
                 observe=functools.partial(_observe, session, feeds),
             )
+            difference = found if difference is None or found.cause == "node" else difference
     return Report(
         subject=model.graph.name or "model",
         witness=witness.version,

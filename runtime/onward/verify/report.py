@@ -60,8 +60,9 @@ class Difference:
 
     Attributes:
         cause: `node`: this node gives something else for the same inputs. `accumulation`: no single node
-            does, rounding adds up, and this is the first node past the tolerance. `optimization`: the engines
-            agree when onnxruntime's graph optimizations are off; the node is None.
+            does, rounding adds up, and this is the first node past the tolerance (None where only the states
+            differ that earlier steps left). `optimization`: the engines agree when onnxruntime's graph
+            optimizations are off; the node is None.
         node, operator, domain, opset, output: the node, and its output that differs.
         index: the node's place in the graph's order.
         position: the element that differs most.
@@ -89,6 +90,11 @@ class Difference:
     def __str__(self) -> str:
         if self.cause == "optimization":
             return "the engines agree when onnxruntime's graph optimizations are off: one of those differs"
+        if self.node is None:
+            return (
+                f"no node differs in run {self.step} when both engines start it from the same state; "
+                "rounding adds up over the runs"
+            )
         operator = f"{self.domain}.{self.operator}" if self.domain else self.operator
         where = f"node {self.node!r} (number {self.index}), operator {operator}, opset {self.opset}"
         values = f"max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}"
@@ -131,6 +137,18 @@ class Report:
         return all(row.ok for row in self.rows)
 
     @property
+    def verdict(self) -> Literal["agree", "rounding", "differ"]:
+        """`agree`: passed. `rounding`: not passed, yet every node agrees when it is given the same inputs.
+
+        Rounding grows through deep networks, and an activation that falls on the other side of a kink
+        changes gradients by much more than rounding: two sound engines can part that way.
+        """
+        if self.passed:
+            return "agree"
+        found = self.first_difference
+        return "rounding" if found is not None and found.cause == "accumulation" else "differ"
+
+    @property
     def failures(self) -> tuple[TensorRow, ...]:
         """The tensors that do not agree."""
         return tuple(row for row in self.rows if not row.ok)
@@ -138,7 +156,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that JSON lacks are the strings `inf` and `nan`."""
         fields: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return {"passed": self.passed, **fields}
+        return {"passed": self.passed, "verdict": self.verdict, **fields}
 
     def raise_if_failed(self) -> None:
         """Raise the report as an error if it is one.

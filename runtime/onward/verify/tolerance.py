@@ -87,6 +87,7 @@ class Deviation:
 
 def measure(ours: object, theirs: object, tolerance: Tolerance) -> Deviation:
     """Compare two arrays of any dtype; what is no array disagrees."""
+    ours, theirs = (np.asarray(v) if isinstance(v, np.generic) else v for v in (ours, theirs))
     for whose, value in (("onward", ours), ("onnxruntime", theirs)):
         if not isinstance(value, np.ndarray):
             return _different(f"{whose} gives {type(value).__name__}, not a tensor")
@@ -117,7 +118,8 @@ def _numbers(ours: Array, theirs: Array, tolerance: Tolerance) -> Deviation:
     comparable = finite & ~same
     distance = np.where(same, 0.0, np.inf)
     # neighbouring 64-bit integers can meet in float64: they are 1 apart all the same
-    np.abs(a - b, out=distance, where=comparable)
+    np.subtract(a, b, out=distance, where=comparable)
+    np.abs(distance, out=distance)
     if ours.dtype.kind in "iu":
         distance[comparable] = np.maximum(distance[comparable], 1.0)
     size = np.maximum(np.abs(a), np.abs(b))

@@ -147,8 +147,9 @@ def compare_step(
             collector.add(kinds[target], name, number, session.state[name], theirs[target])
             for name, target in step.bindings.items()
         ]
-        if not all(agree) and difference is None:
-            difference = first_difference(step.model, {**feeds, **state}, tolerance, step=number)
+        if not all(agree) and (difference is None or difference.cause != "node"):
+            found = first_difference(step.model, {**feeds, **state}, tolerance, optimized=theirs, step=number)
+            difference = found if difference is None or found.cause == "node" else difference
         state = {name: theirs[target] for name, target in step.bindings.items()}
     return Report(
         subject=f"training step of {subject or step.model.graph.name or 'model'}",

@@ -1,0 +1,282 @@
+"""Fused element expressions over strided operands: one pass, vectors along the last axis.
+
+The iteration space is [batch, *shape]; every operand has a stride for each axis, 0 where it is broadcast. The
+last axis has stride 1 or 0. Axes that all operands walk without a gap are merged first, so the common case is
+one long run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.errors import ShapeError
+
+__all__ = [
+    "DTYPES",
+    "Element",
+    "Operand",
+    "channel",
+    "contiguous",
+    "element",
+    "load_operand",
+    "scalar",
+    "store_result",
+]
+
+DTYPES = {
+    "float32": ("float", 4),
+    "int64": ("i64", 8),
+    "int32": ("i32", 4),
+    "bool": ("i8", 1),
+    "uint8": ("i8", 1),
+}
+"""Operand types, their LLVM type and bytes. Integers are exact up to 2**24, as they are computed with as floats;
+a bool result is 1 where the expression is not 0."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where an operand's elements are: strides in elements along the batch and then each axis of the shape."""
+
+    strides: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.strides[-1] not in (0, 1):
+            raise ShapeError(
+                f"an element operand has stride {self.strides[-1]} along its last axis, not 0 or 1"
+            )
+        if self.dtype not in DTYPES:
+            raise ShapeError(f"an element operand of dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True)
+class Element:
+    """`results[i]` is expression i of the operands; all over [batch, *shape].
+
+    A result may be an operand's own buffer when both have the same strides.
+    """
+
+    shape: tuple[int, ...]
+    operands: tuple[Operand, ...]
+    results: tuple[Operand, ...]
+    expressions: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.results) != len(self.expressions):
+            raise ShapeError(f"{len(self.expressions)} expressions for {len(self.results)} results")
+        if inputs_of(self.expressions) > len(self.operands):
+            raise ShapeError(f"the expressions use more than the {len(self.operands)} operands")
+        for operand in (*self.operands, *self.results):
+            if len(operand.strides) != len(self.shape) + 1:
+                raise ShapeError(f"strides {operand.strides} for [batch, {', '.join(map(str, self.shape))}]")
+
+
+def contiguous(shape: Sequence[int], dtype: str = "float32") -> Operand:
+    """A whole tensor [batch, *shape] without gaps."""
+    strides = [1]
+    for size in reversed(shape):
+        strides.append(strides[-1] * size)
+    if len(shape) == 0:
+        return Operand((1,), dtype)
+    return Operand(tuple(reversed(strides)), dtype)
+
+
+def scalar(shape: Sequence[int], dtype: str = "float32") -> Operand:
+    """One value for everything."""
+    return Operand((0,) * (len(shape) + 1), dtype)
+
+
+def channel(shape: Sequence[int], dtype: str = "float32") -> Operand:
+    """A vector along the last axis."""
+    return Operand((*((0,) * len(shape)), 1), dtype)
+
+
+def _merged(spec: Element) -> tuple[int, list[int], list[list[int]]]:
+    """The iteration space after merging: axis 0 is batch * multiple; strides by axis for all operands."""
+    walks = [list(o.strides) for o in (*spec.operands, *spec.results)]
+    sizes = [-1, *spec.shape]
+    multiple = 1
+    axis = len(sizes) - 1
+    while axis > 0:
+        size = sizes[axis]
+        gapless = all(w[axis - 1] == w[axis] * size for w in walks)
+        if gapless or size == 1:
+            if size != 1:
+                if axis - 1 == 0:
+                    multiple *= size
+                else:
+                    sizes[axis - 1] *= size
+                for w in walks:
+                    w[axis - 1] = w[axis]
+            del sizes[axis]
+            for w in walks:
+                del w[axis]
+            axis = min(axis, len(sizes) - 1) if axis < len(sizes) else len(sizes) - 1
+            continue
+        axis -= 1
+    return multiple, sizes[1:], walks
+
+
+def element(spec: Element, target: Target, name: str = "element") -> Kernel:
+    """The kernel. Slots: x0, x1, ... (operands), y0, y1, ... (results), batch."""
+    module = Module(target)
+    f = module.entry()
+    slots = (
+        *(f"x{i}" for i in range(len(spec.operands))),
+        *(f"y{i}" for i in range(len(spec.results))),
+        "batch",
+    )
+    values = slot_values(f, slots, frozenset(("batch",)))
+    multiple, sizes, walks = _merged(spec)
+    pointers = [values[s] for s in slots[:-1]]
+    body = _Body(f, spec, pointers)
+    total = values["batch"] * multiple
+    if not sizes:
+        _flat(f, total, body, [w[0] for w in walks])
+    else:
+        _nested(f, total, sizes, walks, body)
+    f.ret()
+    elements = math.prod(spec.shape)
+    moved = sum(
+        DTYPES[o.dtype][1]
+        * math.prod(s for s, w in zip(spec.shape, o.strides[1:], strict=True) if w or s == 1)
+        for o in (*spec.operands, *spec.results)
+        if o.strides[0]
+    )
+    return Kernel(
+        name=name,
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, elements * flops(spec.expressions)),
+        bytes=Affine(0, moved),
+        units=Affine(0, max(1, elements // 64)),
+    )
+
+
+def load_operand(
+    f: Function, pointer: Value, index: Value, step: int, dtype: str, mask: Value | None
+) -> Value:
+    """A vector (step 1) or a splat (step 0) of elements as floats."""
+    type_, _ = DTYPES[dtype]
+    if step == 0:
+        one = f.load(pointer, type_, index)
+        if type_ != "float":
+            one = f.cast("uitofp" if type_ == "i8" else "sitofp", one, "float")
+        return f.splat(one)
+    vector = f.vload(pointer, index, mask, type_)
+    if type_ != "float":
+        vector = f.cast("uitofp" if type_ == "i8" else "sitofp", vector, f.vector)
+    return vector
+
+
+def store_result(f: Function, x: Value, pointer: Value, index: Value, dtype: str, mask: Value | None) -> None:
+    """Store a vector of floats (or truth values) as elements of a type."""
+    type_, _ = DTYPES[dtype]
+    if "i1" in x.type:
+        if type_ == "float":
+            x = f.select(x, f.value(1.0, f.vector), f.value(0.0, f.vector))
+        else:
+            x = f.cast("zext", x, f"<{f.lanes} x {type_}>")
+    elif type_ == "i8" and dtype == "bool":
+        x = f.cast("zext", f.compare("une", x, 0.0), f"<{f.lanes} x i8>")
+    elif type_ != "float":
+        x = f.cast("fptosi", x, f"<{f.lanes} x {type_}>")
+    f.vstore(x, pointer, index, mask)
+
+
+class _Body:
+    """Loads the operands of one vector of elements, computes, stores."""
+
+    def __init__(self, f: Function, spec: Element, pointers: list[Value]) -> None:
+        self.f = f
+        self.spec = spec
+        self.pointers = pointers
+        self.heavy = flops(spec.expressions) > 10
+
+    def at(self, starts: Sequence[Value], steps: Sequence[int], offset: Value, mask: Value | None) -> None:
+        f, spec = self.f, self.spec
+        count = len(spec.operands)
+        operands = [
+            load_operand(
+                f, self.pointers[i], starts[i] + offset if steps[i] else starts[i], steps[i], o.dtype, mask
+            )
+            for i, o in enumerate(spec.operands)
+        ]
+        results = emit(f, spec.expressions, operands)
+        for i, (o, result) in enumerate(zip(spec.results, results, strict=True)):
+            if steps[count + i] != 1:
+                raise ShapeError("a result is broadcast: every element of it would be written several times")
+            store_result(f, result, self.pointers[count + i], starts[count + i] + offset, o.dtype, mask)
+
+    def run(self, starts: Sequence[Value], steps: Sequence[int], low: Value, high: Value) -> None:
+        """Elements low to high of one run; several vectors at a time where they are cheap."""
+        f, lanes = self.f, self.f.lanes
+        several = 1 if self.heavy else 4
+        # The index that each loop ends at is the next one's start, as all steps divide the whole.
+        whole = low + (high - low) // (several * lanes) * (several * lanes)
+        with f.range(low, whole, several * lanes) as i:
+            for v in range(several):
+                self.at(starts, steps, i + v * lanes, None)
+        with f.range(whole, high, lanes) as i:
+            self.at(starts, steps, i, f.mask(high - i))
+
+
+def _flat(f: Function, total: Value, body: _Body, steps: list[int]) -> None:
+    _, thread, threads = f.arguments
+    block = 16 * f.lanes
+    low, high = f.share((total + (block - 1)) // block, thread, threads)
+    zero = f.value(0)
+    body.run([zero] * len(steps), steps, low * block, f.smin(high * block, total))
+
+
+def _nested(f: Function, total: Value, sizes: list[int], walks: list[list[int]], body: _Body) -> None:
+    """Outer axes as one range of units, cut where the last outer axis wraps; vectors along the last axis."""
+    _, thread, threads = f.arguments
+    *middle, inner = sizes
+    outer_sizes: list[int] = middle
+    units = total
+    for size in outer_sizes:
+        units = units * size
+    low, high = f.share(units, thread, threads)
+    steps = [w[-1] for w in walks]
+    wrap: Value | int = outer_sizes[-1] if outer_sizes else total
+
+    def runs(unit: Value, count: Value) -> None:
+        """`count` units that differ in the last outer axis only."""
+        starts = _decode(f, unit, outer_sizes, walks)
+        with f.range(0, count) as j:
+            moved = [s + j * w[-2] for s, w in zip(starts, walks, strict=True)]
+            body.run(moved, steps, f.value(0), f.value(inner))
+
+    if not outer_sizes:
+        runs(low, high - low)
+        return
+    position = f.local("i64")
+    f.store(low, position)
+    with f.repeat() as leave:
+        unit = f.load(position, "i64")
+        leave(f.compare("sge", unit, high))
+        count = f.smin(high - unit, f.value(wrap) - unit % wrap)
+        f.store(unit + count, position)
+        runs(unit, count)
+
+
+def _decode(f: Function, unit: Value, sizes: list[int], walks: list[list[int]]) -> list[Value]:
+    """Each operand's offset at the unit whose number runs over [batch, *sizes]."""
+    starts: list[Value] = [f.value(0) for _ in walks]
+    rest = unit
+    for axis in range(len(sizes), -1, -1):
+        if axis == 0:
+            index = rest
+        else:
+            index = rest % sizes[axis - 1]
+            rest = rest // sizes[axis - 1]
+        starts = [s + index * w[axis] for s, w in zip(starts, walks, strict=True)]
+    return starts

@@ -1,0 +1,244 @@
+"""Sums and extremes of element expressions over all axes but the last, or over everything.
+
+`reduce_columns` leaves each thread's share in a partial result of its own; `finish_columns` combines the shares
+in thread order and computes expressions of them. Sums go through runs of at most 64 rows, so rounding errors do
+not pile up along a whole batch. Reproducible bit for bit at a given number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.element import DTYPES, Operand, load_operand
+from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.errors import ShapeError
+
+__all__ = ["COMBINE", "Columns", "Finish", "finish_columns", "partial_size", "reduce_columns"]
+
+COMBINE = {"sum": 0.0, "max": -math.inf, "min": math.inf}
+"""Ways to combine, with the result over nothing."""
+
+_RUN = 64
+_VECTORS = 4
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Reduce expressions over [batch, *shape] to vectors along the last axis of `shape`.
+
+    `everything` reduces the last axis too: each result is then one value, in lane 0. Strides are as in
+    `Element`. `combine[i]` says how expression i is combined.
+    """
+
+    shape: tuple[int, ...]
+    operands: tuple[Operand, ...]
+    expressions: tuple[Expression, ...]
+    combine: tuple[str, ...]
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        if inputs_of(self.expressions) > len(self.operands):
+            raise ShapeError(f"the expressions use more than the {len(self.operands)} operands")
+        if len(self.combine) != len(self.expressions) or not set(self.combine) <= set(COMBINE):
+            raise ShapeError(f"combine={self.combine}: one of {', '.join(COMBINE)} for each expression")
+        for operand in self.operands:
+            if len(operand.strides) != len(self.shape) + 1:
+                raise ShapeError(f"strides {operand.strides} for [batch, {', '.join(map(str, self.shape))}]")
+
+
+def _width(spec: Columns, target: Target) -> int:
+    """Floats of one result in a partial."""
+    return target.lanes if spec.everything else -(-spec.shape[-1] // target.lanes) * target.lanes
+
+
+def partial_size(spec: Columns, target: Target, threads: int) -> int:
+    """Floats of all partial results on `threads` threads."""
+    return threads * len(spec.expressions) * _width(spec, target)
+
+
+def combine(f: Function, how: str, a: Value, b: Value) -> Value:
+    """Two partial results as one."""
+    match how:
+        case "sum":
+            return a + b
+        case "max":
+            return f.maximum(a, b)
+    return f.minimum(a, b)
+
+
+def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kernel:
+    """Partial results [thread][expression][column]. Slots: x0, x1, ..., partial, batch."""
+    module = Module(target)
+    f = module.entry()
+    slots = (*(f"x{i}" for i in range(len(spec.operands))), "partial", "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    lanes, columns = target.lanes, spec.shape[-1]
+    width = _width(spec, target)
+    *middle, _ = spec.shape
+    _, thread, threads = f.arguments
+    partial = f.at(values["partial"], thread * (len(spec.expressions) * width))
+    neutral = [f.value(COMBINE[how], f.vector) for how in spec.combine]
+    for e, value in enumerate(neutral):
+        with f.range(0, width, lanes) as i:
+            f.vstore(value, partial, i + e * width)
+
+    rows = values["batch"] * math.prod(middle)
+    low, high = f.share(rows, thread, threads)
+    wrap: Value | int = middle[-1] if middle else values["batch"]
+    position = f.local("i64")
+    f.store(low, position)
+    with f.repeat() as leave:
+        row = f.load(position, "i64")
+        leave(f.compare("sge", row, high))
+        count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), _RUN)
+        f.store(row + count, position)
+        starts = _starts(f, spec, row, middle)
+        _run(f, spec, values, starts, count, columns, width, partial, neutral)
+    f.ret()
+    elements = math.prod(spec.shape)
+    moved = sum(DTYPES[o.dtype][1] * elements for o in spec.operands if o.strides[0])
+    return Kernel(
+        name=name,
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, elements * (flops(spec.expressions) + len(spec.expressions))),
+        bytes=Affine(0, moved),
+        units=Affine(0, math.prod(middle)),
+    )
+
+
+def _starts(f: Function, spec: Columns, row: Value, middle: list[int]) -> list[Value]:
+    starts = [f.value(0) for _ in spec.operands]
+    rest = row
+    for axis in range(len(middle), -1, -1):
+        index = rest if axis == 0 else rest % middle[axis - 1]
+        if axis:
+            rest = rest // middle[axis - 1]
+        starts = [s + index * o.strides[axis] for s, o in zip(starts, spec.operands, strict=True)]
+    return starts
+
+
+def _run(
+    f: Function,
+    spec: Columns,
+    values: dict[str, Value],
+    starts: list[Value],
+    count: Value,
+    columns: int,
+    width: int,
+    partial: Value,
+    neutral: list[Value],
+) -> None:
+    """Add `count` rows that differ in the last but one axis to the partial results."""
+    lanes = f.lanes
+    step = [o.strides[-2] for o in spec.operands]
+    group = max(1, min(_VECTORS, _VECTORS * 2 // len(spec.expressions)))
+
+    def block(first: Value, vectors: int, mask: Value | None) -> None:
+        def row(j: Value, carry: list[Value]) -> list[Value]:
+            out: list[Value] = []
+            for v in range(vectors):
+                operands = [
+                    load_operand(
+                        f,
+                        values[f"x{i}"],
+                        starts[i] + j * step[i] + (first + v * lanes if o.strides[-1] else 0),
+                        o.strides[-1],
+                        o.dtype,
+                        mask,
+                    )
+                    for i, o in enumerate(spec.operands)
+                ]
+                results = emit(f, spec.expressions, operands)
+                for e, result in enumerate(results):
+                    if mask is not None and spec.everything:
+                        result = f.select(mask, result, neutral[e])
+                    out.append(combine(f, spec.combine[e], carry[v * len(results) + e], result))
+            return out
+
+        totals = f.loop(0, count, carry=neutral * vectors, body=row, nonempty=True)
+        for v in range(vectors):
+            for e, how in enumerate(spec.combine):
+                at = f.value(e * width) if spec.everything else first + (e * width + v * lanes)
+                before = f.vload(partial, at)
+                f.vstore(combine(f, how, before, totals[v * len(neutral) + e]), partial, at)
+
+    whole = columns // (group * lanes) * (group * lanes)
+    with f.range(0, whole, group * lanes) as first:
+        block(first, group, None)
+    with f.range(whole, columns // lanes * lanes, lanes) as first:
+        block(first, 1, None)
+    if columns % lanes:
+        block(f.value(columns // lanes * lanes), 1, f.mask(columns % lanes))
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What becomes of reduced columns: `expressions` of the reductions (operands 0, 1, ...) and of more operands.
+
+    `operands` and `results` are vectors along the columns (stride 1) or single values (stride 0; as a result,
+    the first column's).
+    """
+
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    expressions: tuple[Expression, ...]
+
+
+def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "finish") -> Kernel:
+    """Combine partial results in thread order and compute. Slots: partial, x0, ..., y0, ..., parts.
+
+    `parts` is the number of threads that `reduce_columns` ran on.
+    """
+    module = Module(target)
+    f = module.entry()
+    slots = (
+        "partial",
+        *(f"x{i}" for i in range(len(finish.operands))),
+        *(f"y{i}" for i in range(len(finish.results))),
+        "parts",
+    )
+    values = slot_values(f, slots, frozenset(("parts",)))
+    lanes = target.lanes
+    columns = 1 if spec.everything else spec.shape[-1]
+    width, count = _width(spec, target), len(spec.expressions)
+    _, thread, threads = f.arguments
+    low, high = f.share(-(-columns // lanes), thread, threads)
+    with f.range(low, high) as block:
+        first = block * lanes
+        mask = f.mask(columns - first)
+        start = f.at(values["partial"], first)
+        totals = f.loop(
+            1,
+            values["parts"],
+            carry=[f.vload(start, e * width) for e in range(count)],
+            body=lambda i, c: [
+                combine(f, how, c[e], f.vload(start, i * (count * width) + e * width))
+                for e, how in enumerate(spec.combine)
+            ],
+        )
+        if spec.everything:
+            totals = [
+                f.splat(f.reduce(t, lambda a, b, how=how: combine(f, how, a, b)))  # type: ignore[misc]
+                for t, how in zip(totals, spec.combine, strict=True)
+            ]
+        operands = [
+            load_operand(f, values[f"x{i}"], first if step else f.value(0), step, "float32", mask)
+            for i, step in enumerate(finish.operands)
+        ]
+        results = emit(f, finish.expressions, [*totals, *operands])
+        for i, (step, result) in enumerate(zip(finish.results, results, strict=True)):
+            f.vstore(result, values[f"y{i}"], first, mask if step else f.mask(1))
+    f.ret()
+    return Kernel(
+        name=name,
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(columns * flops(finish.expressions)),
+        bytes=Affine(4 * columns * (count + len(finish.operands) + len(finish.results))),
+        units=Affine(-(-columns // lanes)),
+    )

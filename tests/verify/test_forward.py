@@ -215,3 +215,16 @@ def test_a_failure_of_onnxruntime_is_one_line(monkeypatch):
     with pytest.raises(VerificationError, match="onnxruntime does not run the model") as caught:
         verify.compare(model, {"x": x, "z": z})
     assert "\n" not in str(caught.value)
+
+
+def test_a_node_is_not_blamed_for_cancellation_in_its_inputs():
+    """Each sum is zero but for the rounding of terms of a million: neither engine is wrong."""
+    model = parsed(
+        """g (float[N, 4096] x) => (float[N, 1] y) <int64[1] axes = {1}> {
+            [sum] y = ReduceSum<keepdims = 1>(x, axes) }"""
+    )
+    half = np.random.default_rng(0).standard_normal((4, 2048)).astype(np.float32) * np.float32(1e6)
+    x = np.concatenate([half, -np.flip(half, 1)], 1)
+    report = verify.compare(model, {"x": np.ascontiguousarray(x)})
+    assert not report.passed
+    assert report.verdict != "differ"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from onward import verify
 from onward.autodiff import training_step
 from onward.engine import StepSession
+from onward.errors import UnsupportedError
+from onward.graph import registered
 from onward.model import trainable_initializers
 from onward.nn import zoo
 from onward.train.optimizers import SGD
@@ -54,7 +57,8 @@ def calm_branches(model: ir.Model) -> None:
         for value in node.inputs:
             norm = value.producer() if value is not None else None
             shortcut = norm is not None and "downsample" in (norm.name or "")
-            if norm is not None and norm.op_type == "BatchNormalization" and not shortcut:
+            branch = norm is not None and norm.op_type == "BatchNormalization" and len(value.uses()) == 1
+            if branch and not shortcut:
                 scale = norm.inputs[1]
                 scale.const_value = ir.tensor(
                     np.full(scale.shape.numpy(), BRANCH_SCALE, np.float32), name=scale.name
@@ -65,9 +69,19 @@ def test_every_network_is_here():
     assert set(SMALL) == set(zoo.names())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SMALL]
-)
+def networks(names: Iterable[str]) -> list[Any]:
+    """Parameters for pytest: slow networks are marked, and those whose operators are still to come."""
+    waiting = pytest.mark.xfail(
+        ("", "LSTM") not in registered(),
+        reason="the operator LSTM is not implemented",
+        raises=UnsupportedError,
+        strict=True,
+    )
+    marks = {"lstm_classifier": waiting, **dict.fromkeys(SLOW, pytest.mark.slow)}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in sorted(names)]
+
+
+@pytest.mark.parametrize("name", networks(SMALL))
 def test_the_training_step_agrees_with_onnxruntime(name):
     """Loss, outputs, gradients, parameters, momenta and statistics of three steps, each tensor by itself.
 
@@ -105,7 +119,7 @@ def _assert_complete(model: ir.Model, report: verify.Report, name: str) -> None:
     assert (name in DROPS) == any(node.op_type == "Dropout" for node in model.graph)
 
 
-@pytest.mark.parametrize("name", sorted(DROPS - SLOW))
+@pytest.mark.parametrize("name", networks(DROPS - SLOW))
 def test_units_are_really_dropped(name):
     """With the same batch and parameters, the loss depends on the seed of dropout."""
     model = zoo.build(name, **SMALL[name]).model

@@ -1,0 +1,359 @@
+"""Matrix products: register tiles for small and odd sizes, OpenBLAS by address for large ones.
+
+Tiles want the right-hand matrix with its columns contiguous: a transposed one is packed first (`pack_columns`),
+which also serves weights that stay the same for a whole step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass, replace
+
+from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
+
+__all__ = [
+    "Gemm",
+    "Outer",
+    "blas_gemm",
+    "block_width",
+    "gemm",
+    "pack_columns",
+    "packed_size",
+    "sgemm_address",
+]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A loop of independent products: `count` of them (None: the batch), this many floats apart in a, b and c."""
+
+    count: int | None
+    a: int
+    b: int
+    c: int
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """C[m, n] (+)= A[m, k] B[k, n]. One of m, k or one outer count may be None: the batch, at run time.
+
+    A's element (i, l) is at i * a_row + l * a_k. B and C are in blocks of `block_width` columns, contiguous
+    inside a block: rows are b_k and c_row apart, blocks b_block and c_block (0: next to each other). "full"
+    epilogue operands have C's layout, "channel" ones are vectors along n.
+    """
+
+    m: int | None
+    n: int
+    k: int | None
+    a_row: int
+    a_k: int
+    b_k: int
+    c_row: int
+    b_block: int = 0
+    c_block: int = 0
+    accumulate: bool = False
+    epilogue: Epilogue = IDENTITY
+    outer: tuple[Outer, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [self.m, self.k, *(o.count for o in self.outer)].count(None)
+        if unknown > 1:
+            raise ValueError("only one size of a matrix product can be the batch")
+
+
+def block_width(n: int, target: Target) -> int:
+    """Columns of a block for an n-column product."""
+    return vectors_for(target, n) * target.lanes
+
+
+def packed_size(n: int, k: int, target: Target) -> int:
+    """Floats of a k x n matrix in blocks: use b_k = block_width, b_block = k * block_width."""
+    width = block_width(n, target)
+    return -(-n // width) * width * k
+
+
+def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
+    """The kernel by tiles. Slots: a, b, c, e0, ... (epilogue operands), batch."""
+    module = Module(target)
+    f = module.entry()
+    extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
+    slots = ("a", "b", "c", *extra, "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    _Product(f, spec, target, values).emit()
+    f.ret()
+    sizes = [spec.m, spec.n, spec.k, *(o.count for o in spec.outer)]
+    known = 1
+    for size in sizes:
+        known *= 1 if size is None else size
+    flops = 2 * known + (known // (spec.k or 1)) * spec.epilogue.flops
+    dynamic = None in sizes
+    m, k = spec.m or 1, spec.k or 1
+    moved = 4 * (m * k + k * spec.n + m * spec.n)
+    return Kernel(
+        name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, flops) if dynamic else Affine(flops),
+        bytes=Affine(0, moved) if dynamic else Affine(moved),
+        units=Affine(0, 1) if dynamic else Affine(-(-m // 8)),
+    )
+
+
+class _Product:
+    def __init__(self, f: Function, spec: Gemm, target: Target, values: dict[str, Value]) -> None:
+        self.f = f
+        self.spec = spec
+        self.values = values
+        lanes = target.lanes
+        self.vectors = vectors_for(target, spec.n)
+        self.width = self.vectors * lanes
+        self.whole, rest = divmod(spec.n, self.width)
+        self.blocks = self.whole + (rest > 0)
+        self.rest_vectors = -(-rest // lanes)
+        self.tail = rest - (self.rest_vectors - 1) * lanes
+        most = rows_for(target, self.vectors)
+        # Pieces of rows: (rows, first row, count); with m known at run time only, whole tiles and then leftovers.
+        self.pieces = split(spec.m, most) if spec.m is not None else []
+        self.sizes = [size for size, _, _ in self.pieces] or sorted({most, min(4, most), 1}, reverse=True)
+        self.tiles = {
+            (rows, whole): self._tile(rows, whole)
+            for rows in self.sizes
+            for whole in (True, False)
+            if (self.whole if whole else rest)
+        }
+
+    def _tile(self, rows: int, whole: bool) -> Function:
+        spec = self.spec
+        tile = Tile(
+            a=tuple(i * spec.a_row for i in range(rows)),
+            c=tuple(i * spec.c_row for i in range(rows)),
+            vectors=self.vectors,
+            tail=self.f.lanes,
+            k=spec.k,
+            a_step=spec.a_k,
+            b_step=spec.b_k,
+            accumulate=spec.accumulate,
+            b_masked=True,
+            epilogue=spec.epilogue,
+        )
+        if not whole:
+            tile = replace(tile, vectors=self.rest_vectors, tail=self.tail)
+        return define(self.f.module, f"tile_{rows}_{'whole' if whole else 'rest'}", tile)
+
+    def emit(self) -> None:
+        f, spec, batch = self.f, self.spec, self.values["batch"]
+        _, thread, threads = f.arguments
+        m: Int = batch if spec.m is None else spec.m
+        most = self.sizes[0]
+        row_tiles: Int = (
+            sum(c for _, _, c in self.pieces) if spec.m is not None else (batch + (most - 1)) // most
+        )
+        units = f.value(row_tiles) * self.blocks
+        for outer in spec.outer:
+            units = units * (batch if outer.count is None else outer.count)
+        if spec.k is None:
+            # Nothing to add up: an empty sum is not what a tile, which goes round at least once, computes.
+            with f.when(f.compare("sgt", batch, 0)):
+                self._units(units, row_tiles, m, thread, threads)
+            with f.when(f.compare("sle", batch, 0)):
+                self._nothing(thread)
+        else:
+            self._units(units, row_tiles, m, thread, threads)
+
+    def _units(self, units: Value, row_tiles: Int, m: Int, thread: Value, threads: Value) -> None:
+        f, spec = self.f, self.spec
+        low, high = f.share(units, thread, threads)
+        with f.range(low, high) as unit:
+            place, rest = unit % row_tiles, unit // row_tiles
+            block, rest = rest % self.blocks, rest // self.blocks
+            offsets = [f.value(0)] * 3
+            for level in range(len(spec.outer) - 1, -1, -1):
+                outer = spec.outer[level]
+                count: Int = self.values["batch"] if outer.count is None else outer.count
+                index = rest if level == 0 else rest % count
+                if level:
+                    rest = rest // count
+                steps = (outer.a, outer.b, outer.c)
+                offsets = [o + index * s for o, s in zip(offsets, steps, strict=True)]
+            if self.whole < self.blocks and self.whole:
+                with f.when(f.compare("slt", block, self.whole)):
+                    self._rows(place, block, True, offsets, m)
+                with f.when(f.compare("sge", block, self.whole)):
+                    self._rows(place, block, False, offsets, m)
+            else:
+                self._rows(place, block, bool(self.whole), offsets, m)
+
+    def _rows(self, place: Value, block: Value, whole: bool, offsets: list[Value], m: Int) -> None:
+        f = self.f
+        if self.spec.m is not None:
+            before = 0
+            for rows, first, count in self.pieces:
+                inside = f.binary(
+                    "and", f.compare("sge", place, before), f.compare("slt", place, before + count)
+                )
+                if len(self.pieces) == 1:
+                    self._call(rows, whole, place * rows, block, offsets)
+                else:
+                    with f.when(inside):
+                        self._call(rows, whole, (place - before) * rows + first, block, offsets)
+                before += count
+            return
+        most = self.sizes[0]
+        row = place * most
+        left = f.smin(most, f.value(m) - row)
+        with f.when(f.compare("eq", left, most)):
+            self._call(most, whole, row, block, offsets)
+        with f.when(f.compare("slt", left, most)):
+            end = row + left
+            for rows in self.sizes[1:]:
+                whole_end = row + (end - row) // rows * rows
+                with f.range(row, whole_end, rows) as r:
+                    self._call(rows, whole, r, block, offsets)
+                row = whole_end
+
+    def _call(self, rows: int, whole: bool, row: Value, block: Value, offsets: list[Value]) -> None:
+        f, spec, values = self.f, self.spec, self.values
+        a = offsets[0] + row * spec.a_row
+        b = offsets[1] + block * (spec.b_block or self.width)
+        c = offsets[2] + row * spec.c_row + block * (spec.c_block or self.width)
+        operands = [
+            f.at(values[f"e{i}"], block * self.width if kind == "channel" else c)
+            for i, kind in enumerate(spec.epilogue.operands)
+        ]
+        counts = [values["batch"]] if spec.k is None else []
+        f.invoke(
+            self.tiles[rows, whole],
+            [f.at(values["a"], a), f.at(values["b"], b), f.at(values["c"], c), *operands, *counts],
+        )
+
+    def _nothing(self, thread: Value) -> None:
+        """C of an empty sum, by one thread: zeros, or as it is when accumulating."""
+        f, spec = self.f, self.spec
+        if spec.accumulate or spec.m is None:
+            return
+        with f.when(f.compare("eq", thread, 0)), f.range(0, spec.m) as i, f.range(0, spec.n) as j:
+            column = j // self.width * (spec.c_block or self.width) + j % self.width
+            f.store(f.value(0.0, "float"), f.at(self.values["c"], i * spec.c_row + column))
+
+
+def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -> Kernel:
+    """A k x n matrix with any strides into blocks of columns, zero past n. Slots: b, packed."""
+    module = Module(target)
+    f = module.entry()
+    slots = ("b", "packed")
+    values = slot_values(f, slots, frozenset())
+    width, lanes = block_width(n, target), target.lanes
+    vectors = width // lanes
+    blocks = -(-n // width)
+    low, high = f.share(blocks * k, *f.arguments[1:])
+    with f.range(low, high) as unit:
+        block, row = unit // k, unit % k
+        source = f.at(values["b"], block * (width * n_stride) + row * k_stride)
+        sink = f.at(values["packed"], unit * width)
+        left = n - block * width
+        for v in range(vectors):
+            if n_stride == 1:
+                mask = f.mask(left - v * lanes) if n % width else None
+                f.vstore(f.vload(source, v * lanes, mask), sink, v * lanes)
+                continue
+            if n % width:
+                f.vstore(f.zero(), sink, v * lanes)
+                with f.range(0, f.smin(left - v * lanes, lanes)) as i:
+                    f.store(f.load(source, "float", (i + v * lanes) * n_stride), f.at(sink, i + v * lanes))
+                continue
+            row_vector = f.zero()
+            for lane in range(lanes):
+                element = f.load(source, "float", (v * lanes + lane) * n_stride)
+                row_vector = f.insert(row_vector, element, lane)
+            f.vstore(row_vector, sink, v * lanes)
+    f.ret()
+    size = 4 * (n * k + packed_size(n, k, target))
+    return Kernel(f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(size), units=Affine(blocks * k))
+
+
+@functools.cache
+def sgemm_address() -> int:
+    """The address of OpenBLAS' cblas_sgemm, with OpenBLAS set to one thread a call."""
+    import scipy_openblas32
+
+    library = scipy_openblas32.dll
+    library.scipy_openblas_set_num_threads(1)
+    address = ctypes.cast(library.scipy_cblas_sgemm, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def blas_gemm(
+    m: int | None,
+    n: int,
+    k: int | None,
+    lda: int,
+    ldb: int,
+    ldc: int,
+    target: Target,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    accumulate: bool = False,
+) -> Kernel:
+    """Row-major C[m, n] (+)= op(A) op(B) by OpenBLAS, rows or columns of C split over threads.
+
+    Slots: sgemm (from `sgemm_address`), a, b, c, batch. One of m and k may be None: the batch.
+    """
+    module = Module(target)
+    f = module.entry()
+    slots = ("sgemm", "a", "b", "c", "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    batch = values["batch"]
+    rows: Int = batch if m is None else m
+    depth: Int = batch if k is None else k
+    by_rows = m is not None and m >= n
+    unit = 16
+    size: Int = rows if by_rows else n
+    low, high = f.share((f.value(size) + (unit - 1)) // unit, *f.arguments[1:])
+    low, high = low * unit, f.smin(high * unit, size)
+    a, b, c = values["a"], values["b"], values["c"]
+    if by_rows:
+        a = f.at(a, low * (1 if transpose_a else lda))
+        c = f.at(c, low * ldc)
+        rows = high - low
+        columns: Int = n
+    else:
+        b = f.at(b, low * (ldb if transpose_b else 1))
+        c = f.at(c, low)
+        columns = high - low
+    with f.when(f.compare("sgt", high, low)):
+        small = [f.cast("trunc", f.value(v), "i32") for v in (rows, columns, depth, lda, ldb, ldc)]
+        no, yes, row_major = 111, 112, 101
+        one, beta = f.value(1.0, "float"), f.value(1.0 if accumulate else 0.0, "float")
+        arguments = [
+            f.value(row_major, "i32"),
+            f.value(yes if transpose_a else no, "i32"),
+            f.value(yes if transpose_b else no, "i32"),
+            *small[:3],
+            one,
+            a,
+            small[3],
+            b,
+            small[4],
+            beta,
+            c,
+            small[5],
+        ]
+        f.emit(f"call void {values['sgemm'].ref}({', '.join(f'{v.type} {v.ref}' for v in arguments)})")
+    f.ret()
+    known = (m or 1) * n * (k or 1)
+    moved = 4 * ((m or 1) * (k or 1) + (k or 1) * n + (m or 1) * n)
+    dynamic = m is None or k is None
+    return Kernel(
+        name=f"blas {m or 'batch'}x{n}x{k or 'batch'}",
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, 2 * known) if dynamic else Affine(2 * known),
+        bytes=Affine(0, moved) if dynamic else Affine(moved),
+        units=Affine(-(-(m if by_rows and m is not None else n) // unit)),
+    )

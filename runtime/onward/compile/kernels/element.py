@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
 __all__ = [
@@ -36,7 +38,7 @@ DTYPES = {
     "bool": ("i8", 1),
     "uint8": ("i8", 1),
 }
-"""Operand types, their LLVM type and bytes. Integers are exact up to 2**24, as they are computed with as floats;
+"""Operand types, their LLVM type and bytes. Integers are computed with as floats, so they are exact up to 2**24;
 a bool result is 1 where the expression is not 0."""
 
 
@@ -98,32 +100,6 @@ def channel(shape: Sequence[int], dtype: str = "float32") -> Operand:
     return Operand((*((0,) * len(shape)), 1), dtype)
 
 
-def _merged(spec: Element) -> tuple[int, list[int], list[list[int]]]:
-    """The iteration space after merging: axis 0 is batch * multiple; strides by axis for all operands."""
-    walks = [list(o.strides) for o in (*spec.operands, *spec.results)]
-    sizes = [-1, *spec.shape]
-    multiple = 1
-    axis = len(sizes) - 1
-    while axis > 0:
-        size = sizes[axis]
-        gapless = all(w[axis - 1] == w[axis] * size for w in walks)
-        if gapless or size == 1:
-            if size != 1:
-                if axis - 1 == 0:
-                    multiple *= size
-                else:
-                    sizes[axis - 1] *= size
-                for w in walks:
-                    w[axis - 1] = w[axis]
-            del sizes[axis]
-            for w in walks:
-                del w[axis]
-            axis = min(axis, len(sizes) - 1) if axis < len(sizes) else len(sizes) - 1
-            continue
-        axis -= 1
-    return multiple, sizes[1:], walks
-
-
 def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     """The kernel. Slots: x0, x1, ... (operands), y0, y1, ... (results), batch."""
     module = Module(target)
@@ -134,14 +110,14 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
         "batch",
     )
     values = slot_values(f, slots, frozenset(("batch",)))
-    multiple, sizes, walks = _merged(spec)
+    multiple, sizes, walks = merge(spec.shape, [o.strides for o in (*spec.operands, *spec.results)])
     pointers = [values[s] for s in slots[:-1]]
     body = _Body(f, spec, pointers)
     total = values["batch"] * multiple
     if not sizes:
-        _flat(f, total, body, [w[0] for w in walks])
+        flat(f, total, body, [w[0] for w in walks])
     else:
-        _nested(f, total, sizes, walks, body)
+        nested(f, total, sizes, walks, body)
     f.ret()
     elements = math.prod(spec.shape)
     moved = sum(
@@ -191,6 +167,7 @@ def store_result(f: Function, x: Value, pointer: Value, index: Value, dtype: str
     f.vstore(x, pointer, index, mask)
 
 
+@final
 class _Body:
     """Loads the operands of one vector of elements, computes, stores."""
 
@@ -226,57 +203,3 @@ class _Body:
                 self.at(starts, steps, i + v * lanes, None)
         with f.range(whole, high, lanes) as i:
             self.at(starts, steps, i, f.mask(high - i))
-
-
-def _flat(f: Function, total: Value, body: _Body, steps: list[int]) -> None:
-    _, thread, threads = f.arguments
-    block = 16 * f.lanes
-    low, high = f.share((total + (block - 1)) // block, thread, threads)
-    zero = f.value(0)
-    body.run([zero] * len(steps), steps, low * block, f.smin(high * block, total))
-
-
-def _nested(f: Function, total: Value, sizes: list[int], walks: list[list[int]], body: _Body) -> None:
-    """Outer axes as one range of units, cut where the last outer axis wraps; vectors along the last axis."""
-    _, thread, threads = f.arguments
-    *middle, inner = sizes
-    outer_sizes: list[int] = middle
-    units = total
-    for size in outer_sizes:
-        units = units * size
-    low, high = f.share(units, thread, threads)
-    steps = [w[-1] for w in walks]
-    wrap: Value | int = outer_sizes[-1] if outer_sizes else total
-
-    def runs(unit: Value, count: Value) -> None:
-        """`count` units that differ in the last outer axis only."""
-        starts = _decode(f, unit, outer_sizes, walks)
-        with f.range(0, count) as j:
-            moved = [s + j * w[-2] for s, w in zip(starts, walks, strict=True)]
-            body.run(moved, steps, f.value(0), f.value(inner))
-
-    if not outer_sizes:
-        runs(low, high - low)
-        return
-    position = f.local("i64")
-    f.store(low, position)
-    with f.repeat() as leave:
-        unit = f.load(position, "i64")
-        leave(f.compare("sge", unit, high))
-        count = f.smin(high - unit, f.value(wrap) - unit % wrap)
-        f.store(unit + count, position)
-        runs(unit, count)
-
-
-def _decode(f: Function, unit: Value, sizes: list[int], walks: list[list[int]]) -> list[Value]:
-    """Each operand's offset at the unit whose number runs over [batch, *sizes]."""
-    starts: list[Value] = [f.value(0) for _ in walks]
-    rest = unit
-    for axis in range(len(sizes), -1, -1):
-        if axis == 0:
-            index = rest
-        else:
-            index = rest % sizes[axis - 1]
-            rest = rest // sizes[axis - 1]
-        starts = [s + index * w[axis] for s, w in zip(starts, walks, strict=True)]
-    return starts

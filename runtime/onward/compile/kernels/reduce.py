@@ -1,8 +1,8 @@
 """Sums and extremes of element expressions over all axes but the last, or over everything.
 
-`reduce_columns` leaves each thread's share in a partial result of its own; `finish_columns` combines the shares
-in thread order and computes expressions of them. Sums go through runs of at most 64 rows, so rounding errors do
-not pile up along a whole batch. Reproducible bit for bit at a given number of threads.
+`reduce_columns` leaves each thread's share in a partial result of its own; `finish_columns` combines the
+shares in thread order and computes expressions of them. Sums go through runs of at most 64 rows, so rounding
+errors do not pile up along a whole batch. Reproducible bit for bit at a given number of threads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.walk import decode
 from onward.errors import ShapeError
 
 __all__ = ["COMBINE", "Columns", "Finish", "finish_columns", "partial_size", "reduce_columns"]
@@ -96,7 +97,7 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
         leave(f.compare("sge", row, high))
         count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), _RUN)
         f.store(row + count, position)
-        starts = _starts(f, spec, row, middle)
+        starts = decode(f, row, middle, [list(o.strides) for o in spec.operands])
         _run(f, spec, values, starts, count, columns, width, partial, neutral)
     f.ret()
     elements = math.prod(spec.shape)
@@ -109,17 +110,6 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
         bytes=Affine(0, moved),
         units=Affine(0, math.prod(middle)),
     )
-
-
-def _starts(f: Function, spec: Columns, row: Value, middle: list[int]) -> list[Value]:
-    starts = [f.value(0) for _ in spec.operands]
-    rest = row
-    for axis in range(len(middle), -1, -1):
-        index = rest if axis == 0 else rest % middle[axis - 1]
-        if axis:
-            rest = rest // middle[axis - 1]
-        starts = [s + index * o.strides[axis] for s, o in zip(starts, spec.operands, strict=True)]
-    return starts
 
 
 def _run(
@@ -178,7 +168,7 @@ def _run(
 
 @dataclass(frozen=True)
 class Finish:
-    """What becomes of reduced columns: `expressions` of the reductions (operands 0, 1, ...) and of more operands.
+    """What becomes of reduced columns: expressions of the reductions, operands 0, 1, ..., and of more.
 
     `operands` and `results` are vectors along the columns (stride 1) or single values (stride 0; as a result,
     the first column's).

@@ -1,7 +1,7 @@
 """Kernels over rows: reductions along the last axis and elements that use them, one row at a time.
 
-Softmax, its cross-entropy and their gradients, LayerNorm and the like: each row is reduced in one or more passes
-while it is in the cache, then results are written.
+Softmax, its cross-entropy and their gradients, LayerNorm and the like: each row is reduced in one or more
+passes while it is in the cache, then results are written.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+# Every target does its own set-up: the environment in .venv is made once, and anew when pyproject.toml changes.
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+CODE := runtime server client protos examples benchmarks
+# numerical libraries must not each start a thread a core beside pytest's workers
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: setup demo test test-fast check bench protos docker clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: setup
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# the main job and the public surface, in seconds
+test-fast: setup
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "not slow" tests/test_main_job.py tests/test_public_surface.py tests/cli
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+	scripts/protos.sh --check
+
+bench: setup
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+protos: setup
+	scripts/protos.sh
+
+docker:
+	docker/check.sh
+
+clean:
+	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,275 @@
+"""Every command but `train`, on models that `train` made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.cli.conftest import Onward
+
+from onward.data import load_iris, split
+from onward.engine import Session
+from onward.model import load, read_provenance
+
+COMMANDS = ("train", "evaluate", "predict", "export", "verify", "inspect", "serve", "version")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(onward: Onward, command: str) -> None:
+    done = onward(command, "--help")
+    assert done.code == 0
+    assert "Example" in done.out
+    assert f"onward {command}" in done.out
+
+
+@pytest.mark.parametrize("command", ["predict", "metadata", "ready", "statistics"])
+def test_help_of_the_client_has_examples(onward: Onward, command: str) -> None:
+    done = onward("client", command, "--help")
+    assert done.code == 0
+    assert f"onward client {command}" in done.out
+
+
+def test_version(onward: Onward) -> None:
+    import onward as package
+
+    assert f"onward {package.__version__}" in onward("version").out.splitlines()
+
+
+def test_unknown_command(onward: Onward) -> None:
+    assert onward("fly").code == 2
+
+
+def test_evaluate_measures_the_part_that_training_never_saw(onward: Onward, iris: Path) -> None:
+    done = onward("evaluate", iris, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    model = load(iris)
+    provenance = read_provenance(model)
+    assert provenance is not None
+    assert found["accuracy"] == pytest.approx(provenance.metrics["test_accuracy"])
+    assert done.err == ""
+    test = split(load_iris(), (0.6, 0.2, 0.2), seed=0).test
+    assert test is not None
+    assert provenance.normalisation is not None
+    mean, std = (np.array(provenance.normalisation[k], np.float32) for k in ("mean", "std"))
+    scores = Session(model).run({"input": (test.inputs["features"] - mean) / std})["output"]
+    assert test.targets is not None
+    assert found["accuracy"] == pytest.approx(float((scores.argmax(axis=1) == test.targets).mean()))
+    assert np.sum(found["confusion_matrix"]) == len(test)
+
+
+def test_evaluate_says_where_the_data_are_others(onward: Onward, iris: Path) -> None:
+    done = onward("evaluate", iris, "--data", "wine")
+    assert "not the data" in done.err
+    assert done.code == 2
+
+
+def test_evaluate_other_parts(onward: Onward, iris: Path) -> None:
+    sizes = {
+        part: json.loads(onward("evaluate", iris, "--part", part, "--json").out)["samples"]
+        for part in ("train", "validation", "test", "all")
+    }
+    assert sizes == {"train": 90, "validation": 30, "test": 30, "all": 150}
+
+
+def test_predict_numbers(onward: Onward, iris: Path) -> None:
+    done = onward("predict", iris, "5.1,3.5,1.4,0.2", "6.3,3.3,6.0,2.5", "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
+    assert [row["class"] for row in rows] == ["setosa", "virginica"]
+    assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_predict_files_agree_and_outputs_are_written(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    features = load_iris().inputs["features"][::30]
+    np.save(tmp_path / "a.npy", features)
+    np.savez(tmp_path / "a.npz", input=features)
+    rows = "\n".join(",".join(map(str, row)) for row in features.tolist())
+    (tmp_path / "a.csv").write_text(f"a,b,c,d\n{rows}\n")
+    answers = []
+    for name in ("a.npy", "a.npz", "a.csv"):
+        output = tmp_path / f"{name}.out.npz"
+        done = onward("predict", iris, tmp_path / name, "--output", output)
+        assert done.code == 0, done.err
+        answers.append(np.load(output)["output"])
+    assert answers[0].shape == (5, 3)
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_allclose(answers[0], answers[2], rtol=1e-5)
+
+
+def test_predict_images(onward: Onward, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "digits.onnx"
+    done = onward(
+        *("train", "lenet5", "--data", "digits", "--image-size", 8, "--epochs", 1, "--output", path),
+        *("--split", "0.2,0.4,0.4"),
+    )
+    assert done.code == 0, done.err
+    image.new("RGB", (20, 30), (200, 200, 200)).save(tmp_path / "grey.png")
+    done = onward("predict", path, tmp_path / "grey.png", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)[0]["class"] in "0123456789"
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("1,2,3", "3"),
+        ("not-there.npy", "not-there.npy"),
+        ("photo.png", "image"),
+        ("hello", "hello"),
+    ],
+)
+def test_predict_refuses_what_does_not_fit(onward: Onward, iris: Path, argument: str, says: str) -> None:
+    done = onward("predict", iris, argument)
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.startswith("error: ")
+
+
+def test_export_leaves_a_clean_model(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "clean.onnx"
+    done = onward("export", iris, destination, "--ir", 9)
+    assert done.code == 0, done.err
+    content = onnx.load(destination)
+    onnx.checker.check_model(content, full_check=True)
+    assert content.ir_version == 9
+    features = load_iris().inputs["features"][:4]
+    np.testing.assert_array_equal(
+        Session(destination).run({"input": features})["output"],
+        Session(iris).run({"input": features})["output"],
+    )
+
+
+def test_export_takes_the_weights_of_a_checkpoint(onward: Onward, tmp_path: Path) -> None:
+    common = ("train", "mlp", "--data", "iris", "-o", "hidden=[4]")
+    start, point, end = tmp_path / "start.onnx", tmp_path / "run.ckpt", tmp_path / "end.onnx"
+    assert onward(*common, "--epochs", 1, "--output", start).code == 0
+    assert onward(*common, "--epochs", 3, "--checkpoint", point, "--output", end).code == 0
+    made = tmp_path / "made.onnx"
+    assert onward("export", start, made, "--checkpoint", point).code == 0
+    for name, value in load(end).graph.initializers.items():
+        other = load(made).graph.initializers[name].const_value
+        assert value.const_value is not None
+        assert other is not None
+        np.testing.assert_array_equal(value.const_value.numpy(), other.numpy())
+    assert onward("export", start, made, "--checkpoint", tmp_path / "none.ckpt").code == 2
+
+
+def test_verify_forward_and_backward(onward: Onward, iris: Path) -> None:
+    done = onward("verify", iris, "--backward", "--json", "--dim", "N=4")
+    assert done.code == 0, done.err
+    reports = json.loads(done.out)
+    assert reports["forward"]["passed"]
+    assert reports["backward"]["passed"]
+    assert any(row["kind"] == "gradient" for row in reports["backward"]["rows"])
+
+
+def test_verify_fails_with_exit_code_1_and_names_the_node(
+    onward: Onward, iris: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onward.ops.relu import Relu
+
+    monkeypatch.setattr(Relu, "kernel", lambda self, X: np.abs(X))
+    done = onward("verify", iris)
+    assert done.code == 1
+    assert "Relu" in done.out
+
+
+def test_verify_with_given_inputs(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", input=load_iris().inputs["features"][:7])
+    assert onward("verify", iris, "--inputs", tmp_path / "batch.npz").code == 0
+    np.savez(tmp_path / "wrong.npz", other=np.zeros(3))
+    done = onward("verify", iris, "--inputs", tmp_path / "wrong.npz")
+    assert done.code == 2
+    assert "other" in done.err
+
+
+def test_inspect(onward: Onward, iris: Path) -> None:
+    shown = onward("inspect", iris, "--layers").out
+    assert "Gemm" in shown
+    assert "trainable: 4 of the initialisers" in shown
+    found = json.loads(onward("inspect", iris, "--json").out)
+    assert {row["operator"] for row in found["support"]} >= {"Gemm", "Relu"}
+    assert all(row["kernel"] and row["gradient"] for row in found["support"])
+    assert found["parameters"] == 4 * 16 + 16 + 16 * 3 + 3
+
+
+def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Path) -> None:
+    kind = (TensorProto.FLOAT, ["N", 3])
+    graph = helper.make_graph(
+        [helper.make_node("Unheard", ["x"], ["y"], domain="com.example")],
+        "g",
+        [helper.make_tensor_value_info("x", *kind)],
+        [helper.make_tensor_value_info("y", *kind)],
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "odd.onnx")
+    done = onward("inspect", tmp_path / "odd.onnx", "--json")
+    assert done.code == 0, done.err
+    row = next(r for r in json.loads(done.out)["support"] if r["operator"] == "com.example::Unheard")
+    assert not row["kernel"]
+    assert "Unheard" in row["problem"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "verify", "inspect"])
+@pytest.mark.parametrize("content", [None, b"", b"\x08nonsense", b"not a model at all"])
+def test_bad_files_are_one_line(onward: Onward, tmp_path: Path, command: str, content: bytes | None) -> None:
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    done = onward(command, path)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert "bad.onnx" in done.err
+
+
+def test_defects_are_said_to_be_defects(onward: Onward, iris: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onward.model as models
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(models, "load", broken)
+    done = onward("inspect", iris)
+    assert done.code == 70
+    assert "no such luck" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_serve_needs_a_repository_that_is_there(onward: Onward, tmp_path: Path) -> None:
+    done = onward("serve", tmp_path / "nowhere", "--listen", "127.0.0.1:0")
+    assert done.code == 2
+    assert "nowhere" in done.err
+
+
+def test_client_commands_against_a_server(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    from onward_server import ServerThread
+    from onward_server.settings import CrossCheckSettings, ServerSettings
+
+    place = tmp_path / "models" / "iris" / "1" / "model.onnx"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(iris.read_bytes())
+    np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
+    settings = ServerSettings(
+        repository=tmp_path / "models",
+        listen="127.0.0.1:0",
+        cross_check=CrossCheckSettings(policy="every"),
+    )
+    with ServerThread(settings) as server:
+        at = ("--address", server.address)
+        assert onward("client", "ready", *at).out == "ready\n"
+        assert onward("client", "ready", "nothing", *at).code == 1
+        assert json.loads(onward("client", "metadata", "iris", *at).out)["inputs"][0]["datatype"] == "FP32"
+        answer = json.loads(onward("client", "predict", "iris", tmp_path / "x.npy", *at).out)
+        assert answer["cross_check"] == "passed"
+        assert np.shape(answer["outputs"]["output"]) == (2, 3)
+        refused = onward("client", "predict", "nothing", tmp_path / "x.npy", *at)
+        assert refused.code == 2
+        assert "nothing" in refused.err
+        counts = json.loads(onward("client", "statistics", "iris", *at).out)
+        assert counts["cross_checks"][0]["passed"] == 1

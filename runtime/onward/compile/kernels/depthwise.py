@@ -1,0 +1,327 @@
+"""Depthwise convolution (one input and one output channel a group): channels in the lanes, pixels in registers.
+
+Weights are packed as [tap][channel] (`depthwise_pack`). Forward and backward-data are one sweep over output pixels;
+backward-data has a grid for each pair of remainders under the strides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.conv import check_halo, label
+from onward.compile.kernels.copy import Copy, copy
+from onward.compile.kernels.expression import emit
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.layout import Convolution, Image, Weights
+from onward.compile.kernels.tile import IDENTITY, Epilogue
+from onward.errors import ShapeError
+
+__all__ = [
+    "depthwise_backward_data",
+    "depthwise_finish_weights",
+    "depthwise_forward",
+    "depthwise_pack",
+    "depthwise_partial_size",
+    "depthwise_weight_gradient",
+]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Output pixels (i, j) at c0 + i * c_row + j * c_pixel; taps are (offset in A, weight number)."""
+
+    height: int
+    width: int
+    a0: int
+    a_row: int
+    a_pixel: int
+    c0: int
+    c_row: int
+    c_pixel: int
+    taps: tuple[tuple[int, int], ...]
+
+
+def _check(conv: Convolution) -> None:
+    if conv.inputs != 1 or conv.outputs != 1:
+        raise ShapeError(f"{conv.inputs} input and {conv.outputs} output channels a group: not depthwise")
+
+
+def depthwise_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
+    """Slots: x = weights, y = packed ([tap][channel]), batch = 1."""
+    _check(conv)
+    kh, kw = conv.kernel
+    c = conv.x.channels
+    source = (0, weights.row, weights.column, weights.output)
+    return copy(Copy((kh, kw, c), source, (0, kw * c, c, 1)), target, "depthwise_pack")
+
+
+def depthwise_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
+    """y = epilogue(x * w). Slots: a = x, b = packed weights, c = y, e0, ..., batch."""
+    _check(conv)
+    check_halo("x", conv.x, conv.input_halo())
+    x, y = conv.x, conv.y
+    grid = _Grid(
+        height=y.height,
+        width=y.width,
+        a0=x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel,
+        a_row=conv.strides[0] * x.row,
+        a_pixel=conv.strides[1] * x.pixel,
+        c0=y.origin,
+        c_row=y.row,
+        c_pixel=y.pixel,
+        taps=tuple(
+            (i * conv.dilations[0] * x.row + j * conv.dilations[1] * x.pixel, i * conv.kernel[1] + j)
+            for i in range(conv.kernel[0])
+            for j in range(conv.kernel[1])
+        ),
+    )
+    return _sweep("depthwise_forward", conv, target, [grid], x, y, epilogue)
+
+
+def depthwise_backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
+    """dx = epilogue(gradient). Slots: a = dy, b = packed weights, c = dx, e0, ..., batch."""
+    _check(conv)
+    check_halo("dy", conv.y, conv.gradient_halo())
+    dx, dy = conv.x, conv.y
+    grids = []
+    for rows in conv.phases(0):
+        for columns in conv.phases(1):
+            if not rows.count or not columns.count:
+                continue
+            grid = _Grid(
+                height=rows.count,
+                width=columns.count,
+                a0=dy.origin + rows.first_output * dy.row + columns.first_output * dy.pixel,
+                a_row=dy.row,
+                a_pixel=dy.pixel,
+                c0=dx.origin + rows.first * dx.row + columns.first * dx.pixel,
+                c_row=conv.strides[0] * dx.row,
+                c_pixel=conv.strides[1] * dx.pixel,
+                taps=tuple(
+                    (
+                        i * rows.output_step * dy.row + j * columns.output_step * dy.pixel,
+                        (rows.last_tap - i * rows.tap_step) * conv.kernel[1]
+                        + columns.last_tap
+                        - j * columns.tap_step,
+                    )
+                    for i in range(rows.taps)
+                    for j in range(columns.taps)
+                ),
+            )
+            grids.append(grid)
+    return _sweep("depthwise_backward_data", conv, target, grids, dy, dx, epilogue)
+
+
+def _sweep(
+    name: str,
+    conv: Convolution,
+    target: Target,
+    grids: list[_Grid],
+    source: Image,
+    sink: Image,
+    epilogue: Epilogue,
+) -> Kernel:
+    module = Module(target)
+    f = module.entry()
+    extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
+    slots = ("a", "b", "c", *extra, "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    several = 6 if target.registers == 32 else 4
+    for grid in grids:
+        low, high = f.share(values["batch"] * grid.height, *f.arguments[1:])
+        with f.range(low, high) as unit:
+            n, i = unit // grid.height, unit % grid.height
+            a = n * source.size + i * grid.a_row + grid.a0
+            c = n * sink.size + i * grid.c_row + grid.c0
+            whole = grid.width // several * several
+            if whole:
+                with f.range(0, whole, several) as j:
+                    _pixels(
+                        f, conv, grid, epilogue, values, a + j * grid.a_pixel, c + j * grid.c_pixel, several
+                    )
+            if grid.width > whole:
+                a, c = a + whole * grid.a_pixel, c + whole * grid.c_pixel
+                _pixels(f, conv, grid, epilogue, values, a, c, grid.width - whole)
+    f.ret()
+    tensors = 1 + epilogue.operands.count("full")
+    return Kernel(
+        name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels}" + label(conv),
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
+        bytes=Affine(4 * conv.weights, 4 * (source.elements + tensors * sink.elements)),
+        units=Affine(0, sink.height),
+    )
+
+
+def _pixels(
+    f: Function,
+    conv: Convolution,
+    grid: _Grid,
+    epilogue: Epilogue,
+    values: dict[str, Value],
+    a: Value,
+    c: Value,
+    count: int,
+) -> None:
+    """`count` neighbouring output pixels, all channels."""
+    channels, lanes = conv.x.channels, f.lanes
+    source, weights, sink = f.at(values["a"], a), values["b"], f.at(values["c"], c)
+
+    def block(first: Int, mask: Value | None) -> None:
+        first = f.value(first)
+        loaded: dict[int, Value] = {}
+        acc: list[Value | None] = [None] * count
+        for offset, number in grid.taps:
+            weight = f.vload(weights, first + number * channels, mask)
+            for p in range(count):
+                at = offset + p * grid.a_pixel
+                if at not in loaded:
+                    loaded[at] = f.vload(source, first + at, mask)
+                before = acc[p]
+                acc[p] = loaded[at] * weight if before is None else f.fma(loaded[at], weight, before)
+        for p, total in enumerate(acc):
+            at_c = first + p * grid.c_pixel
+            operands = [f.zero() if total is None else total]
+            for e, kind in enumerate(epilogue.operands):
+                base = f.at(values[f"e{e}"], c) if kind == "full" else values[f"e{e}"]
+                operands.append(f.vload(base, at_c if kind == "full" else first, mask))
+            (result,) = emit(f, [epilogue.expression], operands)
+            f.vstore(result, sink, at_c, mask)
+
+    whole = channels // lanes * lanes
+    if whole:
+        with f.range(0, whole, lanes) as first:
+            block(first, None)
+    if channels > whole:
+        block(whole, f.mask(channels - whole))
+
+
+def _padded(conv: Convolution, target: Target) -> int:
+    return -(-conv.x.channels // target.lanes) * target.lanes
+
+
+def depthwise_partial_size(conv: Convolution, target: Target, threads: int) -> int:
+    """Floats of the partial sums of `depthwise_weight_gradient` on `threads` threads."""
+    return threads * conv.kernel[0] * conv.kernel[1] * _padded(conv, target)
+
+
+def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
+    """Partial sums [thread][tap][channel]. Slots: a = x, b = dy, c = partial sums, batch."""
+    _check(conv)
+    check_halo("x", conv.x, conv.input_halo())
+    module = Module(target)
+    f = module.entry()
+    slots = ("a", "b", "c", "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    x, y = conv.x, conv.y
+    taps, padded = conv.kernel[0] * conv.kernel[1], _padded(conv, target)
+    partial = f.at(values["c"], f.arguments[1] * (taps * padded))
+    with f.range(0, taps * padded, f.lanes) as i:
+        f.vstore(f.zero(), partial, i)
+    low, high = f.share(values["batch"] * y.height, *f.arguments[1:])
+    with f.range(low, high) as unit:
+        n, i = unit // y.height, unit % y.height
+        at = n * x.size + i * (conv.strides[0] * x.row) + x.origin
+        source = f.at(values["a"], at - (conv.pads[0] * x.row + conv.pads[1] * x.pixel))
+        gradient = f.at(values["b"], n * y.size + i * y.row + y.origin)
+        channels, lanes = x.channels, f.lanes
+        whole = channels // lanes * lanes
+        if whole:
+            with f.range(0, whole, lanes) as first:
+                _row_gradient(f, conv, source, gradient, partial, first, None, padded)
+        if channels > whole:
+            mask = f.mask(channels - whole)
+            _row_gradient(f, conv, source, gradient, partial, f.value(whole), mask, padded)
+    f.ret()
+    return Kernel(
+        name=f"depthwise_weight_gradient {x.height}x{x.width}x{x.channels}" + label(conv),
+        ir=module.text(),
+        slots=slots,
+        flops=Affine(0, conv.flops),
+        bytes=Affine(0, 4 * (x.elements + y.elements)),
+        units=Affine(0, y.height),
+    )
+
+
+def _row_gradient(
+    f: Function,
+    conv: Convolution,
+    source: Value,
+    gradient: Value,
+    partial: Value,
+    first: Value,
+    mask: Value | None,
+    padded: int,
+) -> None:
+    """One row of output pixels for one vector of channels: few taps in registers, more in groups of rows."""
+    x, y = conv.x, conv.y
+    kh, kw = conv.kernel
+    most = 25 if f.module.target.registers == 32 else 10
+    rows = max(1, min(kh, most // kw))
+    for top in range(0, kh, rows):
+        taps = [(i, j) for i in range(top, min(kh, top + rows)) for j in range(kw)]
+
+        def pixels(p: Value, acc: list[Value], count: int, taps: list[tuple[int, int]] = taps) -> list[Value]:
+            loaded: dict[int, Value] = {}
+            base = first + p * (conv.strides[1] * x.pixel)
+            acc = list(acc)
+            for q in range(count):
+                dy = f.vload(gradient, first + (p + q) * y.pixel, mask)
+                for t, (i, j) in enumerate(taps):
+                    at = i * conv.dilations[0] * x.row + j * conv.dilations[1] * x.pixel
+                    at += q * conv.strides[1] * x.pixel
+                    if at not in loaded:
+                        loaded[at] = f.vload(source, base + at, mask)
+                    acc[t] = f.fma(loaded[at], dy, acc[t])
+            return acc
+
+        start = [f.vload(partial, first + (i * kw + j) * padded) for i, j in taps]
+        pairs = y.width // 2 * 2
+        acc = f.loop(0, pairs, 2, start, body=lambda p, acc, run=pixels: run(p, acc, 2))  # type: ignore[misc]
+        if y.width > pairs:
+            acc = pixels(f.value(pairs), acc, 1)
+        for (i, j), total in zip(taps, acc, strict=True):
+            f.vstore(total, partial, first + (i * kw + j) * padded)
+
+
+def depthwise_finish_weights(
+    conv: Convolution, target: Target, weights: Weights, *, accumulate: bool = False
+) -> Kernel:
+    """dw from partial sums, in thread order. Slots: c = partial sums, dw, parts = number of threads."""
+    _check(conv)
+    module = Module(target)
+    f = module.entry()
+    slots = ("c", "dw", "parts")
+    values = slot_values(f, slots, frozenset(("parts",)))
+    kh, kw = conv.kernel
+    padded, channels, lanes = _padded(conv, target), conv.x.channels, target.lanes
+    size = kh * kw * padded
+    low, high = f.share(padded // lanes, *f.arguments[1:])
+    with f.range(low, high) as block, f.range(0, kh) as i, f.range(0, kw) as j:
+        first = block * lanes
+        source = f.at(values["c"], (i * kw + j) * padded + first)
+        (total,) = f.loop(
+            1,
+            values["parts"],
+            carry=[f.vload(source)],
+            body=lambda p, c: [c[0] + f.vload(source, p * size)],
+        )
+        f.vstore(total, source)
+        sink = f.at(values["dw"], i * weights.row + j * weights.column + first * weights.output)
+        with f.range(0, f.smin(lanes, channels - first)) as lane:
+            element = f.load(source, "float", lane)
+            target_at = lane * weights.output
+            if accumulate:
+                element = element + f.load(sink, "float", target_at)
+            f.store(element, sink, target_at)
+    f.ret()
+    return Kernel(
+        name="depthwise_weight_gradient_finish" + label(conv),
+        ir=module.text(),
+        slots=slots,
+        bytes=Affine(4 * (size + conv.weights)),
+        units=Affine(padded // lanes),
+    )

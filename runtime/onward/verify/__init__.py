@@ -4,11 +4,12 @@ from onward.verify.exporting import export
 from onward.verify.forward import compare
 from onward.verify.inputs import random_inputs
 from onward.verify.report import Difference, Report, TensorRow
-from onward.verify.tolerance import TOLERANCES, Tolerance
+from onward.verify.tolerance import TOLERANCES, TRAINING_TOLERANCES, Tolerance
 from onward.verify.training import compare_step, compare_training, default_losses
 
 __all__ = [
     "TOLERANCES",
+    "TRAINING_TOLERANCES",
     "Difference",
     "Report",
     "TensorRow",

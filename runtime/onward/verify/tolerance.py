@@ -11,7 +11,16 @@ import numpy as np
 from onward.errors import ConfigError
 from onward.graph import Array
 
-__all__ = ["EXACT", "TOLERANCES", "Deviation", "Tolerance", "Tolerances", "measure", "tolerance_for"]
+__all__ = [
+    "EXACT",
+    "TOLERANCES",
+    "TRAINING_TOLERANCES",
+    "Deviation",
+    "Tolerance",
+    "Tolerances",
+    "measure",
+    "tolerance_for",
+]
 
 
 @final
@@ -47,6 +56,11 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "float64": Tolerance(1e-12, 1e-9, 1e-12),
 }
 """By NumPy dtype name; every other type has to agree exactly."""
+
+TRAINING_TOLERANCES: Mapping[str, Tolerance] = {
+    name: Tolerance(t.absolute, t.relative, 10 * t.scale) for name, t in TOLERANCES.items()
+}
+"""For training steps: a gradient sums over a whole batch and passes every layer twice."""
 
 Tolerances: TypeAlias = Tolerance | Mapping[str, Tolerance] | None
 """One for all floating-point tensors, one a dtype (others keep the default), or the defaults."""

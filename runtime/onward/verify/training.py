@@ -16,7 +16,7 @@ from onward.verify._collect import Collector
 from onward.verify.inputs import draw, random_inputs
 from onward.verify.locate import first_difference, refuse_random
 from onward.verify.report import Difference, Kind, Report
-from onward.verify.tolerance import Tolerances
+from onward.verify.tolerance import TRAINING_TOLERANCES, Tolerance, Tolerances
 from onward.verify.witness import Witness
 
 __all__ = ["compare_step", "compare_training", "default_losses"]
@@ -56,7 +56,7 @@ def compare_training(
         batch, dims, ranges: see `random_inputs`.
         learning_rate: at every step.
         clip, accumulate: see `training_step`.
-        tolerance: in the place of `TOLERANCES`.
+        tolerance: in the place of `TRAINING_TOLERANCES`.
 
     Raises:
         ConfigError, UnsupportedError, InputError, ShapeError: the step cannot be built, or its inputs drawn.
@@ -113,7 +113,7 @@ def compare_step(
         batches: for each run the batch's inputs and targets.
         learning_rate: at every step.
         seed: of dropout.
-        tolerance: in the place of `TOLERANCES`.
+        tolerance: in the place of `TRAINING_TOLERANCES`.
         subject: what the report calls it.
 
     Raises:
@@ -121,6 +121,8 @@ def compare_step(
         InputError, ShapeError: a batch does not fit the step.
         VerificationError: onnxruntime refuses the step or fails to run it.
     """
+    if not isinstance(tolerance, Tolerance):
+        tolerance = {**TRAINING_TOLERANCES, **(tolerance or {})}
     refuse_random(step.model)
     session = StepSession(step.model, step.bindings)
     witness = Witness(step.model)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onward.compile.codegen.target import Target
+from onward.compile.kernels import winograd
+from onward.compile.kernels.expression import operand
+from onward.compile.kernels.layout import Convolution, Image, hwio, oihw
+from onward.compile.kernels.tile import Epilogue
+from onward.errors import ShapeError
+
+Array = npt.NDArray[np.float32]
+Run = Callable[..., None]
+
+
+def make(h: int, w: int, c: int, o: int, pads: tuple[int, int, int, int]) -> Convolution:
+    y = Image(h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2, o)
+    bare = Convolution(Image(h, w, c), y, (3, 3), pads=pads)
+    x_halo, y_halo = winograd.winograd_input_halo(bare), winograd.winograd_gradient_halo(bare)
+    return replace(bare, x=Image(h, w, c, *x_halo, pixel=c + 1), y=replace(y, pixel=o, **_sides(y_halo)))
+
+
+def _sides(halo: tuple[int, int, int, int]) -> dict[str, int]:
+    return dict(zip(("top", "left", "bottom", "right"), halo, strict=True))
+
+
+CASES = [
+    make(8, 8, 16, 32, (1, 1, 1, 1)),
+    make(7, 9, 5, 35, (1, 1, 1, 1)),
+    make(4, 3, 70, 12, (1, 1, 1, 1)),
+    make(13, 40, 19, 20, (0, 0, 0, 0)),
+    make(9, 6, 8, 16, (2, 0, 1, 2)),
+]
+
+
+def buffer(image: Image, batch: int, seed: int | None) -> tuple[Array, Array]:
+    shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
+    data = np.full((*shape, image.pixel), 9 if seed is None else 0, np.float32)
+    view = data[
+        :, image.top : image.top + image.height, image.left : image.left + image.width, : image.channels
+    ]
+    if seed is not None:
+        view[...] = np.random.default_rng(seed).standard_normal(view.shape)
+    return data, view
+
+
+def reference(g: Convolution, x: Array, dy: Array, w: Array) -> tuple[npt.NDArray[np.float64], ...]:
+    t, left, b, r = g.pads
+    xp = np.pad(x.astype(np.float64), ((0, 0), (t, b), (left, r), (0, 0)))
+    y, dx = np.zeros(dy.shape), np.zeros_like(xp)
+    for i in range(3):
+        for j in range(3):
+            y += xp[:, i : i + g.y.height, j : j + g.y.width] @ w[:, :, i, j].T
+            dx[:, i : i + g.y.height, j : j + g.y.width] += dy @ w[:, :, i, j]
+    return y, dx[:, t : t + g.x.height, left : left + g.x.width]
+
+
+@pytest.mark.parametrize("squares", [56, 6])
+@pytest.mark.parametrize("g", CASES, ids=range(len(CASES)))
+def test_forward_and_backward_data(
+    g: Convolution, squares: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "_SQUARES", squares)
+    epilogue = Epilogue((operand(0) + operand(1)).apply("relu") + operand(2), ("channel", "full"))
+    forward = winograd.winograd_forward(g, target, epilogue)
+    backward = winograd.winograd_backward_data(g, target)
+    w = np.random.default_rng(3).standard_normal((g.y.channels, g.x.channels, 3, 3), np.float32)
+    packed = np.full(winograd.winograd_packed_size(g, target), np.nan, np.float32)
+    turned = np.full(winograd.winograd_packed_size(g, target, backward=True), np.nan, np.float32)
+    order = oihw(g.x.channels, 3, 3)
+    run(winograd.winograd_pack(g, target, order), target, {"w": w, "packed": packed}, 3)
+    run(winograd.winograd_backward_pack(g, target, order), target, {"w": w, "packed": turned}, 2)
+    bias = np.random.default_rng(4).standard_normal(g.y.channels, np.float32)
+    for batch, threads in ((5, 2), (1, 3), (0, 2)):
+        x, x_in = buffer(g.x, batch, 1)
+        dy, dy_in = buffer(g.y, batch, 2)
+        want_y, want_dx = reference(g, x_in, dy_in, w)
+        y, y_in = buffer(g.y, batch, None)
+        values = {"a": x, "b": packed, "c": y, "e0": bias, "e1": dy, "batch": batch}
+        run(forward, target, values, threads)
+        tolerance = {"rtol": 1e-5, "atol": 1e-5 * g.x.channels**0.5}
+        np.testing.assert_allclose(y_in, np.maximum(want_y + bias, 0) + dy_in, **tolerance)
+        dx, dx_in = buffer(g.x, batch, None)
+        run(backward, target, {"a": dy, "b": turned, "c": dx, "batch": batch}, threads)
+        tolerance["atol"] = 1e-5 * g.y.channels**0.5
+        np.testing.assert_allclose(dx_in, want_dx, **tolerance)
+        for data, inside in ((y, y_in), (dx, dx_in)):
+            inside[...] = 9
+            assert (data == 9).all()
+
+
+def test_weights_in_another_order(target: Target, run: Run) -> None:
+    g = CASES[1]
+    w = np.random.default_rng(3).standard_normal((35, 5, 3, 3), np.float32)
+    packed = np.zeros((2, winograd.winograd_packed_size(g, target)), np.float32)
+    run(winograd.winograd_pack(g, target, oihw(5, 3, 3)), target, {"w": w, "packed": packed[0]})
+    other = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+    run(winograd.winograd_pack(g, target, hwio(5, 35, 3)), target, {"w": other, "packed": packed[1]})
+    np.testing.assert_array_equal(*packed)
+
+
+def test_other_convolutions_and_narrow_borders_are_refused(target: Target) -> None:
+    strided = Convolution(Image(5, 5, 4), Image(2, 2, 4), (3, 3), (2, 2))
+    assert not winograd.winograd_suits(strided)
+    with pytest.raises(ShapeError, match="plain 3x3"):
+        winograd.winograd_forward(strided, target)
+    with pytest.raises(ShapeError, match="border"):
+        winograd.winograd_forward(replace(CASES[1], x=Image(7, 9, 5, 1, 1, 1, 1)), target)

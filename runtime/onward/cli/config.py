@@ -17,6 +17,9 @@ __all__ = ["RunConfig", "read_run", "to_toml"]
 _Positive = Field(default=None, gt=0)
 _SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
+_REQUIRED = {key: "a model" for key in ("model", "model.name")} | {
+    key: "a data set (--data)" for key in ("data", "data.spec")
+}
 
 
 class _Table(BaseModel):
@@ -214,7 +217,7 @@ def _problems(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             texts.append(f"unknown key {key!r}")
         elif problem["type"] == "missing":
-            what = {"model": "a model", "data": "a data set (--data)"}.get(key.partition(".")[0])
+            what = _REQUIRED.get(key)
             texts.append(f"{what} is missing" if what else f"{key!r} is missing")
         else:
             texts.append(f"{key}: {problem['msg']}, got {problem['input']!r}")

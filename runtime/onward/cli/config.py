@@ -17,9 +17,9 @@ __all__ = ["RunConfig", "read_run", "to_toml"]
 _Positive = Field(default=None, gt=0)
 _SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
-_REQUIRED = {key: "a model" for key in ("model", "model.name")} | {
-    key: "a data set (--data)" for key in ("data", "data.spec")
-}
+_REQUIRED = dict.fromkeys(("model", "model.name"), "a model") | dict.fromkeys(
+    ("data", "data.spec"), "a data set (--data)"
+)
 
 
 class _Table(BaseModel):

@@ -25,6 +25,7 @@ _GROUPS: list[tuple[tuple[int, ...], int]] = [
     ((2, 4, 2, 2, 3), 1),
     ((3, 4), 2),
 ]
+_NO_ROWS = "onnxruntime's MatMul takes no matrices without rows after a reshape of an empty batch"
 _REACH = {"alpha": 0.3, "beta": 0.6, "bias": 1.5}
 
 NORMALIZATION = [
@@ -43,11 +44,10 @@ NORMALIZATION = [
             "BatchNormalization",
             [x, *[(x[1],)] * 3, _positive(x[1])],
             {"training_mode": 1, "momentum": 0.8},
-            outputs=outputs,
-            name=f"BatchNormalization-training-{outputs}-{len(x)}",
+            outputs=3,
+            name=f"BatchNormalization-training-{len(x)}",
         )
         for x in _SHAPES
-        for outputs in (1, 3)
     ),
     *(
         Case("LayerNormalization", [x, s, s], {"axis": axis}, wrt=[0, 1, 2], batch=[0])
@@ -81,13 +81,14 @@ NORMALIZATION = [
         for p in (1, 2)
     ),
     Case("LpNormalization", [np.zeros((2, 3))], wrt=(), name="LpNormalization-zero"),
-    *(Case("LRN", [(2, 6, 3, 4)], {**_REACH, "size": size}, batch=[0]) for size in (1, 3, 5, 9)),
+    *(Case("LRN", [(2, 6, 3, 4)], {**_REACH, "size": size}) for size in (1, 3, 5, 9)),
+    Case("LRN", [(2, 6, 3, 4)], {**_REACH, "size": 5}, batch=[0], without_ort=_NO_ROWS, name="LRN-batch"),
     *(
         Case(
             "LRN",
             [(2, 6, 3)],
             {**_REACH, "size": size},
-            ort="onnxruntime's LRN takes odd sizes and 4-d inputs",
+            without_ort="onnxruntime's LRN takes odd sizes and 4-d inputs",
         )
         for size in (2, 3, 4)
     ),
@@ -131,7 +132,6 @@ NORMALIZATION = [
             {**_REACH, "size": size},
             domain="ai.onward",
             wrt=(),
-            batch=[0, 1],
         )
         for size in (1, 2, 3, 4, 9)
     ),

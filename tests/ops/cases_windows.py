@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tests.ops.harness import Array, Case
 
-_NO_CHANNELS = "onnxruntime's Conv takes no input without channels, which an empty batch turns into"
+_NO_CHANNELS = "onnxruntime's Conv never returns for an input without channels, which an empty batch becomes"
 
 
 def _distinct(*shape: int) -> Array:
@@ -85,7 +85,7 @@ CONVOLUTION = [
     *(Case("Conv", [x, w, w[:1]], at) for x, w, at in _CONVOLUTIONS),
     *(Case("Conv", [x, w], at, opset=opset, wrt=()) for x, w, at in _CONVOLUTIONS for opset in (10, 22)),
     *(
-        Case("Conv", [x, w, w[:1]], at, batch=[0], ort=_NO_CHANNELS, name=f"Conv-batch-{i}")
+        Case("Conv", [x, w, w[:1]], at, batch=[0], without_ort=_NO_CHANNELS, name=f"Conv-batch-{i}")
         for i, (x, w, at) in enumerate(_CONVOLUTIONS)
     ),
     *(Case("ConvTranspose", [x, w, (w[1] * at.get("group", 1),)], at) for x, w, at in _TRANSPOSED),
@@ -95,7 +95,9 @@ CONVOLUTION = [
         for opset in (10, 22)
     ),
     *(
-        Case("ConvTranspose", [x, w], at, batch=[0], ort=_NO_CHANNELS, name=f"ConvTranspose-batch-{i}")
+        Case(
+            "ConvTranspose", [x, w], at, batch=[0], without_ort=_NO_CHANNELS, name=f"ConvTranspose-batch-{i}"
+        )
         for i, (x, w, at) in enumerate(_TRANSPOSED)
     ),
 ]
@@ -109,7 +111,15 @@ CONVOLUTION_GRADIENTS = [
         [(2, 4, 5, 3), (4, 3, 3, 2)],
         {**_SMALL, "spatial": (9, 8)},
         domain="ai.onward",
+    ),
+    Case(
+        "ConvGradInput",
+        [(2, 4, 5, 3), (4, 3, 3, 2)],
+        {**_SMALL, "spatial": (9, 8)},
+        domain="ai.onward",
         batch=[0],
+        without_ort=_NO_CHANNELS,
+        name="ConvGradInput-batch",
     ),
     Case(
         "ConvGradInput",
@@ -143,7 +153,7 @@ CONVOLUTION_GRADIENTS = [
         {"group": 3, "pads": (1, 1, 1, 1), "kernel_shape": (3, 3)},
         domain="ai.onward",
         batch=[0, 1],
-        ort=_NO_CHANNELS,
+        without_ort=_NO_CHANNELS,
     ),
 ]
 
@@ -177,7 +187,13 @@ POOLING = [
     ),
     *(Case(name, [(2, 3, 4, 5)], opset=22, wrt=()) for name in ("GlobalAveragePool", "GlobalMaxPool")),
     *(Case("GlobalLpPool", [(2, 3, 4, 5)], {"p": p}, batch=[0], kinks=[0.0]) for p in (1, 2, 3)),
-    Case("GlobalLpPool", [(2, 3, 4)], opset=22, wrt=(), ort="onnxruntime has no GlobalLpPool of version 22"),
+    Case(
+        "GlobalLpPool",
+        [(2, 3, 4)],
+        opset=22,
+        wrt=(),
+        without_ort="onnxruntime has no GlobalLpPool of version 22",
+    ),
 ]
 
 POOLING_GRADIENTS = [

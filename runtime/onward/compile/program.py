@@ -11,13 +11,13 @@ import onnx_ir as ir
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array, Op, bind, infer_node, numpy_dtype, static_shape
 
-__all__ = ["NotStatic", "Operation", "Program", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "specialize"]
 
 _FOLD_LIMIT = 1 << 16
 """Results of folding up to this many elements are kept as constants; larger ones stay computed."""
 
 
-class NotStatic(OnwardError):
+class NotStaticError(OnwardError):
     """A graph whose shapes depend on data: it cannot have a plan."""
 
 
@@ -68,13 +68,13 @@ def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Progra
         shapes: of every input that is not an initializer.
 
     Raises:
-        NotStatic: a shape depends on data.
+        NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
     """
     graph = model.clone().graph
     for value in graph.inputs:
-        if value.name in shapes:
-            value.shape = ir.Shape(shapes[value.name])
+        if (shape := shapes.get(value.name or "")) is not None:
+            value.shape = ir.Shape(shape)
     initializers = graph.initializers
     state = {v.name or "": v for v in graph.inputs if v.name in initializers}
     known: dict[ir.Value, ir.TensorProtocol] = {}
@@ -113,7 +113,7 @@ def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Progra
     for value in _values(program):
         shape = static_shape(value)
         if shape is None or value.dtype is None:
-            raise NotStatic(f"the shape of {value.name!r} depends on data")
+            raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
     return program

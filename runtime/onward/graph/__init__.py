@@ -6,7 +6,9 @@ how new nodes are written (`Builder`). It holds no operator; those are in `onwar
 """
 
 from onward.graph.builder import Builder
+from onward.graph.expression import Expression
 from onward.graph.infer import infer_node
+from onward.graph.lowering import Lowering
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
 from onward.graph.types import (
     Array,
@@ -25,6 +27,8 @@ __all__ = [
     "Array",
     "Builder",
     "Dim",
+    "Expression",
+    "Lowering",
     "Op",
     "TensorSpec",
     "bind",

@@ -11,6 +11,10 @@ An operator class gives
   None where no gradient arrives.
 - `expand(self, g, *inputs)`: the operator in terms of other operators, as graph values; required for the
   operators of `ai.onward`, where it is the definition that other runtimes execute.
+- `element(self, *operands)`: for element-wise operators, the result as an `Expression` of the operands: the
+  compiler fuses such operators into one pass.
+- `lower(self, b, outputs, *inputs)`: which compiled kernels compute the operator; `b` is the compiler's
+  `Lowering`. Operators without either rule run their NumPy kernel inside the compiled plan.
 - `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
   the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
 
@@ -46,6 +50,12 @@ class Op:
     domain: ClassVar[str]
     since: ClassVar[tuple[int, ...]]
     multiple_outputs: ClassVar[bool]
+    image_inputs: ClassVar[tuple[int, ...]] = ()
+    """Operands that the compiled kernel takes channels-last."""
+    image_outputs: ClassVar[tuple[int, ...]] = ()
+    """Results that the compiled kernel gives channels-last."""
+    convolution_role: ClassVar[str] = ""
+    """Which of a convolution's three directions it is: "forward", "input" or "weight"; empty for none."""
 
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""

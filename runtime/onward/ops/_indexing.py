@@ -69,6 +69,9 @@ def add_rows(rows: Array, positions: Array, values: Array) -> None:
     """
     if positions.size == 0 or values.size == 0:
         return
+    if rows.shape[1] == 1:
+        np.add.at(rows[:, 0], positions, values[:, 0])
+        return
     order = np.argsort(positions, kind="stable")
     ordered = positions[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op
+from onward.graph import Array, Builder, Lowering, Op
 from onward.ops._shape import constant_of
 
 __all__ = ["AxesAttribute", "AxesInput", "position_of"]
@@ -31,6 +31,16 @@ class AxesInput(Op, ABC):
         if axes is not None and axes.size:
             return self.reduce(data, tuple(int(a) for a in axes.reshape(-1)))
         return self.reduce(data, () if self.noop_with_empty_axes else tuple(range(data.ndim)))
+
+    def named_axes(self, b: Lowering, axes: ir.Value | None) -> tuple[int, ...]:
+        """The axes of a node that is being compiled; none for all of them."""
+        found = None if axes is None else b.known(axes)
+        if axes is not None and found is None:
+            b.decline("axes that are not constant")
+        named = () if found is None else tuple(int(a) for a in found)
+        if not named and self.noop_with_empty_axes:
+            b.decline("no axes to reduce")
+        return named
 
     def spread(self, g: Builder, value: ir.Value, axes: ir.Value | None) -> ir.Value:
         """A value of the output's shape, with the reduced axes back as extents of 1."""

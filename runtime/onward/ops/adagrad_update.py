@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, op
 from onward.ops._update import Types, like
 
 
@@ -23,6 +23,13 @@ class AdagradUpdate(Op):
         d = G + t(self.weight_decay) * P if self.weight_decay else G
         square = S + d * d
         return P - t(learning_rate) * (d / (np.sqrt(square) + t(self.epsilon))), square
+
+    def element(
+        self, P: Expression, G: Expression, S: Expression, learning_rate: Expression
+    ) -> tuple[Expression, Expression]:
+        d = G + P * self.weight_decay if self.weight_decay else G
+        square = S + d * d
+        return P - learning_rate * (d / (square.apply("sqrt") + self.epsilon)), square
 
     def infer(self, P: ir.Value, G: ir.Value, S: ir.Value, learning_rate: ir.Value) -> Types:
         return like(P, S)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Ceil", since=(6, 13))
@@ -12,6 +12,9 @@ class Ceil(Op):
 
     def kernel(self, X: Array) -> Array:
         return np.ceil(X)
+
+    def element(self, X: Expression) -> Expression:
+        return X.apply("ceil")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[None, ...]:
         return (None,)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import functools
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
-from onward.ops._floats import widened
+from onward.graph import Array, Builder, Expression, Op, op
+from onward.ops._floats import is_integer, widened
 
 
 @op("Clip", since=(11, 12, 13))
@@ -14,8 +15,23 @@ class Clip(Op):
     """output = Min(max, Max(input, min)); the gradient passes inside the closed interval."""
 
     def kernel(self, input: Array, min: Array | None = None, max: Array | None = None) -> Array:
+        if not is_integer(input):
+            # an absent limit is the largest finite number: infinities do not pass
+            finite = ml_dtypes.finfo(input.dtype)  # type: ignore[no-untyped-call]
+            lowest, largest = finite.min, finite.max
+            return np.minimum(
+                np.maximum(input, lowest if min is None else min), largest if max is None else max
+            )
         y = input if min is None else np.maximum(input, min)
         return y if max is None else np.minimum(y, max)
+
+    def element(
+        self, input: Expression, min: Expression | None = None, max: Expression | None = None
+    ) -> Expression:
+        lowest, largest = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
+        return input.apply("max", lowest if min is None else min).apply(
+            "min", largest if max is None else max
+        )
 
     def gradient(
         self,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._convolution import convolve
-from onward.ops._window import Window, resolve, shaped_like
+from onward.ops._window import Extents, Geometry, Window, resolve, shaped_like
 
 
 @op("Conv", since=(1, 11, 22))
@@ -43,6 +45,19 @@ class Conv(Op):
         if B is not None:
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
+
+    image_inputs = (0,)
+    image_outputs = (0,)
+    convolution_role = "forward"
+
+    def geometry_of(self, X: Extents, W: Extents) -> Geometry:
+        """The convolution's geometry for operands of these shapes."""
+        return self.window(W[2:]).over(X[2:])
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, W: ir.Value, B: ir.Value | None = None
+    ) -> None:
+        b.convolution(outputs[0], X, W, B, self.geometry_of(b.shape(X), b.shape(W)), self.group)
 
     def gradient(
         self,

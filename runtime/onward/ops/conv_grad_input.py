@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._convolution import convolve_grad_input
 from onward.ops._window import Extents, Geometry, resolve
 
@@ -33,6 +35,25 @@ class ConvGradInput(Op):
         if spatial is None:
             raise InvalidModelError("ConvGradInput needs its attribute 'spatial' or its input 'shape'")
         return convolve_grad_input(dY, W, self.geometry(W.shape[2:], spatial), self.group)
+
+    image_inputs = (0,)
+    image_outputs = (0,)
+    convolution_role = "input"
+
+    def geometry_of(self, dY: Extents, W: Extents, dX: Extents) -> Geometry:
+        """The forward convolution's geometry for operands and result of these shapes."""
+        return self.geometry(W[2:], dX[2:])
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        dY: ir.Value,
+        W: ir.Value,
+        shape: ir.Value | None = None,
+    ) -> None:
+        geometry = self.geometry_of(b.shape(dY), b.shape(W), b.shape(outputs[0]))
+        b.convolution_input(outputs[0], dY, W, geometry, self.group)
 
     def infer(
         self, dY: ir.Value, W: ir.Value, shape: ir.Value | None = None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import is_integer
 
 
@@ -15,6 +15,9 @@ class Div(Op):
             return A / B
         quotient = A // B
         return quotient + ((A % B != 0) & ((A < 0) != (B < 0))).astype(A.dtype)
+
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A / B
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

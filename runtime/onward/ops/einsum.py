@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import string
-from collections.abc import Sequence
-
-import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Op, op
+from onward.ops._contraction import contract, spelled_out
 from onward.ops._floats import widened
 from onward.ops._shape import like, rank_of
 
@@ -20,9 +17,7 @@ class Einsum(Op):
 
     @widened
     def kernel(self, *Inputs: Array) -> Array:
-        return np.einsum(self.equation.replace(" ", ""), *Inputs, optimize=len(Inputs) > 1).astype(
-            Inputs[0].dtype, copy=False
-        )
+        return contract(self.equation, Inputs)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, *Inputs: ir.Value
@@ -43,19 +38,3 @@ class Einsum(Op):
                 dx = like(g.Expand(g.Unsqueeze(dx, lone), g.shape(x)), x)
             gradients.append(dx)
         return tuple(gradients)
-
-
-def spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
-    """The terms and the result of an equation, with letters in place of each ellipsis."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    widest = max(rank - len(t.replace("...", "")) for t, rank in zip(terms, ranks, strict=True))
-    free = [c for c in string.ascii_letters if c not in equation][:widest]
-    if not arrow:
-        letters = left.replace("...", "").replace(",", "")
-        right = "..." * ("..." in left) + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    filled = [
-        t.replace("...", "".join(free[widest - (rank - len(t) + 3) :])) if "..." in t else t
-        for t, rank in zip(terms, ranks, strict=True)
-    ]
-    return filled, right.replace("...", "".join(free))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("Equal", since=(7, 11, 13, 19))
@@ -9,3 +9,6 @@ class Equal(Op):
 
     def kernel(self, A: Array, B: Array) -> Array:
         return A == B
+
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A.apply("eq", B)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import is_integer, widened
 
 # W. J. Cody, Rational Chebyshev Approximations for the Error Function, Math. Comp. 23 (1969) 631-637:
@@ -43,8 +42,20 @@ _D = (
 )
 
 
+_BLOCK = 16384
+"""Elements taken together: the intermediate results stay in cache."""
+
+
 def erf(x: Array) -> Array:
     """2/√π · ∫₀ˣ exp(-t²) dt of float32 or float64, to a few units in the last place."""
+    flat = np.ravel(x)
+    y = np.empty_like(flat)
+    for start in range(0, flat.size, _BLOCK):
+        y[start : start + _BLOCK] = _erf(flat[start : start + _BLOCK])
+    return y.reshape(x.shape)
+
+
+def _erf(x: Array) -> Array:
     size = np.abs(x)
     square = size * size
     near = size * _polynomial(_A, square) / _polynomial(_B, square)
@@ -54,7 +65,12 @@ def erf(x: Array) -> Array:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    return functools.reduce(lambda y, c: y * x + c, coefficients[1:], np.full_like(x, coefficients[0]))
+    y = coefficients[0] * x
+    for c in coefficients[1:-1]:
+        y += c
+        y *= x
+    y += coefficients[-1]
+    return y
 
 
 @op("Erf", since=(9, 13))
@@ -69,6 +85,9 @@ class Erf(Op):
     @widened
     def _float_kernel(self, x: Array) -> Array:
         return erf(x)
+
+    def element(self, input: Expression) -> Expression:
+        return input.apply("erf")
 
     def gradient(
         self,

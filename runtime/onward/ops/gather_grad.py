@@ -27,7 +27,9 @@ class GatherGrad(Op):
         positions = wrapped(indices, target[axis]).reshape(-1)
         values = np.moveaxis(dy.reshape(before, positions.size, after), 1, 0)
         rows = np.zeros((target[axis], before * after), np.float32 if dy.dtype.itemsize == 2 else dy.dtype)
-        add_rows(rows, positions, values.reshape(positions.size, before * after).astype(rows.dtype, copy=False))
+        add_rows(
+            rows, positions, values.reshape(positions.size, before * after).astype(rows.dtype, copy=False)
+        )
         spread = np.moveaxis(rows.reshape(target[axis], before, after), 0, 1)
         return spread.reshape(target).astype(dy.dtype, copy=False)
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 from onward.ops._floats import widened
 
 
@@ -24,6 +26,13 @@ class Gemm(Op):
         if C is None or self.beta == 0:
             return y
         return y + (C if self.beta == 1 else (C * self.beta).astype(A.dtype, copy=False))
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value, C: ir.Value | None = None
+    ) -> None:
+        if self.alpha != 1 or (C is not None and self.beta != 1):
+            b.decline("alpha or beta is not 1")
+        b.gemm(outputs[0], A, B, C, transpose_a=bool(self.transA), transpose_b=bool(self.transB))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value, C: ir.Value | None = None

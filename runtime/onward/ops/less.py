@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("Less", since=(7, 9, 13))
@@ -9,3 +9,6 @@ class Less(Op):
 
     def kernel(self, A: Array, B: Array) -> Array:
         return A < B
+
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A.apply("lt", B)

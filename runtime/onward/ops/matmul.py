@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._floats import widened
 
 
@@ -15,6 +17,9 @@ class MatMul(Op):
     @widened
     def kernel(self, A: Array, B: Array) -> Array:
         return np.matmul(A, B)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        b.matmul(outputs[0], A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, dtype_of, op
+from onward.graph import Array, Builder, Expression, Op, dtype_of, op
 
 
 @op("Max", since=(6, 8, 12, 13))
@@ -14,6 +14,9 @@ class Max(Op):
 
     def kernel(self, *data_0: Array) -> Array:
         return functools.reduce(np.maximum, data_0)
+
+    def element(self, *operands: Expression) -> Expression:
+        return functools.reduce(lambda a, b: a.apply("max", b), operands)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *data_0: ir.Value) -> tuple[ir.Value, ...]:
         if len(data_0) == 1:

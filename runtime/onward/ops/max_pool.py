@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import Geometry, Window, resolve
 
@@ -55,6 +57,14 @@ class MaxPool(Op):
             np.copyto(indices, at, where=hit)
         planes = np.arange(X.shape[0] * X.shape[1]) * int(np.prod(geometry.spatial))
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
+
+    image_inputs = (0,)
+    image_outputs = (0,)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
+        if len(outputs) > 1 or len(b.shape(X)) > 4:
+            b.decline("indices, or three spatial axes")
+        b.max_pool(outputs[0], X, self.window().over(b.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         dims = self.window().pooled_dims(dims_of(X))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import inner, padded, resolve
 
@@ -33,6 +35,20 @@ class MaxPoolGrad(Op):
             target = dxp[where]
             np.add(target, dY, out=target, where=hit)
         return np.ascontiguousarray(dxp[inner(geometry)])
+
+    image_inputs = (0, 1)
+    image_outputs = (0,)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
+        window = resolve(
+            self.kernel_shape,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+        )
+        b.max_pool_gradient(outputs[0], dY, X, window.over(b.shape(X)[2:]))
 
     def infer(self, dY: ir.Value, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(dY), dims_of(X))]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, op
 from onward.ops._update import Types, like
 
 
@@ -26,6 +26,14 @@ class MomentumUpdate(Op):
         velocity = t(self.momentum) * V + d
         direction = d + t(self.momentum) * velocity if self.nesterov else velocity
         return P - t(learning_rate) * direction, velocity
+
+    def element(
+        self, P: Expression, G: Expression, V: Expression, learning_rate: Expression
+    ) -> tuple[Expression, Expression]:
+        d = G + P * self.weight_decay if self.weight_decay else G
+        velocity = V * self.momentum + d
+        direction = d + velocity * self.momentum if self.nesterov else velocity
+        return P - learning_rate * direction, velocity
 
     def infer(self, P: ir.Value, G: ir.Value, V: ir.Value, learning_rate: ir.Value) -> Types:
         return like(P, V)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Mul", since=(7, 13, 14))
@@ -10,6 +10,9 @@ class Mul(Op):
     """C = A · B, broadcast as in NumPy."""
 
     def kernel(self, A: Array, B: Array) -> Array:
+        return A * B
+
+    def element(self, A: Expression, B: Expression) -> Expression:
         return A * B
 
     def gradient(

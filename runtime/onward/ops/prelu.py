@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("PRelu", since=(7, 9, 16))
@@ -12,6 +12,9 @@ class PRelu(Op):
 
     def kernel(self, X: Array, slope: Array) -> Array:
         return np.where(X < 0, slope * X, X)
+
+    def element(self, X: Expression, slope: Expression) -> Expression:
+        return X.apply("lt", 0.0).apply("select", X * slope, X)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, slope: ir.Value

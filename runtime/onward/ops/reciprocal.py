@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Reciprocal", since=(6, 13))
@@ -11,6 +11,9 @@ class Reciprocal(Op):
 
     def kernel(self, X: Array) -> Array:
         return 1 / X
+
+    def element(self, X: Expression) -> Expression:
+        return X.apply("reciprocal")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         return (g.Neg(g.Mul(dy, g.Mul(y, y))),)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, op
+from onward.graph import Array, Builder, Lowering, op
 from onward.ops._floats import is_integer, total
 from onward.ops._reduction import AxesAttribute, AxesInput
 from onward.ops._shape import like
@@ -23,6 +24,11 @@ class ReduceMean(AxesInput):
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, axes: ir.Value | None = None
+    ) -> None:
+        b.reduce_sum(outputs[0], data, self.named_axes(b, axes), mean=True)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None

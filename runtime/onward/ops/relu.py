@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Relu", since=(6, 13, 14))
@@ -12,6 +12,9 @@ class Relu(Op):
 
     def kernel(self, X: Array) -> Array:
         return np.maximum(X, X.dtype.type(0))
+
+    def element(self, X: Expression) -> Expression:
+        return X.apply("relu")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         return (g.Where(g.Greater(y, 0.0), dy, 0.0),)

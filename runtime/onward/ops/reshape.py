@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 
 
 @op("Reshape", since=(14, 19, 21, 23, 24, 25))
@@ -16,6 +17,9 @@ class Reshape(Op):
 
     def kernel(self, data: Array, shape: Array) -> Array:
         return _reshaped(data, shape, copy_zeros=not self.allowzero)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, *rest: ir.Value | None) -> None:
+        b.view(outputs[0], data)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, shape: ir.Value

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, op
 from onward.ops._update import Types, like
 
 
@@ -28,6 +28,14 @@ class RMSpropUpdate(Op):
         square = t(self.alpha) * S + t(1 - self.alpha) * (d * d)
         velocity = t(self.momentum) * V + d / (np.sqrt(square) + t(self.epsilon))
         return P - t(learning_rate) * velocity, square, velocity
+
+    def element(
+        self, P: Expression, G: Expression, S: Expression, V: Expression, learning_rate: Expression
+    ) -> tuple[Expression, Expression, Expression]:
+        d = G + P * self.weight_decay if self.weight_decay else G
+        square = S * self.alpha + (d * d) * (1 - self.alpha)
+        velocity = V * self.momentum + d / (square.apply("sqrt") + self.epsilon)
+        return P - learning_rate * velocity, square, velocity
 
     def infer(self, P: ir.Value, G: ir.Value, S: ir.Value, V: ir.Value, learning_rate: ir.Value) -> Types:
         return like(P, S, V)

@@ -28,9 +28,7 @@ class ScatterElements(Op):
         if self.reduction == "add":
             return dy, None, picked
         if self.reduction != "none":
-            raise UnsupportedError(
-                f"reduction {self.reduction!r} has no gradient; use none or add"
-            )
+            raise UnsupportedError(f"reduction {self.reduction!r} has no gradient; use none or add")
         kept = g.ScatterElements(dy, indices, g.zeros_like(updates), axis=self.axis)
         return kept, None, picked
 

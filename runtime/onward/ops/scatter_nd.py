@@ -28,9 +28,7 @@ class ScatterND(Op):
         if self.reduction == "add":
             return dy, None, picked
         if self.reduction != "none":
-            raise UnsupportedError(
-                f"reduction {self.reduction!r} has no gradient; use none or add"
-            )
+            raise UnsupportedError(f"reduction {self.reduction!r} has no gradient; use none or add")
         return g.ScatterND(dy, indices, g.zeros_like(updates)), None, picked
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, op
 from onward.ops._update import Types, like
 
 
@@ -15,6 +15,9 @@ class SGDUpdate(Op):
     def kernel(self, P: Array, G: Array, learning_rate: Array) -> Array:
         t = P.dtype.type
         return P - t(learning_rate) * (G + t(self.weight_decay) * P if self.weight_decay else G)
+
+    def element(self, P: Expression, G: Expression, learning_rate: Expression) -> Expression:
+        return P - learning_rate * (G + P * self.weight_decay if self.weight_decay else G)
 
     def infer(self, P: ir.Value, G: ir.Value, learning_rate: ir.Value) -> Types:
         return like(P)

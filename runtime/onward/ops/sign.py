@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Sign", since=(9, 13))
@@ -12,6 +12,9 @@ class Sign(Op):
 
     def kernel(self, input: Array) -> Array:
         return np.sign(input)
+
+    def element(self, input: Expression) -> Expression:
+        return input.apply("sign")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[None, ...]:
         return (None,)

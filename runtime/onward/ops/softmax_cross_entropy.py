@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 
 
 def _wide(per_class: Array, rank: int) -> Array:
@@ -63,6 +65,13 @@ def _target_bodies(
     return g.Add(g.Mul(weighted, 1 - smoothing), spread), mass
 
 
+def _decline_variants(
+    b: Lowering, scores: ir.Value, weights: ir.Value | None, ignore_index: int | None, reduction: str
+) -> None:
+    if weights is not None or ignore_index is not None or reduction == "none" or len(b.shape(scores)) != 2:
+        b.decline("class weights, ignored labels, single losses or more than two axes")
+
+
 @op("SoftmaxCrossEntropy", domain=ONWARD_DOMAIN, since=1, multiple_outputs=True)
 class SoftmaxCrossEntropy(Op):
     """Loss of scores [N, C, ...] against integer labels [N, ...], and the logarithms of the probabilities.
@@ -84,6 +93,17 @@ class SoftmaxCrossEntropy(Op):
             return each, logp
         total = each.sum()
         return np.asarray(total / mass.sum() if self.reduction == "mean" else total, scores.dtype), logp
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        scores: ir.Value,
+        labels: ir.Value,
+        weights: ir.Value | None = None,
+    ) -> None:
+        _decline_variants(b, scores, weights, self.ignore_index, self.reduction)
+        b.cross_entropy(outputs, scores, labels, self.label_smoothing, self.reduction == "mean")
 
     def gradient(
         self,
@@ -138,6 +158,20 @@ class SoftmaxCrossEntropyGrad(Op):
         if self.reduction == "none":
             return d * np.expand_dims(dloss, 1)
         return d * (dloss / mass.sum() if self.reduction == "mean" else dloss)
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        dloss: ir.Value,
+        log_prob: ir.Value,
+        labels: ir.Value,
+        weights: ir.Value | None = None,
+    ) -> None:
+        _decline_variants(b, log_prob, weights, self.ignore_index, self.reduction)
+        b.cross_entropy_gradient(
+            outputs[0], dloss, log_prob, labels, self.label_smoothing, self.reduction == "mean"
+        )
 
     def infer(
         self, dloss: ir.Value, log_prob: ir.Value, labels: ir.Value, weights: ir.Value | None = None

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Sum", since=(6, 8, 13))
@@ -14,6 +14,9 @@ class Sum(Op):
 
     def kernel(self, *data_0: Array) -> Array:
         return functools.reduce(np.add, data_0)
+
+    def element(self, *operands: Expression) -> Expression:
+        return functools.reduce(lambda a, b: a + b, operands)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *data_0: ir.Value) -> tuple[ir.Value, ...]:
         return (dy,) * len(data_0)

@@ -16,8 +16,7 @@ class Swish(Op):
     @widened
     def kernel(self, X: Array) -> Array:
         z = self.alpha * X
-        e = np.exp(-np.abs(z))
-        return X * (np.where(z >= 0, 1, e) / (1 + e))
+        return X * (np.exp(np.minimum(z, 0)) / (1 + np.exp(-np.abs(z))))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         s = g.Sigmoid(g.Mul(X, self.alpha))

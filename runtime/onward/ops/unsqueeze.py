@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 
 
 @op("Unsqueeze", since=(13, 21, 23, 24, 25))
@@ -12,6 +14,9 @@ class Unsqueeze(Op):
 
     def kernel(self, data: Array, axes: Array) -> Array:
         return np.expand_dims(data, tuple(int(a) for a in axes.reshape(-1)))
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, *rest: ir.Value | None) -> None:
+        b.view(outputs[0], data)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Where", since=(9, 16))
@@ -12,6 +12,9 @@ class Where(Op):
 
     def kernel(self, condition: Array, X: Array, Y: Array) -> Array:
         return np.where(condition, X, Y)
+
+    def element(self, condition: Expression, X: Expression, Y: Expression) -> Expression:
+        return condition.apply("select", X, Y)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, condition: ir.Value, X: ir.Value, Y: ir.Value

@@ -1,0 +1,158 @@
+"""Groups element-wise operations that one kernel computes in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.compile.program import Operation, Program
+
+__all__ = ["Group", "is_element", "schedule"]
+
+_KINDS = frozenset({np.dtype(np.float32), np.dtype(np.bool_)})
+_LIMIT = 24
+"""Operations of a group at most: beyond that, registers spill and compiling takes long."""
+
+_OPERANDS = 12
+"""Tensors that a group reads and writes at most."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Operations that run as one: element-wise ones of one shape, or a single other one."""
+
+    operations: list[Operation]
+    shape: tuple[int, ...] | None
+    index: int
+    reads: set[Group] = field(default_factory=set)
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """What comes from outside, in order of appearance."""
+        made = {v for o in self.operations for v in o.outputs}
+        found = (v for o in self.operations for v in o.inputs if v is not None and v not in made)
+        return list(dict.fromkeys(found))
+
+
+def is_element(operation: Operation, program: Program) -> bool:
+    """Whether an operation can be part of an element kernel: it has a rule, and types that are compiled."""
+    if not hasattr(operation.operator, "element") or len(operation.outputs) == 0:
+        return False
+    shape = program.shapes[operation.outputs[0]]
+    values = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
+    if any(program.dtypes[v] not in _KINDS for v in values):
+        return False
+    return all(program.shapes[v] == shape for v in operation.outputs) and all(
+        _broadcasts(program.shapes[v], shape) for v in values
+    )
+
+
+def _broadcasts(operand: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    tail = shape[len(shape) - len(operand) :] if len(operand) <= len(shape) else ()
+    return len(operand) <= len(shape) and all(a in (1, b) for a, b in zip(operand, tail, strict=True))
+
+
+def schedule(program: Program) -> list[Group]:
+    """The program's operations in groups, ordered so that every group follows those it reads from.
+
+    An element-wise operation joins the group of one of its operands' producers when both have the same shape
+    and no path leads from that group to it through another group. Truth values are not kept: each group that
+    uses one computes it again.
+    """
+    groups: list[Group] = []
+    home: dict[ir.Value, Group] = {}
+    truths: dict[ir.Value, Operation] = {}
+    kept = _kept_truths(program)
+    for operation in program.operations:
+        element = is_element(operation, program)
+        if element and not any(v in kept for v in operation.outputs) and _is_truth(operation, program):
+            truths.update(dict.fromkeys(operation.outputs, operation))
+            continue
+        members = [*_behind(operation, truths), operation] if element else [operation]
+        inside = {v for o in members for v in o.outputs}
+        outside = [v for o in members for v in o.inputs if v is not None and v not in inside]
+        sources = list(dict.fromkeys(home[v] for v in outside if v in home))
+        shape = program.shapes[operation.outputs[0]] if element else None
+        group = None
+        if shape is not None:
+            for candidate in reversed(sources):
+                if candidate.shape == shape and _may_join(candidate, members, sources):
+                    group = candidate
+                    break
+        if group is None:
+            group = Group([], shape, len(groups))
+            groups.append(group)
+        group.operations.extend(o for o in members if o not in group.operations)
+        group.reads.update(g for g in sources if g is not group)
+        for value in operation.outputs:
+            home[value] = group
+    return list(_ordered(groups))
+
+
+def _is_truth(operation: Operation, program: Program) -> bool:
+    return all(program.dtypes[v] == np.bool_ for v in operation.outputs)
+
+
+def _kept_truths(program: Program) -> set[ir.Value]:
+    """Truth values that must be in memory: results, and operands of operations that are not element-wise."""
+    kept = set(program.outputs.values())
+    for operation in program.operations:
+        if not is_element(operation, program):
+            kept.update(v for v in operation.inputs if v is not None)
+    return kept
+
+
+def _behind(operation: Operation, truths: dict[ir.Value, Operation]) -> list[Operation]:
+    """The operations that make an operation's truth values, in order."""
+    found: list[Operation] = []
+    for value in operation.inputs:
+        if value is not None and (source := truths.get(value)) is not None:
+            found.extend(o for o in (*_behind(source, truths), source) if o not in found)
+    return found
+
+
+def _may_join(group: Group, members: Sequence[Operation], sources: Iterable[Group]) -> bool:
+    if len(group.operations) + len(members) > _LIMIT:
+        return False
+    tensors = set(group.inputs) | {v for o in members for v in o.inputs if v is not None}
+    if len(tensors) > _OPERANDS:
+        return False
+    return not any(source is not group and _reaches(source, group) for source in sources)
+
+
+def _reaches(start: Group, goal: Group) -> bool:
+    """Whether `start` depends on `goal`."""
+    seen: set[Group] = set()
+    pending = [start]
+    while pending:
+        group = pending.pop()
+        if group is goal:
+            return True
+        if group not in seen:
+            seen.add(group)
+            pending.extend(group.reads)
+    return False
+
+
+def _ordered(groups: list[Group]) -> Iterator[Group]:
+    """Depth-first, so that values are used soon after they are made."""
+    done: set[Group] = set()
+    for root in groups:
+        stack = [(root, iter(sorted(root.reads, key=lambda g: g.index)))]
+        if root in done:
+            continue
+        entered = {root}
+        while stack:
+            group, rest = stack[-1]
+            following = next((g for g in rest if g not in done and g not in entered), None)
+            if following is not None:
+                entered.add(following)
+                stack.append((following, iter(sorted(following.reads, key=lambda g: g.index))))
+                continue
+            stack.pop()
+            if group not in done:
+                done.add(group)
+                yield group

@@ -1,0 +1,107 @@
+"""Which values are kept channels-last, and how wide a border of zeros each one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.compile.fusion import Group
+from onward.compile.kernels.layout import Image
+from onward.compile.program import Operation, Program
+from onward.compile.rules.convolution import as_convolution
+
+__all__ = ["image_geometry"]
+
+_KINDS = (np.dtype(np.float32), np.dtype(np.bool_))
+
+
+def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, Image]:
+    """The geometry of every value that is kept channels-last.
+
+    Operators name the operands and results that they take channels-last (`image_inputs`, `image_outputs`)
+    and the border that they need around an operand (`halo`). Element-wise groups pass the layout on between
+    values of the group's shape.
+    """
+    images: set[ir.Value] = set()
+    for operation in program.operations:
+        images.update(v for v in _images_of(operation) if _can_be_image(program, v))
+    grown = True
+    while grown:
+        grown = False
+        for group in groups:
+            if group.shape is None or len(group.shape) not in (3, 4):
+                continue
+            outputs = [v for o in group.operations for v in o.outputs]
+            same = [v for v in (*group.inputs, *outputs) if program.shapes[v] == group.shape]
+            same = [v for v in same if _can_be_image(program, v)]
+            if any(v in images for v in same) and not all(v in images for v in same):
+                images.update(same)
+                grown = True
+    borders: dict[ir.Value, list[int]] = {v: [0, 0, 0, 0] for v in images}
+    for operation in program.operations:
+        for value, border in _halo(program, operation):
+            if value in borders:
+                borders[value] = [max(a, b) for a, b in zip(borders[value], border, strict=True)]
+    _tie_pooling(program, borders)
+    return {v: _image(program.shapes[v], borders[v]) for v in images}
+
+
+def _images_of(operation: Operation) -> list[ir.Value]:
+    operator = operation.operator
+    inputs = [operation.inputs[i] for i in operator.image_inputs if i < len(operation.inputs)]
+    outputs = [operation.outputs[i] for i in operator.image_outputs if i < len(operation.outputs)]
+    return [v for v in (*inputs, *outputs) if v is not None]
+
+
+def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[int, int, int, int]]]:
+    """The border that a convolution needs around its operand."""
+    role = operation.operator.convolution_role
+    if not role:
+        return []
+    shapes = [program.shapes[v] for v in operation.inputs[:2] if v is not None]
+    if len(shapes[0]) not in (3, 4):
+        return []
+    result = program.shapes[operation.outputs[0]]
+    operator: Any = operation.operator
+    if role == "input":
+        geometry = operator.geometry_of(*shapes, result)
+        x, y = result, shapes[0]
+    else:
+        geometry = operator.geometry_of(*shapes)
+        x, y = (shapes[0], result) if role == "forward" else (shapes[1], shapes[0])
+    none = (0, 0, 0, 0)
+    conv = as_convolution(geometry, _image(x, none), _image(y, none), operator.group)
+    value = operation.inputs[1 if role == "weight" else 0]
+    assert value is not None
+    return [(value, conv.gradient_halo() if role == "input" else conv.input_halo())]
+
+
+def _tie_pooling(program: Program, borders: dict[ir.Value, list[int]]) -> None:
+    """The gradient of max pooling walks dX as X and dY as Y: each pair gets one border."""
+    pooled = {o.inputs[0]: o.outputs[0] for o in program.operations if o.node.op_type == "MaxPool"}
+    changed = True
+    while changed:
+        changed = False
+        for operation in program.operations:
+            if operation.node.op_type != "MaxPoolGrad":
+                continue
+            dy, x = operation.inputs[:2]
+            for one, other in ((operation.outputs[0], x), (dy, pooled.get(x))):
+                if one not in borders or other not in borders:
+                    continue
+                joint = [max(a, b) for a, b in zip(borders[one], borders[other], strict=True)]
+                changed |= joint != borders[one] or joint != borders[other]
+                borders[one], borders[other] = joint, list(joint)
+
+
+def _can_be_image(program: Program, value: ir.Value) -> bool:
+    return len(program.shapes[value]) in (3, 4) and program.dtypes[value] in _KINDS
+
+
+def _image(shape: tuple[int, ...], border: Sequence[int]) -> Image:
+    height, width = (1, shape[2]) if len(shape) == 3 else shape[2:]
+    top, left, bottom, right = border
+    return Image(height, width, shape[1], top=top, left=left, bottom=bottom, right=right)

@@ -1,0 +1,522 @@
+"""From a program to kernel calls: which kernel computes what, on tensors in which layout.
+
+Operators say how they are lowered (`lower` in their file) by calling the methods here; what has no rule runs
+its NumPy kernel inside the plan. Values that convolutions, pooling and batch normalization touch are kept
+channels-last with a border of zeros wide enough for every convolution that reads them; conversions happen
+where such a value meets an operator that wants ONNX's order, once each way.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.compile.codegen.target import Target
+from onward.compile.fusion import Group, is_element, schedule
+from onward.compile.images import image_geometry
+from onward.compile.kernels import copy as copies
+from onward.compile.kernels.element import Element, Operand, element
+from onward.compile.kernels.expression import Expression, constant, operand
+from onward.compile.kernels.kernel import Kernel
+from onward.compile.kernels.layout import Image
+from onward.compile.program import Operation, Program
+from onward.compile.rules import convolution as rules_convolution
+from onward.compile.rules import matrix as rules_matrix
+from onward.compile.rules import reduction as rules_reduction
+from onward.compile.tensors import Buffer, Place, Tensor, row_major
+from onward.graph import Array
+from onward.ops._window import Geometry
+
+__all__ = ["Call", "Copy", "Fallback", "Item", "Lowering", "NotLoweredError", "Slot", "image_tensor"]
+
+Slot: TypeAlias = "Tensor | Buffer | int"
+"""What an argument slot holds: the address of a tensor's first element, of a buffer, or a number."""
+
+_FLOAT = np.dtype(np.float32)
+
+
+class NotLoweredError(Exception):
+    """An operator's rule declines a node; the text says why, and the NumPy kernel runs instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One kernel call."""
+
+    kernel: Kernel
+    slots: Mapping[str, Slot]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    label: str
+    batch: int
+    scratch: Buffer | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A copy between layouts or buffers that NumPy makes inside the plan."""
+
+    source: Tensor
+    target: Tensor
+    label: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.source.buffer,)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return (self.target.buffer,)
+
+
+@dataclass(frozen=True, eq=False)
+class Fallback:
+    """A NumPy kernel inside the plan."""
+
+    operation: Operation
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    reason: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return tuple(t.buffer for t in self.inputs if t is not None)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return tuple(t.buffer for t in self.outputs)
+
+    @property
+    def label(self) -> str:
+        return self.operation.label
+
+
+Item: TypeAlias = "Call | Copy | Fallback"
+
+
+class Lowering:
+    """Builds the calls of a plan.
+
+    Args:
+        program: what to compute.
+        target: for which processor.
+        threads: how many threads will run it.
+        fixed: the session's arrays of state and weights, by name.
+        bindings: state inputs and the outputs that replace them.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        target: Target,
+        threads: int,
+        fixed: Mapping[str, Array],
+        bindings: Mapping[str, str],
+    ) -> None:
+        self.program = program
+        self.target = target
+        self.threads = threads
+        self.calls: list[Item] = []
+        self.prologue: list[Item] = []
+        self.groups = schedule(program)
+        self._geometry = image_geometry(program, self.groups)
+        self._plain: dict[ir.Value, Tensor] = {}
+        self._images: dict[ir.Value, Tensor] = {}
+        self._constant_buffers: set[Buffer] = set()
+        self._label = ""
+        self.packed: dict[object, Buffer] = {}
+        """Weights in the order that kernels read them, by what they are packed for."""
+        self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
+        """Results of max pooling, by operand and window: its gradient needs them."""
+        self.statistics: dict[tuple[ir.Value, float], tuple[Tensor, Tensor]] = {}
+        """Mean and inverse deviation of batch normalization, by operand and epsilon."""
+        for name, value in (*program.state.items(), *program.weights.items()):
+            if value in program.shapes:
+                array = fixed[name]
+                buffer = Buffer(array.nbytes, Place.FIXED, array=array, name=name)
+                self._plain[value] = self._whole(buffer, value)
+                if name in program.weights:
+                    self._constant_buffers.add(buffer)
+        for name, value in program.inputs.items():
+            if value in program.shapes:
+                nbytes = int(np.prod(program.shapes[value])) * program.dtypes[value].itemsize
+                self._plain[value] = self._whole(Buffer(nbytes, Place.INPUT, name=name), value)
+        self._last_readers = self._find_last_readers()
+        self._targets = self._update_targets(bindings)
+        self._bindings = bindings
+
+    # -- tensors -----------------------------------------------------------------------------------------
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+        return self.program.shapes[value]
+
+    def plain(self, value: ir.Value) -> Tensor:
+        """A value in ONNX's order, converted if need be."""
+        if value not in self._plain:
+            if value in self.program.constants:
+                self._plain[value] = self.constant(self.program.constants[value])
+            else:
+                source = self._images[value]
+                tensor = self.new_plain(value)
+                self._plain[value] = tensor
+                self.copy(source, tensor)
+        return self._plain[value]
+
+    def image(self, value: ir.Value) -> Tensor:
+        """A value channels-last, converted if need be.
+
+        Raises:
+            NotLoweredError: it is not a float32 signal or image.
+        """
+        if value not in self._images:
+            if value not in self._geometry:
+                raise NotLoweredError(f"{value.name} is not an image")
+            source = self.plain(value)
+            tensor = self.new_image(value)
+            self._images[value] = tensor
+            self.copy(source, tensor)
+        return self._images[value]
+
+    def has_image(self, value: ir.Value) -> bool:
+        """Whether a value is kept channels-last."""
+        return value in self._geometry
+
+    def either(self, value: ir.Value) -> Tensor:
+        """A value in the layout that it is kept in."""
+        return self.image(value) if value in self._geometry else self.plain(value)
+
+    def new_plain(self, value: ir.Value) -> Tensor:
+        """Memory for a result in ONNX's order: the state that it replaces, where nobody reads that later."""
+        if (state := self._targets.get(value)) is not None:
+            tensor = replace(self._plain[state], shape=self.shape(value))
+        else:
+            nbytes = int(np.prod(self.shape(value))) * self.program.dtypes[value].itemsize
+            tensor = self._whole(Buffer(max(1, nbytes)), value)
+        self._plain[value] = tensor
+        return tensor
+
+    def new_image(self, value: ir.Value) -> Tensor:
+        """Memory for a result that is kept channels-last."""
+        image = self._geometry[value]
+        shape = self.shape(value)
+        dtype = self.program.dtypes[value]
+        nbytes = shape[0] * image.size * dtype.itemsize
+        buffer = Buffer(max(1, nbytes), image=None if image.contiguous else image)
+        tensor = image_tensor(buffer, shape, image, dtype)
+        self._images[value] = tensor
+        return tensor
+
+    def new(self, value: ir.Value) -> Tensor:
+        """Memory for a result in the layout that it is kept in."""
+        return self.new_image(value) if value in self._geometry else self.new_plain(value)
+
+    def view(self, value: ir.Value, of: ir.Value) -> None:
+        """A result that is another value's elements in the same order under another shape."""
+        source = self.plain(of)
+        if value in self._targets:
+            self.copy(source, self.new_plain(value))
+            return
+        shape = self.shape(value)
+        self._plain[value] = replace(source, shape=shape, strides=row_major(shape))
+
+    def scratch(self, floats: int) -> Buffer:
+        """Memory for the length of one call, or until its last use."""
+        return Buffer(max(64, 4 * floats))
+
+    def constant(self, array: Array) -> Tensor:
+        """An array that the plan keeps."""
+        held = np.ascontiguousarray(array).reshape(array.shape)
+        buffer = Buffer(max(1, held.nbytes), Place.FIXED, array=held)
+        self._constant_buffers.add(buffer)
+        return Tensor(buffer, held.shape, row_major(held.shape), held.dtype)
+
+    def _whole(self, buffer: Buffer, value: ir.Value) -> Tensor:
+        shape = self.program.shapes[value]
+        return Tensor(buffer, shape, row_major(shape), self.program.dtypes[value])
+
+    # -- calls -------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        kernel: Kernel,
+        slots: Mapping[str, Slot],
+        *,
+        reads: Sequence[Tensor | Buffer],
+        writes: Sequence[Tensor | Buffer],
+        batch: int = 0,
+        label: str | None = None,
+    ) -> None:
+        """Add a kernel call. One that reads constants and weights only runs once, before the first step."""
+        read, written = tuple(map(_buffer, reads)), tuple(map(_buffer, writes))
+        scratch = None
+        if kernel.scratch:
+            scratch = Buffer(kernel.scratch * self.threads + 64)
+            slots = {**slots, "scratch": scratch}
+            written = (*written, scratch)
+        call = Call(kernel, slots, read, written, label or self._label, batch, scratch)
+        once = bool(read) and all(b in self._constant_buffers for b in read)
+        if once and all(b.place is not Place.FIXED for b in written):
+            for buffer in written:
+                if buffer is not scratch:
+                    self._keep(buffer)
+            self.prologue.append(call)
+        else:
+            self.calls.append(call)
+
+    def _keep(self, buffer: Buffer) -> None:
+        """Give a buffer memory of its own for as long as the plan lives."""
+        if buffer.array is None:
+            store = np.zeros(buffer.nbytes + 64, np.uint8)
+            shift = -store.ctypes.data % 64
+            buffer.array = store[shift : shift + buffer.nbytes]
+        buffer.place = Place.FIXED
+        self._constant_buffers.add(buffer)
+
+    def fallback(self, operation: Operation, reason: str) -> None:
+        """Run an operation's NumPy kernel inside the plan."""
+        inputs = tuple(None if v is None else self.plain(v) for v in operation.inputs)
+        for value in operation.outputs:
+            self._images.pop(value, None)
+        outputs = tuple(self.new_plain(v) for v in operation.outputs)
+        self.calls.append(Fallback(operation, inputs, outputs, reason))
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Copy between layouts."""
+        label = f"copy for {self._label}"
+        if source.size == 0:
+            return
+        if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
+            self.calls.append(Copy(source, target, label))
+            return
+        batch, *rest = source.shape or (1,)
+        spec = copies.Copy(tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize)
+        slots: dict[str, Slot] = {"x": source, "y": target, "batch": batch}
+        self.call(
+            _copy_kernel(spec, self.target), slots, reads=[source], writes=[target], batch=batch, label=label
+        )
+
+    def elements(
+        self,
+        shape: tuple[int, ...],
+        operands: Sequence[Tensor],
+        results: Sequence[Tensor],
+        expressions: Sequence[Expression],
+        label: str | None = None,
+    ) -> None:
+        """One pass over elements: results are expressions of operands, which are broadcast to `shape`."""
+        walk = _walk(shape, [*operands, *results])
+        sizes = walk.sizes
+        spec = Element(
+            sizes[1:],
+            tuple(Operand(s, t.dtype.name) for s, t in zip(walk.strides, operands, strict=False)),
+            tuple(
+                Operand(s, t.dtype.name) for s, t in zip(walk.strides[len(operands) :], results, strict=True)
+            ),
+            tuple(expressions),
+        )
+        kernel = _element_kernel(spec, self.target)
+        slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(operands)}
+        slots |= {f"y{i}": t for i, t in enumerate(results)}
+        slots["batch"] = sizes[0]
+        self.call(kernel, slots, reads=operands, writes=results, batch=sizes[0], label=label)
+
+    # -- what operators' rules call ----------------------------------------------------------------------
+
+    def decline(self, reason: str) -> NoReturn:
+        """Leave a node to its NumPy kernel; only before the first call of its rule."""
+        raise NotLoweredError(reason)
+
+    def require_float(self, *values: ir.Value) -> None:
+        """Decline unless all are float32."""
+        for value in values:
+            if self.program.dtypes[value] != _FLOAT:
+                self.decline(f"{value.name} is {self.program.dtypes[value]}")
+
+    def require_elements(self, *values: ir.Value) -> None:
+        """Decline when one has no elements."""
+        for value in values:
+            if 0 in self.shape(value):
+                self.decline(f"{value.name} is empty")
+
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+        return self.program.constants.get(value)
+
+    convolution = rules_convolution.forward
+    convolution_input = rules_convolution.backward_data
+    convolution_weight = rules_convolution.backward_weights
+    max_pool = rules_convolution.max_pool
+    max_pool_gradient = rules_convolution.max_pool_gradient
+    average_pool = rules_convolution.average_pool
+    average_pool_gradient = rules_convolution.average_pool_gradient
+    gemm = rules_matrix.gemm
+    matmul = rules_matrix.matmul
+    reduce_sum = rules_reduction.reduce_sum
+    batch_normalization = rules_reduction.batch_normalization
+    batch_normalization_gradient = rules_reduction.batch_normalization_gradient
+    inference_normalization = rules_reduction.inference_normalization
+    cross_entropy = rules_reduction.cross_entropy
+    cross_entropy_gradient = rules_reduction.cross_entropy_gradient
+
+    # -- the walk over the program -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Lower every group, then bring replaced state home."""
+        for group in self.groups:
+            self._lower(group)
+        for name, output in self._bindings.items():
+            state, value = self.program.state[name], self.program.outputs[output]
+            source = self.plain(value)
+            if source.buffer is not self._plain[state].buffer:
+                self._label = name
+                self.copy(source, self._plain[state])
+
+    def _lower(self, group: Group) -> None:
+        first = group.operations[0]
+        self._label = " + ".join(o.label for o in group.operations)
+        if group.shape is not None:
+            try:
+                self._lower_elements(group)
+            except NotLoweredError as error:
+                for operation in group.operations:
+                    self.fallback(operation, str(error))
+            return
+        rule: Callable[..., None] | None = getattr(first.operator, "lower", None)
+        reason = "no compiled kernel"
+        if rule is not None:
+            before = (len(self.calls), len(self.prologue))
+            try:
+                rule(self, first.outputs, *first.inputs)
+                return
+            except NotLoweredError as error:
+                reason = str(error)
+                assert before == (len(self.calls), len(self.prologue)), (
+                    "a rule declines before its first call"
+                )
+        if is_element(first, self.program):
+            raise AssertionError("element-wise operations are in groups")
+        self.fallback(first, reason)
+
+    def _lower_elements(self, group: Group) -> None:
+        shape = group.shape or ()
+        made: dict[ir.Value, Expression] = {}
+        inside = {v for o in group.operations for v in o.outputs}
+        tensors: list[Tensor] = []
+        places: dict[ir.Value, Expression] = {}
+        for value in group.inputs:
+            content = self.known(value)
+            if content is not None and content.size == 1:
+                places[value] = constant(float(content.reshape(())))
+                continue
+            place = operand(len(tensors))
+            truth = self.program.dtypes[value] == np.bool_
+            places[value] = place.apply("ne", 0.0) if truth else place
+            tensors.append(self._operand(value, shape))
+        for operation in group.operations:
+            arguments = [
+                None if v is None else made[v] if v in inside else places[v] for v in operation.inputs
+            ]
+            found = operation.operator.element(*arguments)  # type: ignore[attr-defined]
+            for value, expression in zip(
+                operation.outputs, found if isinstance(found, tuple) else (found,), strict=False
+            ):
+                made[value] = expression
+        wanted = [v for v in made if self._escapes(v, group)]
+        results = [self.new(v) for v in wanted]
+        self.elements(shape, tensors, results, [made[v] for v in wanted])
+
+    def _operand(self, value: ir.Value, shape: tuple[int, ...]) -> Tensor:
+        if self.shape(value) == shape and value in self._geometry:
+            return self.image(value)
+        return self.plain(value)
+
+    def _escapes(self, value: ir.Value, group: Group) -> bool:
+        return value in self._outputs or any(g is not group for g in self._users.get(value, ()))
+
+    @functools.cached_property
+    def _outputs(self) -> set[ir.Value]:
+        return set(self.program.outputs.values())
+
+    @functools.cached_property
+    def _users(self) -> dict[ir.Value, list[Group]]:
+        users: dict[ir.Value, list[Group]] = {}
+        for group in self.groups:
+            for value in group.inputs:
+                users.setdefault(value, []).append(group)
+        return users
+
+    def _find_last_readers(self) -> dict[ir.Value, int]:
+        last: dict[ir.Value, int] = {}
+        for i, group in enumerate(self.groups):
+            for operation in group.operations:
+                last.update({v: i for v in operation.inputs if v is not None})
+        return last
+
+    def _update_targets(self, bindings: Mapping[str, str]) -> dict[ir.Value, ir.Value]:
+        """Results that may be written over the state they replace: nobody reads the old one later."""
+        position = {v: i for i, g in enumerate(self.groups) for o in g.operations for v in o.outputs}
+        found: dict[ir.Value, ir.Value] = {}
+        taken: set[ir.Value] = set()
+        for name, output in bindings.items():
+            state, value = self.program.state[name], self.program.outputs[output]
+            if value not in position or value in taken or state not in self.program.shapes:
+                continue
+            if self._last_readers.get(state, -1) <= position[value] and self.shape(state) == self.shape(
+                value
+            ):
+                found[value] = state
+                taken.add(value)
+        return found
+
+
+@dataclass(frozen=True)
+class _Walked:
+    sizes: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+
+def _walk(shape: tuple[int, ...], tensors: Sequence[Tensor]) -> _Walked:
+    """An order of the axes in which every tensor's last stride is 0 or 1."""
+    whole = all(t.plain and t.shape == shape for t in tensors if t.size != 1)
+    if whole:
+        size = int(np.prod(shape))
+        return _Walked((size,), tuple((0,) if t.size == 1 and size != 1 else (1,) for t in tensors))
+    rank = len(shape)
+    channels_last = (0, *range(2, rank), 1)
+    natural = tuple(range(rank))
+    for order in (channels_last, natural) if any(t.image for t in tensors) else (natural,):
+        strides = tuple(_broadcast(t, shape, order) for t in tensors)
+        if all(s[-1] in (0, 1) for s in strides):
+            return _Walked(tuple(shape[a] for a in order), strides)
+    raise NotLoweredError("operands in layouts that do not go together")
+
+
+def _broadcast(tensor: Tensor, shape: tuple[int, ...], order: Sequence[int]) -> tuple[int, ...]:
+    lead = len(shape) - len(tensor.shape)
+    full = [0] * lead + [0 if n == 1 else s for n, s in zip(tensor.shape, tensor.strides, strict=True)]
+    return tuple(full[a] for a in order)
+
+
+def image_tensor(buffer: Buffer, shape: tuple[int, ...], image: Image, dtype: np.dtype[np.generic]) -> Tensor:
+    """A value [N, C, W] or [N, C, H, W] kept channels-last in a buffer."""
+    spatial = (image.row, image.pixel) if len(shape) == 4 else (image.pixel,)
+    strides = (image.size, 1, *spatial)
+    return Tensor(buffer, shape, strides, dtype, image.origin, image)
+
+
+_copy_kernel = functools.lru_cache(512)(copies.copy)
+
+
+@functools.lru_cache(maxsize=4096)
+def _element_kernel(spec: Element, target: Target) -> Kernel:
+    return element(spec, target)
+
+
+def _buffer(place: Tensor | Buffer) -> Buffer:
+    return place.buffer if isinstance(place, Tensor) else place

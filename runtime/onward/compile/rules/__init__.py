@@ -1,0 +1,1 @@
+"""How families of operators become kernel calls; `Lowering` offers these to the operators' `lower` rules."""

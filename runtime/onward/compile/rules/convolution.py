@@ -1,0 +1,218 @@
+"""Convolution in its three directions, pooling."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onward.compile.kernels import conv as conv_kernels
+from onward.compile.kernels import conv_pack, conv_weights
+from onward.compile.kernels import pool as pool_kernels
+from onward.compile.kernels.expression import operand
+from onward.compile.kernels.layout import Convolution, Image, oihw
+from onward.compile.kernels.pool import Pool
+from onward.compile.kernels.tile import ACCUMULATOR, IDENTITY, Epilogue
+from onward.compile.tensors import Buffer, Tensor
+from onward.ops._window import Geometry
+
+if TYPE_CHECKING:
+    from onward.compile.lowering import Lowering, Slot
+
+__all__ = [
+    "as_convolution",
+    "average_pool",
+    "average_pool_gradient",
+    "backward_data",
+    "backward_weights",
+    "forward",
+    "max_pool",
+    "max_pool_gradient",
+]
+
+_BIAS = Epilogue(ACCUMULATOR + operand(1), ("channel",))
+
+_forward = functools.lru_cache(512)(conv_kernels.forward)
+_backward = functools.lru_cache(512)(conv_kernels.backward_data)
+_forward_pack = functools.lru_cache(512)(conv_pack.forward_pack)
+_backward_pack = functools.lru_cache(512)(conv_pack.backward_data_pack)
+_gradient = functools.lru_cache(512)(conv_weights.weight_gradient)
+_finish = functools.lru_cache(512)(conv_weights.finish_weights)
+_pool = functools.lru_cache(512)(pool_kernels.pool_forward)
+_pool_gradient = functools.lru_cache(512)(pool_kernels.pool_backward)
+
+
+def as_convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convolution:
+    """The kernels' form of a geometry over one or two axes; raises `ShapeError` if they do not agree."""
+    return Convolution(
+        x,
+        y,
+        _pair(geometry.kernel),
+        _pair(geometry.strides),
+        _pair(geometry.dilations),
+        _pads(geometry),
+        group,
+    )
+
+
+def _pair(values: tuple[int, ...], absent: int = 1) -> tuple[int, int]:
+    return (absent, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _pads(geometry: Geometry) -> tuple[int, int, int, int]:
+    return (*_pair(geometry.begin, 0), *_pair(geometry.end, 0))
+
+
+def _image(tensor: Tensor) -> Image:
+    assert tensor.image is not None
+    return tensor.image
+
+
+def _packed(b: Lowering, direction: str, w: ir.Value, conv: Convolution) -> Buffer:
+    """Packed weights, shared by the convolutions that read the same weights alike."""
+    key = (direction, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
+    if (found := b.packed.get(key)) is None:
+        weights = oihw(conv.inputs, *conv.kernel)
+        if direction == "forward":
+            size = conv_pack.packed_forward_size(conv, b.target)
+            kernel = _forward_pack(conv, b.target, weights)
+        else:
+            size = conv_pack.packed_backward_size(conv, b.target)
+            kernel = _backward_pack(conv, b.target, weights)
+        found = b.packed[key] = b.scratch(size)
+        source = b.plain(w)
+        b.call(kernel, {"w": source, "packed": found}, reads=[source], writes=[found], label="pack weights")
+    return found
+
+
+def forward(
+    b: Lowering, y: ir.Value, x: ir.Value, w: ir.Value, bias: ir.Value | None, geometry: Geometry, group: int
+) -> None:
+    """y = x ∗ w + bias."""
+    b.require_float(x, w)
+    b.require_elements(x, y)
+    source = b.image(x)
+    target = b.new_image(y)
+    conv = as_convolution(geometry, _image(source), _image(target), group)
+    slots: dict[str, Slot] = {"a": source.buffer, "b": _packed(b, "forward", w, conv), "c": target.buffer}
+    reads: list[Tensor | Buffer] = [source, slots["b"]]  # type: ignore[list-item]
+    epilogue = IDENTITY
+    if bias is not None:
+        epilogue = _BIAS
+        slots["e0"] = b.plain(bias)
+        reads.append(b.plain(bias))
+    slots["batch"] = batch = source.shape[0]
+    b.call(_forward(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
+
+
+def backward_data(
+    b: Lowering, dx: ir.Value, dy: ir.Value, w: ir.Value, geometry: Geometry, group: int
+) -> None:
+    """dx = the gradient of x ∗ w by x."""
+    b.require_float(dy, w)
+    b.require_elements(dx, dy)
+    source = b.image(dy)
+    target = b.new_image(dx)
+    conv = as_convolution(geometry, _image(target), _image(source), group)
+    packed = _packed(b, "backward", w, conv)
+    batch = source.shape[0]
+    slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
+    b.call(_backward(conv, b.target, IDENTITY), slots, reads=[source, packed], writes=[target], batch=batch)
+
+
+def backward_weights(
+    b: Lowering, dw: ir.Value, dy: ir.Value, x: ir.Value, geometry: Geometry, group: int
+) -> None:
+    """dw = the gradient of x ∗ w by w."""
+    b.require_float(dy, x)
+    b.require_elements(x, dy)
+    source, gradient = b.image(x), b.image(dy)
+    conv = as_convolution(geometry, _image(source), _image(gradient), group)
+    count = conv_weights.partial_count(conv, b.target, b.threads)
+    partial = b.scratch(count * conv_weights.partial_size(conv, b.target))
+    batch = source.shape[0]
+    b.call(
+        _gradient(conv, b.target),
+        {"a": source.buffer, "b": gradient.buffer, "c": partial, "batch": batch},
+        reads=[source, gradient],
+        writes=[partial],
+        batch=batch,
+    )
+    target = b.new_plain(dw)
+    b.call(
+        _finish(conv, b.target, oihw(conv.inputs, *conv.kernel)),
+        {"c": partial, "dw": target, "parts": count},
+        reads=[partial],
+        writes=[target],
+    )
+
+
+def _pool_of(kind: str, geometry: Geometry, x: Tensor, y: Tensor, count_include_pad: bool = False) -> Pool:
+    return Pool(
+        kind,
+        _image(x),
+        _image(y),
+        _pair(geometry.kernel),
+        _pair(geometry.strides),
+        _pads(geometry),
+        _pair(geometry.dilations),
+        count_include_pad,
+    )
+
+
+def _pool_forward(
+    b: Lowering, kind: str, y: ir.Value, x: ir.Value, geometry: Geometry, count_include_pad: bool
+) -> None:
+    b.require_float(x)
+    b.require_elements(x, y)
+    source = b.image(x)
+    target = b.new_image(y)
+    pool = _pool_of(kind, geometry, source, target, count_include_pad)
+    batch = source.shape[0]
+    slots: dict[str, Slot] = {"x": source.buffer, "y": target.buffer, "batch": batch}
+    b.call(_pool(pool, b.target), slots, reads=[source], writes=[target], batch=batch)
+
+
+def max_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry) -> None:
+    """Maxima of windows."""
+    _pool_forward(b, "max", y, x, geometry, False)
+    b.pooled[x, geometry] = y
+
+
+def average_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry, count_include_pad: bool) -> None:
+    """Means of windows."""
+    _pool_forward(b, "average", y, x, geometry, count_include_pad)
+
+
+def max_pool_gradient(b: Lowering, dx: ir.Value, dy: ir.Value, x: ir.Value, geometry: Geometry) -> None:
+    """The gradient goes to each window's first maximum, found again from x and y."""
+    if (y := b.pooled.get((x, geometry))) is None:
+        b.decline("the graph has no MaxPool of the same operand and window")
+    b.require_float(dy, x)
+    b.require_elements(dx, dy)
+    gradient, source, maxima = b.image(dy), b.image(x), b.image(y)
+    target = b.new_image(dx)
+    pool = _pool_of("max", geometry, source, maxima)
+    batch = source.shape[0]
+    b.call(
+        _pool_gradient(pool, b.target),
+        {"dy": gradient.buffer, "dx": target.buffer, "x": source.buffer, "y": maxima.buffer, "batch": batch},
+        reads=[gradient, source, maxima],
+        writes=[target],
+        batch=batch,
+    )
+
+
+def average_pool_gradient(
+    b: Lowering, dx: ir.Value, dy: ir.Value, geometry: Geometry, count_include_pad: bool
+) -> None:
+    """Each window's gradient in equal shares."""
+    b.require_float(dy)
+    b.require_elements(dx, dy)
+    gradient = b.image(dy)
+    target = b.new_image(dx)
+    pool = _pool_of("average", geometry, target, gradient, count_include_pad)
+    batch = gradient.shape[0]
+    slots: dict[str, Slot] = {"dy": gradient.buffer, "dx": target.buffer, "batch": batch}
+    b.call(_pool_gradient(pool, b.target), slots, reads=[gradient], writes=[target], batch=batch)

@@ -1,0 +1,86 @@
+"""Where a plan keeps its values: buffers, and tensors that are strided windows into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from onward.compile.kernels.layout import Image
+from onward.graph import Array
+
+__all__ = ["Buffer", "Place", "Tensor", "row_major"]
+
+
+class Place(Enum):
+    """Who owns a buffer's memory."""
+
+    ARENA = "arena"
+    """The plan: shared with buffers that live at other times."""
+
+    FIXED = "fixed"
+    """The session, or the plan for as long as it lives: state, weights, constants, packed weights."""
+
+    INPUT = "input"
+    """The caller: the address is known at each run."""
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A piece of memory.
+
+    Attributes:
+        nbytes: its size.
+        place: who owns it.
+        image: the geometry of its border of zeros, for images that have one; such memory is only ever shared
+            with buffers of equal geometry and size, so that the border stays zero.
+        array: the memory, for FIXED ones; its address does not change.
+        name: the input, for INPUT ones.
+    """
+
+    nbytes: int
+    place: Place = Place.ARENA
+    image: Image | None = None
+    array: Array | None = field(default=None, repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value in memory: `shape` in the order of ONNX, strides and offset in elements.
+
+    `image` is set where the value is channels-last.
+    """
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    offset: int = 0
+    image: Image | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the elements follow each other in ONNX's order."""
+        return self.image is None and self.strides == row_major(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides in elements of a tensor without gaps, last axis fastest."""
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * shape[i + 1]
+    return tuple(strides)

@@ -1,0 +1,136 @@
+"""The compiled engine: plans for the input shapes that come, kept and shared by runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.compile.codegen.jit import default_jit
+from onward.compile.codegen.target import host_target
+from onward.compile.program import NotStaticError
+from onward.engine.interpreter import Interpreter
+from onward.engine.plan import Plan
+from onward.engine.team import Team
+from onward.graph import Array
+
+__all__ = ["CompiledEngine"]
+
+_PLANS = 16
+"""Plans kept for different input shapes; the least recently used one goes first."""
+
+
+@final
+class CompiledEngine:
+    """A model that runs by plans of native kernels.
+
+    Runs from several Python threads queue. For the same threads and inputs the results have the same bits.
+
+    Args:
+        model: the model.
+        bindings: state inputs, which are initializers too, and the outputs that replace them.
+        threads: of the team; None: as many as the process may use.
+
+    Raises:
+        UnsupportedError: operators are missing, all of them named.
+        InvalidModelError: a node's attributes do not fit its operator.
+    """
+
+    def __init__(
+        self, model: ir.Model, bindings: Mapping[str, str] | None = None, threads: int | None = None
+    ) -> None:
+        self._interpreter = Interpreter(model.graph)
+        self._model = model
+        self._bindings = dict(bindings or {})
+        self.threads = threads if threads is not None else _usable_cores()
+        self.fixed: dict[str, Array] = {
+            name: _aligned(value.const_value.numpy())
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None and value.const_value.dtype.is_floating_point()
+        }
+        self._outputs = [v.name or "" for v in model.graph.outputs]
+        self._plans: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Plan | None] = OrderedDict()
+        self._team: Team | None = None
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
+        """Run the model; state advances in place.
+
+        Args:
+            inputs: an array for each input that is not an initializer, checked by the caller.
+            outputs: names of outputs that are not state; all of them by default.
+        """
+        with self._lock:
+            plan = self._plan({name: a.shape for name, a in inputs.items()})
+            if plan is None:
+                results = self._interpret(inputs)
+            else:
+                if self._team is None:
+                    self._team = Team(self.threads)
+                results = plan.run(inputs, self._team)
+        return results if outputs is None else {name: results[name] for name in outputs}
+
+    def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
+        """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
+        with self._lock:
+            return self._plan(shapes)
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller."""
+        with self._lock:
+            for name, array in arrays.items():
+                np.copyto(self.fixed[name], array)
+            for plan in self._plans.values():
+                if plan is not None:
+                    plan.weights_changed = True
+
+    def _plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
+        key = tuple(sorted(shapes.items()))
+        if key not in self._plans:
+            try:
+                plan = Plan(
+                    self._model,
+                    shapes,
+                    self.fixed,
+                    self._bindings,
+                    default_jit(),
+                    host_target(),
+                    self.threads,
+                )
+            except NotStaticError:
+                plan = None
+            self._plans[key] = plan
+            if len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
+
+    def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        state = {name: self.fixed[name] for name in self._bindings}
+        for name, array in self.fixed.items():
+            if name not in state:
+                self._model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+        results = self._interpreter.run({**inputs, **state})
+        for name, target in self._bindings.items():
+            np.copyto(self.fixed[name], results.pop(target))
+        return results
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _aligned(array: Array) -> Array:
+    """A copy that begins at a multiple of 64 bytes."""
+    store = np.empty(array.nbytes + 64, np.uint8)
+    shift = -store.ctypes.data % 64
+    copy = store[shift : shift + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy

@@ -1,0 +1,49 @@
+"""What an operator's `lower` rule may ask of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+import onnx_ir as ir
+
+from onward.graph.types import Array
+
+__all__ = ["Lowering"]
+
+
+class Lowering(Protocol):
+    """The compiler, as operators see it: values in, kernel calls out.
+
+    Shapes are those of the plan: every extent is known. The families of kernels (convolution, pooling, matrix
+    products, reductions) are functions of the same names in `onward.compile.rules`, where their arguments are
+    described.
+    """
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+
+    def decline(self, reason: str) -> NoReturn:
+        """Leave the node to its NumPy kernel; only before the rule's first call."""
+
+    def view(self, value: ir.Value, of: ir.Value) -> None:
+        """The result is another value's elements in the same order under another shape."""
+
+    convolution: Callable[..., None]
+    convolution_input: Callable[..., None]
+    convolution_weight: Callable[..., None]
+    max_pool: Callable[..., None]
+    max_pool_gradient: Callable[..., None]
+    average_pool: Callable[..., None]
+    average_pool_gradient: Callable[..., None]
+    gemm: Callable[..., None]
+    matmul: Callable[..., None]
+    reduce_sum: Callable[..., None]
+    batch_normalization: Callable[..., None]
+    batch_normalization_gradient: Callable[..., None]
+    inference_normalization: Callable[..., None]
+    cross_entropy: Callable[..., None]
+    cross_entropy_gradient: Callable[..., None]

@@ -41,6 +41,8 @@ class Case:
         outputs: how many, or their names ("" for an absent one).
         wrt: the inputs to differentiate by; None: those that the schema calls differentiable, or for
             `ai.onward` all floats; (): the case has no gradient check.
+        seeds: the outputs that a gradient arrives at; None: those that the schema calls differentiable, or for
+            `ai.onward` all floats.
         batch: the inputs whose first extent is the symbolic N. Such a case also runs with an empty batch.
         runtime: the integer and boolean inputs that are graph inputs; otherwise integers are constants.
         kinks: operand values where the slope jumps; shapes are filled with values away from them.
@@ -56,6 +58,7 @@ class Case:
     opset: int = OPSET
     outputs: int | Sequence[str] = 1
     wrt: Sequence[int] | None = None
+    seeds: Sequence[int] | None = None
     batch: Sequence[int] = ()
     runtime: Sequence[int] = ()
     kinks: Sequence[float] = ()
@@ -89,6 +92,12 @@ class Case:
             arrays.append(array[:0] if empty_batch and i in self.batch else array)
         return arrays
 
+    def seeded(self, count: int) -> set[int]:
+        """The outputs that a gradient arrives at, of this many."""
+        if self.seeds is not None:
+            return set(self.seeds)
+        return set(range(count)) if self.domain else differentiable_outputs(self.op_type, self.opset, count)
+
     def differentiated(self) -> tuple[int, ...]:
         """The inputs to differentiate by."""
         if self.wrt is not None:
@@ -108,12 +117,13 @@ def _written(operand: Any) -> str:
 
 
 def differentiable_outputs(op_type: str, opset: int, count: int) -> set[int]:
-    """The positions of the outputs that the schema calls differentiable."""
+    """The positions of the outputs that the schema calls differentiable; the first where it calls none so."""
     import onnx
 
     formals = onnx.defs.get_schema(op_type, opset).outputs
     wanted = onnx.defs.OpSchema.DifferentiationCategory.Differentiable
-    return {i for i in range(count) if formals[min(i, len(formals) - 1)].differentiation_category == wanted}
+    marked = [i for i in range(count) if formals[min(i, len(formals) - 1)].differentiation_category == wanted]
+    return set(marked or [0])
 
 
 def differentiable_inputs(op_type: str, opset: int, count: int) -> set[int]:
@@ -162,8 +172,7 @@ def model_of(case: Case, *, gradient: bool = False) -> ir.Model:
     for i, y in outputs:
         g.output(y, f"y{i}")
     if gradient:
-        count = len(results)
-        marked = set(range(count)) if case.domain else differentiable_outputs(case.op_type, case.opset, count)
+        marked = case.seeded(len(results))
         seeds = {
             y: g.input(f"dy{i}", y.dtype or ir.DataType.FLOAT, dims_of(y) or ())
             for i, y in outputs

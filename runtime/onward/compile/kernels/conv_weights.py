@@ -1,9 +1,9 @@
 """Convolution's weight gradient, in tiles of input channels by output channels summed over pixels.
 
 The sum is made in panels [group][tap row][tap column][input channel][output channels, padded]. Where all
-panels fit a cache each thread sums its own share of the images into panels of its own, and `finish` adds those
-in thread order; where they do not, each thread owns a part of the panels and goes through all images. Both are
-reproducible bit for bit at a given number of threads.
+panels fit a cache each thread sums its own share of the images into panels of its own, and `finish` adds
+those in thread order; where they do not, each thread owns a part of the panels and goes through all images.
+Both are reproducible bit for bit at a given number of threads.
 """
 
 from __future__ import annotations

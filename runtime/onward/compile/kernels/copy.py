@@ -1,8 +1,8 @@
 """Copies between layouts: transposes, NCHW to NHWC with a border and back, slices, joins, fills.
 
-Anything that is one tensor's elements at other strides is a `Copy`: a slice is another start address, a join is
-one copy for each part. Vectors run along an axis that is contiguous in the destination if there is one, else in
-the source; the other side is gathered or scattered lane by lane.
+Anything that is one tensor's elements at other strides is a `Copy`: a slice is another start address, a
+join is one copy for each part. Vectors run along an axis that is contiguous in the destination if there is
+one, else in the source; the other side is gathered or scattered lane by lane.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Copy", "clear", "copy", "image_strides", "nchw_strides"]
 
 @dataclass(frozen=True)
 class Copy:
-    """Elements [batch, *shape]; strides in elements for the batch and then each axis. `bytes` is 1, 4 or 8."""
+    """Elements [batch, *shape], of 1, 4 or 8 bytes; strides in elements for the batch and then each axis."""
 
     shape: tuple[int, ...]
     source: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Depthwise convolution (one input and one output channel a group): channels in the lanes, pixels in registers.
+"""Depthwise convolution, one channel a group: channels in the lanes, pixels in registers.
 
-Weights are packed as [tap][channel] (`depthwise_pack`). Forward and backward-data are one sweep over output pixels;
-backward-data has a grid for each pair of remainders under the strides.
+Weights are packed as [tap][channel] (`depthwise_pack`). Forward and backward-data are one sweep over output
+pixels; backward-data has a grid for each pair of remainders under the strides.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ DTYPES = {
     "bool": ("i8", 1),
     "uint8": ("i8", 1),
 }
-"""Operand types, their LLVM type and bytes. Integers are computed with as floats, so they are exact up to 2**24;
-a bool result is 1 where the expression is not 0."""
+"""Operand types, their LLVM type and bytes. Integers become floats, so they are exact up to 2**24; a bool
+result is 1 where the expression is not 0."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """Where an operand's elements are: strides in elements along the batch and then each axis of the shape."""
+    """Where an operand's elements are: strides in elements along the batch and each axis of the shape."""
 
     strides: tuple[int, ...]
     dtype: str = "float32"

@@ -1,13 +1,15 @@
 """Matrix products: register tiles for small and odd sizes, OpenBLAS by address for large ones.
 
-Tiles want the right-hand matrix with its columns contiguous: a transposed one is packed first (`pack_columns`),
-which also serves weights that stay the same for a whole step.
+Tiles want the right-hand matrix with its columns contiguous: a transposed one is packed first
+(`pack_columns`), which also serves weights that stay the same for a whole step.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
@@ -29,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Outer:
-    """A loop of independent products: `count` of them (None: the batch), this many floats apart in a, b and c."""
+    """A loop of `count` independent products (None: the batch), this many floats apart in a, b and c."""
 
     count: int | None
     a: int
@@ -91,16 +93,27 @@ def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
         known *= 1 if size is None else size
     flops = 2 * known + (known // (spec.k or 1)) * spec.epilogue.flops
     dynamic = None in sizes
-    m, k = spec.m or 1, spec.k or 1
-    moved = 4 * (m * k + k * spec.n + m * spec.n)
     return Kernel(
         name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
         ir=module.text(),
         slots=slots,
         flops=Affine(0, flops) if dynamic else Affine(flops),
-        bytes=Affine(0, moved) if dynamic else Affine(moved),
-        units=Affine(0, 1) if dynamic else Affine(-(-m // 8)),
+        bytes=_moved(spec.m, spec.n, spec.k, [o.count for o in spec.outer]),
+        units=Affine(0, 1) if dynamic else Affine(-(-known // (8 * spec.n * (spec.k or 1)))),
     )
+
+
+def _moved(m: int | None, n: int, k: int | None, outer: Sequence[int | None] = ()) -> Affine:
+    """Bytes of the three matrices, those that grow with the batch apart from those that do not."""
+    times = math.prod(1 if count is None else count for count in outer)
+    fixed = item = 0
+    for sizes in ((m, k), (k, n), (m, n)):
+        size = 4 * times * math.prod(1 if s is None else s for s in sizes)
+        if None in sizes or None in outer:
+            item += size
+        else:
+            fixed += size
+    return Affine(fixed, item)
 
 
 class _Product:
@@ -116,7 +129,7 @@ class _Product:
         self.rest_vectors = -(-rest // lanes)
         self.tail = rest - (self.rest_vectors - 1) * lanes
         most = rows_for(target, self.vectors)
-        # Pieces of rows: (rows, first row, count); with m known at run time only, whole tiles and then leftovers.
+        # (rows, first row, count); with m known at run time only, whole tiles and then leftovers.
         self.pieces = split(spec.m, most) if spec.m is not None else []
         self.sizes = [size for size, _, _ in self.pieces] or sorted({most, min(4, most), 1}, reverse=True)
         self.tiles = {
@@ -347,13 +360,12 @@ def blas_gemm(
         f.emit(f"call void {values['sgemm'].ref}({', '.join(f'{v.type} {v.ref}' for v in arguments)})")
     f.ret()
     known = (m or 1) * n * (k or 1)
-    moved = 4 * ((m or 1) * (k or 1) + (k or 1) * n + (m or 1) * n)
     dynamic = m is None or k is None
     return Kernel(
         name=f"blas {m or 'batch'}x{n}x{k or 'batch'}",
         ir=module.text(),
         slots=slots,
         flops=Affine(0, 2 * known) if dynamic else Affine(2 * known),
-        bytes=Affine(0, moved) if dynamic else Affine(moved),
+        bytes=_moved(m, n, k),
         units=Affine(-(-(m if by_rows and m is not None else n) // unit)),
     )

@@ -1,11 +1,11 @@
 """Batch normalisation in training, as reductions and element expressions.
 
-Forward: `statistics` are reduced (`reduce_columns`), finished with `forward_finish` into scale and shift, and
-y = x * scale + shift is an element expression that fuses with what follows. Backward: `backward_sums` are reduced,
-finished with `backward_finish` into a, b and c, and dx = a * dy + b * x + c.
+Forward: `statistics` are reduced (`reduce_columns`), finished with `forward_finish` into scale and shift,
+and y = x * scale + shift is an element expression that fuses with what follows. Backward: `backward_sums`
+are reduced, finished with `backward_finish` into a, b and c, and dx = a * dy + b * x + c.
 
-The variance is summed around the batch's first value of each channel, which costs one pass and does not cancel when
-the mean is large. It is divided by the number of values, as ONNX's BatchNormalization has it.
+The variance is summed around the batch's first value of each channel, which costs one pass and does not
+cancel when the mean is large. It is divided by the number of values, as ONNX's BatchNormalization has it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def forward_finish(epsilon: float, momentum: float) -> Finish:
 
 
 def backward_sums(shape: tuple[int, ...], dy: Operand, x: Operand, gate: Operand | None = None) -> Columns:
-    """Operands: dy, x, mean, and with a `gate`, the output of a ReLU that follows: dy counts where it is > 0."""
+    """Operands: dy, x, mean, and as `gate` the output of a ReLU that follows: dy counts where it is > 0."""
     gradient = gated(operand(0), operand(3) if gate is not None else None)
     operands = (dy, x, _channel(shape)) + ((gate,) if gate is not None else ())
     sums = (gradient, gradient * (operand(1) - operand(2)))

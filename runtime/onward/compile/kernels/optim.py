@@ -42,7 +42,7 @@ class Sweep:
 
 
 def segment_table(addresses: Sequence[Sequence[int]], sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The table a sweep runs over: for each tensor its end in the whole range, then its operands' addresses."""
+    """The table of a sweep: for each tensor its end in the whole range, then its operands' addresses."""
     ends = np.cumsum(np.array(sizes, np.int64))
     return np.array([[end, *row] for end, row in zip(ends.tolist(), addresses, strict=True)], np.int64)
 

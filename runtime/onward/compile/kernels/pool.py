@@ -1,7 +1,7 @@
 """Max and average pooling over channels-last images, forward and backward; channels are in the lanes.
 
-The gradient of max pooling finds each window's first maximum again from x and y instead of storing it. The first
-NaN of a window counts as its maximum.
+The gradient of max pooling finds each window's first maximum again from x and y instead of storing it. The
+first NaN of a window counts as its maximum.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ __all__ = ["Pool", "pool_backward", "pool_forward"]
 
 @dataclass(frozen=True)
 class Pool:
-    """A pooling window. `kind` is "max" or "average"; `pads` is (top, left, bottom, right), pairs (rows, columns).
+    """A window of `kind` "max" or "average". `pads` is (top, left, bottom, right), pairs (rows, columns).
 
-    `count_include_pad` divides an average by the window's size; without it, by what of it is inside the image.
+    `count_include_pad` divides an average by the window's size; without it, by what of it is inside the
+    image.
     """
 
     kind: str

@@ -1,8 +1,9 @@
 """Winograd F(2x2, 3x3) convolution, forward and backward-data: 2.25 times fewer multiplications than direct.
 
-Each 2x2 square of outputs comes from a 4x4 square of inputs: both are transformed, and the 16 transformed positions
-are 16 independent matrix products over channels. (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2015.) The relative error is about 1e-6. Backward-data is the same with the taps turned round.
+Each 2x2 square of outputs comes from a 4x4 square of inputs: both are transformed, and the 16 transformed
+positions are 16 independent matrix products over channels. (Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2015.) The relative error is about 1e-6. Backward-data is the same with the
+taps turned round.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def winograd_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDE
 
 
 def winograd_backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
-    """dx = epilogue(gradient). Slots: a = dy, b = weights packed backward, c = dx, e0, ..., scratch, batch."""
+    """dx = epilogue(gradient). Slots: a = dy, b = weights (backward), c = dx, e0, ..., scratch, batch."""
     check_halo("dy", conv.y, winograd_gradient_halo(conv))
     return _convolve("winograd_backward_data", conv, _backward(conv), target, epilogue)
 
@@ -213,7 +214,7 @@ def _convolve(name: str, conv: Convolution, problem: _Problem, target: Target, e
     values = slot_values(f, slots, frozenset(("batch",)))
     unit = _unit(problem, rows_for(target, vectors_for(target, sink.channels)))
     chunks = -(-problem.squares[0] // unit.rows)
-    # A multiple of 16 floats, and odd in cache lines, so that the 16 positions do not meet in the same cache sets.
+    # Odd in cache lines, so that the 16 positions do not meet in the same cache sets.
     plane_in = -(-unit.padded * source.channels // 32) * 32 + 16
     plane_out = -(-unit.padded * sink.channels // 32) * 32 + 16
     scratch = 16 * (plane_in + plane_out)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from tests.ops.harness import Array, Case
+from tests.ops.harness import Case
+
+from onward.graph import Array
 
 
 def _positive(n: int) -> Array:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tests.ops.harness import Array, Case
+from tests.ops.harness import Case
+
+from onward.graph import Array
 
 _NO_CHANNELS = "onnxruntime's Conv never returns for an input without channels, which an empty batch becomes"
 

@@ -77,6 +77,12 @@ class AveragePool10(Op):
     strides: tuple[int, ...] | None = None
 
     def kernel(self, X: Array) -> Array:
+        return self._latest().kernel(X)
+
+    def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
+        return self._latest().infer(X)
+
+    def _latest(self) -> AveragePool:
         return AveragePool(
             output_count=self.output_count,
             auto_pad=self.auto_pad,
@@ -85,7 +91,7 @@ class AveragePool10(Op):
             kernel_shape=self.kernel_shape,
             pads=self.pads,
             strides=self.strides,
-        ).kernel(X)
+        )
 
 
 @op("AveragePool", since=7)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 from tests.ops.cases_normalization import NORMALIZATION
+from tests.ops.cases_training import TRAINING
 from tests.ops.cases_windows import WINDOWS
 from tests.ops.harness import Array, Case
 
@@ -169,6 +170,11 @@ MOVEMENT = [
     Case("Einsum", [(2, 3, 4), (4,)], {"equation": "b...d,d->b..."}, batch=[0]),
     Case("Einsum", [(2, 3), (4,), (3, 4)], {"equation": "ab,c,bc->a"}),
     Case("Einsum", [(2, 3, 4)], {"equation": "abc->ca"}, batch=[0]),
+    Case("Einsum", [(2, 3, 4), (4, 2, 5)], {"equation": "bxa,abC->Cx"}),
+    Case("Einsum", [(5, 2, 3), (1, 3, 4)], {"equation": "...ij,...jk->...ik"}),
+    Case("Einsum", [(2, 4, 3), (5, 2, 3), (2, 5)], {"equation": "bqd,kbd,bk->bqk"}),
+    Case("Einsum", [(3, 3), (3, 4)], {"equation": "ii,ij->j"}, wrt=()),
+    Case("Einsum", [(3,), (4,)], {"equation": "i,j->ij"}),
     Case("Cast", [(2, 3)], {"to": 11}, batch=[0]),
     Case("Cast", [(2, 3)], {"to": 7}, opset=13, wrt=()),
     Case("CastLike", [(2, 3), np.array([1])], opset=15, wrt=()),
@@ -203,4 +209,5 @@ CASES = [
     *ONWARD,
     *WINDOWS,
     *NORMALIZATION,
+    *TRAINING,
 ]

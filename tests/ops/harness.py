@@ -41,8 +41,8 @@ class Case:
         outputs: how many, or their names ("" for an absent one).
         wrt: the inputs to differentiate by; None: those that the schema calls differentiable, or for
             `ai.onward` all floats; (): the case has no gradient check.
-        seeds: the outputs that a gradient arrives at; None: those that the schema calls differentiable, or for
-            `ai.onward` all floats.
+        seeds: the outputs that a gradient arrives at; None: those that the schema calls differentiable, or
+            for `ai.onward` all floats.
         batch: the inputs whose first extent is the symbolic N. Such a case also runs with an empty batch.
         runtime: the integer and boolean inputs that are graph inputs; otherwise integers are constants.
         kinks: operand values where the slope jumps; shapes are filled with values away from them.

@@ -114,13 +114,7 @@ class Plan:
         Returns:
             The outputs that are not state, as new arrays.
         """
-        held = {name: np.ascontiguousarray(a) for name, a in inputs.items()}
-        for block, slot, name, offset in self._patches:
-            block[slot] = held[name].ctypes.data + offset
-        self._arrays = held
-        if self.weights_changed:
-            team.run(self._first)
-            self.weights_changed = False
+        held = self._bind(inputs, team)
         team.run(self._steps)
         results = {name: view.copy() for name, view in self._views.items()}
         for name, tensor in self._outputs.items():
@@ -128,6 +122,51 @@ class Plan:
                 results[name] = held[tensor.buffer.name].reshape(tensor.shape).copy()
         self._arrays = {}
         return results
+
+    def time_calls(
+        self, inputs: Mapping[str, Array], team: Team, rounds: int = 5, seconds: float = 0.002
+    ) -> list[float]:
+        """Measure every call alone, in the plan's order, so that each finds the data that it has in a run.
+
+        State holds nothing of use afterwards: a short call is repeated, with whatever it then updates.
+
+        Args:
+            inputs: arrays of exactly the plan's shapes and dtypes.
+            team: of the number of threads that the plan was made for.
+            rounds: walks over the plan.
+            seconds: a call that takes less is repeated to fill them.
+
+        Returns:
+            For each row the least seconds of one call over the rounds.
+        """
+        self._bind(inputs, team)
+        singles = [Step(*map(int, row)) for row in self._steps.table]
+        steps = [Steps([single]) for single in singles]
+        counts = [1] * len(steps)
+        best = [float("inf")] * len(steps)
+        for turn in range(rounds + 1):
+            for i, step in enumerate(steps):
+                started = time.perf_counter()
+                team.run(step)
+                taken = time.perf_counter() - started
+                if turn == 0:
+                    counts[i] = max(1, min(1000, int(seconds / taken)))
+                    steps[i] = Steps([singles[i]] * counts[i])
+                else:
+                    best[i] = min(best[i], taken / counts[i])
+        self._arrays = {}
+        return best
+
+    def _bind(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
+        """Point the calls at a run's inputs and bring what depends on weights alone up to date."""
+        held = {name: np.ascontiguousarray(a) for name, a in inputs.items()}
+        for block, slot, name, offset in self._patches:
+            block[slot] = held[name].ctypes.data + offset
+        self._arrays = held
+        if self.weights_changed:
+            team.run(self._first)
+            self.weights_changed = False
+        return held
 
     def _place(self, lowering: Lowering) -> None:
         """Lifetimes of arena buffers, counted in barriers, and their addresses."""

@@ -44,8 +44,8 @@ bench: setup
 protos: setup
 	scripts/protos.sh
 
-docker:
+docker: setup
 	docker/check.sh
 
 clean:
-	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .docker-check

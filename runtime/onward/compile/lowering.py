@@ -459,20 +459,30 @@ class Lowering:
         return last
 
     def _update_targets(self, bindings: Mapping[str, str]) -> dict[ir.Value, ir.Value]:
-        """Results that may be written over the state they replace: nobody reads the old one later."""
+        """Results that may be written over the state they replace.
+
+        Nobody reads the old one later, and nothing that could fail comes later: a run that ends with an error
+        leaves the state as it was.
+        """
         position = {v: i for i, g in enumerate(self.groups) for o in g.operations for v in o.outputs}
+        risky = max((i for i, g in enumerate(self.groups) if _may_fail(g)), default=-1)
         found: dict[ir.Value, ir.Value] = {}
         taken: set[ir.Value] = set()
         for name, output in bindings.items():
             state, value = self.program.state[name], self.program.outputs[output]
             if value not in position or value in taken or state not in self.program.shapes:
                 continue
-            if self._last_readers.get(state, -1) <= position[value] and self.shape(state) == self.shape(
-                value
-            ):
+            if position[value] <= risky or self.shape(state) != self.shape(value):
+                continue
+            if self._last_readers.get(state, -1) <= position[value]:
                 found[value] = state
                 taken.add(value)
         return found
+
+
+def _may_fail(group: Group) -> bool:
+    """Whether a group may run NumPy kernels, which can refuse data: all but element-wise ones and updates."""
+    return group.shape is None and not group.operations[0].node.op_type.endswith("Update")
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,8 @@ class CompiledEngine:
         return self._plans[key]
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        state = {name: self.fixed[name] for name in self._bindings}
-        for name, array in self.fixed.items():
-            if name not in state:
-                self._model.graph.initializers[name].const_value = ir.tensor(array, name=name)
-        results = self._interpreter.run({**inputs, **state})
+        self._interpreter.load(self.fixed)
+        results = self._interpreter.run(inputs)
         for name, target in self._bindings.items():
             np.copyto(self.fixed[name], results.pop(target))
         return results

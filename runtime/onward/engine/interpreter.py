@@ -37,8 +37,7 @@ class Interpreter:
     """A graph, bound to NumPy kernels.
 
     Args:
-        graph: nodes in topological order. It is read once; later changes to it are not seen, except for
-            the contents of initializers, which are read at each run.
+        graph: nodes in topological order. It is read once; later changes to it are not seen.
 
     Raises:
         UnsupportedError: operators that are unknown at their opset, all of them at once.
@@ -51,7 +50,12 @@ class Interpreter:
         self._slots: dict[ir.Value, int] = {}
         self._slot_count = 1
         self._inputs = {value.name or "": self._slot(value) for value in graph.inputs}
-        self._constants = [(self._slot(v), v) for v in graph.initializers.values()]
+        self._constants: dict[int, Array] = {}
+        self._initializers: dict[str, int] = {}
+        for name, value in graph.initializers.items():
+            self._initializers[name] = slot = self._slot(value)
+            if value.const_value is not None:
+                self._constants[slot] = value.const_value.numpy()
         self._program = self._compile(list(graph))
         self._outputs = {value.name or "": self._slots.get(value, _ABSENT) for value in graph.outputs}
 
@@ -114,9 +118,8 @@ class Interpreter:
             ShapeError: an operator could not take its operands; names the node, operator and opset.
         """
         memory: list[Any] = [None] * self._slot_count
-        for slot, value in self._constants:
-            tensor = value.const_value
-            memory[slot] = None if tensor is None else tensor.numpy()
+        for slot, array in self._constants.items():
+            memory[slot] = array
         for name, array in inputs.items():
             memory[self._inputs[name]] = array
         with np.errstate(all="ignore"):
@@ -137,6 +140,11 @@ class Interpreter:
                     memory[slot] = None
         wanted = self._outputs if outputs is None else outputs
         return {name: memory[self._outputs[name]] for name in wanted}
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Replace initializers by arrays, which are not copied; names, shapes and dtypes are the caller's."""
+        for name, array in arrays.items():
+            self._constants[self._initializers[name]] = array
 
     def _where(self, node: ir.Node) -> str:
         opset = self._opsets.get(node.domain, 0)

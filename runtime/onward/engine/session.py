@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import onnx_ir as ir
 
+from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.errors import InputError
 from onward.graph import Array, TensorSpec, spec_of
@@ -21,17 +22,23 @@ class Session:
     """Runs a model's forward pass.
 
     Args:
-        model: a model or the path of an .onnx file.
+        model: a model or the path of an .onnx file; it is not changed.
+        engine: which engine runs it.
+        threads: of the compiled engine; None: as many as the process may use.
 
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
         UnsupportedError: operators are missing, all of them named.
+        ConfigError: an engine that there is not.
     """
 
-    def __init__(self, model: ir.Model | str | Path) -> None:
-        graph = _opened(model).graph
-        self._weights = graph.initializers
-        self._engine = Interpreter(graph)
+    def __init__(
+        self, model: ir.Model | str | Path, *, engine: EngineName = "auto", threads: int | None = None
+    ) -> None:
+        self._model = _opened(model)
+        graph = self._model.graph
+        self._engine = make_engine(self._model, engine, threads)
+        self._loaded: dict[str, Array] = {}
         defaults = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(
             spec_of(v) for v in graph.inputs if v.name not in defaults
@@ -50,7 +57,7 @@ class Session:
         Args:
             inputs: an array for each input, of exactly its dtype and of a shape that fits.
             outputs: names of the outputs wanted; all by default, in the model's order.
-            observer: called after each node with the node and its outputs.
+            observer: called after each node with the node and its outputs; the interpreter runs then.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
@@ -61,7 +68,11 @@ class Session:
             known = [spec.name for spec in self.outputs]
             if unknown := [name for name in outputs if name not in known]:
                 raise InputError(f"no output named {unknown[0]!r}; the outputs are {', '.join(known)}")
-        return self._engine.run(inputs, outputs, observer=observer)
+        if observer is not None:
+            interpreter = Interpreter(self._model.graph)
+            interpreter.load(self._loaded)
+            return interpreter.run(inputs, outputs, observer=observer)
+        return self._engine.run(inputs, outputs)
 
     def load_weights(self, weights: Mapping[str, Array]) -> None:
         """Replace initializers by arrays of the same dtype and shape; they are not copied.
@@ -70,7 +81,7 @@ class Session:
             InputError: an unknown name, or an array that does not fit.
         """
         for name, array in weights.items():
-            value = self._weights.get(name)
+            value = self._model.graph.initializers.get(name)
             if value is None or value.const_value is None:
                 raise InputError(f"no weight named {name!r}")
             old = value.const_value
@@ -79,8 +90,8 @@ class Session:
                     f"weight {name!r}: expected {old.dtype.numpy()}{list(old.shape.numpy())}, "
                     f"got {array.dtype}{list(array.shape)}"
                 )
-        for name, array in weights.items():
-            self._weights[name].const_value = ir.tensor(array, name=name)
+        self._loaded.update(weights)
+        self._engine.load(weights)
 
 
 def _opened(model: ir.Model | str | Path) -> ir.Model:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.engine.engines import EngineName, resolve
 from onward.engine.interpreter import Interpreter
 from onward.engine.session import check_inputs
 from onward.errors import InputError, TrainingError
 from onward.graph import Array, TensorSpec, spec_of
+
+if TYPE_CHECKING:
+    from onward.engine.compiled import CompiledEngine
 
 __all__ = ["StepSession"]
 
@@ -24,21 +28,39 @@ class StepSession:
         model: the step. Its state inputs have initializers of the same names, which are the initial state.
         bindings: for each state input the output that replaces it after a run.
 
+        engine: which engine runs it.
+        threads: of the compiled engine; None: as many as the process may use.
+
     Raises:
         UnsupportedError: operators are missing, all of them named.
         TrainingError: a binding names an input or output that the model does not have.
+        ConfigError: an engine that there is not.
     """
 
-    def __init__(self, model: ir.Model, bindings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        bindings: Mapping[str, str],
+        *,
+        engine: EngineName = "auto",
+        threads: int | None = None,
+    ) -> None:
         graph = model.graph
         names = {v.name for v in graph.outputs}
         for source, target in bindings.items():
             if source not in graph.initializers or target not in names:
                 raise TrainingError(f"state {source!r} → {target!r} is not in the training step")
-        self._engine = Interpreter(graph)
         self._bindings = dict(bindings)
-        self._state: dict[str, Array] = {}
-        self.load_state({name: _initial(graph.initializers[name]) for name in bindings})
+        initial = {name: _initial(graph.initializers[name]) for name in bindings}
+        self._engine: Interpreter | CompiledEngine
+        if resolve(engine) == "compiled":
+            from onward.engine.compiled import CompiledEngine
+
+            self._engine = CompiledEngine(model, bindings, threads)
+            self._state = {name: self._engine.fixed[name] for name in bindings}
+        else:
+            self._engine = Interpreter(graph)
+            self._state = {name: np.array(array) for name, array in initial.items()}
         self.inputs: tuple[TensorSpec, ...] = tuple(
             spec_of(v) for v in graph.inputs if v.name not in bindings
         )
@@ -61,12 +83,15 @@ class StepSession:
         if missing := [name for name in self._bindings if name not in state]:
             raise TrainingError(f"the state lacks {missing[0]!r} and {len(missing) - 1} others")
         for name in self._bindings:
-            old, new = self._state.get(name), state[name]
-            if old is not None and (old.shape != new.shape or old.dtype != new.dtype):
+            old, new = self._state[name], state[name]
+            if old.shape != new.shape or old.dtype != new.dtype:
                 raise TrainingError(
                     f"state {name!r}: expected {old.dtype}{list(old.shape)}, got {new.dtype}{list(new.shape)}"
                 )
-        self._state = {name: np.array(state[name]) for name in self._bindings}
+        if isinstance(self._engine, Interpreter):
+            self._state = {name: np.array(state[name]) for name in self._bindings}
+        else:
+            self._engine.load({name: state[name] for name in self._bindings})
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one step: the state advances, the other outputs are returned.
@@ -78,6 +103,8 @@ class StepSession:
         if clash := [name for name in inputs if name in self._bindings]:
             raise InputError(f"{clash[0]!r} is state of the training step, not an input")
         check_inputs(self.inputs, inputs)
+        if not isinstance(self._engine, Interpreter):
+            return self._engine.run(inputs)
         results = self._engine.run({**inputs, **self._state})
         self._state = {name: results.pop(target) for name, target in self._bindings.items()}
         return results

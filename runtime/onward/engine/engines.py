@@ -1,0 +1,52 @@
+"""The choice of an engine: what sessions ask of one, and which they get."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import onnx_ir as ir
+
+from onward.engine.interpreter import Interpreter
+from onward.errors import ConfigError
+from onward.graph import Array
+
+__all__ = ["Engine", "EngineName", "make_engine", "resolve"]
+
+EngineName: TypeAlias = Literal["auto", "compiled", "interpreter"]
+"""`auto` is `compiled` where the compiler is installed, else `interpreter`."""
+
+
+class Engine(Protocol):
+    """Runs a graph whose inputs have been checked."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
+        """Run once; the arrays returned are the caller's."""
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Replace initializers."""
+
+
+def make_engine(model: ir.Model, name: EngineName, threads: int | None) -> Engine:
+    """The engine for a model without state.
+
+    Raises:
+        ConfigError: an unknown name, or `compiled` where llvmlite is missing.
+        UnsupportedError: operators are missing, all of them named.
+    """
+    if resolve(name) == "interpreter":
+        return Interpreter(model.graph)
+    from onward.engine.compiled import CompiledEngine
+
+    return CompiledEngine(model, threads=threads)
+
+
+def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:
+    """Which engine a name means here; raises `ConfigError` for one that there is not."""
+    if name not in ("auto", "compiled", "interpreter"):
+        raise ConfigError(f"engine {name!r}: choose auto, compiled or interpreter")
+    available = importlib.util.find_spec("llvmlite") is not None
+    if name == "compiled" and not available:
+        raise ConfigError("the compiled engine needs llvmlite, which is not installed; choose interpreter")
+    return "compiled" if available and name != "interpreter" else "interpreter"

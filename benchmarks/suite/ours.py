@@ -1,0 +1,118 @@
+"""Onward's side: a training step or an inference model on the compiled engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from benchmarks.suite.cases import Case
+from onward.autodiff import training_step
+from onward.engine.compiled import CompiledEngine
+from onward.model import trainable_initializers
+from onward.nn import zoo
+from onward.passes import to_inference
+from onward.train import SGD, CrossEntropy
+
+__all__ = [
+    "LEARNING_RATE",
+    "MOMENTUM",
+    "Ours",
+    "inference",
+    "inference_model",
+    "model",
+    "training",
+    "weights",
+]
+
+LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Ours:
+    """An engine and what to feed it; `result` is the output that is compared: the loss, or the logits."""
+
+    engine: CompiledEngine
+    feeds: Mapping[str, np.ndarray[Any, Any]]
+    result: str
+
+    def run(self) -> np.ndarray[Any, Any]:
+        """One step."""
+        return self.engine.run(self.feeds)[self.result]
+
+    def times(self, count: int) -> tuple[list[float], list[np.ndarray[Any, Any]]]:
+        """Seconds and results of some steps in a row."""
+        seconds, results = [], []
+        for _ in range(count):
+            started = time.perf_counter()
+            result = self.run()
+            seconds.append(time.perf_counter() - started)
+            results.append(result)
+        return seconds, results
+
+    def missing(self) -> Sequence[str]:
+        """Operators that run their NumPy kernel, each with the reason; empty when all are compiled."""
+        plan = self.engine.plan({name: array.shape for name, array in self.feeds.items()})
+        if plan is None:
+            return ["everything: shapes depend on data"]
+        return sorted({f"{row.operators.split(' ')[0]}: {row.reason}" for row in plan.rows if row.reason})
+
+
+def model(case: Case) -> ir.Model:
+    """The network with its initial weights."""
+    return zoo.build(case.network, **case.options).model
+
+
+def weights(network: ir.Model) -> dict[str, np.ndarray[Any, Any]]:
+    """Parameters and statistics by name."""
+    return {
+        name: np.array(value.const_value.numpy())
+        for name, value in network.graph.initializers.items()
+        if value.const_value is not None
+    }
+
+
+def training(case: Case, batch: int, threads: int) -> Ours:
+    """The training step with SGD and momentum."""
+    network = model(case)
+    step = training_step(
+        network,
+        {_only(network.graph.outputs): CrossEntropy()},
+        SGD(learning_rate=LEARNING_RATE, momentum=MOMENTUM),
+        trainable_initializers(network),
+    )
+    x, target = case.batch(batch)
+    feeds = {
+        step.inputs[0]: x,
+        next(iter(step.targets.values())): target,
+        step.learning_rate: np.array(LEARNING_RATE, np.float32),
+        step.step: np.array(0, np.int64),
+    }
+    if step.seed is not None:
+        feeds[step.seed] = np.array(0, np.int64)
+    taken = {v.name for v in step.model.graph.inputs}
+    feeds = {name: array for name, array in feeds.items() if name in taken}
+    return Ours(CompiledEngine(step.model, step.bindings, threads), feeds, step.loss)
+
+
+def inference_model(case: Case) -> ir.Model:
+    """The network as it is deployed."""
+    return to_inference(model(case))
+
+
+def inference(case: Case, batch: int, threads: int) -> Ours:
+    """The forward pass of the deployed network."""
+    network = inference_model(case)
+    x, _ = case.batch(batch)
+    name = _only([v for v in network.graph.inputs if v.name not in network.graph.initializers])
+    return Ours(CompiledEngine(network, None, threads), {name: x}, _only(network.graph.outputs))
+
+
+def _only(values: Sequence[ir.Value]) -> str:
+    (value,) = values
+    return value.name or ""

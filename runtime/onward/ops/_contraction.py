@@ -15,7 +15,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def contract(equation: str, arrays: Sequence[Array]) -> Array:
-    """`numpy.einsum(equation, *arrays)`, two operands at a time from the left, each pair by `numpy.matmul`."""
+    """`numpy.einsum(equation, *arrays)` by `numpy.matmul`, two operands at a time from the left."""
     terms, result = spelled_out(equation, [x.ndim for x in arrays])
     extents: dict[str, int] = {}
     for term, x in zip(terms, arrays, strict=True):

@@ -245,9 +245,8 @@ def main() -> None:
     jit = default_jit(target.lanes)
     with Team(options.threads) as team:
         print(f"{target.cpu}, {target.lanes} lanes, {options.threads} threads")
-        print(
-            f"{'kernel':<34}{'compile ms':>11}{'best ms':>10}{'median':>10}{'GF/s':>8}{'of peak':>9}{'GB/s':>8}"
-        )
+        titles = ("compile ms", "best ms", "median", "GF/s", "of peak", "GB/s")
+        print(f"{'kernel':<34}" + "".join(f"{title:>11}" for title in titles))
         for row in rows(target, options.threads, options.only):
             start = time.perf_counter()
             address = jit.address(row.kernel.ir)
@@ -262,8 +261,8 @@ def main() -> None:
             gf = row.kernel.flops(row.batch) / best / 1e9
             gb = row.kernel.bytes(row.batch) / best / 1e9
             print(
-                f"{row.name:<34}{compile_time * 1e3:>11.0f}{best * 1e3:>10.3f}{median * 1e3:>10.3f}"
-                f"{gf:>8.0f}{gf / top:>9.0%}{gb:>8.1f}",
+                f"{row.name:<34}{compile_time * 1e3:>11.0f}{best * 1e3:>11.3f}{median * 1e3:>11.3f}"
+                f"{gf:>11.0f}{gf / top:>11.0%}{gb:>11.1f}",
                 flush=True,
             )
 

@@ -209,12 +209,15 @@ class Jit:
         module = binding.parse_assembly(ir)
         module.triple = self.target.triple
         module.data_layout = str(self._machine.target_data)
+        # Generators write vectors, unrolling and loop order themselves: more than cleaning up doubles the time
+        # to compile and changes nothing.
+        passes = binding.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_dead_code_elimination_pass()
         options = binding.create_pipeline_tuning_options(speed_level=1)
-        options.loop_vectorization = False
-        options.slp_vectorization = False
-        options.loop_unrolling = False
-        builder = binding.create_pass_builder(self._machine, options)
-        builder.getModulePassManager().run(module, builder)
+        passes.run(module, binding.create_pass_builder(self._machine, options))
         return module
 
 

@@ -209,8 +209,8 @@ class Jit:
         module = binding.parse_assembly(ir)
         module.triple = self.target.triple
         module.data_layout = str(self._machine.target_data)
-        # Generators write vectors, unrolling and loop order themselves: more than cleaning up doubles the time
-        # to compile and changes nothing.
+        # Generators write vectors, unrolling and loop order themselves: passes beyond cleaning up double the
+        # time to compile and change nothing.
         passes = binding.create_new_module_pass_manager()
         passes.add_sroa_pass()
         passes.add_instruction_combine_pass()

@@ -1,18 +1,21 @@
 """Where the time of a step goes: every call of a plan with its seconds, GF/s and share of the FMA peak.
 
-python -m benchmarks.layers NAME [--batch N] [--inference] [--threads N] [--top N] [--in-order]
+python -m benchmarks.layers NAME [--batch N] [--inference] [--threads N] [--cpu] [--top N] [--in-order]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.kernels import peak
 from benchmarks.suite import ours
 from benchmarks.suite.cases import find
+
 from onward.compile.codegen.target import host_target
 from onward.engine.plan import PlanRow
 from onward.engine.team import Team
@@ -26,16 +29,18 @@ class Measured:
     seconds: float
 
 
-def measure(runner: ours.Ours, rounds: int) -> tuple[list[Measured], list[float], float]:
+def measure(
+    runner: ours.Ours, rounds: int, clock: Callable[[], float]
+) -> tuple[list[Measured], list[float], float]:
     """Every call's seconds, the seconds of whole steps, and the FMA peak in GF/s."""
     plan = runner.engine.plan({name: array.shape for name, array in runner.feeds.items()})
     if plan is None:
         raise SystemExit("shapes depend on data: there is no plan")
     runner.times(2)
-    whole, _ = runner.times(max(5, rounds))
+    whole, _ = runner.times(max(3, rounds), clock)
     with Team(runner.engine.threads) as team:
         top = peak(team, host_target(), 0.1)
-        seconds = plan.time_calls(runner.feeds, team, rounds)
+        seconds = plan.time_calls(runner.feeds, team, rounds, clock=clock)
         top = max(top, peak(team, host_target(), 0.1))
     return [Measured(row, s) for row, s in zip(plan.rows, seconds, strict=True)], whole, top
 
@@ -74,6 +79,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="default: that of the training goal; 1 for inference")
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="processor time of one thread: for a busy machine")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--top", type=int, default=30, help="calls to print; 0: all")
     parser.add_argument("--in-order", action="store_true", help="in the plan's order, not by time")
@@ -81,12 +87,14 @@ def main() -> None:
     case = find(options.name)
     batch = options.batch or (1 if options.inference else case.batches[-1])
     make = ours.inference if options.inference else ours.training
-    calls, whole, top = measure(make(case, batch, options.threads), options.rounds)
+    threads = 1 if options.cpu else options.threads
+    clock = time.thread_time if options.cpu else time.perf_counter
+    calls, whole, top = measure(make(case, batch, threads), options.rounds, clock)
     total = sum(c.seconds for c in calls)
     flops = sum(c.row.flops for c in calls)
     print(
         f"{case.network}, batch {batch}, {'inference' if options.inference else 'training'}, "
-        f"{options.threads} threads: whole step min {min(whole) * 1e3:.3f} ms, "
+        f"{threads} threads{', processor time' if options.cpu else ''}: whole step min {min(whole) * 1e3:.3f} ms, "
         f"median {statistics.median(whole) * 1e3:.3f} ms; {len(calls)} calls alone {total * 1e3:.3f} ms; "
         f"{flops / 1e9:.2f} GF, {flops / total / 1e9:.0f} GF/s of {top:.0f} GF/s FMA peak"
     )

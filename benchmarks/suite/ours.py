@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
 from benchmarks.suite.cases import Case
+
 from onward.autodiff import training_step
 from onward.engine.compiled import CompiledEngine
 from onward.model import trainable_initializers
@@ -35,25 +35,32 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Ours:
-    """An engine and what to feed it; `result` is the output that is compared: the loss, or the logits."""
+    """An engine, what to feed it, the output that is compared (the loss, or the logits), and the first state."""
 
     engine: CompiledEngine
     feeds: Mapping[str, np.ndarray[Any, Any]]
     result: str
+    start: Mapping[str, np.ndarray[Any, Any]]
 
     def run(self) -> np.ndarray[Any, Any]:
         """One step."""
         return self.engine.run(self.feeds)[self.result]
 
-    def times(self, count: int) -> tuple[list[float], list[np.ndarray[Any, Any]]]:
+    def times(
+        self, count: int, clock: Callable[[], float] = time.perf_counter
+    ) -> tuple[list[float], list[np.ndarray[Any, Any]]]:
         """Seconds and results of some steps in a row."""
         seconds, results = [], []
         for _ in range(count):
-            started = time.perf_counter()
+            started = clock()
             result = self.run()
-            seconds.append(time.perf_counter() - started)
+            seconds.append(clock() - started)
             results.append(result)
         return seconds, results
+
+    def reset(self) -> None:
+        """Back to the initial weights and state."""
+        self.engine.load(self.start)
 
     def missing(self) -> Sequence[str]:
         """Operators that run their NumPy kernel, each with the reason; empty when all are compiled."""
@@ -97,7 +104,8 @@ def training(case: Case, batch: int, threads: int) -> Ours:
         feeds[step.seed] = np.array(0, np.int64)
     taken = {v.name for v in step.model.graph.inputs}
     feeds = {name: array for name, array in feeds.items() if name in taken}
-    return Ours(CompiledEngine(step.model, step.bindings, threads), feeds, step.loss)
+    engine = CompiledEngine(step.model, step.bindings, threads)
+    return Ours(engine, feeds, step.loss, {name: engine.fixed[name].copy() for name in step.bindings})
 
 
 def inference_model(case: Case) -> ir.Model:
@@ -110,7 +118,7 @@ def inference(case: Case, batch: int, threads: int) -> Ours:
     network = inference_model(case)
     x, _ = case.batch(batch)
     name = _only([v for v in network.graph.inputs if v.name not in network.graph.initializers])
-    return Ours(CompiledEngine(network, None, threads), {name: x}, _only(network.graph.outputs))
+    return Ours(CompiledEngine(network, None, threads), {name: x}, _only(network.graph.outputs), {})
 
 
 def _only(values: Sequence[ir.Value]) -> str:

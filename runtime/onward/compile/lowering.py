@@ -29,6 +29,7 @@ from onward.compile.rules import convolution as rules_convolution
 from onward.compile.rules import matrix as rules_matrix
 from onward.compile.rules import reduction as rules_reduction
 from onward.compile.tensors import Buffer, Place, Tensor, row_major
+from onward.errors import ShapeError
 from onward.graph import Array
 from onward.ops._window import Geometry
 
@@ -96,7 +97,40 @@ class Fallback:
         return self.operation.label
 
 
-Item: TypeAlias = "Call | Copy | Fallback"
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Indices that native kernels rely on: each must be in [-extent, extent)."""
+
+    operation: Operation
+    tensor: Tensor
+    extent: int
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.tensor.buffer,)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return self.operation.label
+
+    def apply(self, indices: Array) -> None:
+        """Raises:
+        ShapeError: an index is out of range.
+        """
+        if indices.size and not (indices.min() >= -self.extent and indices.max() < self.extent):
+            wrong = indices[(indices < -self.extent) | (indices >= self.extent)].reshape(-1)[0]
+            node = self.operation.node
+            raise ShapeError(
+                f"node {node.name!r}, operator {node.op_type}: index {wrong} is out of range "
+                f"for an axis of extent {self.extent}"
+            )
+
+
+Item: TypeAlias = "Call | Check | Copy | Fallback"
 
 
 class Lowering:
@@ -123,10 +157,15 @@ class Lowering:
         self.threads = threads
         self.calls: list[Item] = []
         self.prologue: list[Item] = []
+        self.input_checks: list[Check] = []
+        """Checks of the caller's inputs: they run before the first call."""
         self.groups = schedule(program)
         self._geometry = image_geometry(program, self.groups)
         self._plain: dict[ir.Value, Tensor] = {}
         self._images: dict[ir.Value, Tensor] = {}
+        self._strided: dict[ir.Value, Tensor] = {}
+        self._aliases: dict[Buffer, list[ir.Value]] = {}
+        self._position = 0
         self._constant_buffers: set[Buffer] = set()
         self._label = ""
         self.packed: dict[object, Buffer] = {}
@@ -140,6 +179,7 @@ class Lowering:
                 array = fixed[name]
                 buffer = Buffer(array.nbytes, Place.FIXED, array=array, name=name)
                 self._plain[value] = self._whole(buffer, value)
+                self._aliases[buffer] = [value]
                 if name in program.weights:
                     self._constant_buffers.add(buffer)
         for name, value in program.inputs.items():
@@ -162,7 +202,7 @@ class Lowering:
             if value in self.program.constants:
                 self._plain[value] = self.constant(self.program.constants[value])
             else:
-                source = self._images[value]
+                source = self._strided[value] if value in self._strided else self._images[value]
                 tensor = self.new_plain(value)
                 self._plain[value] = tensor
                 self.copy(source, tensor)
@@ -177,7 +217,7 @@ class Lowering:
         if value not in self._images:
             if value not in self._geometry:
                 raise NotLoweredError(f"{value.name} is not an image")
-            source = self.plain(value)
+            source = self.present(value)
             tensor = self.new_image(value)
             self._images[value] = tensor
             self.copy(source, tensor)
@@ -191,9 +231,17 @@ class Lowering:
         """A value in the layout that it is kept in."""
         return self.image(value) if value in self._geometry else self.plain(value)
 
+    def present(self, value: ir.Value) -> Tensor:
+        """A value where it is, in whatever layout: nothing is converted."""
+        for found in (self._plain, self._strided, self._images):
+            if value in found:
+                return found[value]
+        return self.plain(value)
+
     def new_plain(self, value: ir.Value) -> Tensor:
         """Memory for a result in ONNX's order: the state that it replaces, where nobody reads that later."""
-        if (state := self._targets.get(value)) is not None:
+        state = self._targets.get(value)
+        if state is not None and self._may_replace(state, value):
             tensor = replace(self._plain[state], shape=self.shape(value))
         else:
             nbytes = int(np.prod(self.shape(value))) * self.program.dtypes[value].itemsize
@@ -216,14 +264,43 @@ class Lowering:
         """Memory for a result in the layout that it is kept in."""
         return self.new_image(value) if value in self._geometry else self.new_plain(value)
 
+    def _may_replace(self, state: ir.Value, value: ir.Value) -> bool:
+        """Whether nobody needs the old state any more, under whatever name.
+
+        An element-wise group may read the state itself while it writes, as each element is read first.
+        """
+        group = self.groups[self._position]
+        for alias in self._aliases[self._plain[state].buffer]:
+            last = self._last_readers.get(alias, -1)
+            itself = alias is state and group.shape == self.shape(value)
+            if alias in self._outputs or last > self._position or (last == self._position and not itself):
+                return False
+        return True
+
     def view(self, value: ir.Value, of: ir.Value) -> None:
         """A result that is another value's elements in the same order under another shape."""
-        source = self.plain(of)
-        if value in self._targets:
-            self.copy(source, self.new_plain(value))
-            return
         shape = self.shape(value)
-        self._plain[value] = replace(source, shape=shape, strides=row_major(shape))
+        if (window := reshaped(self.present(of), shape)) is None:
+            window = replace(self.plain(of), shape=shape, strides=row_major(shape))
+        self.alias(value, window)
+
+    def alias(self, value: ir.Value, window: Tensor) -> None:
+        """A result whose elements are in memory already, as a window with any strides."""
+        buffer = window.buffer
+        kept = buffer.place is Place.FIXED and buffer not in self._constant_buffers
+        if value in self._targets or (kept and value in self._outputs):
+            self.copy(window, self.new_plain(value))
+            return
+        window = replace(window, image=None)
+        if window.plain:
+            self._plain[value] = window
+        else:
+            self._strided[value] = window
+        if (image := self._geometry.get(value)) is not None and image.contiguous and window.offset == 0:
+            whole = image_tensor(buffer, window.shape, image, window.dtype)
+            if strides_agree(whole, window):
+                self._images[value] = whole
+        self._aliases.setdefault(buffer, []).append(value)
 
     def scratch(self, floats: int) -> Buffer:
         """Memory for the length of one call, or until its last use."""
@@ -283,6 +360,7 @@ class Lowering:
         inputs = tuple(None if v is None else self.plain(v) for v in operation.inputs)
         for value in operation.outputs:
             self._images.pop(value, None)
+            self._strided.pop(value, None)
         outputs = tuple(self.new_plain(v) for v in operation.outputs)
         self.calls.append(Fallback(operation, inputs, outputs, reason))
 
@@ -328,6 +406,14 @@ class Lowering:
 
     # -- what operators' rules call ----------------------------------------------------------------------
 
+    def check_indices(self, indices: Tensor, extent: int) -> None:
+        """Refuse indices outside [-extent, extent) when the plan runs."""
+        check = Check(self.groups[self._position].operations[0], indices, extent)
+        if indices.buffer.place is Place.INPUT:
+            self.input_checks.append(check)
+        else:
+            self.calls.append(check)
+
     def decline(self, reason: str) -> NoReturn:
         """Leave a node to its NumPy kernel; only before the first call of its rule."""
         raise NotLoweredError(reason)
@@ -368,7 +454,7 @@ class Lowering:
 
     def run(self) -> None:
         """Lower every group, then bring replaced state home."""
-        for group in self.groups:
+        for self._position, group in enumerate(self.groups):
             self._lower(group)
         for name, output in self._bindings.items():
             state, value = self.program.state[name], self.program.outputs[output]
@@ -405,10 +491,13 @@ class Lowering:
 
     def _lower_elements(self, group: Group) -> None:
         shape = group.shape or ()
+        if 0 in shape:
+            raise NotLoweredError("no elements")
         made: dict[ir.Value, Expression] = {}
         inside = {v for o in group.operations for v in o.outputs}
         tensors: list[Tensor] = []
         places: dict[ir.Value, Expression] = {}
+        images = any(self.shape(v) == shape and v in self._geometry for v in (*group.inputs, *inside))
         for value in group.inputs:
             content = self.known(value)
             if content is not None and content.size == 1:
@@ -417,7 +506,7 @@ class Lowering:
             place = operand(len(tensors))
             truth = self.program.dtypes[value] == np.bool_
             places[value] = place.apply("ne", 0.0) if truth else place
-            tensors.append(self._operand(value, shape))
+            tensors.append(self._operand(value, shape, images))
         for operation in group.operations:
             arguments = [
                 None if v is None else made[v] if v in inside else places[v] for v in operation.inputs
@@ -431,10 +520,35 @@ class Lowering:
         results = [self.new(v) for v in wanted]
         self.elements(shape, tensors, results, [made[v] for v in wanted])
 
-    def _operand(self, value: ir.Value, shape: tuple[int, ...]) -> Tensor:
-        if self.shape(value) == shape and value in self._geometry:
+    def _operand(self, value: ir.Value, shape: tuple[int, ...], images: bool) -> Tensor:
+        """An operand of a group over `shape`, where it is if vectors can run along it there."""
+        if images and self.shape(value) == shape and value in self._geometry and value not in self._strided:
             return self.image(value)
-        return self.plain(value)
+        found = self.present(value)
+        if found.image is not None and not images:
+            found = self.plain(value)
+        last = len(found.shape) - 1
+        if images:
+            last -= len(shape) - 2
+        if last < 0 or found.shape[last] == 1 or found.strides[last] in (0, 1):
+            return found
+        if images and self.shape(value) == shape and value in self._geometry:
+            return self.image(value)
+        if not images:
+            return self.plain(value)
+        return self._channels_last(value, last)
+
+    def _channels_last(self, value: ir.Value, channel: int) -> Tensor:
+        """A copy of an operand that is broadcast against images, with its channels next to each other."""
+        source = self.present(value)
+        order = [a for a in range(len(source.shape)) if a != channel] + [channel]
+        steps = row_major([source.shape[a] for a in order])
+        strides = [0] * len(order)
+        for axis, step in zip(order, steps, strict=True):
+            strides[axis] = step
+        target = replace(source, buffer=Buffer(source.nbytes), strides=tuple(strides), offset=0, image=None)
+        self.copy(source, target)
+        return target
 
     def _escapes(self, value: ir.Value, group: Group) -> bool:
         return value in self._outputs or any(g is not group for g in self._users.get(value, ()))
@@ -511,6 +625,38 @@ def _broadcast(tensor: Tensor, shape: tuple[int, ...], order: Sequence[int]) -> 
     lead = len(shape) - len(tensor.shape)
     full = [0] * lead + [0 if n == 1 else s for n, s in zip(tensor.shape, tensor.strides, strict=True)]
     return tuple(full[a] for a in order)
+
+
+def strides_agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two windows of one shape walk memory alike; axes of extent 1 do not walk."""
+    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+
+
+def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """The same elements in the same order under another shape; None where that takes a copy."""
+    if tensor.size == 0:
+        return None
+    runs: list[list[int]] = []
+    for size, stride in zip(tensor.shape, tensor.strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == stride * size:
+            runs[-1] = [runs[-1][0] * size, stride]
+        else:
+            runs.append([size, stride])
+    strides = []
+    for size in reversed(shape):
+        if size == 1:
+            strides.append(runs[-1][1] * runs[-1][0] if runs else 1)
+            continue
+        if not runs or runs[-1][0] % size:
+            return None
+        strides.append(runs[-1][1])
+        runs[-1] = [runs[-1][0] // size, runs[-1][1] * size]
+        if runs[-1][0] == 1:
+            runs.pop()
+    strides = [s if n > 1 else w for n, s, w in zip(shape, reversed(strides), row_major(shape), strict=True)]
+    return replace(tensor, shape=shape, strides=tuple(strides), image=None)
 
 
 def image_tensor(buffer: Buffer, shape: tuple[int, ...], image: Image, dtype: np.dtype[np.generic]) -> Tensor:

@@ -70,7 +70,10 @@ class Tensor:
     @property
     def plain(self) -> bool:
         """Whether the elements follow each other in ONNX's order."""
-        return self.image is None and self.strides == row_major(self.shape)
+        wanted = row_major(self.shape)
+        return self.image is None and all(
+            n == 1 or s == w for n, s, w in zip(self.shape, self.strides, wanted, strict=True)
+        )
 
     @property
     def nbytes(self) -> int:

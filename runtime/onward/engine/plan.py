@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import Target
-from onward.compile.lowering import Call, Copy, Fallback, Item, Lowering, Slot
+from onward.compile.lowering import Call, Check, Copy, Fallback, Item, Lowering, Slot
 from onward.compile.memory import Lifetime, pack
 from onward.compile.program import specialize
 from onward.compile.tensors import Buffer, Place, Tensor
@@ -78,6 +79,7 @@ class Plan:
         }
         self._calls = lowering.calls
         self._prologue = lowering.prologue
+        self._checks = lowering.input_checks
         self._place(lowering)
         lowered = time.perf_counter()
         kernels = {c.kernel.ir for c in (*self._calls, *self._prologue) if isinstance(c, Call)}
@@ -119,7 +121,7 @@ class Plan:
         results = {name: view.copy() for name, view in self._views.items()}
         for name, tensor in self._outputs.items():
             if name not in results:
-                results[name] = held[tensor.buffer.name].reshape(tensor.shape).copy()
+                results[name] = _window(held[tensor.buffer.name], tensor).copy()
         self._arrays = {}
         return results
 
@@ -166,6 +168,8 @@ class Plan:
     def _bind(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
         """Point the calls at a run's inputs and bring what depends on weights alone up to date."""
         held = {name: np.ascontiguousarray(a) for name, a in inputs.items()}
+        for check in self._checks:
+            check.apply(_window(held[check.tensor.buffer.name], check.tensor))
         for block, slot, name, offset in self._patches:
             block[slot] = held[name].ctypes.data + offset
         self._arrays = held
@@ -211,17 +215,15 @@ class Plan:
             return np.empty(tensor.shape, tensor.dtype)
         memory = self._memory(tensor.buffer)
         count = memory.nbytes // tensor.dtype.itemsize * tensor.dtype.itemsize
-        flat = memory[:count].view(tensor.dtype)[tensor.offset :]
-        strides = [s * tensor.dtype.itemsize for s in tensor.strides]
-        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
+        return _window(memory[:count].view(tensor.dtype), tensor)
 
     def _getter(self, tensor: Tensor) -> Callable[[], Array]:
         """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
         if tensor.buffer.place is not Place.INPUT:
             view = self._view(tensor)
             return lambda: view
-        name, shape = tensor.buffer.name, tensor.shape
-        return lambda: self._arrays[name].reshape(shape)
+        name = tensor.buffer.name
+        return lambda: _window(self._arrays[name], tensor)
 
     def _assemble(self, items: Sequence[Item]) -> Steps:
         steps: list[Step | Callable[[], object]] = []
@@ -236,6 +238,8 @@ class Plan:
                 steps.append(Step(self._addresses[item.kernel.ir], block.ctypes.data, flags))
             elif isinstance(item, Copy):
                 steps.append(self._copier(item))
+            elif isinstance(item, Check):
+                steps.append(functools.partial(self._check, item, self._getter(item.tensor)))
             else:
                 steps.append(self._numpy(item))
         return Steps(steps)
@@ -250,8 +254,16 @@ class Plan:
         return self._memory(buffer).ctypes.data + offset
 
     def _note_input(self, block: Array, slot: int, value: Slot) -> None:
-        if isinstance(value, Tensor) and value.buffer.place is Place.INPUT:
-            self._patches.append((block, slot, value.buffer.name, value.offset * value.dtype.itemsize))
+        if isinstance(value, int):
+            return
+        buffer = value if isinstance(value, Buffer) else value.buffer
+        if buffer.place is Place.INPUT:
+            offset = 0 if isinstance(value, Buffer) else value.offset * value.dtype.itemsize
+            self._patches.append((block, slot, buffer.name, offset))
+
+    @staticmethod
+    def _check(item: Check, get: Callable[[], Array]) -> None:
+        item.apply(get())
 
     def _copier(self, item: Copy) -> Callable[[], object]:
         source, target = self._getter(item.source), self._view(item.target)
@@ -277,6 +289,14 @@ class Plan:
                 np.copyto(target, result)
 
         return run
+
+
+def _window(array: Array, tensor: Tensor) -> Array:
+    """A tensor's elements in the memory that an array without gaps holds."""
+    if tensor.size == 0:
+        return np.empty(tensor.shape, tensor.dtype)
+    flat = array.reshape(-1)[tensor.offset :]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * flat.itemsize for s in tensor.strides])
 
 
 def _without_barrier(items: Sequence[Item]) -> list[bool]:
@@ -309,6 +329,8 @@ def _row(item: Item) -> PlanRow:
     if isinstance(item, Call):
         kernel = item.kernel
         return PlanRow(kernel.name, item.label, kernel.flops(item.batch), kernel.bytes(item.batch))
+    if isinstance(item, Check):
+        return PlanRow("check", item.label, 0, item.tensor.nbytes)
     if isinstance(item, Copy):
         return PlanRow("numpy copy", item.label, 0, 2 * item.target.nbytes, "no compiled kernel")
     moved = sum(t.nbytes for t in (*item.inputs, *item.outputs) if t is not None)

@@ -172,8 +172,6 @@ class Lowering:
         """Weights in the order that kernels read them, by what they are packed for."""
         self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
         """Results of max pooling, by operand and window: its gradient needs them."""
-        self.statistics: dict[tuple[ir.Value, float], tuple[Tensor, Tensor]] = {}
-        """Mean and inverse deviation of batch normalization, by operand and epsilon."""
         for name, value in (*program.state.items(), *program.weights.items()):
             if value in program.shapes:
                 array = fixed[name]
@@ -444,9 +442,6 @@ class Lowering:
     gemm = rules_matrix.gemm
     matmul = rules_matrix.matmul
     reduce_sum = rules_reduction.reduce_sum
-    batch_normalization = rules_reduction.batch_normalization
-    batch_normalization_gradient = rules_reduction.batch_normalization_gradient
-    inference_normalization = rules_reduction.inference_normalization
     cross_entropy = rules_reduction.cross_entropy
     cross_entropy_gradient = rules_reduction.cross_entropy_gradient
 

@@ -16,6 +16,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.lowering import Call, Check, Copy, Fallback, Item, Lowering, Slot
 from onward.compile.memory import Lifetime, pack
 from onward.compile.program import specialize
+from onward.compile.rewrite import split_normalization
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
@@ -71,6 +72,7 @@ class Plan:
     ) -> None:
         started = time.perf_counter()
         program = specialize(model, shapes)
+        split_normalization(program)
         lowering = Lowering(program, target, threads, fixed, bindings)
         lowering.run()
         replaced = set(bindings.values())

@@ -42,8 +42,5 @@ class Lowering(Protocol):
     gemm: Callable[..., None]
     matmul: Callable[..., None]
     reduce_sum: Callable[..., None]
-    batch_normalization: Callable[..., None]
-    batch_normalization_gradient: Callable[..., None]
-    inference_normalization: Callable[..., None]
     cross_entropy: Callable[..., None]
     cross_entropy_gradient: Callable[..., None]

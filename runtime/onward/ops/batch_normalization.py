@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op
 from onward.ops._normalization import batch_statistics, per_channel
 
 
@@ -38,22 +36,6 @@ class BatchNormalization(Op):
 
     image_inputs = (0,)
     image_outputs = (0,)
-
-    def lower(
-        self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
-        X: ir.Value,
-        scale: ir.Value,
-        B: ir.Value,
-        input_mean: ir.Value,
-        input_var: ir.Value,
-    ) -> None:
-        operands = (X, scale, B, input_mean, input_var)
-        if self.training_mode:
-            b.batch_normalization(outputs, operands, self.epsilon, self.momentum)
-        else:
-            b.inference_normalization(outputs[0], operands, self.epsilon)
 
     def gradient(
         self,

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
 from onward.ops._convolution import working_dtype
 from onward.ops._normalization import batch_statistics, per_channel
 
@@ -42,11 +40,6 @@ class BatchNormalizationGrad(Op):
 
     image_inputs = (0, 1)
     image_outputs = (0,)
-
-    def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value, scale: ir.Value
-    ) -> None:
-        b.batch_normalization_gradient(outputs, dY, X, scale, self.epsilon)
 
     def infer(
         self, dY: ir.Value, X: ir.Value, scale: ir.Value

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.kernels import norm
 from onward.compile.kernels import reduce as kernels
 from onward.compile.kernels import rows as row_kernels
 from onward.compile.kernels.element import Operand
-from onward.compile.kernels.expression import Expression, constant, operand
+from onward.compile.kernels.expression import Expression, operand
 from onward.compile.kernels.reduce import Columns, Finish
 from onward.compile.kernels.rows import Rows
-from onward.compile.tensors import Tensor, row_major
+from onward.compile.tensors import Tensor
 
 if TYPE_CHECKING:
     from onward.compile.lowering import Lowering, Slot
 
 __all__ = [
-    "batch_normalization",
-    "batch_normalization_gradient",
+    "batch_coefficients",
     "cross_entropy",
     "cross_entropy_gradient",
-    "inference_normalization",
+    "fixed_coefficients",
+    "gradient_coefficients",
     "reduce_sum",
 ]
 
@@ -53,17 +55,30 @@ def _reduce(
         ("sum",) * len(expressions),
         everything,
     )
-    partial = b.scratch(kernels.partial_size(spec, b.target, b.threads))
-    tensors = [t for t, _ in operands]
-    slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(tensors)}
-    slots |= {"partial": partial, "batch": sizes[0]}
-    b.call(_columns(spec, b.target), slots, reads=tensors, writes=[partial], batch=sizes[0])
     width = 0 if everything else 1
     finish = Finish(
         tuple(0 if t.size == 1 and not (width and spec.shape[-1] == 1) else 1 for t in more),
         (width,) * len(results),
         tuple(finals),
     )
+    _reduced(b, sizes, spec, operands, finish, more, results)
+
+
+def _reduced(
+    b: Lowering,
+    sizes: Sequence[int],
+    spec: Columns,
+    operands: Sequence[tuple[Tensor, tuple[int, ...]]],
+    finish: Finish,
+    more: Sequence[Tensor],
+    results: Sequence[Tensor],
+) -> None:
+    """Each thread's share, then the whole in thread order."""
+    partial = b.scratch(kernels.partial_size(spec, b.target, b.threads))
+    tensors = [t for t, _ in operands]
+    slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(tensors)}
+    slots |= {"partial": partial, "batch": sizes[0]}
+    b.call(_columns(spec, b.target), slots, reads=tensors, writes=[partial], batch=sizes[0])
     slots = {"partial": partial, "parts": b.threads}
     slots |= {f"x{i}": t for i, t in enumerate(more)} | {f"y{i}": t for i, t in enumerate(results)}
     b.call(_finish(spec, finish, b.target), slots, reads=[partial, *more], writes=results)
@@ -114,101 +129,55 @@ def _normalized_layout(b: Lowering, x: ir.Value) -> Tensor:
     return b.either(x)
 
 
-def _channel_view(tensor: Tensor, rank: int) -> Tensor:
-    """A vector over channels as [1, C, 1, ...]."""
-    shape = (1, tensor.size, *(1,) * (rank - 2))
-    return Tensor(tensor.buffer, shape, row_major(shape), tensor.dtype, tensor.offset)
-
-
-def batch_normalization(
+def batch_coefficients(
     b: Lowering, outputs: Sequence[ir.Value], operands: Sequence[ir.Value], epsilon: float, momentum: float
 ) -> None:
-    """Training form: normalise by the batch, move the running statistics.
-
-    Sums are taken of x − x₀ with x₀ a channel's first element, so that a mean far from 0 costs no digits.
-    """
+    """Slope, shift, mean, σ⁻¹ and running statistics of batch normalization in training."""
     x, scale, bias, running_mean, running_var = operands
     source = _normalized_layout(b, x)
     sizes, strides = _channels_last(source)
-    channels = sizes[-1]
     first = (*(0,) * (len(sizes) - 1), 1)
-    shifted = operand(0) - operand(1)
-    count = prod(sizes[:-1])
-    inverse_count = constant(1.0 / count)
-    offset = operand(0) * inverse_count
-    mean = operand(2) + offset
-    var = (operand(1) * inverse_count - offset * offset).apply("max", 0.0)
-    inverse = (var + epsilon).apply("sqrt").apply("reciprocal")
-    slope = operand(3) * inverse
-    keep = [_vector(b, channels) for _ in range(4)]
-    start = Tensor(source.buffer, (channels,), (1,), source.dtype, source.offset)
-    more = [start, b.plain(scale), b.plain(bias), b.plain(running_mean), b.plain(running_var)]
-    results, finals = list(keep), [mean, inverse, slope, operand(4) - mean * slope]
-    if len(outputs) > 1:
-        results.append(b.new_plain(outputs[1]))
-        finals.append(operand(5) * momentum + mean * (1 - momentum))
-    if len(outputs) > 2:
-        results.append(b.new_plain(outputs[2]))
-        finals.append(operand(6) * momentum + var * (1 - momentum))
-    pair = [(source, strides), (source, first)]
-    _reduce(b, sizes, pair, [shifted, shifted * shifted], more, results, finals)
-    b.statistics[x, epsilon] = (keep[0], keep[1])
-    rank = len(source.shape)
-    views = [_channel_view(t, rank) for t in (keep[2], keep[3])]
-    target = b.new(outputs[0])
-    expression = operand(0) * operand(1) + operand(2)
-    b.elements(source.shape, [source, *views], [target], [expression])
+    shape = sizes[1:]
+    columns = norm.statistics(shape, Operand(strides))
+    finish = norm.forward_finish(epsilon, momentum)
+    start = Tensor(source.buffer, (sizes[-1],), (1,), source.dtype, source.offset)
+    count = b.constant(np.array(prod(sizes[:-1]), np.float32))
+    more = [start, count, *(b.plain(v) for v in (scale, bias, running_mean, running_var))]
+    # the kernel's order: mean, inverse, slope, shift, new running mean and variance
+    slope, shift, mean, inverse, *moved = [b.new_plain(v) for v in outputs]
+    moved += [_vector(b, sizes[-1]) for _ in range(2 - len(moved))]
+    results = [mean, inverse, slope, shift, *moved]
+    _reduced(b, sizes, columns, [(source, strides), (source, first)], finish, more, results)
 
 
-def batch_normalization_gradient(
-    b: Lowering, outputs: Sequence[ir.Value], dy: ir.Value, x: ir.Value, scale: ir.Value, epsilon: float
-) -> None:
-    """dX = scale σ⁻¹ (dY − dB / m − x̂ dscale / m), with the statistics of the forward pass."""
-    if (x, epsilon) not in b.statistics:
-        b.decline("the graph has no BatchNormalization of the same operand")
-    source, gradient = _normalized_layout(b, x), _normalized_layout(b, dy)
-    mean, inverse = b.statistics[x, epsilon]
+def gradient_coefficients(b: Lowering, outputs: Sequence[ir.Value], operands: Sequence[ir.Value]) -> None:
+    """a, b and c of dX = a dY + b X + c, and the gradients of scale and bias."""
+    dy, x, mean, inverse, scale = operands
+    gradient, source = _normalized_layout(b, dy), _normalized_layout(b, x)
     sizes, strides = _channels_last(source)
     _, gradient_strides = _channels_last(gradient)
     per_channel = (*(0,) * (len(sizes) - 1), 1)
-    channels = sizes[-1]
-    share = 1.0 / prod(sizes[:-1])
-    dscale = operand(1) * operand(3)
-    slope = operand(4) * operand(3)
-    by_x = -(slope * operand(3) * dscale * share)
-    shift = -(slope * operand(0) * share) - by_x * operand(2)
-    coefficients = [_vector(b, channels) for _ in range(3)]
-    results, finals = list(coefficients), [slope, by_x, shift]
-    for value, expression in zip(outputs[1:], (dscale, operand(0)), strict=False):
-        results.append(b.new_plain(value))
-        finals.append(expression)
-    _reduce(
-        b,
-        sizes,
-        [(gradient, gradient_strides), (source, strides), (mean, per_channel)],
-        [operand(0), operand(0) * (operand(1) - operand(2))],
-        [mean, inverse, b.plain(scale)],
-        results,
-        finals,
-    )
-    rank = len(source.shape)
-    views = [_channel_view(t, rank) for t in coefficients]
-    expression = operand(0) * operand(2) + (operand(1) * operand(3) + operand(4))
-    b.elements(source.shape, [gradient, source, *views], [b.new(outputs[0])], [expression])
+    columns = norm.backward_sums(sizes[1:], Operand(gradient_strides), Operand(strides))
+    count = b.constant(np.array(prod(sizes[:-1]), np.float32))
+    more = [count, b.plain(scale), b.plain(inverse), b.plain(mean)]
+    found = [b.new_plain(v) for v in outputs]
+    found += [_vector(b, sizes[-1]) for _ in range(5 - len(found))]
+    # the kernel's order: gradients of scale and bias, then the coefficients
+    results = [found[3], found[4], *found[:3]]
+    pairs = [(gradient, gradient_strides), (source, strides), (b.plain(mean), per_channel)]
+    _reduced(b, sizes, columns, pairs, norm.backward_finish(), more, results)
 
 
-def inference_normalization(b: Lowering, y: ir.Value, operands: Sequence[ir.Value], epsilon: float) -> None:
-    """y = a x + c per channel; a and c follow from the weights once."""
-    x, scale, bias, mean, var = operands
-    source = _normalized_layout(b, x)
-    channels = b.shape(scale)[0]
-    slope, shift = _vector(b, channels), _vector(b, channels)
-    inverse = (operand(3) + epsilon).apply("sqrt").apply("reciprocal")
-    weights = [b.plain(v) for v in (scale, bias, mean, var)]
-    found = operand(0) * inverse
-    b.elements((channels,), weights, [slope, shift], [found, operand(1) - operand(2) * found])
-    views = [_channel_view(t, len(source.shape)) for t in (slope, shift)]
-    b.elements(source.shape, [source, *views], [b.new(y)], [operand(0) * operand(1) + operand(2)])
+def fixed_coefficients(
+    b: Lowering, outputs: Sequence[ir.Value], weights: Sequence[ir.Value], epsilon: float
+) -> None:
+    """Slope and shift of batch normalization by running statistics; once for given weights."""
+    b.require_float(*weights)
+    tensors = [b.plain(v) for v in weights]
+    channels = tensors[0].shape
+    slope, shift = (replace(b.new_plain(v), shape=channels, strides=(1,)) for v in outputs)
+    found = operand(0) * (operand(3) + epsilon).apply("sqrt").apply("reciprocal")
+    b.elements(channels, tensors, [slope, shift], [found, operand(1) - operand(2) * found])
 
 
 def cross_entropy(

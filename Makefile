@@ -38,8 +38,9 @@ check: setup
 	$(BIN)/lint-imports
 	scripts/protos.sh --check
 
+# ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
 bench: setup
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
 protos: setup
 	scripts/protos.sh

@@ -94,9 +94,9 @@ def main() -> None:
     flops = sum(c.row.flops for c in calls)
     print(
         f"{case.network}, batch {batch}, {'inference' if options.inference else 'training'}, "
-        f"{threads} threads{', processor time' if options.cpu else ''}: whole step min {min(whole) * 1e3:.3f} ms, "
-        f"median {statistics.median(whole) * 1e3:.3f} ms; {len(calls)} calls alone {total * 1e3:.3f} ms; "
-        f"{flops / 1e9:.2f} GF, {flops / total / 1e9:.0f} GF/s of {top:.0f} GF/s FMA peak"
+        f"{threads} threads, {'processor' if options.cpu else 'wall'} time: whole step min "
+        f"{min(whole) * 1e3:.3f} ms, median {statistics.median(whole) * 1e3:.3f} ms; {len(calls)} calls "
+        f"alone {total * 1e3:.3f} ms; {flops / 1e9:.2f} GF, {flops / total / 1e9:.0f} GF/s, peak {top:.0f}"
     )
     print("\n".join(families(calls, total)))
     ordered = calls if options.in_order else sorted(calls, key=lambda c: -c.seconds)

@@ -35,7 +35,7 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Ours:
-    """An engine, what to feed it, the output that is compared (the loss, or the logits), and the first state."""
+    """An engine, what to feed it, the output to compare (the loss, or the logits), and the first state."""
 
     engine: CompiledEngine
     feeds: Mapping[str, np.ndarray[Any, Any]]

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
+from onward.compile.finish import Finish, finish_for
 from onward.compile.fusion import Group, is_element, schedule
 from onward.compile.images import image_geometry
 from onward.compile.kernels import copy as copies
@@ -26,9 +27,13 @@ from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules import convolution as rules_convolution
+from onward.compile.rules import indexing as rules_indexing
 from onward.compile.rules import matrix as rules_matrix
 from onward.compile.rules import reduction as rules_reduction
-from onward.compile.tensors import Buffer, Place, Tensor, row_major
+from onward.compile.rules import rows as rules_rows
+from onward.compile.rules import shape as rules_shape
+from onward.compile.rules import special as rules_special
+from onward.compile.tensors import Buffer, Place, Tensor, reshaped, row_major, strides_agree
 from onward.errors import ShapeError
 from onward.graph import Array
 from onward.ops._window import Geometry
@@ -167,7 +172,12 @@ class Lowering:
         self._aliases: dict[Buffer, list[ir.Value]] = {}
         self._position = 0
         self._constant_buffers: set[Buffer] = set()
+        self._changing: set[Buffer] = set()
         self._label = ""
+        self.row_statistics: dict[tuple[ir.Value, int, float], tuple[Tensor, Tensor]] = {}
+        """Mean and inverse deviation of layer normalization, by operand, first axis and epsilon."""
+        self._waiting: dict[ir.Value, Group] = {}
+        self._finish: Finish | None = None
         self.packed: dict[object, Buffer] = {}
         """Weights in the order that kernels read them, by what they are packed for."""
         self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
@@ -275,6 +285,21 @@ class Lowering:
                 return False
         return True
 
+    def geometry(self, value: ir.Value) -> Image | None:
+        """The geometry of a value that is kept channels-last."""
+        return self._geometry.get(value)
+
+    def finish(self, value: ir.Value, *, image: bool) -> Finish:
+        """Where and how a producing kernel stores a result, with the element-wise operations that follow it."""
+        if self._finish is not None:
+            return self._finish
+        return Finish(self.new_image(value) if image else self.new_plain(value))
+
+    def number(self, value: ir.Value) -> Expression | None:
+        """A constant of one element as an expression."""
+        content = self.known(value)
+        return constant(float(content.reshape(()))) if content is not None and content.size == 1 else None
+
     def view(self, value: ir.Value, of: ir.Value) -> None:
         """A result that is another value's elements in the same order under another shape."""
         shape = self.shape(value)
@@ -286,7 +311,7 @@ class Lowering:
         """A result whose elements are in memory already, as a window with any strides."""
         buffer = window.buffer
         kept = buffer.place is Place.FIXED and buffer not in self._constant_buffers
-        if value in self._targets or (kept and value in self._outputs):
+        if kept and value in self._outputs:
             self.copy(window, self.new_plain(value))
             return
         window = replace(window, image=None)
@@ -336,12 +361,14 @@ class Lowering:
             written = (*written, scratch)
         call = Call(kernel, slots, read, written, label or self._label, batch, scratch)
         once = bool(read) and all(b in self._constant_buffers for b in read)
-        if once and all(b.place is not Place.FIXED for b in written):
+        if once and all(b.place is not Place.FIXED and b not in self._changing for b in written):
             for buffer in written:
                 if buffer is not scratch:
                     self._keep(buffer)
             self.prologue.append(call)
         else:
+            self._changing.update(written)
+            self._constant_buffers.difference_update(written)
             self.calls.append(call)
 
     def _keep(self, buffer: Buffer) -> None:
@@ -368,6 +395,7 @@ class Lowering:
         if source.size == 0:
             return
         if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
+            self._changing.add(target.buffer)
             self.calls.append(Copy(source, target, label))
             return
         batch, *rest = source.shape or (1,)
@@ -441,7 +469,29 @@ class Lowering:
     average_pool_gradient = rules_convolution.average_pool_gradient
     gemm = rules_matrix.gemm
     matmul = rules_matrix.matmul
-    reduce_sum = rules_reduction.reduce_sum
+    reduction = rules_rows.reduction
+    arg_extreme = rules_rows.arg_extreme
+    softmax = rules_rows.softmax
+    layer_normalization = rules_rows.layer_normalization
+    layer_normalization_gradient = rules_rows.layer_normalization_gradient
+    rms_normalization = rules_rows.rms_normalization
+    group_normalization = rules_rows.group_normalization
+    gather_rows = rules_indexing.gather_rows
+    scatter_rows = rules_indexing.scatter_rows
+    forward = rules_shape.forward
+    transpose = rules_shape.transpose
+    slices = rules_shape.slices
+    concat = rules_shape.concat
+    pad = rules_shape.pad
+    expand = rules_shape.expand
+    tile = rules_shape.tile
+    fill = rules_shape.fill
+    convert = rules_shape.convert
+    dropout = rules_special.dropout
+    local_response = rules_special.local_response
+    local_response_gradient = rules_special.local_response_gradient
+    adam_factors = rules_special.adam_factors
+    integers = rules_special.integers
     cross_entropy = rules_reduction.cross_entropy
     cross_entropy_gradient = rules_reduction.cross_entropy_gradient
 
@@ -449,7 +499,8 @@ class Lowering:
 
     def run(self) -> None:
         """Lower every group, then bring replaced state home."""
-        for self._position, group in enumerate(self.groups):
+        for position, group in enumerate(self.groups):
+            self._position = position
             self._lower(group)
         for name, output in self._bindings.items():
             state, value = self.program.state[name], self.program.outputs[output]
@@ -463,11 +514,51 @@ class Lowering:
         self._label = " + ".join(o.label for o in group.operations)
         if group.shape is not None:
             try:
-                self._lower_elements(group)
+                if not self._lower_into_producer(group):
+                    self._lower_elements(group)
             except NotLoweredError as error:
                 for operation in group.operations:
                     self.fallback(operation, str(error))
             return
+        if self._can_wait(group):
+            self._waiting[first.outputs[0]] = group
+            return
+        self._lower_single(group)
+
+    def _can_wait(self, group: Group) -> bool:
+        """Whether a producer's result is read by one element-wise group alone, which it may then compute."""
+        operation = group.operations[0]
+        if not operation.operator.fuses_elements:
+            return False
+        value = operation.outputs[0]
+        users = self._users.get(value, [])
+        return value not in self._outputs and len(users) == 1 and users[0].shape == self.shape(value)
+
+    def _lower_into_producer(self, group: Group) -> bool:
+        """Let the kernel that produces one of a group's operands compute the group; False if it cannot."""
+        hosts = [v for v in group.inputs if v in self._waiting]
+        label, fused = self._label, False
+        for value in reversed(hosts):
+            producer = self._waiting.pop(value)
+            operation = producer.operations[0]
+            finish = finish_for(self, value, group) if value is hosts[0] else None
+            if finish is not None:
+                self._label, self._finish = f"{operation.label} + {label}", finish
+                try:
+                    operation.operator.lower(self, operation.outputs, *operation.inputs)  # type: ignore[attr-defined]
+                    fused = True
+                    continue
+                except NotLoweredError:
+                    fused = False
+                finally:
+                    self._finish = None
+            self._label = operation.label
+            self._lower_single(producer)
+        self._label = label
+        return fused
+
+    def _lower_single(self, group: Group) -> None:
+        first = group.operations[0]
         rule: Callable[..., None] | None = getattr(first.operator, "lower", None)
         reason = "no compiled kernel"
         if rule is not None:
@@ -488,30 +579,20 @@ class Lowering:
         shape = group.shape or ()
         if 0 in shape:
             raise NotLoweredError("no elements")
-        made: dict[ir.Value, Expression] = {}
         inside = {v for o in group.operations for v in o.outputs}
         tensors: list[Tensor] = []
         places: dict[ir.Value, Expression] = {}
         images = any(self.shape(v) == shape and v in self._geometry for v in (*group.inputs, *inside))
-        for value in group.inputs:
-            content = self.known(value)
-            if content is not None and content.size == 1:
-                places[value] = constant(float(content.reshape(())))
+        for value in _operands(group):
+            if (number := self.number(value)) is not None:
+                places[value] = number
                 continue
             place = operand(len(tensors))
             truth = self.program.dtypes[value] == np.bool_
             places[value] = place.apply("ne", 0.0) if truth else place
             tensors.append(self._operand(value, shape, images))
-        for operation in group.operations:
-            arguments = [
-                None if v is None else made[v] if v in inside else places[v] for v in operation.inputs
-            ]
-            found = operation.operator.element(*arguments)  # type: ignore[attr-defined]
-            for value, expression in zip(
-                operation.outputs, found if isinstance(found, tuple) else (found,), strict=False
-            ):
-                made[value] = expression
-        wanted = [v for v in made if self._escapes(v, group)]
+        made = self.expressions(group, places, tensors)
+        wanted = [v for v in made if self.escapes(v, group)]
         results = [self.new(v) for v in wanted]
         self.elements(shape, tensors, results, [made[v] for v in wanted])
 
@@ -545,7 +626,31 @@ class Lowering:
         self.copy(source, target)
         return target
 
-    def _escapes(self, value: ir.Value, group: Group) -> bool:
+    def expressions(
+        self, group: Group, places: Mapping[ir.Value, Expression], tensors: list[Tensor]
+    ) -> dict[ir.Value, Expression]:
+        """What each operation of a group computes, given the expressions of what comes from outside.
+
+        Scalars that an operator computes once for all elements are added to `tensors`.
+        """
+        made: dict[ir.Value, Expression] = {}
+        for operation in group.operations:
+            scalars = operation.operator.element_scalars
+            arguments = [
+                None if v is None or i in scalars else made[v] if v in made else places[v]
+                for i, v in enumerate(operation.inputs)
+            ]
+            if scalars:
+                for tensor in operation.operator.scalars(self, *(operation.inputs[i] for i in scalars)):  # type: ignore[attr-defined]
+                    arguments.append(operand(len(tensors)))
+                    tensors.append(tensor)
+            found = operation.operator.element(*arguments)  # type: ignore[attr-defined]
+            results = found if isinstance(found, tuple) else (found,)
+            made.update(zip(operation.outputs, results, strict=False))
+        return made
+
+    def escapes(self, value: ir.Value, group: Group) -> bool:
+        """Whether a value of a group is used outside it."""
         return value in self._outputs or any(g is not group for g in self._users.get(value, ()))
 
     @functools.cached_property
@@ -589,6 +694,18 @@ class Lowering:
         return found
 
 
+def _operands(group: Group) -> list[ir.Value]:
+    """What a group's expressions read from outside."""
+    made = {v for o in group.operations for v in o.outputs}
+    found = (
+        v
+        for o in group.operations
+        for i, v in enumerate(o.inputs)
+        if v is not None and v not in made and i not in o.operator.element_scalars
+    )
+    return list(dict.fromkeys(found))
+
+
 def _may_fail(group: Group) -> bool:
     """Whether a group may run NumPy kernels, which can refuse data: all but element-wise ones and updates."""
     return group.shape is None and not group.operations[0].node.op_type.endswith("Update")
@@ -620,38 +737,6 @@ def _broadcast(tensor: Tensor, shape: tuple[int, ...], order: Sequence[int]) -> 
     lead = len(shape) - len(tensor.shape)
     full = [0] * lead + [0 if n == 1 else s for n, s in zip(tensor.shape, tensor.strides, strict=True)]
     return tuple(full[a] for a in order)
-
-
-def strides_agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two windows of one shape walk memory alike; axes of extent 1 do not walk."""
-    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
-
-
-def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """The same elements in the same order under another shape; None where that takes a copy."""
-    if tensor.size == 0:
-        return None
-    runs: list[list[int]] = []
-    for size, stride in zip(tensor.shape, tensor.strides, strict=True):
-        if size == 1:
-            continue
-        if runs and runs[-1][1] == stride * size:
-            runs[-1] = [runs[-1][0] * size, stride]
-        else:
-            runs.append([size, stride])
-    strides = []
-    for size in reversed(shape):
-        if size == 1:
-            strides.append(runs[-1][1] * runs[-1][0] if runs else 1)
-            continue
-        if not runs or runs[-1][0] % size:
-            return None
-        strides.append(runs[-1][1])
-        runs[-1] = [runs[-1][0] // size, runs[-1][1] * size]
-        if runs[-1][0] == 1:
-            runs.pop()
-    strides = [s if n > 1 else w for n, s, w in zip(shape, reversed(strides), row_major(shape), strict=True)]
-    return replace(tensor, shape=shape, strides=tuple(strides), image=None)
 
 
 def image_tensor(buffer: Buffer, shape: tuple[int, ...], image: Image, dtype: np.dtype[np.generic]) -> Tensor:

@@ -1,8 +1,8 @@
 """Splits batch normalization into coefficients per channel and an element-wise part, which fuses.
 
-training    (slope, shift, mean, σ⁻¹, statistics') = coefficients(X, scale, B, statistics);  Y = X slope + shift
-inference   (slope, shift) = coefficients(scale, B, mean, var), once for given weights;      Y = X slope + shift
-gradient    (a, b, c, dscale, dB) = coefficients(dY, X, mean, σ⁻¹, scale);                    dX = a dY + b X + c
+- training: slope, shift, mean, σ⁻¹ and new statistics from (X, scale, B, statistics); Y = X slope + shift;
+- inference: slope and shift from (scale, B, mean, var), once for given weights; Y = X slope + shift;
+- gradient: a, b, c, dscale and dB from (dY, X, mean, σ⁻¹, scale); dX = a dY + b X + c.
 """
 
 from __future__ import annotations

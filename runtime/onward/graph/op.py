@@ -54,8 +54,17 @@ class Op:
     """Operands that the compiled kernel takes channels-last."""
     image_outputs: ClassVar[tuple[int, ...]] = ()
     """Results that the compiled kernel gives channels-last."""
+    fuses_elements: ClassVar[bool] = False
+    """Whether the compiled kernel can compute element-wise operators on its result before storing it."""
     convolution_role: ClassVar[str] = ""
     """Which of a convolution's three directions it is: "forward", "input" or "weight"; empty for none."""
+
+    image_through: ClassVar[bool] = False
+    """Whether the compiled kernel takes operands in the layout that they are kept in, and gives the results
+    in the same one."""
+    element_scalars: ClassVar[tuple[int, ...]] = ()
+    """Operands that `element` does not see: `scalars(b, *them)` gives tensors of one float32 each, whose
+    expressions follow the operands of `element`."""
 
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""

@@ -49,6 +49,7 @@ class Conv(Op):
     image_inputs = (0,)
     image_outputs = (0,)
     convolution_role = "forward"
+    fuses_elements = True
 
     def geometry_of(self, X: Extents, W: Extents) -> Geometry:
         """The convolution's geometry for operands of these shapes."""

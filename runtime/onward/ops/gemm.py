@@ -27,6 +27,8 @@ class Gemm(Op):
             return y
         return y + (C if self.beta == 1 else (C * self.beta).astype(A.dtype, copy=False))
 
+    fuses_elements = True
+
     def lower(
         self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value, C: ir.Value | None = None
     ) -> None:

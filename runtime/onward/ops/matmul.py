@@ -18,6 +18,8 @@ class MatMul(Op):
     def kernel(self, A: Array, B: Array) -> Array:
         return np.matmul(A, B)
 
+    fuses_elements = True
+
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
         b.matmul(outputs[0], A, B)
 

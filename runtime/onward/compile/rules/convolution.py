@@ -10,10 +10,9 @@ import onnx_ir as ir
 from onward.compile.kernels import conv as conv_kernels
 from onward.compile.kernels import conv_pack, conv_weights
 from onward.compile.kernels import pool as pool_kernels
-from onward.compile.kernels.expression import operand
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
-from onward.compile.kernels.tile import ACCUMULATOR, IDENTITY, Epilogue
+from onward.compile.kernels.tile import IDENTITY
 from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
@@ -30,8 +29,6 @@ __all__ = [
     "max_pool",
     "max_pool_gradient",
 ]
-
-_BIAS = Epilogue(ACCUMULATOR + operand(1), ("channel",))
 
 _forward = functools.lru_cache(512)(conv_kernels.forward)
 _backward = functools.lru_cache(512)(conv_kernels.backward_data)
@@ -92,17 +89,16 @@ def forward(
     """y = x ∗ w + bias."""
     b.require_float(x, w)
     b.require_elements(x, y)
-    source = b.image(x)
-    target = b.new_image(y)
+    finish = b.finish(y, image=True)
+    source, target = b.image(x), finish.target
     conv = as_convolution(geometry, _image(source), _image(target), group)
-    slots: dict[str, Slot] = {"a": source.buffer, "b": _packed(b, "forward", w, conv), "c": target.buffer}
-    reads: list[Tensor | Buffer] = [source, slots["b"]]  # type: ignore[list-item]
-    epilogue = IDENTITY
-    if bias is not None:
-        epilogue = _BIAS
-        slots["e0"] = b.plain(bias)
-        reads.append(b.plain(bias))
-    slots["batch"] = batch = source.shape[0]
+    epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
+    packed = _packed(b, "forward", w, conv)
+    batch = source.shape[0]
+    slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
+    # "full" operands start where the target's border does, like the target
+    slots |= {f"e{i}": t.buffer if t.image else t for i, t in enumerate(operands)}
+    reads = [source, packed, *operands]
     b.call(_forward(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from onward.compile.kernels import gemm as kernels
-from onward.compile.kernels.expression import operand
 from onward.compile.kernels.gemm import Gemm, Outer
-from onward.compile.kernels.tile import ACCUMULATOR, IDENTITY, Epilogue
+from onward.compile.kernels.tile import IDENTITY
 from onward.compile.tensors import Buffer, Tensor
 
 if TYPE_CHECKING:
+    from onward.compile.finish import Finish
     from onward.compile.lowering import Lowering, Slot
 
 __all__ = ["gemm", "matmul"]
 
-_BIAS = Epilogue(ACCUMULATOR + operand(1), ("channel",))
 _LARGE = 1 << 22
 """Multiplications from which a product is OpenBLAS' if no side is short."""
 
@@ -48,7 +48,7 @@ def gemm(
     if bias is not None and b.shape(bias) not in ((n,), (1, n)):
         b.decline("a bias that is not one row")
     left, right = b.plain(a), b.plain(w)
-    _product(b, b.new_plain(y), left, right, bias, m, n, k, transpose_a, transpose_b, w)
+    _product(b, b.finish(y, image=False), left, right, bias, m, n, k, transpose_a, transpose_b, w)
 
 
 def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
@@ -62,22 +62,25 @@ def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
     if len(right_shape) == 2:
         rows = prod(left_shape[:-1])
         left, right = b.plain(a), b.plain(w)
-        _product(b, b.new_plain(y), left, right, None, rows, n, k, False, False, w)
+        _product(b, b.finish(y, image=False), left, right, None, rows, n, k, False, False, w)
         return
     if left_shape[:-2] != right_shape[:-2]:
         b.decline("leading axes that are broadcast")
     m = left_shape[-2]
     spec = Gemm(m, n, k, k, 1, n, n, outer=(Outer(None, m * k, k * n, m * n),))
     left, right = b.plain(a), b.plain(w)
-    target = b.new_plain(y)
+    finish = b.finish(y, image=False)
+    epilogue, operands = finish.epilogue(None)
     batch = prod(left_shape[:-2])
-    slots: dict[str, Slot] = {"a": left, "b": right, "c": target, "batch": batch}
-    b.call(_gemm(spec, b.target), slots, reads=[left, right], writes=[target], batch=batch)
+    slots: dict[str, Slot] = {"a": left, "b": right, "c": finish.target, "batch": batch}
+    slots |= {f"e{i}": t for i, t in enumerate(operands)}
+    kernel = _gemm(replace(spec, epilogue=epilogue), b.target)
+    b.call(kernel, slots, reads=[left, right, *operands], writes=[finish.target], batch=batch)
 
 
 def _product(
     b: Lowering,
-    target: Tensor,
+    finish: Finish,
     left: Tensor,
     right: Tensor,
     bias: ir.Value | None,
@@ -92,7 +95,10 @@ def _product(
     by_depth = transpose_a and not transpose_b
     batch = k if by_depth else m
     rows, depth = (m, None) if by_depth else (None, k)
-    if bias is None and m * n * k >= _LARGE and min(m, n, k) >= _SHORT:
+    target = finish.target
+    epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
+    slots: dict[str, Slot]
+    if m * n * k >= _LARGE and min(m, n, k) >= _SHORT:
         kernel = _blas(
             rows,
             n,
@@ -104,9 +110,12 @@ def _product(
             transpose_a=transpose_a,
             transpose_b=transpose_b,
         )
-        slots: dict[str, Slot] = {"sgemm": kernels.sgemm_address(), "a": left, "b": right, "c": target}
-        slots["batch"] = batch
+        slots = {"sgemm": kernels.sgemm_address(), "a": left, "b": right, "c": target, "batch": batch}
         b.call(kernel, slots, reads=[left, right], writes=[target], batch=batch)
+        if epilogue != IDENTITY:
+            flat = [replace(t, shape=(m, n), strides=(n, 1)) if t.size == m * n else t for t in operands]
+            place = replace(target, shape=(m, n), strides=(n, 1))
+            b.elements((m, n), [place, *flat], [place], [epilogue.expression])
         return
     reads: list[Tensor | Buffer] = [left]
     block, step, source = 0, n, right
@@ -120,14 +129,10 @@ def _product(
         b_row, b_k = 1, m
     else:
         b_row, b_k = (1, m) if transpose_a else (k, 1)
-    epilogue = IDENTITY
     slots = {"a": left, "b": packed, "c": target, "batch": batch}
-    if bias is not None:
-        epilogue = _BIAS
-        slots["e0"] = b.plain(bias)
-        reads.append(b.plain(bias))
+    slots |= {f"e{i}": t for i, t in enumerate(operands)}
     spec = Gemm(rows, n, depth, b_row, b_k, step, n, b_block=block, epilogue=epilogue)
-    b.call(_gemm(spec, b.target), slots, reads=reads, writes=[target], batch=batch)
+    b.call(_gemm(spec, b.target), slots, reads=[*reads, *operands], writes=[target], batch=batch)
 
 
 def _packed(b: Lowering, w: ir.Value, right: Tensor, n: int, k: int) -> Buffer:

@@ -41,8 +41,14 @@ def is_element(operation: Operation, program: Program) -> bool:
     """Whether an operation can be part of an element kernel: it has a rule, and types that are compiled."""
     if not hasattr(operation.operator, "element") or len(operation.outputs) == 0:
         return False
+    if (suits := getattr(operation.operator, "element_suits", None)) is not None and not suits(
+        *(None if v is None else program.constants.get(v) for v in operation.inputs)
+    ):
+        return False
     shape = program.shapes[operation.outputs[0]]
-    values = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
+    scalars = operation.operator.element_scalars
+    inputs = [v for i, v in enumerate(operation.inputs) if i not in scalars]
+    values = [v for v in (*inputs, *operation.outputs) if v is not None]
     if any(program.dtypes[v] not in _KINDS for v in values):
         return False
     return all(program.shapes[v] == shape for v in operation.outputs) and all(

@@ -40,6 +40,14 @@ def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, 
             if any(v in images for v in same) and not all(v in images for v in same):
                 images.update(same)
                 grown = True
+        for operation in program.operations:
+            if not operation.operator.image_through:
+                continue
+            same = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
+            same = [v for v in same if _can_be_image(program, v)]
+            if any(v in images for v in same) and not all(v in images for v in same):
+                images.update(same)
+                grown = True
     borders: dict[ir.Value, list[int]] = {v: [0, 0, 0, 0] for v in images}
     for operation in program.operations:
         for value, border in _halo(program, operation):
@@ -81,7 +89,7 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
 
 def _tie_pooling(program: Program, borders: dict[ir.Value, list[int]]) -> None:
     """The gradient of max pooling walks dX as X and dY as Y: each pair gets one border."""
-    pooled = {o.inputs[0]: o.outputs[0] for o in program.operations if o.node.op_type == "MaxPool"}
+    pooled = {_pooling(program, o): o.outputs[0] for o in program.operations if o.node.op_type in _MAX_POOLS}
     changed = True
     while changed:
         changed = False
@@ -89,12 +97,23 @@ def _tie_pooling(program: Program, borders: dict[ir.Value, list[int]]) -> None:
             if operation.node.op_type != "MaxPoolGrad":
                 continue
             dy, x = operation.inputs[:2]
-            for one, other in ((operation.outputs[0], x), (dy, pooled.get(x))):
+            for one, other in ((operation.outputs[0], x), (dy, pooled.get(_pooling(program, operation)))):
                 if one not in borders or other not in borders:
                     continue
                 joint = [max(a, b) for a, b in zip(borders[one], borders[other], strict=True)]
                 changed |= joint != borders[one] or joint != borders[other]
                 borders[one], borders[other] = joint, list(joint)
+
+
+_MAX_POOLS = ("MaxPool", "GlobalMaxPool")
+
+
+def _pooling(program: Program, operation: Operation) -> tuple[ir.Value | None, object]:
+    """Operand and geometry of max pooling or of its gradient."""
+    x = operation.inputs[-1]
+    operator: Any = operation.operator
+    pooling = getattr(operator, "pooling", None)
+    return x, None if x is None or pooling is None else pooling(program.shapes[x][2:])
 
 
 def _can_be_image(program: Program, value: ir.Value) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from onward.compile.kernels.layout import Image
 from onward.graph import Array
 
-__all__ = ["Buffer", "Place", "Tensor", "row_major"]
+__all__ = ["Buffer", "Place", "Tensor", "reshaped", "row_major", "strides_agree"]
 
 
 class Place(Enum):
@@ -87,3 +87,35 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     for i in range(len(shape) - 2, -1, -1):
         strides[i] = strides[i + 1] * shape[i + 1]
     return tuple(strides)
+
+
+def strides_agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two windows of one shape walk memory alike; axes of extent 1 do not walk."""
+    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+
+
+def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """The same elements in the same order under another shape; None where that takes a copy."""
+    if tensor.size == 0:
+        return None
+    runs: list[list[int]] = []
+    for size, stride in zip(tensor.shape, tensor.strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == stride * size:
+            runs[-1] = [runs[-1][0] * size, stride]
+        else:
+            runs.append([size, stride])
+    strides = []
+    for size in reversed(shape):
+        if size == 1:
+            strides.append(runs[-1][1] * runs[-1][0] if runs else 1)
+            continue
+        if not runs or runs[-1][0] % size:
+            return None
+        strides.append(runs[-1][1])
+        runs[-1] = [runs[-1][0] // size, runs[-1][1] * size]
+        if runs[-1][0] == 1:
+            runs.pop()
+    strides = [s if n > 1 else w for n, s, w in zip(shape, reversed(strides), row_major(shape), strict=True)]
+    return replace(tensor, shape=shape, strides=tuple(strides), image=None)

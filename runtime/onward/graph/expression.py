@@ -50,6 +50,9 @@ OPS: dict[str, int] = {
 `float` turns one into 1 or 0. `pow` raises to the constant `value`."""
 
 
+_TRUTHS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
+
+
 @dataclass(frozen=True)
 class Expression:
     """A node: an operation on arguments, a constant (`op="constant"`) or operand number `index`."""
@@ -89,6 +92,24 @@ class Expression:
     def apply(self, op: str, *others: Number) -> Expression:
         """Any operation with this as its first argument."""
         return Expression(op, (self, *(_expression(o) for o in others)))
+
+    @property
+    def truth(self) -> bool:
+        """Whether it is a truth value instead of a number."""
+        return self.op in _TRUTHS or (self.op == "select" and self.args[1].truth)
+
+    def expm1(self) -> Expression:
+        """e**self - 1 to a few units in the last place, for what is at most 0."""
+        half = (self * 0.5).apply("tanh")
+        return half * 2.0 / (1.0 - half)
+
+    def softplus(self) -> Expression:
+        """log(1 + e**self) to a few units in the last place."""
+        small = (-self.apply("abs")).apply("exp")
+        above = small + 1.0
+        # What 1 + small was rounded by cancels: Kahan's form of log1p.
+        rest = above.apply("log") * (small / (above - 1.0))
+        return self.apply("relu") + above.apply("eq", 1.0).apply("select", small, rest)
 
     def power(self, exponent: float) -> Expression:
         """This to a constant power."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import onnx_ir as ir
 
@@ -41,6 +41,28 @@ class Lowering(Protocol):
     average_pool_gradient: Callable[..., None]
     gemm: Callable[..., None]
     matmul: Callable[..., None]
-    reduce_sum: Callable[..., None]
+    reduction: Callable[..., None]
+    arg_extreme: Callable[..., None]
+    softmax: Callable[..., None]
+    layer_normalization: Callable[..., None]
+    layer_normalization_gradient: Callable[..., None]
+    rms_normalization: Callable[..., None]
+    group_normalization: Callable[..., None]
+    gather_rows: Callable[..., None]
+    scatter_rows: Callable[..., None]
+    forward: Callable[..., None]
+    transpose: Callable[..., None]
+    slices: Callable[..., None]
+    concat: Callable[..., None]
+    pad: Callable[..., None]
+    expand: Callable[..., None]
+    tile: Callable[..., None]
+    fill: Callable[..., None]
+    convert: Callable[..., None]
+    dropout: Callable[..., None]
+    local_response: Callable[..., None]
+    local_response_gradient: Callable[..., None]
+    integers: Callable[..., None]
+    adam_factors: Callable[..., Any]
     cross_entropy: Callable[..., None]
     cross_entropy_gradient: Callable[..., None]

@@ -13,6 +13,7 @@ An operator class gives
   operators of `ai.onward`, where it is the definition that other runtimes execute.
 - `element(self, *operands)`: for element-wise operators, the result as an `Expression` of the operands: the
   compiler fuses such operators into one pass.
+  One that has such a form for some constant operands only says so in `element_suits(self, *contents)`.
 - `lower(self, b, outputs, *inputs)`: which compiled kernels compute the operator; `b` is the compiler's
   `Lowering`. Operators without either rule run their NumPy kernel inside the compiled plan.
 - `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op
+from onward.graph import Array, Builder, Expression, Lowering, Op
 from onward.ops._shape import constant_of
 
-__all__ = ["AxesAttribute", "AxesInput", "position_of"]
+__all__ = ["AxesAttribute", "AxesInput", "Compiled", "position_of"]
+
+
+def _same(x: Expression) -> Expression:
+    return x
+
+
+def _total(x: Expression, count: int) -> Expression:
+    return x
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A reduction as the compiler takes it: after(`how` of before(x), the number of elements)."""
+
+    how: str
+    before: Callable[[Expression], Expression] = _same
+    after: Callable[[Expression, int], Expression] = _total
+
+
+def _lower(compiled: Compiled | None, b: Lowering, y: ir.Value, data: ir.Value, axes: Sequence[int]) -> None:
+    if compiled is None:
+        b.decline("no compiled kernel")
+    b.reduction(y, data, axes, compiled.how, compiled.before, compiled.after)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AxesInput(Op, ABC):
     """A reduction whose axes are its second input; all axes by default."""
+
+    compiled: ClassVar[Compiled | None] = None
 
     keepdims: int = 1
     noop_with_empty_axes: int = 0
@@ -42,6 +67,12 @@ class AxesInput(Op, ABC):
             b.decline("no axes to reduce")
         return named
 
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, axes: ir.Value | None = None
+    ) -> None:
+        """The same for every reduction that says how it is compiled."""
+        _lower(self.compiled, b, outputs[0], data, self.named_axes(b, axes))
+
     def spread(self, g: Builder, value: ir.Value, axes: ir.Value | None) -> ir.Value:
         """A value of the output's shape, with the reduced axes back as extents of 1."""
         return value if self.keepdims or axes is None else g.Unsqueeze(value, axes)
@@ -63,6 +94,8 @@ class AxesInput(Op, ABC):
 class AxesAttribute(Op, ABC):
     """A reduction whose axes are an attribute; all axes by default."""
 
+    compiled: ClassVar[Compiled | None] = None
+
     axes: tuple[int, ...] | None = None
     keepdims: int = 1
 
@@ -72,6 +105,10 @@ class AxesAttribute(Op, ABC):
 
     def kernel(self, data: Array) -> Array:
         return self.reduce(data, self.axes if self.axes else tuple(range(data.ndim)))
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        """The same for every reduction that says how it is compiled."""
+        _lower(self.compiled, b, outputs[0], data, self.axes or ())
 
 
 def position_of(find: Callable[..., Any], data: Array, axis: int, keepdims: bool, last: bool) -> Array:

@@ -22,7 +22,17 @@ import onnx_ir as ir
 from onward.errors import InvalidModelError, ShapeError
 from onward.graph import Array, Dim
 
-__all__ = ["Extents", "Geometry", "Window", "inner", "padded", "resolve", "shaped_like", "tap_slices"]
+__all__ = [
+    "Extents",
+    "Geometry",
+    "Window",
+    "everything",
+    "inner",
+    "padded",
+    "resolve",
+    "shaped_like",
+    "tap_slices",
+]
 
 Extents: TypeAlias = tuple[int, ...]
 
@@ -210,6 +220,11 @@ def resolve(
         auto_pad,
         bool(ceil_mode),
     )
+
+
+def everything(spatial: Sequence[int]) -> Geometry:
+    """The geometry of one window over axes of these extents."""
+    return resolve(spatial, strides=None, pads=None).over(spatial)
 
 
 def padded(x: Array, geometry: Geometry, fill: float | int = 0) -> Array:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Lowering, Op, dtype_of, op
 from onward.ops._update import Types, like
 
 
@@ -40,6 +40,35 @@ class AdamUpdate(Op):
         scale2 = f(1) - np.power(f(self.beta2), time)
         denominator = np.sqrt(second) / np.sqrt(scale2) + f(self.epsilon)
         return P - (rate / scale1) * first / denominator, first, second
+
+    element_scalars = (4, 5)
+
+    def scalars(self, b: Lowering, learning_rate: ir.Value, t: ir.Value) -> tuple[object, ...]:
+        """What all elements share: η / (1 − β1^t), sqrt(1 − β2^t), 1 − η weight_decay."""
+        found: tuple[object, ...] = b.adam_factors(
+            learning_rate, t, self.beta1, self.beta2, self.weight_decay
+        )
+        return found
+
+    def element(
+        self,
+        P: Expression,
+        G: Expression,
+        M: Expression,
+        V: Expression,
+        learning_rate: None,
+        t: None,
+        rate: Expression,
+        root: Expression,
+        shrink: Expression,
+    ) -> tuple[Expression, Expression, Expression]:
+        if self.weight_decay and not self.decoupled:
+            G = G + P * self.weight_decay
+        elif self.weight_decay:
+            P = P * shrink
+        first = M * self.beta1 + G * (1 - self.beta1)
+        second = V * self.beta2 + G * G * (1 - self.beta2)
+        return P - rate * first / (second.apply("sqrt") / root + self.epsilon), first, second
 
     def infer(
         self, P: ir.Value, G: ir.Value, M: ir.Value, V: ir.Value, learning_rate: ir.Value, t: ir.Value

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from onward.graph import Array, Op, op
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Lowering, Op, op
 from onward.ops._reduction import position_of
 
 
@@ -17,6 +20,9 @@ class ArgMax(Op):
     def kernel(self, data: Array) -> Array:
         return position_of(np.argmax, data, self.axis, bool(self.keepdims), bool(self.select_last_index))
 
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        b.arg_extreme(outputs[0], data, self.axis, "max", last=bool(self.select_last_index))
+
 
 @op("ArgMax", since=(1, 11))
 class ArgMax1(Op):
@@ -27,3 +33,6 @@ class ArgMax1(Op):
 
     def kernel(self, data: Array) -> Array:
         return position_of(np.argmax, data, self.axis, bool(self.keepdims), False)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        b.arg_extreme(outputs[0], data, self.axis, "max")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, dtype_of, is_float, numpy_dtype, op
+from onward.graph import Array, Builder, Expression, Lowering, Op, dtype_of, is_float, numpy_dtype, op
 
 
 @op("Cast", since=(24, 25, 28))
@@ -18,6 +20,12 @@ class Cast(Op):
 
     def kernel(self, input: Array) -> Array:
         return converted(input, self.to, saturate=bool(self.saturate), round_mode=self.round_mode)
+
+    def element(self, input: Expression) -> Expression:
+        return converted_element(input, self.to)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        b.convert(outputs[0], input)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         return (converted_back(g, dy, input),)
@@ -33,6 +41,12 @@ class Cast19(Op):
     def kernel(self, input: Array) -> Array:
         return converted(input, self.to, saturate=bool(self.saturate))
 
+    def element(self, input: Expression) -> Expression:
+        return converted_element(input, self.to)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        b.convert(outputs[0], input)
+
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         return (converted_back(g, dy, input),)
 
@@ -46,10 +60,23 @@ class Cast6(Op):
     def kernel(self, input: Array) -> Array:
         return converted(input, self.to)
 
+    def element(self, input: Expression) -> Expression:
+        return converted_element(input, self.to)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        b.convert(outputs[0], input)
+
 
 def converted_back(g: Builder, dy: ir.Value, x: ir.Value) -> ir.Value | None:
     """The gradient of a conversion of x; None where x is not floating point."""
     return g.Cast(dy, to=int(dtype_of(x))) if is_float(x) else None
+
+
+def converted_element(x: Expression, to: int) -> Expression:
+    """A float or a truth value as one or the other."""
+    if to == ir.DataType.BOOL:
+        return x if x.truth else x.apply("ne", 0.0)
+    return x.apply("float") if x.truth else x
 
 
 def converted(x: Array, to: int, *, saturate: bool = True, round_mode: str = "up") -> Array:

@@ -60,3 +60,6 @@ class Clip6(Op):
     @widened
     def kernel(self, input: Array) -> Array:
         return np.minimum(np.maximum(input, input.dtype.type(self.min)), input.dtype.type(self.max))
+
+    def element(self, input: Expression) -> Expression:
+        return input.apply("max", self.min).apply("min", self.max)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from onward.graph import Array, Op, op
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Lowering, Op, op
 
 
 @op("ConstantOfShape", since=(9, 20, 21, 23, 24, 25))
@@ -14,3 +17,6 @@ class ConstantOfShape(Op):
     def kernel(self, input: Array) -> Array:
         fill = np.zeros(1, np.float32) if self.value is None else self.value
         return np.full(tuple(int(n) for n in input), fill.reshape(()), fill.dtype)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        b.fill(outputs[0], np.zeros((), np.float32) if self.value is None else self.value.reshape(()))

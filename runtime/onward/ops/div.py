@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Op, op
+from onward.graph import Array, Builder, Expression, Lowering, Op, op
 from onward.ops._floats import is_integer
 
 
@@ -18,6 +20,9 @@ class Div(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A / B
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        b.integers("div", outputs[0], A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 
 
 @op("Dropout", since=(12, 13, 22))
@@ -27,6 +29,19 @@ class Dropout(Op):
             )
         return data, np.ones(data.shape, np.bool_)
 
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        data: ir.Value,
+        ratio: ir.Value | None = None,
+        training_mode: ir.Value | None = None,
+    ) -> None:
+        mode = None if training_mode is None else b.known(training_mode)
+        if len(outputs) > 1 or (training_mode is not None and (mode is None or mode.any())):
+            b.decline("a mask, or training_mode that is not false")
+        b.forward(outputs[0], data)
+
     def gradient(
         self,
         g: Builder,
@@ -48,6 +63,11 @@ class Dropout10(Op):
     def kernel(self, data: Array) -> tuple[Array, Array]:
         return data, np.zeros(data.shape, np.bool_)
 
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        if len(outputs) > 1:
+            b.decline("a mask")
+        b.forward(outputs[0], data)
+
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
         return (dy,)
 
@@ -60,6 +80,11 @@ class Dropout7(Op):
 
     def kernel(self, data: Array) -> tuple[Array, Array]:
         return data, np.zeros(data.shape, data.dtype)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        if len(outputs) > 1:
+            b.decline("a mask")
+        b.forward(outputs[0], data)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
         return (dy,)

@@ -18,7 +18,7 @@ class Elu(Op):
         return np.where(X > 0, X, self.alpha * np.expm1(np.minimum(X, 0)))
 
     def element(self, X: Expression) -> Expression:
-        return X.apply("lt", 0.0).apply("select", (X.apply("exp") - 1.0) * self.alpha, X)
+        return X.apply("gt", 0.0).apply("select", X, X.apply("min", 0.0).expm1() * self.alpha)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         return (g.Where(g.Greater(X, 0.0), dy, g.Mul(dy, g.Add(y, self.alpha))),)

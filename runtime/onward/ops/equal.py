@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from onward.graph import Array, Expression, Op, op
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onward.graph import Array, Expression, Lowering, Op, op
 
 
 @op("Equal", since=(7, 11, 13, 19))
@@ -11,4 +15,9 @@ class Equal(Op):
         return A == B
 
     def element(self, A: Expression, B: Expression) -> Expression:
+        if A.truth:
+            return A.apply("and", B).apply("or", A.apply("not").apply("and", B.apply("not")))
         return A.apply("eq", B)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        b.integers("eq", outputs[0], A, B)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 from onward.ops._shape import normalized, rank_of
 
 
@@ -15,6 +17,9 @@ class Gather(Op):
 
     def kernel(self, data: Array, indices: Array) -> Array:
         return np.take(data, indices, axis=self.axis)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, indices: ir.Value) -> None:
+        b.gather_rows(outputs[0], data, indices, self.axis)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value

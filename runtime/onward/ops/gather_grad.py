@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, numpy_dtype, op
 from onward.ops._indexing import add_rows, wrapped
 from onward.ops._shape import constant_of, normalized, rank_of
 
@@ -60,3 +61,8 @@ class GatherGrad(Op):
         along = g.Unsqueeze(flat, [i for i in range(rank) if i != axis])
         values = g.Reshape(dy, wanted, allowzero=1)
         return g.ScatterElements(zeros, g.Expand(along, wanted), values, axis=axis, reduction="add")
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], dy: ir.Value, indices: ir.Value, shape: ir.Value
+    ) -> None:
+        b.scatter_rows(outputs[0], dy, indices, self.axis)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 from onward.ops.erf import erf
 
@@ -28,6 +28,12 @@ class Gelu(Op):
         if self.approximate == "tanh":
             return 0.5 * X * (1 + np.tanh(_ROOT_2_OVER_PI * (X + _CUBIC * (X * X * X))))
         return 0.5 * X * (1 + erf(X * _ROOT_HALF))
+
+    def element(self, X: Expression) -> Expression:
+        if self.approximate == "tanh":
+            inner = (X + X * X * X * _CUBIC) * _ROOT_2_OVER_PI
+            return X * 0.5 * (inner.apply("tanh") + 1.0)
+        return X * 0.5 * ((X * _ROOT_HALF).apply("erf") + 1.0)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         square = g.Mul(X, X)

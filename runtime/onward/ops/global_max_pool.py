@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.ops._window import Extents, Geometry, everything
 
 
 @op("GlobalMaxPool", since=(1, 22))
@@ -18,16 +19,23 @@ class GlobalMaxPool(Op):
     def kernel(self, X: Array) -> Array:
         return np.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
 
+    image_inputs = (0,)
+    image_outputs = (0,)
+
+    def pooling(self, spatial: Extents) -> Geometry:
+        """The geometry of the one window over everything."""
+        return everything(spatial)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
+        b.max_pool(outputs[0], X, self.pooling(b.shape(X)[2:]))
+
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         spatial = (dims_of(X) or (None, None, None))[2:]
         static = [d for d in spatial if isinstance(d, int)]
         if len(static) == len(spatial):
-            extent, positions = prod(static), g.const(np.arange(prod(static)))
-        else:
-            extent = -1
-            count = g.ReduceProd(g.Shape(X, start=2), keepdims=0)
-            positions = g.Range(g.const(0), count, g.const(1))
-        # -1 cannot stand beside a batch of 0
-        first = g.ArgMax(g.Reshape(X, [0, 0, extent]), axis=2, keepdims=1)
+            return (g.onward.MaxPoolGrad(dy, X, kernel_shape=static),)
+        count = g.ReduceProd(g.Shape(X, start=2), keepdims=0)
+        positions = g.Range(g.const(0), count, g.const(1))
+        first = g.ArgMax(g.Reshape(X, [0, 0, -1]), axis=2, keepdims=1)
         dx = g.Where(g.Equal(first, positions), g.Reshape(dy, [0, 0, 1]), 0.0)
         return (g.reshape_like(dx, X),)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._normalization import grouped, normalize, per_channel
 
 
@@ -28,6 +30,11 @@ class GroupNormalization(Op):
 
     def infer(self, X: ir.Value, *_: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(X), dims_of(X))]
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, scale: ir.Value, bias: ir.Value
+    ) -> None:
+        b.group_normalization(outputs[0], X, scale, bias, self.num_groups, self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, scale: ir.Value, bias: ir.Value

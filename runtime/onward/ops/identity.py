@@ -15,7 +15,7 @@ class Identity(Op):
         return input
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.view(outputs[0], input)
+        b.forward(outputs[0], input)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         return (dy,)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._normalization import normalize, per_channel
 
 
@@ -17,6 +19,11 @@ class InstanceNormalization(Op):
         normalized, _, _ = normalize(input, tuple(range(2, input.ndim)), self.epsilon)
         y = normalized * per_channel(scale, input.ndim) + per_channel(B, input.ndim)
         return y.astype(input.dtype, copy=False)
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, scale: ir.Value, B: ir.Value
+    ) -> None:
+        b.group_normalization(outputs[0], input, scale, B, b.shape(input)[1], self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, scale: ir.Value, B: ir.Value

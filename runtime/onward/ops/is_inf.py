@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("IsInf", since=(10, 20))
@@ -17,3 +19,12 @@ class IsInf(Op):
             return np.isinf(X)
         sign = X < 0 if self.detect_negative else X > 0
         return np.isinf(X) & sign & bool(self.detect_negative or self.detect_positive)
+
+    def element(self, X: Expression) -> Expression:
+        found = X.apply("ne", X)  # no number is: neither sign is looked for
+        if self.detect_negative:
+            found = X.apply("eq", -math.inf)
+        if self.detect_positive:
+            above = X.apply("eq", math.inf)
+            found = found.apply("or", above) if self.detect_negative else above
+        return found

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("IsNaN", since=(9, 13, 20))
@@ -11,3 +11,6 @@ class IsNaN(Op):
 
     def kernel(self, X: Array) -> Array:
         return np.isnan(X)
+
+    def element(self, X: Expression) -> Expression:
+        return X.apply("ne", X)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._normalization import normalize
 
 
@@ -27,6 +29,16 @@ class LayerNormalization(Op):
             y = y + B
         stash = ir.DataType(self.stash_type).numpy()
         return y.astype(X.dtype, copy=False), mean.astype(stash), inverse.astype(stash)
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        X: ir.Value,
+        Scale: ir.Value,
+        B: ir.Value | None = None,
+    ) -> None:
+        b.layer_normalization(outputs, X, Scale, B, self.axis, self.epsilon)
 
     def gradient(
         self,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._normalization import normalize, normalize_gradient
 
 
@@ -60,3 +62,8 @@ class LayerNormalizationGrad(Op):
         if not lead:
             return dX, dScale, dY
         return dX, g.ReduceSum(dScale, lead, keepdims=0), g.ReduceSum(dY, lead, keepdims=0)
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value, Scale: ir.Value
+    ) -> None:
+        b.layer_normalization_gradient(outputs, dY, X, Scale, self.axis, self.epsilon)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from onward.graph import Array, Expression, Op, op
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onward.graph import Array, Expression, Lowering, Op, op
 
 
 @op("Less", since=(7, 9, 13))
@@ -12,3 +16,6 @@ class Less(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("lt", B)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        b.integers("lt", outputs[0], A, B)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 from onward.ops._floats import widened
 from onward.ops._shape import split_at
 
@@ -17,6 +19,9 @@ class LogSoftmax(Op):
     @widened
     def kernel(self, input: Array) -> Array:
         return log_softmax(input, self.axis)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        b.softmax(outputs[0], input, (self.axis,), logarithm=True)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         share = g.ReduceSum(dy, [self.axis], keepdims=1)
@@ -32,6 +37,10 @@ class LogSoftmax1(Op):
     @widened
     def kernel(self, input: Array) -> Array:
         return log_softmax(split_at(input, self.axis), -1).reshape(input.shape)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        rank = len(b.shape(input))
+        b.softmax(outputs[0], input, range(self.axis % rank, rank), logarithm=True)
 
 
 def log_softmax(x: Array, axis: int) -> Array:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, numpy_dtype, op
 from onward.ops._convolution import working_dtype
 from onward.ops._local_response import channel_band, channel_sum, scale_base
 
@@ -50,3 +51,9 @@ class LRNGrad(Op):
         spread = g.MatMul(g.const(band.T), g.Div(g.Mul(direct, x), base))
         dx = g.Sub(direct, g.Mul(g.Mul(x, 2 * self.alpha * self.beta / self.size), spread))
         return g.reshape_like(dx, X)
+
+    image_inputs = (0, 1)
+    image_outputs = (0,)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
+        b.local_response_gradient(outputs[0], dY, X, self.size, self.alpha, self.beta, self.bias)

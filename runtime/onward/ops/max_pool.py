@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._pooling import first_hits, window_maximum
-from onward.ops._window import Geometry, Window, resolve
+from onward.ops._window import Extents, Geometry, Window, resolve
 
 
 @op("MaxPool", since=(10, 11, 12, 22), multiple_outputs=True)
@@ -36,6 +36,10 @@ class MaxPool(Op):
             auto_pad=self.auto_pad,
             ceil_mode=self.ceil_mode,
         )
+
+    def pooling(self, spatial: Extents) -> Geometry:
+        """The geometry over spatial axes of these extents."""
+        return self.window().over(spatial)
 
     def kernel(self, X: Array) -> Array | tuple[Array, Array]:
         geometry = self.window().over(X.shape[2:])

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._pooling import first_hits, window_maximum
-from onward.ops._window import inner, padded, resolve
+from onward.ops._window import Extents, Geometry, inner, padded, resolve
 
 
 @op("MaxPoolGrad", since=1, domain=ONWARD_DOMAIN)
@@ -21,15 +21,19 @@ class MaxPoolGrad(Op):
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
 
-    def kernel(self, dY: Array, X: Array) -> Array:
-        geometry = resolve(
+    def pooling(self, spatial: Extents) -> Geometry:
+        """The geometry over spatial axes of these extents."""
+        return resolve(
             self.kernel_shape,
             strides=self.strides,
             pads=self.pads,
             dilations=self.dilations,
             auto_pad=self.auto_pad,
             ceil_mode=self.ceil_mode,
-        ).over(X.shape[2:])
+        ).over(spatial)
+
+    def kernel(self, dY: Array, X: Array) -> Array:
+        geometry = self.pooling(X.shape[2:])
         dxp = np.zeros_like(padded(X, geometry), dY.dtype)
         for _, where, hit in first_hits(X, window_maximum(X, geometry), geometry):
             target = dxp[where]
@@ -40,15 +44,7 @@ class MaxPoolGrad(Op):
     image_outputs = (0,)
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
-        window = resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        )
-        b.max_pool_gradient(outputs[0], dY, X, window.over(b.shape(X)[2:]))
+        b.max_pool_gradient(outputs[0], dY, X, self.pooling(b.shape(X)[2:]))
 
     def infer(self, dY: ir.Value, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(dY), dims_of(X))]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
@@ -14,6 +14,9 @@ class Mish(Op):
     @widened
     def kernel(self, X: Array) -> Array:
         return X * np.tanh(np.maximum(X, 0) + np.log1p(np.exp(-np.abs(X))))
+
+    def element(self, X: Expression) -> Expression:
+        return X * X.softplus().apply("tanh")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         t = g.Tanh(g.Softplus(X))

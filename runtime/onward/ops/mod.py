@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 
 
 @op("Mod", since=(10, 13, 28))
@@ -14,6 +16,11 @@ class Mod(Op):
 
     def kernel(self, A: Array, B: Array) -> Array:
         return np.fmod(A, B) if self.fmod else np.mod(A, B)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        if self.fmod:
+            b.decline("fmod")
+        b.integers("mod", outputs[0], A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Op, op
+from onward.graph import Array, Builder, Expression, Lowering, Op, op
 
 
 @op("Mul", since=(7, 13, 14))
@@ -14,6 +16,9 @@ class Mul(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A * B
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+        b.integers("mul", outputs[0], A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
@@ -24,6 +24,24 @@ class Pad(Op):
     ) -> Array:
         named = range(data.ndim) if axes is None else [normalized(int(a), data.ndim) for a in axes]
         return padded(data, [int(n) for n in pads], named, self.mode, constant_value)
+
+    image_through = True
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        data: ir.Value,
+        pads: ir.Value,
+        constant_value: ir.Value | None = None,
+        axes: ir.Value | None = None,
+    ) -> None:
+        amounts, named = b.known(pads), None if axes is None else b.known(axes)
+        if amounts is None or (axes is not None and named is None):
+            b.decline("pads that are not constant")
+        rank = len(b.shape(data))
+        order = range(rank) if named is None else [normalized(int(a), rank) for a in named]
+        lower_padded(b, outputs[0], data, amounts, order, self.mode, constant_value)
 
     def gradient(
         self,
@@ -67,6 +85,22 @@ class Pad11(Op):
     def kernel(self, data: Array, pads: Array, constant_value: Array | None = None) -> Array:
         return padded(data, [int(n) for n in pads], range(data.ndim), self.mode, constant_value)
 
+    image_through = True
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        data: ir.Value,
+        pads: ir.Value,
+        constant_value: ir.Value | None = None,
+    ) -> None:
+        amounts = b.known(pads)
+        if amounts is None:
+            b.decline("pads that are not constant")
+        order = range(len(b.shape(data)))
+        lower_padded(b, outputs[0], data, amounts, order, self.mode, constant_value)
+
 
 @op("Pad", since=2)
 class Pad2(Op):
@@ -100,3 +134,22 @@ def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, val
     y = np.full(shape, fill, data.dtype)
     y[tuple(slice(b, b + n) for n, (b, _) in zip(data.shape, widths, strict=True))] = data
     return y
+
+
+def lower_padded(
+    b: Lowering,
+    y: ir.Value,
+    data: ir.Value,
+    amounts: Array,
+    axes: Sequence[int],
+    mode: str,
+    value: ir.Value | None,
+) -> None:
+    """Padding by a constant; `amounts` holds all amounts before, then all amounts after."""
+    fill = None if value is None else b.known(value)
+    if mode != "constant" or (value is not None and fill is None):
+        b.decline(f"mode {mode}, or a value that is not constant")
+    before = [0] * len(b.shape(data))
+    for i, axis in enumerate(axes):
+        before[axis] = int(amounts[i])
+    b.pad(y, data, before, 0.0 if fill is None else float(fill.reshape(())))

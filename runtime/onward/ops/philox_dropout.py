@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 from onward.ops._philox import uniform, uniform_body
 
 
@@ -23,6 +25,13 @@ class PhiloxDropout(Op):
         u = uniform(int(seed), int(step), self.salt, X.shape)
         scaled = X * X.dtype.type(1.0 / (1.0 - self.ratio))
         return np.where(u >= np.float32(self.ratio), scaled, X.dtype.type(0))
+
+    image_through = True
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, seed: ir.Value, step: ir.Value
+    ) -> None:
+        b.dropout(outputs[0], X, seed, step, self.ratio, self.salt)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, seed: ir.Value, step: ir.Value

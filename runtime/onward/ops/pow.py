@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, dtype_of, is_float, op
+from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, op
 from onward.ops._floats import is_integer
 
 
@@ -20,6 +22,16 @@ class Pow(Op):
         if is_integer(Y) and not np.any(Y < 0):
             return np.power(X, Y.astype(X.dtype))
         return np.power(X.astype(np.float64), Y.astype(np.float64)).astype(X.dtype)
+
+    def element(self, X: Expression, Y: Expression) -> Expression:
+        if Y.value == int(Y.value):
+            return X.power(Y.value)
+        # Powers of negative infinity are those of infinity; other negative numbers have none.
+        return X.apply("eq", -math.inf).apply("select", math.inf if Y.value > 0 else 0.0, X.power(Y.value))
+
+    def element_suits(self, X: Array | None, Y: Array | None) -> bool:
+        """Only a constant exponent has a form that is accurate everywhere."""
+        return Y is not None and Y.size == 1 and math.isfinite(float(Y.reshape(())))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, Y: ir.Value

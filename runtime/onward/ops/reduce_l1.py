@@ -5,7 +5,9 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, op
 from onward.ops._floats import total
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
+
+_COMPILED = Compiled("sum", lambda x: x.apply("abs"))
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -15,6 +17,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 @op("ReduceL1", since=18)
 class ReduceL1(AxesInput):
     """The sum of absolute values over axes."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
@@ -28,6 +32,8 @@ class ReduceL1(AxesInput):
 @op("ReduceL1", since=(1, 11, 13))
 class ReduceL1AxesAttribute(AxesAttribute):
     """ReduceL1 over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

@@ -5,7 +5,9 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, op
 from onward.ops._floats import is_integer, total
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
+
+_COMPILED = Compiled("sum", lambda x: x * x, lambda total, _: total.apply("sqrt"))
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -17,6 +19,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 @op("ReduceL2", since=18)
 class ReduceL2(AxesInput):
     """The square root of the sum of squares over axes; slope 0 at 0."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
@@ -32,6 +36,8 @@ class ReduceL2(AxesInput):
 @op("ReduceL2", since=(1, 11, 13))
 class ReduceL2AxesAttribute(AxesAttribute):
     """ReduceL2 over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

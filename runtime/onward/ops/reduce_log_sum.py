@@ -5,8 +5,10 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, op
 from onward.ops._floats import is_integer, total
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
 from onward.ops._shape import like
+
+_COMPILED = Compiled("sum", after=lambda total, _: total.apply("log"))
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -18,6 +20,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 @op("ReduceLogSum", since=(18, 28))
 class ReduceLogSum(AxesInput):
     """The logarithm of the sum over axes."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
@@ -32,6 +36,8 @@ class ReduceLogSum(AxesInput):
 @op("ReduceLogSum", since=(1, 11, 13))
 class ReduceLogSumAxesAttribute(AxesAttribute):
     """ReduceLogSum over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

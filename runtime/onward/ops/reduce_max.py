@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, dtype_of, op
 from onward.ops._floats import is_integer
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
+
+_COMPILED = Compiled("max")
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -23,6 +25,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 class ReduceMax(AxesInput):
     """The largest element over axes; NaN wins. Ties share the gradient evenly."""
 
+    compiled = _COMPILED
+
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
 
@@ -37,6 +41,8 @@ class ReduceMax(AxesInput):
 @op("ReduceMax", since=(1, 11, 12, 13))
 class ReduceMaxAxesAttribute(AxesAttribute):
     """ReduceMax over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, op
+from onward.graph import Array, Builder, op
 from onward.ops._floats import is_integer, total
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
 from onward.ops._shape import like
+
+_COMPILED = Compiled("sum", after=lambda total, count: total * (1.0 / count))
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -22,13 +23,10 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 class ReduceMean(AxesInput):
     """The mean over axes; NaN over none."""
 
+    compiled = _COMPILED
+
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
-
-    def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, axes: ir.Value | None = None
-    ) -> None:
-        b.reduce_sum(outputs[0], data, self.named_axes(b, axes), mean=True)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
@@ -41,6 +39,8 @@ class ReduceMean(AxesInput):
 @op("ReduceMean", since=(1, 11, 13))
 class ReduceMeanAxesAttribute(AxesAttribute):
     """ReduceMean over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

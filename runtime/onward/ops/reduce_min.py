@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, dtype_of, op
 from onward.ops._floats import is_integer
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
+
+_COMPILED = Compiled("min")
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -23,6 +25,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 class ReduceMin(AxesInput):
     """The smallest element over axes; NaN wins. Ties share the gradient evenly."""
 
+    compiled = _COMPILED
+
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
 
@@ -37,6 +41,8 @@ class ReduceMin(AxesInput):
 @op("ReduceMin", since=(1, 11, 12, 13))
 class ReduceMinAxesAttribute(AxesAttribute):
     """ReduceMin over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, op
+from onward.graph import Array, Builder, op
 from onward.ops._floats import total
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
 from onward.ops._shape import like
+
+_COMPILED = Compiled("sum")
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -18,13 +18,10 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 class ReduceSum(AxesInput):
     """The sum over axes."""
 
+    compiled = _COMPILED
+
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))
-
-    def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, axes: ir.Value | None = None
-    ) -> None:
-        b.reduce_sum(outputs[0], data, self.named_axes(b, axes))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
@@ -35,6 +32,8 @@ class ReduceSum(AxesInput):
 @op("ReduceSum", since=(1, 11))
 class ReduceSumAxesAttribute(AxesAttribute):
     """ReduceSum over axes that are an attribute."""
+
+    compiled = _COMPILED
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

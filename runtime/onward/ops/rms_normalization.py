@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._convolution import working_dtype
 
 
@@ -26,6 +28,9 @@ class RMSNormalization(Op):
         square = np.mean(np.square(x), axis=axes, keepdims=True)
         y = x / np.sqrt(square + work.type(self.epsilon)) * scale
         return y.astype(scale.dtype, copy=False)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, scale: ir.Value) -> None:
+        b.rms_normalization(outputs[0], X, scale, self.axis, self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, scale: ir.Value

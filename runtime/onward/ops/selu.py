@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
@@ -17,6 +17,10 @@ class Selu(Op):
     @widened
     def kernel(self, X: Array) -> Array:
         return self.gamma * np.where(X > 0, X, self.alpha * np.expm1(np.minimum(X, 0)))
+
+    def element(self, X: Expression) -> Expression:
+        below = X.apply("min", 0.0).expm1() * self.alpha
+        return X.apply("gt", 0.0).apply("select", X, below) * self.gamma
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         below = g.Add(y, self.gamma * self.alpha)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Lowering, Op, dims_of, op
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
@@ -26,6 +28,28 @@ class Slice(Op):
         for axis, start, end, step in zip(named, starts, ends, strides, strict=True):
             picked[int(axis)] = slice(int(start), int(end), int(step))
         return data[tuple(picked)]
+
+    def lower(
+        self,
+        b: Lowering,
+        outputs: Sequence[ir.Value],
+        data: ir.Value,
+        starts: ir.Value,
+        ends: ir.Value,
+        axes: ir.Value | None = None,
+        steps: ir.Value | None = None,
+    ) -> None:
+        known = [None if v is None else b.known(v) for v in (starts, ends, axes, steps)]
+        first, last = known[:2]
+        given = zip((axes, steps), known[2:], strict=True)
+        if first is None or last is None or any(v is not None and k is None for v, k in given):
+            b.decline("positions that are not constant")
+        named = range(len(first)) if known[2] is None else known[2]
+        strides = [1] * len(first) if known[3] is None else known[3]
+        picked = [slice(None)] * len(b.shape(data))
+        for axis, start, end, step in zip(named, first, last, strides, strict=True):
+            picked[int(axis)] = slice(int(start), int(end), int(step))
+        b.slices(outputs[0], data, picked)
 
     def gradient(
         self,

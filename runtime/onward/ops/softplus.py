@@ -16,7 +16,7 @@ class Softplus(Op):
         return np.maximum(X, 0) + np.log1p(np.exp(-np.abs(X)))
 
     def element(self, X: Expression) -> Expression:
-        return X.apply("relu") + ((-X.apply("abs")).apply("exp") + 1.0).apply("log")
+        return X.softplus()
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         return (g.Mul(dy, g.Sigmoid(X)),)

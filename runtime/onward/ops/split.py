@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Lowering, Op, op
 
 
 @op("Split", since=18, multiple_outputs=True)
@@ -18,6 +18,11 @@ class Split(Op):
     def kernel(self, input: Array, split: Array | None = None) -> tuple[Array, ...]:
         count = self.output_count if self.num_outputs is None else self.num_outputs
         return pieces(input, self.axis, split, count)
+
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, split: ir.Value | None = None
+    ) -> None:
+        lower_pieces(b, outputs, input, self.axis)
 
     def gradient(
         self,
@@ -39,6 +44,11 @@ class Split13(Op):
     def kernel(self, input: Array, split: Array | None = None) -> tuple[Array, ...]:
         return pieces(input, self.axis, split, self.output_count)
 
+    def lower(
+        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, split: ir.Value | None = None
+    ) -> None:
+        lower_pieces(b, outputs, input, self.axis)
+
 
 @op("Split", since=(2, 11), multiple_outputs=True)
 class Split2(Op):
@@ -49,6 +59,9 @@ class Split2(Op):
 
     def kernel(self, input: Array) -> tuple[Array, ...]:
         return pieces(input, self.axis, self.split, self.output_count)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
+        lower_pieces(b, outputs, input, self.axis)
 
 
 def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: int) -> tuple[Array, ...]:
@@ -61,6 +74,20 @@ def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: in
     if not ends or ends[-1] != extent:
         raise ValueError(f"split {[int(n) for n in lengths]} does not add up to the extent {extent}")
     return tuple(np.split(x, ends[:-1], axis))
+
+
+def lower_pieces(b: Lowering, outputs: Sequence[ir.Value], x: ir.Value, axis: int) -> None:
+    """Windows on x; a piece that nobody names would leave the others' places open."""
+    rank = len(b.shape(x))
+    axis %= rank
+    if sum(b.shape(y)[axis] for y in outputs) != b.shape(x)[axis]:
+        b.decline("pieces that are not named")
+    start = 0
+    for y in outputs:
+        picked = [slice(None)] * rank
+        picked[axis] = slice(start, start + b.shape(y)[axis])
+        start += b.shape(y)[axis]
+        b.slices(y, x, picked)
 
 
 def joined(g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], axis: int) -> ir.Value:

@@ -32,3 +32,6 @@ class Squeeze1(Op):
 
     def kernel(self, data: Array) -> Array:
         return np.squeeze(data, self.axes)
+
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
+        b.view(outputs[0], data)

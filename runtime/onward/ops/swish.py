@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
@@ -17,6 +17,9 @@ class Swish(Op):
     def kernel(self, X: Array) -> Array:
         z = self.alpha * X
         return X * (np.exp(np.minimum(z, 0)) / (1 + np.exp(-np.abs(z))))
+
+    def element(self, X: Expression) -> Expression:
+        return X * (X * self.alpha).apply("sigmoid")
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         s = g.Sigmoid(g.Mul(X, self.alpha))

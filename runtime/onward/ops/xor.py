@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("Xor", since=7)
@@ -9,3 +9,6 @@ class Xor(Op):
 
     def kernel(self, A: Array, B: Array) -> Array:
         return A ^ B
+
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A.apply("and", B.apply("not")).apply("or", B.apply("and", A.apply("not")))

@@ -29,7 +29,7 @@ __all__ = [
     "cross_entropy_gradient",
     "fixed_coefficients",
     "gradient_coefficients",
-    "reduce_sum",
+    "reduce_to_columns",
 ]
 
 _columns = functools.lru_cache(512)(kernels.reduce_columns)
@@ -37,7 +37,7 @@ _finish = functools.lru_cache(512)(kernels.finish_columns)
 _rows = functools.lru_cache(512)(row_kernels.rows_kernel)
 
 
-def _reduce(
+def reduce_to_columns(
     b: Lowering,
     sizes: Sequence[int],
     operands: Sequence[tuple[Tensor, tuple[int, ...]]],
@@ -46,13 +46,14 @@ def _reduce(
     results: Sequence[Tensor],
     finals: Sequence[Expression],
     everything: bool = False,
+    how: str = "sum",
 ) -> None:
-    """Sum expressions over [batch, *shape] to columns; then results are `finals` of the sums and `more`."""
+    """Combine expressions over [batch, *shape] to columns; results are `finals` of those and `more`."""
     spec = Columns(
         tuple(sizes[1:]),
         tuple(Operand(s, t.dtype.name) for t, s in operands),
         tuple(expressions),
-        ("sum",) * len(expressions),
+        (how,) * len(expressions),
         everything,
     )
     width = 0 if everything else 1
@@ -88,33 +89,6 @@ def _channels_last(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes and strides with the channel axis last."""
     order = (0, *range(2, len(tensor.shape)), 1)
     return tuple(tensor.shape[a] for a in order), tuple(tensor.strides[a] for a in order)
-
-
-def reduce_sum(b: Lowering, y: ir.Value, x: ir.Value, axes: Sequence[int], mean: bool = False) -> None:
-    """Sum (or mean) over all axes, over all but the channels, or over leading axes."""
-    b.require_float(x)
-    b.require_elements(x)
-    shape = b.shape(x)
-    rank = len(shape)
-    axes = sorted({a % rank for a in axes}) if axes else list(range(rank))
-    count = prod(shape[a] for a in axes)
-    final = operand(0) * (1.0 / count) if mean else operand(0)
-    if len(axes) == rank:
-        source = b.plain(x) if not b.has_image(x) else b.either(x)
-        target = b.new_plain(y)
-        flat = ((1, source.size), (source.size, 1))
-        sizes, strides = flat if source.plain else _channels_last(source)
-        _reduce(b, sizes, [(source, strides)], [operand(0)], [], [target], [final], everything=True)
-    elif axes == [0, *range(2, rank)] and b.has_image(x):
-        source = b.image(x)
-        sizes, strides = _channels_last(source)
-        _reduce(b, sizes, [(source, strides)], [operand(0)], [], [b.new_plain(y)], [final])
-    elif axes == list(range(len(axes))):
-        source = b.plain(x)
-        lead, rest = count, prod(shape[len(axes) :])
-        _reduce(b, (lead, rest), [(source, (rest, 1))], [operand(0)], [], [b.new_plain(y)], [final])
-    else:
-        b.decline("a sum over these axes")
 
 
 def _vector(b: Lowering, channels: int) -> Tensor:
@@ -217,7 +191,7 @@ def cross_entropy(
     final = operand(0) * operand(1) if mean else operand(0)
     more = [b.constant(np.array(1.0 / n, np.float32))] if mean else []
     loss = b.new_plain(outputs[0])
-    _reduce(b, (1, n), [(each_loss, (n, 1))], [operand(0)], more, [loss], [final], everything=True)
+    reduce_to_columns(b, (1, n), [(each_loss, (n, 1))], [operand(0)], more, [loss], [final], everything=True)
 
 
 def cross_entropy_gradient(

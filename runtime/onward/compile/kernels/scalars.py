@@ -1,0 +1,101 @@
+"""Arithmetic of a few numbers: integer counters, and the factors that an optimiser's update shares."""
+
+from __future__ import annotations
+
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+
+__all__ = ["INTEGER_OPS", "adam_factors", "integers"]
+
+INTEGER_OPS = {
+    "add": "i64",
+    "sub": "i64",
+    "mul": "i64",
+    "div": "i64",
+    "mod": "i64",
+    "eq": "bool",
+    "lt": "bool",
+    "le": "bool",
+    "gt": "bool",
+    "ge": "bool",
+}
+"""Operations on int64 and the type of their results. Overflow wraps; div rounds to zero, mod has the
+divisor's sign. Divisors are neither 0 nor -1."""
+
+_COMPARISONS = {"eq": "eq", "lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge"}
+
+
+def integers(op: str, count: int, strides: tuple[int, int], target: Target) -> Kernel:
+    """y[i] = a[i * strides[0]] op b[i * strides[1]] for i below count. Slots: a, b, y."""
+    module = Module(target)
+    f = module.entry()
+    slots = ("a", "b", "y")
+    values = slot_values(f, slots, frozenset())
+    low, high = f.share(count, *f.arguments[1:])
+    with f.range(low, high) as i:
+        a, b = (f.load(values[s], "i64", i * step) for s, step in zip(("a", "b"), strides, strict=True))
+        result = _integer(f, op, a, b)
+        if INTEGER_OPS[op] == "bool":
+            result = f.cast("zext", result, "i8")
+        f.store(result, values["y"], i)
+    f.ret()
+    return Kernel(f"integers_{op}", module.text(), slots, bytes=Affine(24 * count), units=Affine(count))
+
+
+def _integer(f: Function, op: str, a: Value, b: Value) -> Value:
+    if op in _COMPARISONS:
+        return f.compare(_COMPARISONS[op], a, b)
+    match op:
+        case "div":
+            return f.binary("sdiv", a, b)
+        case "mod":
+            rest = f.binary("srem", a, b)
+            opposite = f.compare("slt", f.binary("xor", rest, b), 0)
+            other = f.compare("ne", rest, 0)
+            moved = f.instruction("i64", f"add i64 {rest.ref}, {b.ref}")
+            return f.select(f.binary("and", opposite, other), moved, rest)
+    return f.instruction("i64", f"{op} i64 {a.ref}, {b.ref}")
+
+
+def adam_factors(beta1: float, beta2: float, weight_decay: float, target: Target) -> Kernel:
+    """y = [η / (1 − β1^t), sqrt(1 − β2^t), 1 − η weight_decay], floats. Slots: learning_rate, t (int64), y.
+
+    Powers are computed in double and rounded once; everything else is float32, as in the NumPy kernel.
+    """
+    module = Module(target)
+    f = module.entry()
+    slots = ("learning_rate", "t", "y")
+    values = slot_values(f, slots, frozenset())
+    with f.when(f.compare("eq", f.arguments[1], 0)):
+        rate, time = f.load(values["learning_rate"]), f.load(values["t"], "i64")
+        one = f.value(1.0, "float")
+        scales = [one - _power(f, beta, time) for beta in (beta1, beta2)]
+        f.store(rate / scales[0], values["y"], 0)
+        f.store(f.sqrt(scales[1]), values["y"], 1)
+        f.store(f.exact("fsub", one, f.exact("fmul", rate, weight_decay)), values["y"], 2)
+    f.ret()
+    return Kernel("adam_factors", module.text(), slots, flops=Affine(500), bytes=Affine(24), units=Affine(1))
+
+
+def _power(f: Function, base: float, exponent: Value) -> Value:
+    """A float32 number to an int64 power of 0 or more, as float32."""
+
+    def wide(x: Value) -> Value:
+        return f.cast("fpext", x, "double")
+
+    def times(a: Value, b: Value) -> Value:
+        return f.instruction("double", f"fmul double {a.ref}, {b.ref}")
+
+    def bit(i: Value, carry: list[Value]) -> list[Value]:
+        product, square, rest = carry
+        odd = f.compare("ne", f.binary("and", rest, 1), 0)
+        product = f.instruction(
+            "double",
+            f"select i1 {odd.ref}, double {times(product, square).ref}, double {product.ref}",
+        )
+        return [product, times(square, square), f.binary("lshr", rest, 1)]
+
+    start = [wide(f.value(1.0, "float")), wide(f.value(base, "float")), exponent]
+    product, _, _ = f.loop(0, 63, carry=start, body=bit)
+    return f.cast("fptrunc", product, "float")

@@ -51,9 +51,9 @@ class _Run:
     def threads(self) -> int:
         return 1 if self.options.cpu else self.options.threads
 
-    @property
-    def settings(self) -> Settings:
-        return Settings(self.options.seconds, self.options.rounds)
+    def settings(self, kind: Kind) -> Settings:
+        """Inference takes half the time, as there are four comparisons a network."""
+        return Settings(self.options.seconds / (2 if kind == "inference" else 1), self.options.rounds)
 
     def torch(self) -> TorchProcess:
         """Raises `PeerError` when torch cannot be started."""
@@ -122,7 +122,7 @@ class _Run:
             else:
                 x, _ = case.batch(batch)
                 other, mode = OnnxRuntime(ours.inference_model(case), x, self.threads, self.options.cpu), ""
-            found = compare(runner, other, self.settings, self.options.cpu)
+            found = compare(runner, other, self.settings(kind), self.options.cpu)
         except PeerError as error:
             return replace(blank, note=f"{peer}: {error}")
         except (OnwardError, DifferentResultsError) as error:
@@ -169,8 +169,8 @@ def main() -> None:
     parser.add_argument("--kind", choices=("training", "inference"))
     parser.add_argument("--peers", default="torch,onnxruntime", help="inference against torch takes longest")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for one comparison, after set-up")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for one training comparison")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side, at most")
     parser.add_argument("--compile", action="store_true", help="try torch.compile: minutes for deep networks")
     parser.add_argument("--cpu", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--out", type=Path, default=results.LATEST)

@@ -281,6 +281,8 @@ class Lowering:
         for alias in self._aliases[self._plain[state].buffer]:
             last = self._last_readers.get(alias, -1)
             itself = alias is state and group.shape == self.shape(value)
+            if any(alias in g.inputs for g in self._waiting.values()):
+                return False
             if alias in self._outputs or last > self._position or (last == self._position and not itself):
                 return False
         return True
@@ -290,7 +292,7 @@ class Lowering:
         return self._geometry.get(value)
 
     def finish(self, value: ir.Value, *, image: bool) -> Finish:
-        """Where and how a producing kernel stores a result, with the element-wise operations that follow it."""
+        """Where and how a producing kernel stores a result, with the element-wise operations after it."""
         if self._finish is not None:
             return self._finish
         return Finish(self.new_image(value) if image else self.new_plain(value))
@@ -298,7 +300,10 @@ class Lowering:
     def number(self, value: ir.Value) -> Expression | None:
         """A constant of one element as an expression."""
         content = self.known(value)
-        return constant(float(content.reshape(()))) if content is not None and content.size == 1 else None
+        if content is None or content.size != 1:
+            return None
+        number = constant(float(content.reshape(())))
+        return number.apply("ne", 0.0) if content.dtype == np.bool_ else number
 
     def view(self, value: ir.Value, of: ir.Value) -> None:
         """A result that is another value's elements in the same order under another shape."""
@@ -625,6 +630,13 @@ class Lowering:
         target = replace(source, buffer=Buffer(source.nbytes), strides=tuple(strides), offset=0, image=None)
         self.copy(source, target)
         return target
+
+    def sole_reader(self, value: ir.Value) -> Operation | None:
+        """The operation that alone reads a value; None where there are several, or it is element-wise."""
+        users = self._users.get(value, [])
+        if value in self._outputs or len(users) != 1 or users[0].shape is not None:
+            return None
+        return users[0].operations[0]
 
     def expressions(
         self, group: Group, places: Mapping[ir.Value, Expression], tensors: list[Tensor]

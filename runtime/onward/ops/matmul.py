@@ -37,6 +37,10 @@ class MatMul(Op):
         left = g.Unsqueeze(A, [0]) if len(a) == 1 else A
         right = g.Unsqueeze(B, [1]) if len(b) == 1 else B
         dA = g.MatMul(rows, _transposed(g, right))
+        if len(b) == 2 and len(a) > 2:
+            # One product over all rows instead of one each and their sum.
+            flat = g.Flatten(left, axis=len(a) - 1), g.Flatten(rows, axis=len(a) - 1)
+            return dA, g.MatMul(_transposed(g, flat[0]), flat[1])
         dB = g.MatMul(_transposed(g, left), rows)
         if len(a) == 1:
             dA = g.Squeeze(dA, [-2])

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onward.errors import ShapeError
 from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN
 from onward.graph.types import Array, Dim, dims_of, dtype_of, is_float, numpy_dtype, static_shape
@@ -92,12 +93,13 @@ class Builder:
             op_type: the operator.
             inputs: graph values, arrays, numbers, lists, or None for an absent optional input.
             domain: the operator's domain; empty for the standard.
-            outputs: how many outputs, or their names (None: make one up).
+            outputs: how many outputs, or their names (None: make one up; empty: the output is absent).
             name: the node's name; made up if absent. Given names must be free.
             attributes: those that are None are left out.
 
         Raises:
             ShapeError: the operands' types or shapes contradict the operator.
+            UnsupportedError: the operator does not exist at the graph's opset.
         """
         opset = self._opset(domain)
         operands = self._operands(op_type, domain, opset, inputs)
@@ -105,6 +107,7 @@ class Builder:
             operands.pop()
         base = name if name is not None else self.unique(op_type)
         names = [None] * outputs if isinstance(outputs, int) else list(outputs)
+        self._names.update(n for n in (base, *names) if n)
         values = [
             ir.Value(name=given if given is not None else self.unique_output(base, i))
             for i, given in enumerate(names)
@@ -228,7 +231,13 @@ class Builder:
             if dtype is None and not isinstance(content, np.ndarray):
                 array = np.asarray(content)
                 dtype = _first_float(values) if array.dtype.kind == "f" else ir.DataType.INT64
-            values[i] = self.const(content, dtype)
+            value = self.const(content, dtype)
+            if _fraction_lost(content, value):
+                raise ShapeError(
+                    f"operator {op_type}, opset {opset}: operand {i} is {content}, "
+                    f"but its type is {dtype_of(value).name.lower()}"
+                )
+            values[i] = value
         return values
 
 
@@ -271,6 +280,14 @@ def _literal_type(
         if value is not None and formals[min(j, len(formals) - 1)].type_str == constraint:
             return dtype_of(value)
     return None
+
+
+def _fraction_lost(content: Any, value: ir.Value) -> bool:
+    """Whether a constant of an integer type differs from the fractions it was made from."""
+    given = np.asarray(content)
+    if given.dtype.kind != "f" or is_float(value) or value.const_value is None:
+        return False
+    return not np.array_equal(given, value.const_value.numpy())
 
 
 def _type_named(constraint: str) -> ir.DataType:

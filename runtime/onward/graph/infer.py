@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from onward.errors import ShapeError
+from onward.errors import ShapeError, UnsupportedError
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, registered
 from onward.graph.types import dims_of
 
@@ -28,37 +28,39 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
 
     Raises:
         ShapeError: the inputs' types or shapes contradict the operator.
+        UnsupportedError: the operator does not exist at this opset.
     """
     if node.domain == ONWARD_DOMAIN:
         _infer_by_class(node, bind(node, opset))
         return
+    where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        raise UnsupportedError(f"{where}: domain {node.domain or 'ai.onnx'!r} has no such operator") from None
     proto = ir.to_proto(node)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     # inference works on names: an unnamed or repeated value gets a name of its position
+    proto.input[:] = ["" if value is None else f"i{i}" for i, value in enumerate(node.inputs)]
+    proto.output[:] = ["" if value.name == "" else f"o{i}" for i, value in enumerate(node.outputs)]
     for i, value in enumerate(node.inputs):
         if value is None:
             continue
         name = f"i{i}"
-        proto.input[i] = name
         types[name] = _type_proto(value)
         content = value.const_value
         if content is None and known is not None:
             content = known.get(value)
         if content is not None and content.size <= _DATA_LIMIT:
             data[name] = ir.to_proto(content)
-    for i, value in enumerate(node.outputs):
-        proto.output[i] = f"o{i}" if value.name != "" else ""
-    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     imports = [onnx.helper.make_opsetid(node.domain, opset)]
     try:
         found = infer_node_outputs(schema, proto, types, data, opset_imports=imports, ir_version=10)
     except (InferenceError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[-1]
         operands = ", ".join("-" if v is None else _describe(v) for v in node.inputs)
-        raise ShapeError(
-            f"node {node.name!r}, operator {node.op_type}, opset {opset}: {reason} (inputs: {operands})"
-        ) from None
+        raise ShapeError(f"{where}: {reason} (inputs: {operands})") from None
     for i, value in enumerate(node.outputs):
         if (result := found.get(f"o{i}")) is not None:
             value.type = ir.serde.deserialize_type_proto_for_type(result)

@@ -133,6 +133,11 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
     if domain == ONWARD_DOMAIN:
         since = opset
     else:
+        if domain == "" and opset > onnx.defs.onnx_opset_version():
+            raise UnsupportedError(
+                f"operator {op_type} at opset {opset}: the newest opset known is "
+                f"{onnx.defs.onnx_opset_version()}; convert the model to it or to an older one"
+            )
         try:
             since = onnx.defs.get_schema(op_type, opset, domain).since_version
         except onnx.defs.SchemaError:

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Builder, Dim, Op, bind, dims_of, is_float
+from onward.graph import Builder, Op, bind, dims_of, is_float
 
 __all__ = ["gradients", "sum_to"]
 
@@ -59,9 +59,13 @@ def gradients(
         if all(dy is None for dy in dys):
             continue
         with g.scope(f"grad/{node.name or node.op_type}"):
+            alone = len({v for v in node.inputs if v is not None}) == 1
             for operand, contribution in zip(node.inputs, _rule(g, step, dys), strict=False):
                 if operand is not None and operand in depends and contribution is not None:
-                    collected.setdefault(operand, []).append(sum_to(g, contribution, operand))
+                    # an operand on its own is not broadcast, whatever is unknown of its shape
+                    whole = alone and not _axes_known(contribution, operand)
+                    part = _like(contribution, operand) if whole else sum_to(g, contribution, operand)
+                    collected.setdefault(operand, []).append(part)
     for value in wrt:
         total = _total(g, collected.get(value, []), value) if value not in found else None
         if total is not None:
@@ -80,36 +84,42 @@ def sum_to(g: Builder, gradient: ir.Value, operand: ir.Value) -> ir.Value:
         operand: the operand that was broadcast to it, or had that shape already.
     """
     have, want = dims_of(gradient), dims_of(operand)
-    if have is None or want is None or have == want:
-        _adopt_shape(gradient, operand)
-        return gradient
+    if have is None or want is None or not _axes_known(gradient, operand):
+        return _sum_at_run_time(g, gradient, operand)
     lead = len(have) - len(want)
-    pairs = list(zip(have[lead:], want, strict=True))
-    if all(_known_relation(h, w) for h, w in pairs):
-        axes = [*range(lead), *(lead + i for i, (h, w) in enumerate(pairs) if w == 1 and h != 1)]
-        summed = g.ReduceSum(gradient, axes, keepdims=1) if axes else gradient
-    else:
-        # Axes where the operand has extent 1 are summed; over an axis of extent 1 that changes nothing.
-        ones = g.Equal(g.Shape(operand), [1])
-        offset = g.Squeeze(g.NonZero(ones), [0])
-        axes_value = g.Concat(g.const(list(range(lead)), ir.DataType.INT64), g.Add(offset, lead), axis=0)
-        summed = g.ReduceSum(gradient, axes_value, keepdims=1, noop_with_empty_axes=1)
-        summed.shape = ir.Shape([1] * lead + list(want))
+    broadcast = [w == 1 and h != 1 for h, w in zip(have[lead:], want, strict=True)]
+    axes = [*range(lead), *(lead + i for i, summed in enumerate(broadcast) if summed)]
+    summed = g.ReduceSum(gradient, axes, keepdims=1) if axes else gradient
     if lead:
         summed = g.Squeeze(summed, list(range(lead)))
-    _adopt_shape(summed, operand)
-    return summed
+    return _like(summed, operand)
 
 
-def _known_relation(have: Dim, want: Dim) -> bool:
-    """Whether it is clear at graph time if this axis was broadcast."""
-    return want == 1 or (want is not None and have == want) or isinstance(want, int)
+def _sum_at_run_time(g: Builder, gradient: ir.Value, operand: ir.Value) -> ir.Value:
+    shape = g.Shape(operand)
+    lead = g.Sub(g.Size(g.Shape(gradient)), g.Size(shape))
+    # Axes where the operand has extent 1 are summed; over an axis of extent 1 that changes nothing.
+    ones = g.Add(g.Squeeze(g.NonZero(g.Equal(shape, [1])), [0]), lead)
+    leading = g.Range(g.const(0, ir.DataType.INT64), lead, g.const(1, ir.DataType.INT64))
+    axes = g.Concat(leading, ones, axis=0)
+    summed = g.ReduceSum(gradient, axes, keepdims=1, noop_with_empty_axes=1)
+    return _like(g.Reshape(summed, shape, allowzero=1), operand)
 
 
-def _adopt_shape(value: ir.Value, like: ir.Value) -> None:
+def _axes_known(gradient: ir.Value, operand: ir.Value) -> bool:
+    """Whether it is clear at graph time along which axes the operand was broadcast."""
+    have, want = dims_of(gradient), dims_of(operand)
+    if have is None or want is None:
+        return False
+    pairs = zip(have[len(have) - len(want) :], want, strict=True)
+    return all(isinstance(w, int) or (w is not None and h == w) for h, w in pairs)
+
+
+def _like(value: ir.Value, operand: ir.Value) -> ir.Value:
     """A gradient has its operand's shape, also where inference lost it."""
-    if like.shape is not None and not value.is_graph_input() and not value.is_initializer():
-        value.shape = like.shape.copy()
+    if operand.shape is not None and not value.is_graph_input() and not value.is_initializer():
+        value.shape = operand.shape.copy()
+    return value
 
 
 def _total(g: Builder, parts: Sequence[ir.Value], of: ir.Value) -> ir.Value | None:
@@ -118,8 +128,7 @@ def _total(g: Builder, parts: Sequence[ir.Value], of: ir.Value) -> ir.Value | No
     total = parts[0]
     for part in parts[1:]:
         with g.scope(f"grad/{of.name}"):
-            total = g.Add(total, part)
-        _adopt_shape(total, of)
+            total = _like(g.Add(total, part), of)
     return total
 
 
@@ -130,7 +139,7 @@ def _path(
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
-        if any(v in depends for v in node.inputs if v is not None):
+        if any(v in depends for v in (*node.inputs, *_captured(node)) if v is not None):
             outputs = [v for v in node.outputs if is_float(v)]
             if outputs:
                 depends.update(outputs)
@@ -143,9 +152,16 @@ def _path(
             continue
         needed.update(v for v in node.inputs if v is not None and v in depends)
         opset = graph.opset_imports.get(node.domain, 0)
-        operator = bind(node, opset)
+        where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
+        try:
+            operator = bind(node, opset)
+        except UnsupportedError as error:
+            problems.append(f"{where}: {error}")
+            continue
         if not hasattr(operator, "gradient"):
-            problems.append(f"node {node.name!r}, operator {node.op_type}, opset {opset}")
+            problems.append(where)
+        elif any(v in depends for v in _captured(node)):
+            problems.append(f"{where}: its body uses values of the graph around it")
         steps.append(_Step(node, operator))
     if problems:
         raise UnsupportedError(
@@ -155,6 +171,16 @@ def _path(
         )
     steps.reverse()
     return steps, depends
+
+
+def _captured(node: ir.Node) -> set[ir.Value]:
+    """Values of the graph around a node that graphs in its attributes use."""
+    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    if not bodies:
+        return set()
+    used = {v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None}
+    used.update(v for body in bodies for v in body.outputs)
+    return {v for v in used if v.graph is node.graph}
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:

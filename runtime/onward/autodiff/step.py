@@ -134,9 +134,23 @@ class TrainingStep:
         try:
             fields = json.loads(text)
             names: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-            return cls(model=model, **names)
+            step = cls(model=model, **names)
+            lacking = step._lacking()
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise InvalidModelError(f"metadata {_KEY!r} is malformed: {error}") from None
+        if lacking:
+            raise InvalidModelError(f"metadata {_KEY!r} names {lacking[0]!r}, which the model does not have")
+        return step
+
+    def _lacking(self) -> list[str]:
+        """Names of inputs and outputs that the model does not have."""
+        graph = self.model.graph
+        given = {v.name for v in graph.inputs} | set(graph.initializers)
+        made = {v.name for v in graph.outputs}
+        scalars = [self.learning_rate, self.step, *([] if self.seed is None else [self.seed])]
+        inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars]
+        outputs = [*self.bindings.values(), *self.outputs, self.loss, *self.gradients.values()]
+        return [n for n in inputs if n not in given] + [n for n in outputs if n not in made]
 
 
 def training_step(

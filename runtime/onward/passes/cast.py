@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onward.graph import ONWARD_DOMAIN, infer_node, numpy_dtype
@@ -22,6 +23,7 @@ def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataT
         if value.const_value is not None and value.const_value.dtype == source:
             value.const_value = _cast(value.const_value, to)
     for node in graph:
+        _cast_plain_constant(node, to, source)
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == source:
                 node.attributes[name] = ir.AttrTensor(name, _cast(attribute.value, to))
@@ -33,6 +35,16 @@ def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataT
         for value, shape in zip(node.outputs, shapes, strict=True):
             value.shape = shape
     return model
+
+
+def _cast_plain_constant(node: ir.Node, to: ir.DataType, source: ir.DataType) -> None:
+    """`value_float` and `value_floats` are float32 by definition: another type needs `value`."""
+    if node.op_type != "Constant" or node.domain != "" or source != ir.DataType.FLOAT:
+        return
+    for name in ("value_float", "value_floats"):
+        if (attribute := node.attributes.pop(name, None)) is not None:
+            array = np.asarray(attribute.value, np.float32).astype(numpy_dtype(to))
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
 
 
 def _cast(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:

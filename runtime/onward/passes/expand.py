@@ -35,7 +35,8 @@ def expand_node(g: Builder, node: ir.Node) -> None:
         if isinstance(results, ir.Value):
             results = (results,)
         replacements = [
-            g.Identity(new) if new.producer() is None or new in results[:i] else new
+            # only what the body made may take over an output's name
+            g.Identity(new) if new.producer() is None or new in (*node.inputs, *results[:i]) else new
             for i, new in enumerate(results[: len(node.outputs)])
         ]
     g.at(None)

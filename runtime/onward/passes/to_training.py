@@ -34,7 +34,7 @@ class TrainingForm:
 def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
     """The model in training form, for parameters that are going to be trained.
 
-    Dropout becomes a function of (seed, step, node name). BatchNormalization with a trainable scale or bias
+    Dropout becomes a function of (seed, step, output name). BatchNormalization with a trainable scale or bias
     normalises by the batch and gives new running statistics; one that is frozen altogether keeps its own.
 
     Args:
@@ -72,7 +72,7 @@ def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value
     x, y = node.inputs[0], node.outputs[0]
     if x is None:
         raise UnsupportedError(f"node {node.name!r}, operator Dropout: it has no input")
-    if len(node.outputs) > 1 and node.outputs[1].uses():
+    if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
         raise UnsupportedError(
             f"node {node.name!r}, operator Dropout: its mask output is used; remove that use"
         )
@@ -80,7 +80,8 @@ def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value
         raise UnsupportedError(f"node {node.name!r}, operator Dropout: ratio {ratio} is not in [0, 1)")
     g.at(node)
     name = y.name
-    salt = zlib.crc32((node.name or name or "").encode())
+    # names of values are unique in every model, names of nodes need not be
+    salt = zlib.crc32((name or "").encode())
     if ratio == 0:
         new = g.Identity(x)
     else:
@@ -102,7 +103,7 @@ def _ratio(node: ir.Node) -> float:
     content = ir.convenience.get_const_tensor(value)
     if content is None:
         raise UnsupportedError(f"node {node.name!r}, operator Dropout: its ratio is not a constant")
-    return float(content.numpy())
+    return float(content.numpy().item())
 
 
 def _use_batch(g: Builder, node: ir.Node) -> dict[str, ir.Value]:
@@ -114,7 +115,13 @@ def _use_batch(g: Builder, node: ir.Node) -> dict[str, ir.Value]:
         )
     if any(len(v.uses()) > 1 for v in running if v is not None):
         raise UnsupportedError(
-            f"node {node.name!r}, operator BatchNormalization: another node uses its running statistics"
+            f"node {node.name!r}, operator BatchNormalization: another node uses its running statistics; "
+            "give each its own, or freeze scale and bias to keep both in inference form"
+        )
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        raise UnsupportedError(
+            f"node {node.name!r}, operator BatchNormalization: its statistics outputs are used; "
+            "convert the model with onward.passes.to_inference first"
         )
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
     node.resize_outputs(3)

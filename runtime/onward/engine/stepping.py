@@ -46,9 +46,9 @@ class StepSession:
         threads: int | None = None,
     ) -> None:
         graph = model.graph
-        names = {v.name for v in graph.outputs}
+        given, names = {v.name for v in graph.inputs}, {v.name for v in graph.outputs}
         for source, target in bindings.items():
-            if source not in graph.initializers or target not in names:
+            if source not in graph.initializers or source not in given or target not in names:
                 raise TrainingError(f"state {source!r} → {target!r} is not in the training step")
         self._bindings = dict(bindings)
         initial = {name: _initial(graph.initializers[name]) for name in bindings}
@@ -62,7 +62,7 @@ class StepSession:
             self._engine = Interpreter(graph)
             self._state = {name: np.array(array) for name, array in initial.items()}
         self.inputs: tuple[TensorSpec, ...] = tuple(
-            spec_of(v) for v in graph.inputs if v.name not in bindings
+            spec_of(v) for v in graph.inputs if v.name not in graph.initializers
         )
         replaced = set(bindings.values())
         self.outputs: tuple[TensorSpec, ...] = tuple(

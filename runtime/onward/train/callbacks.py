@@ -80,18 +80,24 @@ class EarlyStopping(Callback):
         self.monitor = monitor
         self._patience, self._change, self._restore = patience, minimum_change, restore_best
         self._sign = -1.0 if lower else 1.0
+        self._forget()
+
+    def _forget(self) -> None:
         self._best = -math.inf
         self._bad = 0
         self._best_state: dict[str, Array] = {}
         self.best_epoch = 0
 
     def on_train_begin(self, run: Run) -> None:
+        if run.step == 0:
+            self._forget()
         if self.monitor.startswith("val_") and run.validation is None:
             raise ConfigError(f"early stopping watches {self.monitor!r}, but there is no validation data")
 
     def on_epoch_end(self, run: Run) -> None:
         figure = self._sign * _figure(run, self.monitor)
-        if figure > self._best + self._change or not self.best_epoch:
+        # nothing is above NaN: an epoch without a figure must not stay the best
+        if figure > self._best + self._change or not self.best_epoch or math.isnan(self._best):
             self._best, self._bad, self.best_epoch = figure, 0, len(run.history)
             if self._restore:
                 self._best_state = {name: a.copy() for name, a in run.session.state.items()}

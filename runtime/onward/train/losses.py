@@ -51,9 +51,14 @@ def _before(output: ir.Value, activation: str) -> ir.Value:
     node = output.producer()
     if node is None or node.domain != "" or node.op_type != activation or node.inputs[0] is None:
         return output
-    if activation == "Softmax" and len(dims_of(output) or ()) != 2:
+    if activation == "Softmax" and not _over_classes(node, len(dims_of(output) or ())):
         return output
     return node.inputs[0]
+
+
+def _over_classes(node: ir.Node, rank: int) -> bool:
+    axis = node.attributes.get_int("axis", -1)
+    return rank > 1 and axis in (1, 1 - rank)
 
 
 @final

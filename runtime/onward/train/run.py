@@ -90,7 +90,7 @@ class Run:
         self._loss_sum += loss * len(batch)
         self._samples += len(batch)
         if self.metrics and batch.targets is not None:
-            output = results[self.layout.outputs[0]]
+            output = results[next(iter(self.layout.targets))]
             for metric in self.metrics:
                 metric.update(output, batch.targets)
         self.last = {"loss": loss, "learning_rate": rate}
@@ -141,6 +141,7 @@ class Run:
             "step": self.step,
             "stopped": self.stopped,
             "schedule": self._schedule_state,
+            "last": self.last,
             "loss_sum": self._loss_sum,
             "samples": self._samples,
             "history": self.history.rows,
@@ -175,6 +176,7 @@ class Run:
         self.epoch, self.batch, self.step = int(meta["epoch"]), int(meta["batch"]), int(meta["step"])
         self.stopped = str(meta["stopped"])
         self._schedule_state = {k: float(v) for k, v in meta["schedule"].items()}
+        self.last = {k: float(v) for k, v in meta["last"].items()}
         self._loss_sum, self._samples = float(meta["loss_sum"]), int(meta["samples"])
         self.history = History.of(meta["history"])
         for i, metric in enumerate(self.metrics):

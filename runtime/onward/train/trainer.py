@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import OPSET, Clip, TrainingStep, training_step, with_loss
+from onward.autodiff import Clip, TrainingStep, training_step, with_loss
 from onward.data import Batch, Dataset, Loader
 from onward.engine import Session, StepSession
 from onward.errors import ConfigError, DataError
 from onward.graph import Array, TensorSpec, dims_of
-from onward.model import load, trainable_initializers, upgrade
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.history import History
-from onward.train.losses import CrossEntropy, Loss, loss_named
+from onward.train.losses import CrossEntropy, Loss
 from onward.train.metrics import Metric, create_metric
 from onward.train.optimizers import Optimizer, optimizer_named
+from onward.train.preparation import check_groups, choose_parameters, order_losses, prepare_model
 from onward.train.progress import ProgressBar
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
@@ -36,10 +36,10 @@ class Trainer:
     Args:
         model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
             Models of another opset are converted to the one that gradients are written in.
-        loss: a loss, its name, or one for each of several outputs. Targets of the outputs after the first are
-            inputs of the data set named `<output>.target`.
+        loss: a loss, its name, or one for each of several outputs. The data set's targets are those of the
+            first of these in the model's order; targets of the others are inputs named `<output>.target`.
         optimizer: an optimizer or its name.
-        metrics: names or metrics, computed on the first output.
+        metrics: names or metrics, computed on the output that the data set's targets belong to.
         schedule: of the learning rate.
         clip: gradient clipping.
         accumulate: update once in this many steps.
@@ -56,7 +56,7 @@ class Trainer:
     def __init__(
         self,
         model: ir.Model | str | Path | Any,
-        loss: Loss | str | Mapping[str, Loss] = "cross_entropy",
+        loss: Loss | str | Mapping[str, Loss | str] = "cross_entropy",
         optimizer: Optimizer | str = "sgd",
         *,
         metrics: Sequence[Metric | str] = (),
@@ -68,19 +68,22 @@ class Trainer:
         loss_weights: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
-        self._model = _prepared(model)
+        self._model = prepare_model(model)
         graph = self._model.graph
-        first = graph.outputs[0].name or ""
-        if isinstance(loss, str):
-            loss = loss_named(loss)
-        losses = {first: loss} if isinstance(loss, Loss) else dict(loss)
+        outputs = [v.name or "" for v in graph.outputs]
+        losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)
+        if unknown := [name for name in loss_weights or {} if name not in losses]:
+            raise ConfigError(
+                f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
+            )
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
         self.schedule = schedule if schedule is not None else Constant()
         self.metrics = tuple(create_metric(m) if isinstance(m, str) else m for m in metrics)
         self.seed = seed
         self._accumulate = accumulate
-        self.trainable = _choose(self._model, losses, trainable, freeze)
+        self.trainable = choose_parameters(self._model, losses, trainable, freeze)
+        check_groups(self.optimizer, self.trainable)
         self.step: TrainingStep = training_step(
             self._model,
             losses,
@@ -120,6 +123,11 @@ class Trainer:
         state = self._session.state
         return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
 
+    def _fresh_slots(self) -> dict[str, Array]:
+        initializers = self.step.model.graph.initializers
+        tensors = {name: initializers[name].const_value for name in self.step.slots}
+        return {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+
     def fit(
         self,
         data: Loader | Dataset | tuple[Array, Array],
@@ -132,6 +140,9 @@ class Trainer:
         progress: bool | None = None,
     ) -> History:
         """Train.
+
+        Each call is a run of its own: it starts from the current weights and statistics, with fresh optimizer
+        state, as a new trainer of `model` would.
 
         Args:
             data: a loader, a data set, or arrays (inputs [N, ...], targets [N, ...]).
@@ -173,6 +184,8 @@ class Trainer:
             metric.reset()
         if resume is not None:
             run.resume(resume)
+        else:
+            self._session.load_state({**self._session.state, **self._fresh_slots()})
         self.history = run.history
         for hook in hooks:
             hook.on_train_begin(run)
@@ -211,7 +224,7 @@ class Trainer:
         for metric in metrics:
             metric.reset()
         total, samples = 0.0, 0
-        output = self.outputs[0].name
+        output = next(iter(self.loss))
         for batch in loader.epoch(0):
             results = session.run(feeds(batch), [loss_name, output])
             total += float(results[loss_name]) * len(batch)
@@ -251,7 +264,7 @@ class Trainer:
             return data
         if not isinstance(data, Dataset):
             inputs, targets = data
-            classification = any(isinstance(loss, CrossEntropy) for loss in self.loss.values())
+            classification = isinstance(next(iter(self.loss.values())), CrossEntropy)
             data = Dataset(
                 {self.inputs[0].name: np.asarray(inputs)},
                 np.asarray(targets),
@@ -270,19 +283,23 @@ class Trainer:
         slots = dict(self.step.targets if targets is None else targets)
         if dataset.targets is None:
             raise ConfigError(f"data set {dataset.name!r} has no targets")
-        dtypes = {spec.name: spec.dtype for spec in self.inputs}
+        dtypes = {spec.name: spec.dtype for spec in self._session.inputs}
         first, *others = slots
+        if missing := [f"{name}.target" for name in others if f"{name}.target" not in dataset.inputs]:
+            raise ConfigError(
+                f"data set {dataset.name!r} has no input {missing[0]!r}, which the loss of that output needs"
+            )
         self._check_labels(dataset, first)
-        target_dtype = next(s.dtype for s in self._session.inputs if s.name == self.step.targets[first])
+        kinds = {output: dtypes[target] for output, target in self.step.targets.items()}
 
         def feed(batch: Batch) -> dict[str, Array]:
             arrays = {
                 name: batch.inputs[source].astype(dtypes[name], copy=False) for name, source in names.items()
             }
             if batch.targets is not None:
-                arrays[slots[first]] = batch.targets.astype(target_dtype, copy=False)
+                arrays[slots[first]] = batch.targets.astype(kinds[first], copy=False)
             for output in others:
-                arrays[slots[output]] = batch.inputs[f"{output}.target"]
+                arrays[slots[output]] = batch.inputs[f"{output}.target"].astype(kinds[output], copy=False)
             return arrays
 
         return feed
@@ -319,6 +336,9 @@ class Trainer:
                 f"{node.domain}:{node.op_type}{[v.name if v else None for v in node.inputs]}".encode()
             )
             structure.update(repr(sorted((k, str(a.value)) for k, a in node.attributes.items())).encode())
+        for name, value in self.step.model.graph.initializers.items():
+            if name not in self.step.bindings and value.const_value is not None:
+                structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
             "training step": structure.hexdigest(),
             "data": loader.dataset.digest(),
@@ -329,42 +349,6 @@ class Trainer:
             "schedule": repr(self.schedule),
             "metrics": [m.name for m in self.metrics],
         }
-
-
-def _prepared(model: ir.Model | str | Path | Any) -> ir.Model:
-    if isinstance(model, str | Path):
-        model = load(model)
-    model = getattr(model, "model", model)
-    if not isinstance(model, ir.Model):
-        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
-    if model.graph.opset_imports.get("") != OPSET:
-        model = upgrade(model, OPSET)
-    return model
-
-
-def _choose(
-    model: ir.Model, outputs: Collection[str], patterns: Sequence[str] | None, freeze: Sequence[str]
-) -> list[str]:
-    names = trainable_initializers(model, patterns)
-    frozen = set(trainable_initializers(model, freeze)) if freeze else set()
-    if patterns is None:
-        reached = _ancestors(v for v in model.graph.outputs if v.name in outputs)
-        names = tuple(name for name in names if model.graph.initializers[name] in reached)
-    return [name for name in names if name not in frozen]
-
-
-def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
-    """The values that these are computed from, themselves included."""
-    found: set[ir.Value] = set()
-    pending = list(values)
-    while pending:
-        value = pending.pop()
-        if value in found:
-            continue
-        found.add(value)
-        if (node := value.producer()) is not None:
-            pending.extend(v for v in node.inputs if v is not None)
-    return found
 
 
 def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:

@@ -1,0 +1,77 @@
+"""What a trainer makes of the model and the options that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onward.autodiff import OPSET
+from onward.errors import ConfigError
+from onward.model import load, trainable_initializers, upgrade
+from onward.train.losses import Loss, loss_named
+from onward.train.optimizers import Optimizer
+
+__all__ = ["check_groups", "choose_parameters", "order_losses", "prepare_model"]
+
+
+def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
+    """A model of the trainer's own at the opset that gradients are written in.
+
+    Raises:
+        ConfigError: neither a model, nor something that has one, nor a path.
+    """
+    if isinstance(model, str | Path):
+        model = load(model)
+    model = getattr(model, "model", model)
+    if not isinstance(model, ir.Model):
+        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
+    if model.graph.opset_imports.get("") != OPSET:
+        return upgrade(model, OPSET)
+    return model.clone()  # the caller may change its own
+
+
+def order_losses(losses: Mapping[str, Loss | str], outputs: Sequence[str]) -> dict[str, Loss]:
+    """Losses by output in the model's order; names that are no outputs stay, to be refused with the step."""
+    names = sorted(losses, key=lambda name: outputs.index(name) if name in outputs else len(outputs))
+    chosen = {name: losses[name] for name in names}
+    return {name: loss_named(loss) if isinstance(loss, str) else loss for name, loss in chosen.items()}
+
+
+def check_groups(optimizer: Optimizer, trainable: Sequence[str]) -> None:
+    """Refuse parameter groups that no trained parameter belongs to, with a `ConfigError`."""
+    for group in optimizer.groups:
+        if not any(fnmatchcase(name, group.pattern) for name in trainable):
+            raise ConfigError(
+                f"no trained parameter matches the pattern {group.pattern!r} of a parameter group; "
+                f"there are {', '.join(trainable[:20])}"
+            )
+
+
+def choose_parameters(
+    model: ir.Model, outputs: Collection[str], patterns: Sequence[str] | None, freeze: Sequence[str]
+) -> list[str]:
+    """Names of the parameters to train: chosen by globs, or all weights that these outputs depend on."""
+    names = trainable_initializers(model, patterns)
+    frozen = set(trainable_initializers(model, freeze)) if freeze else set()
+    if patterns is None:
+        reached = _ancestors(v for v in model.graph.outputs if v.name in outputs)
+        names = tuple(name for name in names if model.graph.initializers[name] in reached)
+    return [name for name in names if name not in frozen]
+
+
+def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
+    """The values that these are computed from, themselves included."""
+    found: set[ir.Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value in found:
+            continue
+        found.add(value)
+        if (node := value.producer()) is not None:
+            pending.extend(v for v in node.inputs if v is not None)
+    return found

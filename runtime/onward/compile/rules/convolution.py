@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onward.compile.kernels import conv as conv_kernels
-from onward.compile.kernels import conv_pack, conv_weights
+from onward.compile.kernels import conv_pack, conv_weights, depthwise
 from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
@@ -36,6 +36,11 @@ _forward_pack = functools.lru_cache(512)(conv_pack.forward_pack)
 _backward_pack = functools.lru_cache(512)(conv_pack.backward_data_pack)
 _gradient = functools.lru_cache(512)(conv_weights.weight_gradient)
 _finish = functools.lru_cache(512)(conv_weights.finish_weights)
+_depthwise_pack = functools.lru_cache(512)(depthwise.depthwise_pack)
+_depthwise_forward = functools.lru_cache(512)(depthwise.depthwise_forward)
+_depthwise_backward = functools.lru_cache(512)(depthwise.depthwise_backward_data)
+_depthwise_gradient = functools.lru_cache(512)(depthwise.depthwise_weight_gradient)
+_depthwise_finish = functools.lru_cache(512)(depthwise.depthwise_finish_weights)
 _pool = functools.lru_cache(512)(pool_kernels.pool_forward)
 _pool_gradient = functools.lru_cache(512)(pool_kernels.pool_backward)
 
@@ -66,8 +71,21 @@ def _image(tensor: Tensor) -> Image:
     return tensor.image
 
 
+def _is_depthwise(conv: Convolution) -> bool:
+    """Whether every channel is a group of its own, with one result."""
+    return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
+
+
 def _packed(b: Lowering, direction: str, w: ir.Value, conv: Convolution) -> Buffer:
     """Packed weights, shared by the convolutions that read the same weights alike."""
+    if _is_depthwise(conv):
+        if (found := b.packed.get(("depthwise", w))) is None:
+            found = b.packed["depthwise", w] = b.scratch(conv.weights)
+            kernel = _depthwise_pack(conv, b.target, oihw(1, *conv.kernel))
+            source = b.plain(w)
+            slots: dict[str, Slot] = {"x": source, "y": found, "batch": 1}
+            b.call(kernel, slots, reads=[source], writes=[found], label="pack weights")
+        return found
     key = (direction, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
     if (found := b.packed.get(key)) is None:
         weights = oihw(conv.inputs, *conv.kernel)
@@ -98,8 +116,9 @@ def forward(
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
     # "full" operands start where the target's border does, like the target
     slots |= {f"e{i}": t.buffer if t.image else t for i, t in enumerate(operands)}
-    reads = [source, packed, *operands]
-    b.call(_forward(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
+    reads: list[Tensor | Buffer] = [source, packed, *operands]
+    make = _depthwise_forward if _is_depthwise(conv) else _forward
+    b.call(make(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
 
 
 def backward_data(
@@ -114,7 +133,8 @@ def backward_data(
     packed = _packed(b, "backward", w, conv)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
-    b.call(_backward(conv, b.target, IDENTITY), slots, reads=[source, packed], writes=[target], batch=batch)
+    make = _depthwise_backward if _is_depthwise(conv) else _backward
+    b.call(make(conv, b.target, IDENTITY), slots, reads=[source, packed], writes=[target], batch=batch)
 
 
 def backward_weights(
@@ -125,11 +145,19 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
-    count = conv_weights.partial_count(conv, b.target, b.threads)
-    partial = b.scratch(count * conv_weights.partial_size(conv, b.target))
+    if _is_depthwise(conv):
+        count = b.threads
+        partial = b.scratch(depthwise.depthwise_partial_size(conv, b.target, count))
+        gradient_kernel = _depthwise_gradient(conv, b.target)
+        finish_kernel = _depthwise_finish(conv, b.target, oihw(1, *conv.kernel))
+    else:
+        count = conv_weights.partial_count(conv, b.target, b.threads)
+        partial = b.scratch(count * conv_weights.partial_size(conv, b.target))
+        gradient_kernel = _gradient(conv, b.target)
+        finish_kernel = _finish(conv, b.target, oihw(conv.inputs, *conv.kernel))
     batch = source.shape[0]
     b.call(
-        _gradient(conv, b.target),
+        gradient_kernel,
         {"a": source.buffer, "b": gradient.buffer, "c": partial, "batch": batch},
         reads=[source, gradient],
         writes=[partial],
@@ -137,7 +165,7 @@ def backward_weights(
     )
     target = b.new_plain(dw)
     b.call(
-        _finish(conv, b.target, oihw(conv.inputs, *conv.kernel)),
+        finish_kernel,
         {"c": partial, "dw": target, "parts": count},
         reads=[partial],
         writes=[target],
@@ -176,8 +204,24 @@ def max_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry) -> None:
     b.pooled[x, geometry] = y
 
 
+def _require_counts(b: Lowering, geometry: Geometry, count_include_pad: bool) -> None:
+    """Decline windows that lie in the padding alone, or reach past the pads that are counted."""
+    for axis, (size, out, kernel) in enumerate(
+        zip(geometry.spatial, geometry.out, geometry.kernel, strict=True)
+    ):
+        begin, step, dilation = geometry.begin[axis], geometry.strides[axis], geometry.dilations[axis]
+        firsts = range(-begin, out * step - begin, step)
+        reach = (kernel - 1) * dilation
+        if count_include_pad:
+            if firsts and firsts[-1] + reach >= size + geometry.end[axis]:
+                b.decline("windows past the padding")
+        elif any(not any(0 <= f + k < size for k in range(0, reach + 1, dilation)) for f in firsts):
+            b.decline("windows in the padding alone")
+
+
 def average_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry, count_include_pad: bool) -> None:
     """Means of windows."""
+    _require_counts(b, geometry, count_include_pad)
     _pool_forward(b, "average", y, x, geometry, count_include_pad)
 
 
@@ -204,6 +248,7 @@ def average_pool_gradient(
     b: Lowering, dx: ir.Value, dy: ir.Value, geometry: Geometry, count_include_pad: bool
 ) -> None:
     """Each window's gradient in equal shares."""
+    _require_counts(b, geometry, count_include_pad)
     b.require_float(dy)
     b.require_elements(dx, dy)
     gradient = b.image(dy)

@@ -9,6 +9,7 @@ from onward.train.callbacks import (
     StopOnNaN,
     TensorBoardLog,
 )
+from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.history import History
 from onward.train.losses import (
     L1,
@@ -53,6 +54,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CSVLog",
     "Callback",
+    "Checkpoint",
     "Checkpoints",
     "Clip",
     "Constant",
@@ -79,5 +81,7 @@ __all__ = [
     "create_metric",
     "loss_named",
     "optimizer_named",
+    "read_checkpoint",
     "schedule_named",
+    "write_checkpoint",
 ]

@@ -76,8 +76,7 @@ class _Run:
         Raises:
             PeerError: no mode works.
         """
-        image = case.vocabulary is None and len(case.shape) == 3
-        modes = ["eager", "channels_last"] if image else ["eager"]
+        modes = ["eager", "channels_last"] if case.convolutional else ["eager"]
         if self.options.compile:
             modes += [f"compile {m}".replace(" eager", "") for m in list(modes)]
         taken: dict[str, float] = {}

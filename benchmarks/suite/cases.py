@@ -45,6 +45,11 @@ class Case:
     vocabulary: int | None = None
 
     @property
+    def convolutional(self) -> bool:
+        """Whether torch's channels_last layout means something to it."""
+        return len(self.shape) == 3 or self.network == "textcnn"
+
+    @property
     def inference_batches(self) -> tuple[int, ...]:
         """Batch sizes of inference."""
         return INFERENCE_BATCHES

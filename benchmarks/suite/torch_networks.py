@@ -59,13 +59,10 @@ def lenet5(p: Tensors, x: torch.Tensor, training: bool) -> torch.Tensor:
 
 
 def textcnn(p: Tensors, x: torch.Tensor, training: bool) -> torch.Tensor:
-    x = functional.embedding(x, p["embedding.weight"]).transpose(1, 2)
+    """As 2-D convolution over one row: word vectors are channels_last as they come out of the embedding."""
+    x = functional.embedding(x, p["embedding.weight"]).transpose(1, 2).unsqueeze(2)
     pooled = [
-        torch.relu_(functional.conv1d(x, p[f"conv{w}.weight"], p[f"conv{w}.bias"])).amax(2)
-        if not training
-        else functional.adaptive_max_pool1d(
-            torch.relu_(functional.conv1d(x, p[f"conv{w}.weight"], p[f"conv{w}.bias"])), 1
-        )[:, :, 0]
+        torch.relu_(functional.conv2d(x, p[f"conv{w}.weight"], p[f"conv{w}.bias"])).squeeze(2).max(2).values
         for w in (3, 4, 5)
     ]
     return _dense(p, torch.cat(pooled, 1), "fc")
@@ -198,6 +195,8 @@ def convert(name: str, weights: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         return _convert_transformer(found)
     if name == "lstm_classifier":
         return _convert_lstm(found)
+    if name == "textcnn":
+        return {key: a[:, :, None] if a.ndim == 3 else a for key, a in found.items()}
     return found
 
 

@@ -205,12 +205,11 @@ def test_inspect(onward: Onward, iris: Path) -> None:
 
 
 def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Path) -> None:
-    kind = (TensorProto.FLOAT, ["N", 3])
     graph = helper.make_graph(
         [helper.make_node("Unheard", ["x"], ["y"], domain="com.example")],
         "g",
-        [helper.make_tensor_value_info("x", *kind)],
-        [helper.make_tensor_value_info("y", *kind)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
     )
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 1)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "odd.onnx")

@@ -104,11 +104,13 @@ class Fallback:
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """Indices that native kernels rely on: each must be in [-extent, extent)."""
+    """Indices that native kernels rely on: each must be in [low, extent)."""
 
     operation: Operation
     tensor: Tensor
+    low: int
     extent: int
+    what: str
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
@@ -126,12 +128,13 @@ class Check:
         """Raises:
         ShapeError: an index is out of range.
         """
-        if indices.size and not (indices.min() >= -self.extent and indices.max() < self.extent):
-            wrong = indices[(indices < -self.extent) | (indices >= self.extent)].reshape(-1)[0]
+        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
+            wrong = (indices < self.low) | (indices >= self.extent)
+            place = np.argwhere(wrong)[0].tolist()
             node = self.operation.node
             raise ShapeError(
-                f"node {node.name!r}, operator {node.op_type}: index {wrong} is out of range "
-                f"for an axis of extent {self.extent}"
+                f"node {node.name!r}, operator {node.op_type}: {self.what} {indices[wrong][0]} "
+                f"at position {place} is not in {self.low}…{self.extent - 1}"
             )
 
 
@@ -162,6 +165,8 @@ class Lowering:
         self.threads = threads
         self.calls: list[Item] = []
         self.prologue: list[Item] = []
+        self.old_state: dict[str, Tensor] = {}
+        """Copies of state that is an output, by the output's name."""
         self.input_checks: list[Check] = []
         """Checks of the caller's inputs: they run before the first call."""
         self.groups = schedule(program)
@@ -259,7 +264,8 @@ class Lowering:
 
     def new_image(self, value: ir.Value) -> Tensor:
         """Memory for a result that is kept channels-last."""
-        image = self._geometry[value]
+        if (image := self._geometry.get(value)) is None:
+            raise NotLoweredError(f"{value.name} is not an image")
         shape = self.shape(value)
         dtype = self.program.dtypes[value]
         nbytes = shape[0] * image.size * dtype.itemsize
@@ -419,7 +425,7 @@ class Lowering:
         label: str | None = None,
     ) -> None:
         """One pass over elements: results are expressions of operands, which are broadcast to `shape`."""
-        walk = _walk(shape, [*operands, *results])
+        walk = _walk(shape, operands, results)
         sizes = walk.sizes
         spec = Element(
             sizes[1:],
@@ -437,9 +443,12 @@ class Lowering:
 
     # -- what operators' rules call ----------------------------------------------------------------------
 
-    def check_indices(self, indices: Tensor, extent: int) -> None:
-        """Refuse indices outside [-extent, extent) when the plan runs."""
-        check = Check(self.groups[self._position].operations[0], indices, extent)
+    def check_indices(
+        self, indices: Tensor, extent: int, *, low: int | None = None, what: str = "index"
+    ) -> None:
+        """Refuse indices outside [low, extent) when the plan runs; low is −extent by default."""
+        lowest = -extent if low is None else low
+        check = Check(self.groups[self._position].operations[0], indices, lowest, extent, what)
         if indices.buffer.place is Place.INPUT:
             self.input_checks.append(check)
         else:
@@ -504,6 +513,7 @@ class Lowering:
 
     def run(self) -> None:
         """Lower every group, then bring replaced state home."""
+        self._keep_old_state()
         for position, group in enumerate(self.groups):
             self._position = position
             self._lower(group)
@@ -513,6 +523,17 @@ class Lowering:
             if source.buffer is not self._plain[state].buffer:
                 self._label = name
                 self.copy(source, self._plain[state])
+
+    def _keep_old_state(self) -> None:
+        """State that is an output as it was before the run is copied before anything replaces it."""
+        replaced = set(self._bindings.values())
+        for name, value in self.program.outputs.items():
+            if name not in replaced and value in self.program.state.values():
+                self._label = name
+                source = self._plain[value]
+                held = self._whole(Buffer(max(1, source.nbytes)), value)
+                self.copy(source, held)
+                self.old_state[name] = held
 
     def _lower(self, group: Group) -> None:
         first = group.operations[0]
@@ -603,21 +624,19 @@ class Lowering:
 
     def _operand(self, value: ir.Value, shape: tuple[int, ...], images: bool) -> Tensor:
         """An operand of a group over `shape`, where it is if vectors can run along it there."""
-        if images and self.shape(value) == shape and value in self._geometry and value not in self._strided:
+        whole = images and self.shape(value) == shape and value in self._geometry
+        if whole and value not in self._strided:
             return self.image(value)
         found = self.present(value)
         if found.image is not None and not images:
             found = self.plain(value)
-        last = len(found.shape) - 1
-        if images:
-            last -= len(shape) - 2
-        if last < 0 or found.shape[last] == 1 or found.strides[last] in (0, 1):
+        order = _axis_order(shape, images)
+        axis = order[-1] - (len(shape) - len(found.shape)) if order else -1
+        if axis < 0 or found.shape[axis] == 1 or found.strides[axis] in (0, 1):
             return found
-        if images and self.shape(value) == shape and value in self._geometry:
+        if whole:
             return self.image(value)
-        if not images:
-            return self.plain(value)
-        return self._channels_last(value, last)
+        return self._channels_last(value, axis) if images else self.plain(value)
 
     def _channels_last(self, value: ir.Value, channel: int) -> Tensor:
         """A copy of an operand that is broadcast against images, with its channels next to each other."""
@@ -729,18 +748,23 @@ class _Walked:
     strides: tuple[tuple[int, ...], ...]
 
 
-def _walk(shape: tuple[int, ...], tensors: Sequence[Tensor]) -> _Walked:
-    """An order of the axes in which every tensor's last stride is 0 or 1."""
+def _axis_order(shape: tuple[int, ...], images: bool) -> list[int]:
+    """Axes of more than one position, the innermost in memory last."""
+    order = (0, *range(2, len(shape)), 1) if images else range(len(shape))
+    return [a for a in order if shape[a] != 1]
+
+
+def _walk(shape: tuple[int, ...], operands: Sequence[Tensor], results: Sequence[Tensor]) -> _Walked:
+    """An order of the axes in which every operand's last stride is 0 or 1, and every result's 1."""
+    tensors = [*operands, *results]
     whole = all(t.plain and t.shape == shape for t in tensors if t.size != 1)
     if whole:
         size = int(np.prod(shape))
         return _Walked((size,), tuple((0,) if t.size == 1 and size != 1 else (1,) for t in tensors))
-    rank = len(shape)
-    channels_last = (0, *range(2, rank), 1)
-    natural = tuple(range(rank))
-    for order in (channels_last, natural) if any(t.image for t in tensors) else (natural,):
+    for images in (True, False) if any(t.image for t in tensors) else (False,):
+        order = _axis_order(shape, images)
         strides = tuple(_broadcast(t, shape, order) for t in tensors)
-        if all(s[-1] in (0, 1) for s in strides):
+        if all(s[-1] in (0, 1) for s in strides) and all(s[-1] == 1 for s in strides[len(operands) :]):
             return _Walked(tuple(shape[a] for a in order), strides)
     raise NotLoweredError("operands in layouts that do not go together")
 

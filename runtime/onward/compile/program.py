@@ -133,7 +133,13 @@ def _specialize_node(
     operator = bind(node, opset)
     for value in node.outputs:
         value.shape = None
-    infer_node(node, opset, known)
+    try:
+        infer_node(node, opset, known)
+    except ShapeError as error:
+        if any(v is not None and 0 in (static_shape(v) or ()) for v in node.inputs):
+            # Inference refuses some empty operands that kernels take.
+            raise NotStaticError(str(error)) from error
+        raise
     outputs = tuple(node.outputs[: operator.output_count])
     operation = Operation(node, operator, tuple(node.inputs), outputs)
     results = _fold(operation, program)

@@ -77,7 +77,9 @@ class Plan:
         lowering.run()
         replaced = set(bindings.values())
         self._outputs = {
-            name: lowering.plain(value) for name, value in program.outputs.items() if name not in replaced
+            name: lowering.old_state.get(name) or lowering.plain(value)
+            for name, value in program.outputs.items()
+            if name not in replaced
         }
         self._calls = lowering.calls
         self._prologue = lowering.prologue
@@ -217,7 +219,7 @@ class Plan:
             return np.empty(tensor.shape, tensor.dtype)
         memory = self._memory(tensor.buffer)
         count = memory.nbytes // tensor.dtype.itemsize * tensor.dtype.itemsize
-        return _window(memory[:count].view(tensor.dtype), tensor)
+        return _window(memory[:count], tensor)
 
     def _getter(self, tensor: Tensor) -> Callable[[], Array]:
         """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
@@ -288,6 +290,12 @@ class Plan:
             for target, result in zip(
                 targets, results if isinstance(results, tuple) else (results,), strict=False
             ):
+                if np.shape(result) != target.shape:
+                    node = operation.node
+                    raise ShapeError(
+                        f"node {node.name!r}, operator {node.op_type}: the result has shape "
+                        f"{list(np.shape(result))}, where inference by onnx says {list(target.shape)}"
+                    )
                 np.copyto(target, result)
 
         return run
@@ -297,8 +305,12 @@ def _window(array: Array, tensor: Tensor) -> Array:
     """A tensor's elements in the memory that an array without gaps holds."""
     if tensor.size == 0:
         return np.empty(tensor.shape, tensor.dtype)
-    flat = array.reshape(-1)[tensor.offset :]
-    return np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * flat.itemsize for s in tensor.strides])
+    if array.dtype == object:
+        return array.reshape(tensor.shape)
+    size = tensor.dtype.itemsize
+    strides = [s * size for s in tensor.strides]
+    memory = array.reshape(-1).view(np.uint8)
+    return np.ndarray(tensor.shape, tensor.dtype, memory.data, tensor.offset * size, strides)
 
 
 def _without_barrier(items: Sequence[Item]) -> list[bool]:

@@ -107,7 +107,9 @@ class _Lines:
         sink = f.at(self.sink, starts[1], self.type)
         whole = low + (high - low) // lanes * lanes
         with f.range(low, whole, lanes) as i:
-            if steps[0] == 1:
+            if steps[0] == 0:
+                vector = f.splat(f.load(source, self.type))
+            elif steps[0] == 1:
                 vector = f.vload(source, i, None, self.type)
             else:
                 vector = f.zero(f"<{lanes} x {self.type}>")

@@ -161,7 +161,10 @@ def cross_entropy(
     n, classes = b.shape(scores)
     b.require_float(scores)
     b.require_elements(scores)
+    if b.shape(labels) != (n,):
+        b.decline(f"{n} rows of scores for labels {b.shape(labels)}")
     source, label = b.plain(scores), b.plain(labels)
+    b.check_indices(label, classes, low=0, what="label")
     x, wanted, column = operand(0), operand(1), operand(2)
     highest, log_sum, at_label = operand(3), operand(4), operand(5)
     passes = [

@@ -59,7 +59,7 @@ def _as_rows(b: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
     columns = prod(x.shape[a] for a in axes)
     shape = (x.size // columns, columns)
     window = reshaped(turned, shape)
-    if window is not None and window.strides[1] == 1:
+    if window is not None and (window.strides[1] == 1 or columns == 1):
         return window
     target = Tensor(Buffer(x.nbytes), turned.shape, row_major(turned.shape), x.dtype)
     b.copy(turned, target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.kernels.expression import constant, operand
+from onward.compile.kernels.expression import operand
 from onward.compile.tensors import Tensor, row_major
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def pad(b: Lowering, y: ir.Value, x: ir.Value, before: Sequence[int], value: flo
     if tuple(shape) == extents:
         b.alias(y, inside)
         return
-    target = b.new(y)
+    fill, target = b.constant(np.asarray(value, np.float32)), b.new(y)
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:
                 around = _part(target, axis, first, count)
-                b.elements(around.shape, [], [around], [constant(value)])
+                b.copy(replace(fill, shape=around.shape, strides=(0,) * len(extents)), around)
         target = _part(target, axis, start, length)
     b.copy(inside, target)
 

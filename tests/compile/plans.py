@@ -1,0 +1,81 @@
+"""What the tests of plans share: plans on chosen threads and vector widths, and the interpreter beside them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.compile.codegen.jit import Jit, default_jit
+from onward.compile.codegen.target import host_target
+from onward.engine.interpreter import Interpreter
+from onward.engine.plan import Plan
+from onward.engine.team import Team
+from onward.graph import Array
+
+
+@functools.cache
+def team(threads: int) -> Team:
+    """One team for all tests that run on so many threads."""
+    return Team(threads)
+
+
+@functools.cache
+def jit(lanes: int | None) -> Jit:
+    """One JIT for each vector width."""
+    return default_jit(lanes)
+
+
+@dataclass
+class Planned:
+    """A plan with the arrays of its state and weights."""
+
+    plan: Plan
+    fixed: dict[str, Array]
+    threads: int
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; state advances."""
+        return self.plan.run(inputs, team(self.threads))
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """The calls that are NumPy's, with their reasons."""
+        return {r.operators: r.reason for r in self.plan.rows if r.kernel.startswith("numpy")}
+
+
+def planned(
+    model: ir.Model,
+    inputs: Mapping[str, Array],
+    bindings: Mapping[str, str] | None = None,
+    *,
+    threads: int = 2,
+    lanes: int | None = None,
+) -> Planned:
+    """The plan of a model for inputs of these shapes."""
+    fixed = {
+        name: np.array(value.const_value.numpy())
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    }
+    shapes = {name: x.shape for name, x in inputs.items()}
+    plan = Plan(model, shapes, fixed, dict(bindings or {}), jit(lanes), host_target(lanes), threads)
+    return Planned(plan, fixed, threads)
+
+
+def interpreted(
+    model: ir.Model, bindings: Mapping[str, str], steps: Sequence[Mapping[str, Array]]
+) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+    """The outputs of each step, and the state after the last, by the interpreter."""
+    initial = model.graph.initializers
+    state = {name: v.numpy() for name in bindings if (v := initial[name].const_value) is not None}
+    interpreter = Interpreter(model.graph)
+    outputs = []
+    for inputs in steps:
+        results = interpreter.run({**inputs, **state})
+        state = {name: results.pop(target) for name, target in bindings.items()}
+        outputs.append(results)
+    return outputs, state

@@ -106,12 +106,7 @@ def test_a_loss_on_a_value_that_the_graph_uses_further() -> None:
     "engine",
     [
         "interpreter",
-        pytest.param(
-            "compiled",
-            marks=pytest.mark.xfail(
-                reason="an output that is state itself is given as it is after the update"
-            ),
-        ),
+        "compiled",
     ],
 )
 def test_outputs_that_are_a_weight_or_an_input(engine: str) -> None:

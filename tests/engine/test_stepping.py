@@ -63,12 +63,7 @@ def test_a_step_that_is_refused_leaves_the_state(engine: str, change, error, mes
     "engine",
     [
         "interpreter",
-        pytest.param(
-            "compiled",
-            marks=pytest.mark.xfail(
-                reason="the compiled cross-entropy checks neither labels nor batch sizes"
-            ),
-        ),
+        "compiled",
     ],
 )
 @pytest.mark.parametrize(

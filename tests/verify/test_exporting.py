@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from tests.verify.planting import interpret
 
 from onward import nn, verify
 from onward.errors import ConfigError, StorageError, UnsupportedError, VerificationError
@@ -98,6 +99,7 @@ def test_a_mismatch_leaves_the_old_file(model, tmp_path, monkeypatch):
     path.write_bytes(b"what was there before")
     cls = find("", "Tanh", 21)
     right = cls.kernel
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", lambda self, x: (right(self, x) * 1.01).astype(x.dtype))
     with pytest.raises(VerificationError, match=r"(?s)m.onnx is not written: .*operator Tanh, opset 21"):
         verify.export(model, path)

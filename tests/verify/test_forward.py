@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from tests.verify.planting import interpret
 
 from onward import nn, verify
 from onward.engine import Session
@@ -41,6 +42,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, op_type: str, factor: float = 1.001, 
         scaled = (first * first.dtype.type(factor)).astype(first.dtype)
         return (scaled, *others) if isinstance(result, tuple) else scaled
 
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", wrong)
 
 
@@ -125,6 +127,7 @@ def test_a_kernel_that_fails_on_the_witness_inputs_is_named(monkeypatch):
     def wrong(self, x):
         return x[..., :-1]
 
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", wrong)
     model = parsed("g (float[N, 4] x) => (float[?, ?] y) { [t] y = Tanh(x) }")
     report = verify.compare(model)
@@ -141,6 +144,7 @@ def test_nan_and_infinity_agree():
 
 def test_nan_against_a_number_is_a_mismatch(monkeypatch):
     cls = find("", "Tanh", 21)
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", lambda self, x: np.full_like(x, np.nan))
     report = verify.compare(chain())
     assert report.failures[0].max_abs == np.inf
@@ -162,6 +166,7 @@ def test_integers_have_to_be_equal(monkeypatch):
     assert verify.compare(model, x).passed
     cls = find("", "Cast", 21)
     right = cls.kernel
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", lambda self, x: right(self, x) + 1)
     assert not verify.compare(model, x, tolerance=verify.Tolerance(absolute=5)).passed
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from tests.verify.planting import interpret
 
 from onward import nn, verify
 from onward.autodiff import Clip, training_step
@@ -36,6 +37,7 @@ def scaled_kernel(monkeypatch: pytest.MonkeyPatch, domain: str, op_type: str, op
         scaled = (first * first.dtype.type(1.002)).astype(first.dtype)
         return (scaled, *others) if isinstance(result, tuple) else scaled
 
+    interpret(monkeypatch)
     monkeypatch.setattr(cls, "kernel", wrong)
 
 
@@ -128,7 +130,7 @@ def test_both_engines_drop_the_same_units():
 )
 def test_a_planted_mismatch_is_traced_to_its_node(monkeypatch, domain, op_type, opset, node):
     scaled_kernel(monkeypatch, domain, op_type, opset)
-    report = verify.compare_training(network(), batch=4, steps=2, learning_rate=1.0)
+    report = verify.compare_training(network(), batch=4, steps=2, learning_rate=1.0, engine="interpreter")
     found = report.first_difference
     assert report.verdict == "differ"
     assert found is not None
@@ -196,7 +198,7 @@ def test_given_batches_are_used():
 
 
 def test_a_missing_operator_is_an_error_and_no_report(monkeypatch):
-    def refuse(*args):
+    def refuse(*args, **options):
         raise UnsupportedError("this graph cannot run:\n  node 'tanh/Tanh'")
 
     monkeypatch.setattr("onward.verify.training.StepSession", refuse)

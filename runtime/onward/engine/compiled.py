@@ -17,6 +17,7 @@ from onward.compile.program import NotStaticError
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
+from onward.errors import InputError
 from onward.graph import Array
 
 __all__ = ["CompiledEngine"]
@@ -83,6 +84,11 @@ class CompiledEngine:
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller."""
         with self._lock:
+            if fixed := [name for name in arrays if name not in self.fixed]:
+                raise InputError(
+                    f"weight {fixed[0]!r} is not of a floating-point type, so it is part of the compiled "
+                    "program; make a session of the changed model"
+                )
             for name, array in arrays.items():
                 np.copyto(self.fixed[name], array)
             for plan in self._plans.values():

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onward.engine import Session
+from onward.engine.engines import EngineName
 from onward.engine.interpreter import Observer
 from onward.errors import ConfigError
 from onward.graph import Array
@@ -32,6 +33,7 @@ def compare(
     dims: Mapping[str, int] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     tolerance: Tolerances = None,
+    engine: EngineName = "auto",
 ) -> Report:
     """Run a model in Onward and in onnxruntime and compare every output.
 
@@ -43,6 +45,7 @@ def compare(
         batch: the extent of symbolic first dimensions.
         dims, ranges: see `random_inputs`.
         tolerance: in the place of `TOLERANCES`: one for all floating-point outputs, or by dtype name.
+        engine: which of our engines is compared; differences are located with the interpreter.
 
     Returns:
         The report; where the engines disagree it names the first node that differs.
@@ -61,7 +64,7 @@ def compare(
 
         model = load(model)
     refuse_random(model)
-    session = Session(model)
+    session = Session(model, engine=engine)
     witness = Witness(model)
     collector = Collector(tolerance)
     difference: Difference | None = None

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onward.autodiff import Clip, Loss, Optimizer, TrainingStep, training_step
 from onward.autodiff.step import OPSET
 from onward.engine import Session, StepSession
+from onward.engine.engines import EngineName
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec, dims_of, dtype_of, is_float, numpy_dtype
 from onward.verify._collect import Collector
@@ -39,6 +40,7 @@ def compare_training(
     clip: Clip | None = None,
     accumulate: int = 1,
     tolerance: Tolerances = None,
+    engine: EngineName = "auto",
 ) -> Report:
     """Train a model for some steps in Onward and in onnxruntime and compare every tensor at every step.
 
@@ -57,6 +59,7 @@ def compare_training(
         learning_rate: at every step.
         clip, accumulate: see `training_step`.
         tolerance: in the place of `TRAINING_TOLERANCES`.
+        engine: which of our engines is compared; differences are located with the interpreter.
 
     Raises:
         ConfigError, UnsupportedError, InputError, ShapeError: the step cannot be built, or its inputs drawn.
@@ -93,7 +96,13 @@ def compare_training(
             feeds[target] = _target(rng, losses[output], value, shapes[output]) if chosen is None else chosen
         batches.append(feeds)
     return compare_step(
-        step, batches, learning_rate=learning_rate, seed=seed, tolerance=tolerance, subject=model.graph.name
+        step,
+        batches,
+        learning_rate=learning_rate,
+        seed=seed,
+        tolerance=tolerance,
+        engine=engine,
+        subject=model.graph.name,
     )
 
 
@@ -104,6 +113,7 @@ def compare_step(
     learning_rate: float = 0.01,
     seed: int = 0,
     tolerance: Tolerances = None,
+    engine: EngineName = "auto",
     subject: str | None = None,
 ) -> Report:
     """Run a training step over batches in Onward and in onnxruntime, each feeding its own state back.
@@ -114,6 +124,7 @@ def compare_step(
         learning_rate: at every step.
         seed: of dropout.
         tolerance: in the place of `TRAINING_TOLERANCES`.
+        engine: which of our engines is compared; differences are located with the interpreter.
         subject: what the report calls it.
 
     Raises:
@@ -124,7 +135,7 @@ def compare_step(
     if not isinstance(tolerance, Tolerance):
         tolerance = {**TRAINING_TOLERANCES, **(tolerance or {})}
     refuse_random(step.model)
-    session = StepSession(step.model, step.bindings)
+    session = StepSession(step.model, step.bindings, engine=engine)
     witness = Witness(step.model)
     kinds = _kinds(step)
     collector = Collector(tolerance)

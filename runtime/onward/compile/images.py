@@ -12,6 +12,7 @@ from onward.compile.fusion import Group
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
+from onward.compile.rules.techniques import technique
 
 __all__ = ["image_geometry"]
 
@@ -84,7 +85,9 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
     conv = as_convolution(geometry, _image(x, none), _image(y, none), operator.group)
     value = operation.inputs[1 if role == "weight" else 0]
     assert value is not None
-    return [(value, conv.gradient_halo() if role == "input" else conv.input_halo())]
+    if role == "weight":
+        return [(value, conv.input_halo())]
+    return [(value, technique(conv, backward=role == "input").border(conv))]
 
 
 def _tie_pooling(program: Program, borders: dict[ir.Value, list[int]]) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onward.compile.kernels import conv as conv_kernels
-from onward.compile.kernels import conv_pack, conv_weights, depthwise
+from onward.compile.kernels import conv_weights, depthwise
 from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
 from onward.compile.kernels.tile import IDENTITY
+from onward.compile.rules.techniques import Technique, is_depthwise, technique
 from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
@@ -30,15 +30,8 @@ __all__ = [
     "max_pool_gradient",
 ]
 
-_forward = functools.lru_cache(512)(conv_kernels.forward)
-_backward = functools.lru_cache(512)(conv_kernels.backward_data)
-_forward_pack = functools.lru_cache(512)(conv_pack.forward_pack)
-_backward_pack = functools.lru_cache(512)(conv_pack.backward_data_pack)
 _gradient = functools.lru_cache(512)(conv_weights.weight_gradient)
 _finish = functools.lru_cache(512)(conv_weights.finish_weights)
-_depthwise_pack = functools.lru_cache(512)(depthwise.depthwise_pack)
-_depthwise_forward = functools.lru_cache(512)(depthwise.depthwise_forward)
-_depthwise_backward = functools.lru_cache(512)(depthwise.depthwise_backward_data)
 _depthwise_gradient = functools.lru_cache(512)(depthwise.depthwise_weight_gradient)
 _depthwise_finish = functools.lru_cache(512)(depthwise.depthwise_finish_weights)
 _pool = functools.lru_cache(512)(pool_kernels.pool_forward)
@@ -71,33 +64,16 @@ def _image(tensor: Tensor) -> Image:
     return tensor.image
 
 
-def _is_depthwise(conv: Convolution) -> bool:
-    """Whether every channel is a group of its own, with one result."""
-    return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
-
-
-def _packed(b: Lowering, direction: str, w: ir.Value, conv: Convolution) -> Buffer:
+def _packed(b: Lowering, how: Technique, w: ir.Value, conv: Convolution) -> Buffer:
     """Packed weights, shared by the convolutions that read the same weights alike."""
-    if _is_depthwise(conv):
-        if (found := b.packed.get(("depthwise", w))) is None:
-            found = b.packed["depthwise", w] = b.scratch(conv.weights)
-            kernel = _depthwise_pack(conv, b.target, oihw(1, *conv.kernel))
-            source = b.plain(w)
-            slots: dict[str, Slot] = {"x": source, "y": found, "batch": 1}
-            b.call(kernel, slots, reads=[source], writes=[found], label="pack weights")
-        return found
-    key = (direction, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
+    key = (how.name, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
     if (found := b.packed.get(key)) is None:
-        weights = oihw(conv.inputs, *conv.kernel)
-        if direction == "forward":
-            size = conv_pack.packed_forward_size(conv, b.target)
-            kernel = _forward_pack(conv, b.target, weights)
-        else:
-            size = conv_pack.packed_backward_size(conv, b.target)
-            kernel = _backward_pack(conv, b.target, weights)
-        found = b.packed[key] = b.scratch(size)
-        source = b.plain(w)
-        b.call(kernel, {"w": source, "packed": found}, reads=[source], writes=[found], label="pack weights")
+        found = b.packed[key] = b.scratch(how.packed_size(conv, b.target))
+        kernel, source = how.pack(conv, b.target), b.plain(w)
+        slots: dict[str, Slot] = {how.source: source, how.packed: found}
+        if "batch" in kernel.slots:
+            slots["batch"] = 1
+        b.call(kernel, slots, reads=[source], writes=[found], label="pack weights")
     return found
 
 
@@ -110,15 +86,15 @@ def forward(
     finish = b.finish(y, image=True)
     source, target = b.image(x), finish.target
     conv = as_convolution(geometry, _image(source), _image(target), group)
+    how = technique(conv, backward=False)
     epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
-    packed = _packed(b, "forward", w, conv)
+    packed = _packed(b, how, w, conv)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
     # "full" operands start where the target's border does, like the target
     slots |= {f"e{i}": t.buffer if t.image else t for i, t in enumerate(operands)}
     reads: list[Tensor | Buffer] = [source, packed, *operands]
-    make = _depthwise_forward if _is_depthwise(conv) else _forward
-    b.call(make(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
+    b.call(how.kernel(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
 
 
 def backward_data(
@@ -130,11 +106,12 @@ def backward_data(
     source = b.image(dy)
     target = b.new_image(dx)
     conv = as_convolution(geometry, _image(target), _image(source), group)
-    packed = _packed(b, "backward", w, conv)
+    how = technique(conv, backward=True)
+    packed = _packed(b, how, w, conv)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
-    make = _depthwise_backward if _is_depthwise(conv) else _backward
-    b.call(make(conv, b.target, IDENTITY), slots, reads=[source, packed], writes=[target], batch=batch)
+    kernel = how.kernel(conv, b.target, IDENTITY)
+    b.call(kernel, slots, reads=[source, packed], writes=[target], batch=batch)
 
 
 def backward_weights(
@@ -145,7 +122,7 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
-    if _is_depthwise(conv):
+    if is_depthwise(conv):
         count = b.threads
         partial = b.scratch(depthwise.depthwise_partial_size(conv, b.target, count))
         gradient_kernel = _depthwise_gradient(conv, b.target)

@@ -1,4 +1,4 @@
-"""What the tests of plans share: plans on chosen threads and vector widths, and the interpreter beside them."""
+"""What the tests of plans share: plans on chosen threads and vector widths, beside the interpreter."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
 from onward.graph import Array
+
+ROUNDING = 2e-6
+"""Of the largest element: what two float32 sums in different orders may differ by, in nets of this size."""
+
+NOISE = 1e-7
+"""Of the largest element of its kind: below it, a tensor that would be 0 without rounding is compared."""
 
 
 @functools.cache
@@ -79,3 +85,26 @@ def interpreted(
         state = {name: results.pop(target) for name, target in bindings.items()}
         outputs.append(results)
     return outputs, state
+
+
+def wide(feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The same numbers in float64."""
+    return {name: x.astype(np.float64) if x.dtype == np.float32 else x for name, x in feed.items()}
+
+
+def assert_as_exact(
+    got: Mapping[str, Array], single: Mapping[str, Array], double: Mapping[str, Array], kind: str
+) -> None:
+    """Every tensor is about as near to the float64 run as the interpreter's float32 run is."""
+    assert set(got) == set(double)
+    largest = max((float(np.abs(x).max(initial=0)) for x in double.values()), default=0.0)
+    for name, exact in double.items():
+        assert got[name].shape == exact.shape
+        assert got[name].dtype == single[name].dtype
+        own = float(np.abs(single[name] - exact).max(initial=0))
+        scale = float(np.abs(exact).max(initial=0))
+        error = float(np.abs(got[name] - exact).max(initial=0))
+        allowed = 4 * own + ROUNDING * scale + NOISE * largest
+        assert error <= allowed, (
+            f"{kind} {name}: error {error:.2g}, float32's own {own:.2g}, scale {scale:.2g}"
+        )

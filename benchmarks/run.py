@@ -113,7 +113,7 @@ class _Run:
             runner = make(case, batch, self.threads)
             blank = replace(blank, note=_uncompiled(runner))
         except OnwardError as error:
-            return replace(blank, note=f"Onward: {error}")
+            return replace(blank, note=" ".join(f"Onward: {error}".split()))
         try:
             other: Peer
             if peer == "torch":

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LEARNING_RATE = 0.001
-"""Small, so that rounding does not grow: at 0.01 torch's two layouts differ by 3 % in ResNet-50's third loss."""
+"""Small, so that rounding does not grow: at 0.01 torch's layouts differ by 3 % in ResNet-50's third loss."""
 MOMENTUM = 0.9
 
 

@@ -193,7 +193,7 @@ def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
     for name, make in products(target).items():
         if only in name:
             kernel, values = make()
-            yield Row(name, kernel, values, int(values["batch"]))  # type: ignore[arg-type]
+            yield Row(name, kernel, values, int(values["batch"]))
 
 
 def peak(team: Team, target: Target, seconds: float) -> float:

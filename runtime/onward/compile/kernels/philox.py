@@ -57,9 +57,9 @@ def dropout(spec: Dropout, target: Target) -> Kernel:
     key = _scalar_rounds(f, low, f.binary("lshr", seed, 32), f.value(spec.salt & _LOW))
     keys = []
     for _ in range(_ROUNDS):
-        keys.append(f.splat(f.cast("trunc", key, "i32")))
+        keys.append(f.splat(key))
         key = f.binary("and", f.binary("add", key, _WEYL), _LOW)
-    counter = f.splat(f.cast("trunc", step, "i32"))
+    counter = f.splat(step)
     multiple, sizes, walks = merge(spec.shape, [spec.x, spec.y, spec.position])
     body = _Body(f, spec, values["x"], values["y"], keys, counter)
     total = values["batch"] * multiple
@@ -125,12 +125,13 @@ class _Body:
         x = f.vload(self.x, starts[0] + i, mask) if steps[0] else f.broadcast(self.x, starts[0])
         f.vstore(f.select(keep, x * self.scale, f.zero()), self.y, starts[1] + i, mask)
 
-    def _rounds(self, c0: Value) -> Value:
+    def _rounds(self, position: Value) -> Value:
+        """Words in the low halves of 64-bit lanes: what the high halves hold is never looked at."""
         f = self.f
-        words, wide = f"<{f.lanes} x i32>", f"<{f.lanes} x i64>"
-        c1 = self.counter
+        wide = f"<{f.lanes} x i64>"
+        c0, c1 = f.cast("zext", position, wide), self.counter
         for key in self.keys:
-            product = f.binary("mul", f.cast("zext", c0, wide), f.value(_MULTIPLIER, wide))
-            high = f.cast("trunc", f.binary("lshr", product, f.value(32, wide)), words)
-            c0, c1 = f.binary("xor", f.binary("xor", high, key), c1), f.cast("trunc", product, words)
-        return c0
+            product = f.binary("mul", f.binary("and", c0, f.value(_LOW, wide)), f.value(_MULTIPLIER, wide))
+            high = f.binary("lshr", product, f.value(32, wide))
+            c0, c1 = f.binary("xor", f.binary("xor", high, key), c1), product
+        return f.cast("trunc", c0, f"<{f.lanes} x i32>")

@@ -88,7 +88,9 @@ def _image_layer(net: Net, x: ir.Value) -> ir.Value:
             group = net.pick(*(n for n in range(1, channels + 1) if channels % n == 0))
         outputs = group * net.pick(1, 1, 2, 3) if kind != "conv" else net.pick(1, 3, 8, 17, 33)
         reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-        assume(all(n + a + b >= r for n, a, b, r in zip(spatial, pads[:rank], pads[rank:], reach, strict=True)))
+        assume(
+            all(n + a + b >= r for n, a, b, r in zip(spatial, pads[:rank], pads[rank:], reach, strict=True))
+        )
         weights = net.weight(outputs, channels // group, *kernel)
         operands = [x, weights, *([net.weight(outputs)] if net.pick(True, False) else [])]
         return g.Conv(*operands, strides=strides, pads=pads, dilations=dilations, group=group)

@@ -8,30 +8,33 @@
 
 from __future__ import annotations
 
-from onward_client._async import AsyncClient
-from onward_client._sync import Client
-from onward_client.errors import (
-    AuthenticationError,
-    CancelledError,
-    ClientError,
-    CrossCheckError,
-    DeadlineExceededError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    OverloadedError,
-    ServerError,
-    UnavailableError,
-    UnsupportedRequestError,
-)
-from onward_client.types import (
-    CrossCheckStatistics,
-    InferResult,
-    ModelConfig,
-    ModelMetadata,
-    ModelStatistics,
-    ServerMetadata,
-    TensorMetadata,
-)
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onward_client._async import AsyncClient
+    from onward_client._sync import Client
+    from onward_client.errors import (
+        AuthenticationError,
+        CancelledError,
+        ClientError,
+        CrossCheckError,
+        DeadlineExceededError,
+        InvalidRequestError,
+        ModelNotFoundError,
+        OverloadedError,
+        ServerError,
+        UnavailableError,
+        UnsupportedRequestError,
+    )
+    from onward_client.types import (
+        CrossCheckStatistics,
+        InferResult,
+        ModelConfig,
+        ModelMetadata,
+        ModelStatistics,
+        ServerMetadata,
+        TensorMetadata,
+    )
 
 __all__ = [
     "AsyncClient",
@@ -55,3 +58,24 @@ __all__ = [
     "UnavailableError",
     "UnsupportedRequestError",
 ]
+
+_HOMES = {
+    "AsyncClient": "_async",
+    "Client": "_sync",
+    "CrossCheckStatistics": "types",
+    "InferResult": "types",
+    "ModelConfig": "types",
+    "ModelMetadata": "types",
+    "ModelStatistics": "types",
+    "ServerMetadata": "types",
+    "TensorMetadata": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: the command line shows its help without gRPC."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

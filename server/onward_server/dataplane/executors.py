@@ -51,7 +51,7 @@ class OnwardExecutor:
 
     Args:
         path: the .onnx file.
-        threads: accepted for the sake of EngineFactory; the engine runs in the calling thread.
+        threads: threads of one run.
 
     Raises:
         ModelError: the file is malformed, unsafe to open, or needs something that is not supported.
@@ -61,7 +61,7 @@ class OnwardExecutor:
     def __init__(self, path: Path, threads: int = 1) -> None:
         from onward.engine import Session
 
-        self._session = Session(path)
+        self._session = Session(path, threads=threads)
         self.inputs: tuple[TensorSpec, ...] = self._session.inputs
         self.outputs: tuple[TensorSpec, ...] = self._session.outputs
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from onward.engine.team import Team
 from onward.errors import InputError, ModelError, StorageError
 from onward_server.dataplane import DataPlane, OnnxRuntimeExecutor, OnwardExecutor
 from onward_server.dataplane.executors import ENGINES
@@ -28,6 +29,23 @@ def test_an_engine_describes_and_runs_a_model(repository: Path, engine: str) -> 
     np.testing.assert_array_equal(outputs["total"], FLOAT_PAIR["a"] + 2)
     np.testing.assert_array_equal(outputs["product"], FLOAT_PAIR["a"] * 2)
     assert list(executor.run(FLOAT_PAIR, ["product"])) == ["product"]
+
+
+def test_onwards_engine_gets_its_threads(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onward.engine import compiled
+
+    teams: list[int] = []
+    team = compiled.Team
+
+    def counted(threads: int) -> Team:
+        teams.append(threads)
+        return team(threads)
+
+    monkeypatch.setattr(compiled, "Team", counted)
+    path = put(repository, "m", 1, two_by_two())
+    for threads in (1, 2):
+        OnwardExecutor(path, threads).run(FLOAT_PAIR)
+    assert teams == [1, 2]
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))

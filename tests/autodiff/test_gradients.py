@@ -12,7 +12,7 @@ import pytest
 from onward.autodiff import gradients, sum_to
 from onward.engine import Interpreter
 from onward.errors import UnsupportedError
-from onward.graph import Builder, dims_of
+from onward.graph import ONWARD_DOMAIN, Builder, dims_of
 from onward.passes import expand_onward
 
 DOUBLE = ir.DataType.DOUBLE
@@ -226,3 +226,15 @@ def test_second_derivatives() -> None:
         step[index] = 1e-6
         up, down = (run.run({**feeds, "w": feeds["w"] + s})["first"].sum() for s in (step, -step))
         np.testing.assert_allclose(second[index], (up - down) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_the_second_output_of_cross_entropy_has_no_gradient() -> None:
+    g = graph()
+    scores = source(g, "scores", (2, 3))
+    labels = g.const([0, 1])
+    loss, log_prob = g.emit("SoftmaxCrossEntropy", scores, labels, domain=ONWARD_DOMAIN, outputs=2)
+    total = g.Add(loss, g.ReduceSum(log_prob, keepdims=0))
+    with pytest.raises(UnsupportedError, match="log_prob"):
+        gradients(g, {total: g.const(1.0, DOUBLE)}, [scores])
+    with pytest.raises(UnsupportedError, match="log_prob"):
+        gradients(g, {log_prob: log_prob}, [scores])

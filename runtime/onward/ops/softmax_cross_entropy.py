@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
 
 
@@ -114,6 +115,11 @@ class SoftmaxCrossEntropy(Op):
         labels: ir.Value,
         weights: ir.Value | None = None,
     ) -> tuple[ir.Value | None, ...]:
+        if dy[0] is None or dy[1] is not None:
+            raise UnsupportedError(
+                "the gradient of SoftmaxCrossEntropy by log_prob does not exist: use LogSoftmax for what "
+                "depends on it"
+            )
         dscores = g.onward.SoftmaxCrossEntropyGrad(
             dy[0],
             y[1],

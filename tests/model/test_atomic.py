@@ -124,6 +124,15 @@ def test_impossible_places(tmp_path: Path, place: str) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="not a file"), atomic_write(pipe) as file:
+        file.write(b"new")
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_proc_refuses() -> None:
     with pytest.raises(StorageError), atomic_write("/proc/a.bin") as file:
         file.write(b"new")

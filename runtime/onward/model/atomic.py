@@ -32,7 +32,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A writable binary file.
 
     Raises:
-        StorageError: the folder or the device refuses (missing folder, no space, no permission).
+        StorageError: the folder or the device refuses (missing folder, no space, no permission), or `path` is
+            a folder, a device, a pipe or a socket.
             Exceptions of the block that are not `OSError` pass through unchanged.
     """
     target = Path(path)
@@ -77,7 +78,11 @@ def _mode_of(target: Path) -> int | None:
         return None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(0, "it is a folder")
-    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+    if stat.S_ISLNK(status.st_mode):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(0, "it is a device, pipe or socket, not a file")
+    return stat.S_IMODE(status.st_mode)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -103,6 +103,8 @@ def test_protobuf_that_is_no_model() -> None:
     model = onnx.ModelProto(ir_version=8)
     model.graph.name = "g"
     refuse(model, "imports no operator set")
+    model.opset_import.add(version=21)
+    refuse(model, "no outputs")
 
 
 def test_every_truncation_is_refused_or_loads(mlp: onnx.ModelProto) -> None:

@@ -31,9 +31,10 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
     """Refuse a model whose parts do not fit together.
 
     Raises:
-        InvalidModelError: no graph, no opset import, an operator set imported twice; names that are defined
-            twice, never, or after their use; cycles among nodes or functions; tensors whose payload does not
-            hold what their dtype and dims say; negative or unaddressable dimensions; a bound of `limits`.
+        InvalidModelError: no graph, no outputs, no opset import, an operator set imported twice; names that
+            are defined twice, never, or after their use; cycles among nodes or functions; tensors whose
+            payload does not hold what their dtype and dims say; negative or unaddressable dimensions; a
+            bound of `limits`.
         UnsupportedError: an IR version or opset newer than the installed onnx knows; map types.
     """
     if not proto.HasField("graph"):
@@ -42,6 +43,8 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
         raise InvalidModelError(
             "it imports no operator set (opset_import is empty): export it again, or the file is cut off"
         )
+    if not proto.graph.output:
+        raise InvalidModelError("its graph has no outputs, so there is nothing to compute")
     if proto.ir_version > onnx.IR_VERSION:
         raise UnsupportedError(
             f"IR version {proto.ir_version} is newer than the {onnx.IR_VERSION} that the installed onnx "

@@ -44,6 +44,12 @@ def test_integer_classes_are_in_numerical_order(tmp_path: Path) -> None:
     assert data.targets.tolist() == [2, 1, 0]
 
 
+@pytest.mark.parametrize("label", ["nan", "NaN", "-nan"])
+def test_nan_is_no_class(tmp_path: Path, label: str) -> None:
+    with pytest.raises(DataError, match=f"row 3, column 'y': '{label}' is no class"):
+        load_csv(csv_file(tmp_path, f"x,y\n1,10\n2,9\n3,{label}\n"), "y")
+
+
 def test_a_group_column_keeps_rows_together(tmp_path: Path) -> None:
     rows = "".join(f"{i},{i % 2},patient{i // 4}\n" for i in range(40))
     data = load_csv(csv_file(tmp_path, "x,y,patient\n" + rows), "y", group="patient")

@@ -62,6 +62,10 @@ def load_csv(
         label = row[target_place].strip()
         if not label:
             raise DataError(f"{path}: row {number}, column {target!r}: the target is missing")
+        if label.lower().lstrip("+-") == "nan":
+            raise DataError(
+                f"{path}: row {number}, column {target!r}: {label!r} is no class; repair or remove the row"
+            )
         labels.append(label)
         if group_place is not None:
             groups.append(row[group_place])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -173,14 +175,11 @@ def test_verify_forward_and_backward(onward: Onward, iris: Path) -> None:
 def test_verify_fails_with_exit_code_1_and_names_the_node(
     onward: Onward, iris: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onward.engine import Session
     from onward.ops.relu import Relu
-    from onward.verify import forward
 
     # the compiled engine has a Relu of its own
-    monkeypatch.setattr(forward, "Session", functools.partial(Session, engine="interpreter"))
     monkeypatch.setattr(Relu, "kernel", lambda self, X: np.abs(X))
-    done = onward("verify", iris)
+    done = onward("verify", iris, "--engine", "interpreter")
     assert done.code == 1
     assert "Relu" in done.out
 
@@ -218,6 +217,85 @@ def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Pa
     row = next(r for r in json.loads(done.out)["support"] if r["operator"] == "com.example::Unheard")
     assert not row["kernel"]
     assert "Unheard" in row["problem"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_inspect_shows_the_plan(onward: Onward, iris: Path, training: bool) -> None:
+    options = ("--plan", "--dim", "N=4", *(["--training"] if training else []))
+    shown = onward("inspect", iris, *options).out
+    assert "gemm" in shown
+    assert "bytes of working memory" in shown
+    found = json.loads(onward("inspect", iris, *options, "--threads", 1, "--json").out)
+    assert found["inputs"]["input"] == [4, 4]
+    assert found["threads"] == 1
+    assert found["arena_bytes"] > 0
+    assert any("AdamUpdate" in call["operators"] for call in found["calls"]) == training
+    assert all(call["reason"] == "" for call in found["calls"] if call["kernel"] != "numpy")
+
+
+def test_inspect_names_what_numpy_computes_in_a_plan(onward: Onward, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("TopK", ["x", "k"], ["y", "i"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
+        [helper.make_tensor("k", TensorProto.INT64, [1], [1])],
+    )
+    imports = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "top.onnx")
+    found = json.loads(onward("inspect", tmp_path / "top.onnx", "--plan", "--json").out)
+    assert found["inputs"] == {"x": [1, 3]}
+    assert [call["kernel"] for call in found["calls"] if call["reason"]] == ["numpy"]
+    assert "1 of them NumPy" in onward("inspect", tmp_path / "top.onnx", "--plan").out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--plan", "--dim", "Q=4"), "no input has a dimension 'Q'"),
+        (("--plan", "--dim", "N=0"), "NAME=NUMBER"),
+        (("--training",), "belong to --plan"),
+    ],
+)
+def test_inspect_refuses_options_that_do_not_fit(
+    onward: Onward, iris: Path, options: tuple[str, ...], says: str
+) -> None:
+    done = onward("inspect", iris, *options)
+    assert done.code == 2
+    assert says in done.err
+
+
+@pytest.mark.parametrize("engine", ["compiled", "interpreter"])
+def test_verify_compares_the_engine_that_is_asked_for(
+    onward: Onward, iris: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    from onward.engine import Interpreter
+
+    ran = []
+    run = Interpreter.run
+
+    def observed(self: Interpreter, *args: Any, **options: Any) -> Any:
+        ran.append(self)
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(Interpreter, "run", observed)
+    done = onward("verify", iris, "--engine", engine, "--samples", 1)
+    assert done.code == 0, done.err
+    assert bool(ran) == (engine == "interpreter")
+
+
+def test_a_full_disk_behind_the_output_is_one_line(
+    onward: Onward, iris: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onward.model as models
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(models, "inspect_model", full)
+    done = onward("inspect", iris)
+    assert done.code == 2
+    assert done.err == f"error: the output: {os.strerror(errno.ENOSPC)}\n"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "verify", "inspect"])

@@ -149,6 +149,9 @@ def test_text(onward: Onward, reviews: Path, tmp_path: Path) -> None:
         (("mlp", "--data", "iris", "--augment", "flip"), "augment"),
         (("mlp", "--data", "iris", "--checkpoint-every", "5"), "checkpoint"),
         (("not-there.onnx", "--data", "iris"), "not-there.onnx"),
+        (("mlp", "--data", "iris", "--momentum", "0.9"), "optimizer 'adam' has no option 'momentum'; it has"),
+        (("mlp", "--data", "iris", "--loss", "mse"), "choose cross_entropy"),
+        (("mlp", "--data", "iris", "--threads", "0"), "threads"),
         (("mlp", "--data", "iris", "--output", "/proc/nowhere/m.onnx"), "/proc/nowhere"),
     ],
 )
@@ -200,3 +203,42 @@ def test_interruption_names_the_checkpoint(
     assert f"--resume {point}" in done.err
     assert point.exists()
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_labels_that_are_identifiers_are_refused(onward: Onward, tmp_path: Path) -> None:
+    labels = np.arange(60) % 3
+    labels[7] = 10**7
+    np.savez(tmp_path / "ids.npz", x=np.ones((60, 4), np.float32), y=labels)
+    done = onward("train", "mlp", "--data", f"npz:{tmp_path / 'ids.npz'}", "--output", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "label 10000000 would make 10000001 classes of 60 samples" in done.err
+
+
+def test_engine_and_threads_are_options_of_a_run(onward: Onward, tmp_path: Path) -> None:
+    made = []
+    for engine in ("interpreter", "compiled"):
+        path = tmp_path / f"{engine}.onnx"
+        done = onward(
+            *("train", "mlp", "--data", "iris", "--epochs", 2, "-o", "hidden=[8]"),
+            *("--engine", engine, "--threads", 1, "--output", path),
+        )
+        assert done.code == 0, done.err
+        made.append(load(path))
+    weights = [{name: v.const_value.numpy() for name, v in m.graph.initializers.items()} for m in made]
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], rtol=1e-4, atol=1e-6)
+    provenance = read_provenance(made[0])
+    assert provenance is not None
+    assert (provenance.configuration["engine"], provenance.configuration["threads"]) == ("interpreter", 1)
+
+
+def test_a_log_below_a_file_is_a_refusal(onward: Onward, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_bytes(b"")
+    done = onward(
+        *("train", "mlp", "--data", "iris", "--epochs", 1, "--tensorboard", tmp_path / "file" / "tb"),
+        *("--output", tmp_path / "m.onnx"),
+    )
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert "TensorBoard" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import importlib.util
@@ -43,6 +44,9 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and not ctx.params.get("debug"):
+                print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+                raise typer.Exit(MISUSED) from None
             if ctx.params.get("debug") or type(error).__module__.startswith("typer."):
                 raise
             text = " ".join(str(error).split())[:500]

@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onward.engine.engines import EngineName
 from onward.errors import ConfigError
 
 __all__ = ["RunConfig", "read_run", "to_toml"]
@@ -149,6 +150,8 @@ class RunConfig(_Table):
     accumulate: int = Field(default=1, gt=0)
     clip_norm: float | None = _Positive
     clip_value: float | None = _Positive
+    engine: EngineName = "auto"
+    threads: int | None = _Positive
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()

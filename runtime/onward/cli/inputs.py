@@ -16,7 +16,7 @@ from onward.data._files import read_rows, reading
 from onward.errors import ConfigError, DataError, InputError, OnwardError
 from onward.graph import Array, TensorSpec
 
-__all__ = ["Reader", "read_arrays"]
+__all__ = ["Reader", "extents", "read_arrays"]
 
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _TABLES = (".csv", ".csv.gz")
@@ -38,6 +38,21 @@ def read_arrays(path: Path) -> dict[str, Array]:
                 return {name: found[name] for name in found.files}
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a readable .npz or .npy file ({error})") from None
+
+
+def extents(options: Sequence[str] | None) -> dict[str, int]:
+    """Extents by dimension, of options NAME=NUMBER.
+
+    Raises:
+        ConfigError: an option is written otherwise.
+    """
+    found: dict[str, int] = {}
+    for text in options or ():
+        name, equals, value = text.rpartition("=")
+        if not equals or not (value.isascii() and value.isdecimal()) or int(value) < 1:
+            raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1")
+        found[name] = int(value)
+    return found
 
 
 @final

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
-from onward.errors import OnwardError
+from onward.errors import ConfigError, OnwardError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,6 +35,16 @@ class OperatorSupport:
 def command(
     model: Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)],
     layers: Annotated[bool, typer.Option("--layers", help="List every node.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show the kernels that the compiled engine would run.")
+    ] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="With --plan: those of the training step.")
+    ] = False,
+    dim: Annotated[
+        list[str] | None, typer.Option(help="With --plan, the extent of a dimension: N=4; repeatable.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="With --plan; else all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is in a model and what can be done with it.
@@ -47,10 +57,18 @@ def command(
       onward inspect model.onnx
       onward inspect model.onnx --layers
       onward inspect model.onnx --json | jq .trainable
+      onward inspect model.onnx --plan --training --dim N=32
     """
     from onward.model import inspect_model, load, trainable_initializers
 
+    if not plan and (training or dim or threads is not None):
+        raise ConfigError("--training, --dim and --threads belong to --plan")
     loaded = load(model)
+    if plan:
+        from onward.cli.planning import show_plan
+
+        show_plan(model, loaded, dim, training=training, threads=threads, as_json=as_json)
+        return
     report = inspect_model(loaded)
     support = _support(loaded)
     sizes = {

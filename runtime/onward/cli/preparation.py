@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from onward.cli.config import DataTable
 from onward.data import Dataset, Normalization, Source, Splits, Vocabulary, resolve
-from onward.errors import ConfigError, InvalidModelError
+from onward.errors import ConfigError, DataError, InvalidModelError
 from onward.graph import Array, TensorSpec
 from onward.model import Provenance
 
@@ -20,6 +20,9 @@ __all__ = ["Part", "Preparation", "choose_part", "data_table", "feeds_of", "read
 Part = Literal["test", "validation", "train", "all"]
 
 _RESERVED = ("<padding>", "<unknown>")
+
+_MANY_CLASSES = 10_000
+"""More classes than this must each have a sample: labels that are identifiers would fill the memory."""
 
 
 @final
@@ -162,6 +165,11 @@ def read_data(table: DataTable) -> Source:
     found = resolve(table.spec, **options)
     data = found.dataset
     if data.classes is None and data.class_count is not None:
+        if data.class_count > max(_MANY_CLASSES, len(data)):
+            raise DataError(
+                f"data set {data.name!r}: label {data.class_count - 1} would make {data.class_count} classes "
+                f"of {len(data)} samples; number the classes 0, 1, ..., or say --task regression"
+            )
         # a part may lack the highest class, and all parts must have the same classes
         data = replace(data, classes=tuple(str(i) for i in range(data.class_count)))
     return Source(data, found.test)

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -61,6 +61,8 @@ _KEYS = {
     "clip_value": "clip_value",
     "accumulate": "accumulate",
     "seed": "seed",
+    "engine": "engine",
+    "threads": "threads",
     "metrics": "metrics",
     "patience": "early_stopping.patience",
     "monitor": "early_stopping.monitor",
@@ -207,6 +209,14 @@ def command(
         int | None,
         typer.Option(help="Of first weights, order, dropout (0).", rich_help_panel=_OPTIMISER),
     ] = None,
+    engine: Annotated[
+        Literal["auto", "compiled", "interpreter"] | None,
+        typer.Option(help="What runs the training step (auto).", rich_help_panel=_OPTIMISER),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of the compiled engine; else all cores.", rich_help_panel=_OPTIMISER),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="Stop after so many epochs without improvement.", rich_help_panel=_OPTIMISER),
@@ -338,6 +348,8 @@ def _train(run: RunConfig, resume: Path | None, progress: bool | None) -> None:
         trainable=run.model.trainable,
         freeze=run.model.freeze,
         seed=run.seed,
+        engine=run.engine,
+        threads=run.threads,
     )
     shown = sys.stdout.isatty() if progress is None else progress
     callbacks = assembly.callbacks_of(run)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-
-from onward.errors import ConfigError
 
 if TYPE_CHECKING:
     from onward.verify import Report
@@ -32,6 +30,10 @@ def command(
     steps: Annotated[int, typer.Option(min=1, help="Training steps with --backward.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="The extent of symbolic first dimensions.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    engine: Annotated[
+        Literal["auto", "compiled", "interpreter"],
+        typer.Option(help="Which of Onward's engines is compared."),
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare Onward with onnxruntime on a model; exit code 1 where they disagree.
@@ -42,9 +44,10 @@ def command(
     Examples:
       onward verify model.onnx
       onward verify model.onnx --backward --steps 5
+      onward verify model.onnx --engine interpreter
       onward verify model.onnx --inputs batch.npz --dim length=128 --json
     """
-    from onward.cli.inputs import read_arrays
+    from onward.cli.inputs import extents, read_arrays
     from onward.model import load
     from onward.verify import compare, compare_training
 
@@ -53,13 +56,14 @@ def command(
     given = None if inputs is None else read_arrays(inputs)
     if given is not None and "" in given and len(names) == 1:
         given = {names[0]: given[""]}
-    dims = dict(_extent(text) for text in dim or [])
+    dims = extents(dim)
+    runs = 1 if given else samples
     reports = {
-        "forward": compare(loaded, given, seed=seed, samples=1 if given else samples, batch=batch, dims=dims)
+        "forward": compare(loaded, given, seed=seed, samples=runs, batch=batch, dims=dims, engine=engine)
     }
     if backward:
         reports["backward"] = compare_training(
-            loaded, inputs=given, steps=steps, seed=seed, batch=batch, dims=dims
+            loaded, inputs=given, steps=steps, seed=seed, batch=batch, dims=dims, engine=engine
         )
     if as_json:
         print(json.dumps({name: report.to_dict() for name, report in reports.items()}))
@@ -67,13 +71,6 @@ def command(
         _show(model, list(reports.items()))
     if not all(report.passed for report in reports.values()):
         raise typer.Exit(1)
-
-
-def _extent(text: str) -> tuple[str, int]:
-    name, equals, value = text.rpartition("=")
-    if not equals or not value.isdecimal() or int(value) < 1:
-        raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1")
-    return name, int(value)
 
 
 def _show(model: Path, reports: Sequence[tuple[str, Report]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from onward.errors import ConfigError, TrainingError
+from onward.errors import ConfigError, StorageError, TrainingError
 from onward.graph import Array
 from onward.model.atomic import atomic_write
 
@@ -179,12 +179,18 @@ class TensorBoardLog(Callback):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             raise ConfigError("the TensorBoard log needs the extra onward[tensorboard]") from None
+        self._folder = Path(folder)
         self._open: Callable[[], Any] = partial(EventFileWriter, str(folder))
         self._writer: Any = None
         self._every = every
 
     def on_train_begin(self, run: Run) -> None:
-        self._writer = self._open()
+        try:
+            self._writer = self._open()
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder}: the TensorBoard log cannot be written there: {error.strerror}"
+            ) from error
 
     def on_step_end(self, run: Run) -> None:
         if run.step % self._every == 0:

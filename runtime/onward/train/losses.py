@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onward.errors import ConfigError, ShapeError
 from onward.graph import Builder, Dim, dims_of, dtype_of
+from onward.train._named import create
 
 __all__ = [
     "L1",
@@ -225,12 +226,7 @@ def loss_named(name: str, **options: object) -> Loss:
     Raises:
         ConfigError: an unknown name or option.
     """
-    if name not in _NAMES:
-        raise ConfigError(f"unknown loss {name!r}; there are {', '.join(_NAMES)}")
-    try:
-        return _NAMES[name](**options)
-    except TypeError as error:
-        raise ConfigError(f"loss {name!r}: {error}") from None
+    return create("loss", _NAMES, name, options)
 
 
 def balanced_class_weights(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onward.errors import ConfigError
 from onward.graph import ONWARD_DOMAIN, Builder
+from onward.train._named import create
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Group", "Optimizer", "RMSprop", "optimizer_named"]
 
@@ -295,11 +296,9 @@ def optimizer_named(name: str, **options: Any) -> Optimizer:
     Raises:
         ConfigError: an unknown name or option.
     """
-    if name not in _NAMES:
-        raise ConfigError(f"unknown optimizer {name!r}; there are {', '.join(_NAMES)}")
-    try:
-        if "groups" in options:
-            options["groups"] = tuple(g if isinstance(g, Group) else Group(**g) for g in options["groups"])
-        return _NAMES[name](**options)
-    except TypeError as error:
-        raise ConfigError(f"optimizer {name!r}: {error}") from None
+    if "groups" in options:
+        kinds = {"group": Group}
+        options["groups"] = tuple(
+            g if isinstance(g, Group) else create("parameter", kinds, "group", g) for g in options["groups"]
+        )
+    return create("optimizer", _NAMES, name, options)

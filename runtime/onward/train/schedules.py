@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from onward.errors import ConfigError
+from onward.train._named import create
 
 __all__ = [
     "Constant",
@@ -156,9 +157,4 @@ def schedule_named(name: str, **options: Any) -> Schedule:
     Raises:
         ConfigError: an unknown name or option.
     """
-    if name not in _NAMES:
-        raise ConfigError(f"unknown schedule {name!r}; there are {', '.join(_NAMES)}")
-    try:
-        return _NAMES[name](**options)
-    except TypeError as error:
-        raise ConfigError(f"schedule {name!r}: {error}") from None
+    return create("schedule", _NAMES, name, options)

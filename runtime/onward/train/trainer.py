@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onward.autodiff import Clip, TrainingStep, training_step, with_loss
 from onward.data import Batch, Dataset, Loader
 from onward.engine import Session, StepSession
+from onward.engine.engines import EngineName
 from onward.errors import ConfigError, DataError
 from onward.graph import Array, TensorSpec, dims_of
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
@@ -47,6 +48,8 @@ class Trainer:
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
         seed: of dropout and, where `fit` makes the loader, of the order of samples.
+        engine: which engine runs the model and its training step.
+        threads: of the compiled engine; None: as many as the process may use.
 
     Raises:
         ConfigError: an option that does not fit the model.
@@ -67,7 +70,11 @@ class Trainer:
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
         seed: int = 0,
+        engine: EngineName = "auto",
+        threads: int | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {threads}")
         self._model = prepare_model(model)
         graph = self._model.graph
         outputs = [v.name or "" for v in graph.outputs]
@@ -93,9 +100,11 @@ class Trainer:
             clip=clip,
             accumulate=accumulate,
         )
-        self._session = StepSession(self.step.model, self.step.bindings)
+        self._session = StepSession(self.step.model, self.step.bindings, engine=engine, threads=threads)
         self._losses = (losses, loss_weights)
-        self._inference = Session(self._model)
+        self._inference = Session(self._model, engine=engine, threads=threads)
+        self._engine: EngineName = engine
+        self._threads = threads
         self._evaluation: tuple[Session, str, Mapping[str, str]] | None = None
         self.history = History()
         self.stopped = ""
@@ -216,7 +225,8 @@ class Trainer:
         loader = self._loader(data, batch_size, shuffle=False)
         if self._evaluation is None:
             model, loss, targets = with_loss(self._model, *self._losses)
-            self._evaluation = Session(model), loss, targets
+            session = Session(model, engine=self._engine, threads=self._threads)
+            self._evaluation = session, loss, targets
         session, loss_name, targets = self._evaluation
         session.load_weights(self.weights())
         feeds = self._feeder(loader.dataset, targets)
@@ -290,6 +300,7 @@ class Trainer:
                 f"data set {dataset.name!r} has no input {missing[0]!r}, which the loss of that output needs"
             )
         self._check_labels(dataset, first)
+        self._check_rank(dataset, first)
         kinds = {output: dtypes[target] for output, target in self.step.targets.items()}
 
         def feed(batch: Batch) -> dict[str, Array]:
@@ -327,6 +338,17 @@ class Trainer:
                 f"data set {dataset.name!r}, row {row}: label {targets[bad].ravel()[0]} is out of range; "
                 f"output {output!r} has {classes} classes"
             )
+
+    def _check_rank(self, dataset: Dataset, output: str) -> None:
+        spec = next(spec for spec in self._session.inputs if spec.name == self.step.targets[output])
+        if dataset.targets is None or spec.shape is None or dataset.targets.ndim == len(spec.shape):
+            return
+        hint = "; choose cross_entropy" if dataset.task == "classification" else ""
+        raise ConfigError(
+            f"{type(self.loss[output]).__name__} of output {output!r} needs targets {spec}, data set "
+            f"{dataset.name!r} has targets of shape {['N', *dataset.targets.shape[1:]]}".replace("'N'", "N")
+            + hint
+        )
 
     def _identity(self, loader: Loader) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""

@@ -1,0 +1,104 @@
+"""`onward inspect --plan`: what the compiled engine makes of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onward.cli.inputs import extents
+from onward.engine.engines import resolve
+
+if TYPE_CHECKING:
+    from onward.engine.plan import Plan
+
+__all__ = ["show_plan"]
+
+
+def show_plan(
+    path: Path,
+    model: ir.Model,
+    dims: Sequence[str] | None,
+    *,
+    training: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Print the calls of a model's plan, or of its training step's.
+
+    Args:
+        path: what the model is called.
+        model: the model.
+        dims: options NAME=NUMBER; batches are of 1 sample otherwise.
+        training: plan the step with the default losses, Adam, and every weight trained that they depend on.
+        threads: of the compiled engine; None: as many as the process may use.
+        as_json: print JSON.
+
+    Raises:
+        ConfigError: the compiler is missing, an option is wrong, or the model has no default loss.
+        UnsupportedError: operators or gradients are missing.
+        InputError, ShapeError: the extents do not fit the model.
+    """
+    from onward.engine.compiled import CompiledEngine
+    from onward.verify.inputs import random_inputs
+
+    resolve("compiled")
+    bindings: Mapping[str, str] = {}
+    if training:
+        model, bindings = _step(model)
+    inputs = random_inputs(model, batch=1, dims=extents(dims))
+    shapes = {name: array.shape for name, array in inputs.items()}
+    engine = CompiledEngine(model, bindings, threads)
+    plan = engine.plan(shapes)
+    if as_json:
+        print(json.dumps(_plain(shapes, engine.threads, plan)))
+    else:
+        _show(f"{path}, training step" if training else str(path), shapes, engine.threads, plan)
+
+
+def _step(model: ir.Model) -> tuple[ir.Model, Mapping[str, str]]:
+    from onward.autodiff import training_step
+    from onward.train import Adam
+    from onward.train.preparation import choose_parameters, prepare_model
+    from onward.verify import default_losses
+
+    prepared = prepare_model(model)
+    losses = default_losses(prepared)
+    step = training_step(prepared, losses, Adam(), choose_parameters(prepared, losses, None, ()))
+    return step.model, step.bindings
+
+
+def _plain(shapes: Mapping[str, tuple[int, ...]], threads: int, plan: Plan | None) -> dict[str, object]:
+    head: dict[str, object] = {"inputs": shapes, "threads": threads, "static": plan is not None}
+    if plan is None:
+        return head
+    calls = [asdict(row) for row in plan.rows]
+    return {**head, "arena_bytes": plan.arena_bytes, "seconds": plan.seconds, "calls": calls}
+
+
+def _show(title: str, shapes: Mapping[str, tuple[int, ...]], threads: int, plan: Plan | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) + f"; {threads} threads")
+    if plan is None:
+        print("a shape depends on data: the interpreter runs this model")
+        return
+    rows = plan.rows
+    slow = sum(bool(row.reason) for row in rows)
+    table = Table(title=title)
+    for column in ("kernel", "operators", "flops", "bytes", *(["why not compiled"] if slow else [])):
+        numbers = column in ("flops", "bytes")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
+    for row in rows:
+        cells = [row.kernel, row.operators, *(f"{n:,}" if n else "" for n in (row.flops, row.bytes))]
+        table.add_row(*cells, *([row.reason] if slow else []))
+    Console().print(table)
+    print(
+        f"{len(rows)} calls, {slow} of them NumPy; {sum(row.flops for row in rows):,} operations, "
+        f"{sum(row.bytes for row in rows):,} bytes moved, {plan.arena_bytes:,} bytes of working memory"
+    )

@@ -83,13 +83,19 @@ def rows_for(target: Target, vectors: int) -> int:
     return max(1, min(rows, 28))
 
 
+_NARROW = 1.75
+"""What a vector costs in a tile of its own, beside one in a wider tile: each FMA then needs its own load."""
+
+
 def vectors_for(target: Target, channels: int) -> int:
-    """How many vectors wide a tile should be for a last axis of `channels`."""
+    """How many vectors wide a tile should be for a last axis of `channels`; the rest gets a narrower one."""
     whole = -(-channels // target.lanes)
-    for n in (2, 3, 4, 1) if target.registers == 32 else (2, 3, 1):
-        if whole % n == 0:
-            return n
-    return 1
+
+    def cost(width: int) -> float:
+        rest = whole % width
+        return (whole - rest) * (_NARROW if width == 1 else 1) + rest * (_NARROW if rest == 1 else 1)
+
+    return min((2, 3, 4, 1) if target.registers == 32 else (2, 3, 1), key=cost)
 
 
 def split(total: int, most: int) -> list[tuple[int, int, int]]:

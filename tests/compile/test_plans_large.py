@@ -107,7 +107,8 @@ def test_large_layers(name: str, threads: int) -> None:
 def test_special_values_reach_what_they_should(name: str, value: float) -> None:
     """Where a result is finite in the interpreter it is finite here, and nowhere else.
 
-    Winograd adds and subtracts pixels before it multiplies: what an infinity reaches becomes NaN there, before a ReLU too.
+    Winograd adds and subtracts pixels before it multiplies: what an infinity reaches becomes NaN there,
+    before a ReLU too.
     """
     shape, layer, kernel = LAYERS[name]
     model, feed = _made(shape, layer)

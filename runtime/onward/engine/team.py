@@ -35,8 +35,6 @@ __all__ = ["ALONE", "FREE", "Step", "Steps", "Team"]
 ALONE = 1
 """Step flag: run by thread 0 only, as `kernel(args, 0, 1)`; the others wait for it."""
 
-MAX_THREADS = 256
-
 FREE = 2
 """Step flag: no barrier after this step. The next step must not read what another thread writes in it."""
 

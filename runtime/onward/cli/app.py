@@ -117,7 +117,7 @@ def _version() -> None:
     Example:
       onward version
     """
-    for package in ("onward", "numpy", "onnx", "onnx-ir", "onnxruntime", "numba", "llvmlite", "grpcio"):
+    for package in ("onward", "numpy", "onnx", "onnx-ir", "onnxruntime", "llvmlite", "grpcio"):
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -517,12 +517,26 @@ class Lowering:
         for position, group in enumerate(self.groups):
             self._position = position
             self._lower(group)
+        self._bring_state_home()
+
+    def _bring_state_home(self) -> None:
+        """Copy replacements that are not in the state's place; what is other state goes by way of a copy."""
+        pending: list[tuple[str, Tensor, Tensor]] = []
         for name, output in self._bindings.items():
             state, value = self.program.state[name], self.program.outputs[output]
-            source = self.plain(value)
-            if source.buffer is not self._plain[state].buffer:
-                self._label = name
-                self.copy(source, self._plain[state])
+            source, target = self.plain(value), self._plain[state]
+            if source.buffer is target.buffer:
+                continue
+            self._label = name
+            if source.buffer.place is Place.FIXED and source.buffer not in self._constant_buffers:
+                held = replace(source, buffer=Buffer(max(1, source.nbytes)), offset=0)
+                held = replace(held, strides=row_major(held.shape))
+                self.copy(source, held)
+                source = held
+            pending.append((name, source, target))
+        for name, source, target in pending:
+            self._label = name
+            self.copy(source, target)
 
     def _keep_old_state(self) -> None:
         """State that is an output as it was before the run is copied before anything replaces it."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array, Op, bind, infer_node, numpy_dtype, static_shape
+from onward.graph import Array, Op, bind, infer_node, is_float, numpy_dtype, static_shape
 
 __all__ = ["NotStaticError", "Operation", "Program", "specialize"]
+
+_SMALL = 16
 
 _FOLD_LIMIT = 1 << 16
 """Results of folding up to this many elements are kept as constants; larger ones stay computed."""
@@ -60,12 +62,16 @@ class Program:
     dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
 
 
-def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
+def specialize(
+    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
+) -> Program:
     """Fix the shapes of a model's inputs.
 
     Args:
         model: it is not changed.
         shapes: of every input that is not an initializer.
+        swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
+            constants, from which shapes and further constants follow.
 
     Raises:
         NotStaticError: a shape depends on data.
@@ -83,7 +89,7 @@ def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Progra
     for name, value in initializers.items():
         if name in state or value.const_value is None:
             continue
-        if _is_weight(value):
+        if _is_weight(value, value.const_value, swapped):
             weights[name] = value
         else:
             known[value] = value.const_value
@@ -119,11 +125,9 @@ def specialize(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Progra
     return program
 
 
-def _is_weight(value: ir.Value) -> bool:
-    """Whether the contents may be swapped later: anything of a floating-point type that is not tiny."""
-    return value.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) and not (value.name or "").startswith(
-        "const"
-    )
+def _is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
+    """Whether contents are read at run time: what is swapped, and anything large enough to be a weight."""
+    return is_float(value) and (value.name in swapped or tensor.size > _SMALL)
 
 
 def _specialize_node(

@@ -54,7 +54,7 @@ class CompiledEngine:
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.const_value.dtype.is_floating_point()
         }
-        self._outputs = [v.name or "" for v in model.graph.outputs]
+        self._swapped: set[str] = set()
         self._plans: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Plan | None] = OrderedDict()
         self._team: Team | None = None
         self._lock = threading.Lock()
@@ -89,6 +89,9 @@ class CompiledEngine:
                     f"weight {fixed[0]!r} is not of a floating-point type, so it is part of the compiled "
                     "program; make a session of the changed model"
                 )
+            if fresh := arrays.keys() - self._swapped - self._bindings.keys():
+                self._swapped |= fresh
+                self._plans.clear()
             for name, array in arrays.items():
                 np.copyto(self.fixed[name], array)
             for plan in self._plans.values():
@@ -107,6 +110,7 @@ class CompiledEngine:
                     default_jit(),
                     host_target(),
                     self.threads,
+                    self._swapped,
                 )
             except NotStaticError:
                 plan = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -54,6 +54,7 @@ class Plan:
         bindings: state inputs and the outputs that replace them.
         jit: compiles kernels for `target`.
         threads: of the teams that will run it.
+        swapped: weights whose contents the session may replace.
 
     Raises:
         NotStaticError: a shape depends on data.
@@ -69,9 +70,10 @@ class Plan:
         jit: Jit,
         target: Target,
         threads: int,
+        swapped: Collection[str] = (),
     ) -> None:
         started = time.perf_counter()
-        program = specialize(model, shapes)
+        program = specialize(model, shapes, swapped)
         split_normalization(program)
         lowering = Lowering(program, target, threads, fixed, bindings)
         lowering.run()

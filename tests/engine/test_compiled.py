@@ -1,0 +1,53 @@
+"""The compiled engine's own: which weights can be swapped, and state that trades places."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onward.engine import Session, StepSession
+from onward.errors import InputError
+from onward.graph import Builder
+
+
+def test_weights_can_be_swapped_whatever_their_name_and_size() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="named")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 3))
+    slope = g.initializer("const_fold_opt__7", np.array([0.5], np.float32))
+    w = g.initializer("const_w", np.ones((3, 8), np.float32))
+    g.output(g.PRelu(g.MatMul(x, w), slope), "y")
+    session = Session(ir.Model(graph, ir_version=10), engine="compiled")
+    feed = {"x": -np.ones((2, 3), np.float32)}
+    np.testing.assert_array_equal(session.run(feed)["y"], np.full((2, 8), -1.5))
+    session.load_weights({"const_fold_opt__7": np.array([2.0], np.float32)})
+    np.testing.assert_array_equal(session.run(feed)["y"], np.full((2, 8), -6.0))
+    session.load_weights({"const_w": np.full((3, 8), 2.0, np.float32)})
+    np.testing.assert_array_equal(session.run(feed)["y"], np.full((2, 8), -12.0))
+
+
+def test_integer_initializers_are_part_of_the_program() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="shaped")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 4))
+    shape = g.initializer("shape", np.array([-1, 2]))
+    g.output(g.Reshape(x, shape), "y")
+    session = Session(ir.Model(graph, ir_version=10), engine="compiled")
+    with pytest.raises(InputError, match="'shape' is not of a floating-point type"):
+        session.load_weights({"shape": np.array([-1, 4])})
+
+
+def test_state_that_trades_places() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="swap")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ())
+    a = g.initializer("a", np.arange(3, dtype=np.float32))
+    b = g.initializer("b", np.arange(3, 6, dtype=np.float32))
+    g.output(g.Add(g.ReduceSum(a, keepdims=0), x), "y")
+    g.output(b, "a.next")
+    g.output(a, "b.next")
+    graph.inputs.extend([a, b])
+    session = StepSession(ir.Model(graph, ir_version=10), {"a": "a.next", "b": "b.next"}, engine="compiled")
+    for step, total in enumerate((3, 12, 3)):
+        assert float(session.run({"x": np.array(0, np.float32)})["y"]) == total, step

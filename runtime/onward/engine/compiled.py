@@ -22,6 +22,9 @@ from onward.graph import Array
 
 __all__ = ["CompiledEngine"]
 
+_TINY = 2_000_000
+"""Arithmetic and bytes of a run below which a second thread costs more than it saves."""
+
 _PLANS = 16
 """Plans kept for different input shapes; the least recently used one goes first."""
 
@@ -35,7 +38,7 @@ class CompiledEngine:
     Args:
         model: the model.
         bindings: state inputs, which are initializers too, and the outputs that replace them.
-        threads: of the team; None: as many as the process may use.
+        threads: of the team; None: as many as the process may use. Tiny plans run on one.
 
     Raises:
         UnsupportedError: operators are missing, all of them named.
@@ -56,7 +59,7 @@ class CompiledEngine:
         }
         self._swapped: set[str] = set()
         self._plans: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Plan | None] = OrderedDict()
-        self._team: Team | None = None
+        self._teams: dict[int, Team] = {}
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
@@ -71,9 +74,9 @@ class CompiledEngine:
             if plan is None:
                 results = self._interpret(inputs)
             else:
-                if self._team is None:
-                    self._team = Team(self.threads)
-                results = plan.run(inputs, self._team)
+                if plan.threads not in self._teams:
+                    self._teams[plan.threads] = Team(plan.threads)
+                results = plan.run(inputs, self._teams[plan.threads])
         return results if outputs is None else {name: results[name] for name in outputs}
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
@@ -102,23 +105,28 @@ class CompiledEngine:
         key = tuple(sorted(shapes.items()))
         if key not in self._plans:
             try:
-                plan = Plan(
-                    self._model,
-                    shapes,
-                    self.fixed,
-                    self._bindings,
-                    default_jit(),
-                    host_target(),
-                    self.threads,
-                    self._swapped,
-                )
+                plan = self._new_plan(shapes, self.threads)
+                if self.threads > 1 and plan.work < _TINY:
+                    plan = self._new_plan(shapes, 1)
+                self._plans[key] = plan
             except NotStaticError:
-                plan = None
-            self._plans[key] = plan
+                self._plans[key] = None
             if len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
+
+    def _new_plan(self, shapes: Mapping[str, tuple[int, ...]], threads: int) -> Plan:
+        return Plan(
+            self._model,
+            shapes,
+            self.fixed,
+            self._bindings,
+            default_jit(),
+            host_target(),
+            threads,
+            self._swapped,
+        )
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._interpreter.load(self.fixed)

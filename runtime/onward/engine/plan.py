@@ -100,7 +100,13 @@ class Plan:
             name: self._view(t) for name, t in self._outputs.items() if t.buffer.place is not Place.INPUT
         }
         self.weights_changed = True
+        self.threads = threads
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
+
+    @property
+    def work(self) -> int:
+        """Arithmetic operations and bytes of one run, as far as they are known."""
+        return sum(row.flops + row.bytes for row in self.rows)
 
     @property
     def arena_bytes(self) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -62,17 +64,15 @@ def predict(
     try:
         loaded = np.load(inputs, allow_pickle=False)
         arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        _fail(f"{inputs}: not a readable .npz or .npy file: {error}")
+    except OSError as error:
+        _fail(f"{inputs}: cannot be read: {error.strerror or error}")
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        _fail(f"{inputs}: not a readable .npz or .npy file without Python objects")
     with _connected(address, timeout) as client:
         result = client.infer(model, arrays, None, model_version)
     answer: dict[str, Any] = {"model": result.model, "version": result.version, **result.parameters}
     if output is not None:
-        try:
-            with output.open("wb") as file:
-                np.savez(file, **result.outputs)  # type: ignore[arg-type] # NumPy's stub takes names for its options
-        except OSError as error:
-            _fail(f"{output}: cannot be written: {error.strerror}")
+        _write(output, result.outputs)
         answer["outputs"] = str(output)
     else:
         answer["outputs"] = {name: _plain(array) for name, array in result.outputs.items()}
@@ -150,6 +150,24 @@ def _connected(address: str, timeout: float) -> Iterator[Client]:
             yield client
     except ClientError as error:
         _fail(str(error))
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz file; what was at the path before stays until the new file is whole."""
+    import numpy as np
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, **arrays)
+            if path.exists() and not path.is_file():
+                raise OSError(0, "it is not a file")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        _fail(f"{path}: cannot be written: {error.strerror}")
 
 
 def _fail(text: str) -> NoReturn:

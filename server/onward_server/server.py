@@ -159,6 +159,10 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory])
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> int:
+    port_text = listen.rpartition(":")[2]
+    # gRPC takes such a port modulo 65536
+    if not listen.startswith("unix:") and port_text.isdecimal() and int(port_text) > 65535:
+        raise ConfigError(f"listen {listen!r}: the port must be at most 65535")
     try:
         port: int = server.add_insecure_port(listen)
     except RuntimeError as error:

@@ -329,9 +329,15 @@ def test_serve_needs_a_repository_that_is_there(onward: Onward, tmp_path: Path) 
     assert "nowhere" in done.err
 
 
-def test_client_commands_against_a_server(onward: Onward, iris: Path, tmp_path: Path) -> None:
+def test_client_commands_against_a_server(
+    onward: Onward, iris: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from onward_server import ServerThread
     from onward_server.settings import CrossCheckSettings, ServerSettings
+
+    def full_disk(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "no space")
 
     place = tmp_path / "models" / "iris" / "1" / "model.onnx"
     place.parent.mkdir(parents=True)
@@ -350,8 +356,17 @@ def test_client_commands_against_a_server(onward: Onward, iris: Path, tmp_path: 
         answer = json.loads(onward("client", "predict", "iris", tmp_path / "x.npy", *at).out)
         assert answer["cross_check"] == "passed"
         assert np.shape(answer["outputs"]["output"]) == (2, 3)
+        kept = tmp_path / "answers.npz"
+        assert onward("client", "predict", "iris", tmp_path / "x.npy", "--output", kept, *at).code == 0
+        before = kept.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "savez", full_disk)
+            failed = onward("client", "predict", "iris", tmp_path / "x.npy", "--output", kept, *at)
+        assert (failed.code, failed.err) == (2, f"error: {kept}: cannot be written: no space\n")
+        assert kept.read_bytes() == before
+        assert not list(tmp_path.glob(".answers*"))
         refused = onward("client", "predict", "nothing", tmp_path / "x.npy", *at)
         assert refused.code == 2
         assert "nothing" in refused.err
         counts = json.loads(onward("client", "statistics", "iris", *at).out)
-        assert counts["cross_checks"][0]["passed"] == 1
+        assert counts["cross_checks"][0]["passed"] == 3

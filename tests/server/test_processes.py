@@ -109,6 +109,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_2(reposi
         (["--repository", "{folder}/file", "--listen", "127.0.0.1:0"], "Not a directory"),
         (["--listen", "127.0.0.1:0"], "repository: Field required"),
         (["--repository", "{folder}", "--listen", "not an address"], "'not an address'"),
+        (["--repository", "{folder}", "--listen", "127.0.0.1:99999"], "at most 65535"),
         (["--repository", "{folder}", "--threads", "0"], "threads: Input should be"),
         (["--repository", "{folder}", "--cross-check", "often"], "cross_check.policy"),
         (["--repository", "{folder}", "--cross-check", "sample:2"], "cross_check.rate"),

@@ -22,6 +22,7 @@ NO_NODE_CASE: dict[str, str] = {}
 
 NO_GRADIENT: dict[str, str] = {
     "CumProd": "newer than the opset that training graphs have",
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), "unrolled before gradients are taken"),
     "Scatter": "deprecated before the opset that training graphs have",
 }
 """Operators that the standard calls differentiable and that have no gradient rule."""

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onward.graph import Array, op
+from onward.ops._recurrent import Activation, Recurrent, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Simple(Recurrent):
+    """What the versions share."""
+
+    gates: ClassVar[int] = 1
+    activations: tuple[str, ...] = ("Tanh", "Tanh")
+
+    def kernel(
+        self,
+        X: Array,
+        W: Array,
+        R: Array,
+        B: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+    ) -> tuple[Array, ...]:
+        return self.run(X, W, R, B, sequence_lens, (initial_h,))
+
+    def cell(
+        self, activations: Sequence[Activation], x: Array, states: tuple[Array, ...], w: Weights
+    ) -> tuple[Array, ...]:
+        return (activations[0](x + states[0] @ w.R.T + (w.Wb + w.Rb)),)
+
+
+@op("RNN", since=(14, 22), multiple_outputs=True)
+class RNN(_Simple):
+    """Ht = f(Xt·Wᵀ + Ht₋₁·Rᵀ + Wb + Rb)."""
+
+    layout: int = 0
+
+
+@op("RNN", since=7, multiple_outputs=True)
+class RNN7(_Simple):
+    """RNN with the time as the first axis."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from onward.engine.team import Team
+from onward.engine.engines import Engine, EngineName
 from onward.errors import InputError, ModelError, StorageError
 from onward_server.dataplane import DataPlane, OnnxRuntimeExecutor, OnwardExecutor
 from onward_server.dataplane.executors import ENGINES
@@ -32,20 +33,20 @@ def test_an_engine_describes_and_runs_a_model(repository: Path, engine: str) -> 
 
 
 def test_onwards_engine_gets_its_threads(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onward.engine import compiled
+    from onward.engine import session
 
-    teams: list[int] = []
-    team = compiled.Team
+    asked: list[int | None] = []
+    make = session.make_engine
 
-    def counted(threads: int) -> Team:
-        teams.append(threads)
-        return team(threads)
+    def observed(model: ir.Model, name: EngineName, threads: int | None) -> Engine:
+        asked.append(threads)
+        return make(model, name, threads)
 
-    monkeypatch.setattr(compiled, "Team", counted)
+    monkeypatch.setattr(session, "make_engine", observed)
     path = put(repository, "m", 1, two_by_two())
     for threads in (1, 2):
         OnwardExecutor(path, threads).run(FLOAT_PAIR)
-    assert teams == [1, 2]
+    assert asked == [1, 2]
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))

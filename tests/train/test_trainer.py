@@ -284,3 +284,39 @@ def test_parameters_that_the_loss_does_not_reach_are_left_out() -> None:
     assert Trainer(ir.Model(graph, ir_version=10)).step.parameters == ("scores.weight",)
     with pytest.raises(ConfigError, match=r"does not depend on other\.weight"):
         Trainer(ir.Model(graph, ir_version=10), trainable=["*.weight"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({}, "input 'x' is missing"),
+        ({"y": np.zeros((2, 4), np.float32)}, "input 'x' is missing"),
+        ([[1.0, 2.0], [3.0]], "input 'x': not an array"),
+        (np.float32(1), "got shape \\[\\]"),
+    ],
+)
+def test_predict_refuses_what_is_no_batch(inputs: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Trainer(networks.mlp()).predict(inputs)
+
+
+def test_engines_and_threads_are_checked() -> None:
+    with pytest.raises(ConfigError, match="engine 'gpu': choose auto"):
+        Trainer(networks.mlp(), engine="gpu")
+    with pytest.raises(ConfigError, match="threads must be at least 1"):
+        Trainer(networks.mlp(), threads=0)
+
+
+def test_a_trainer_runs_the_engine_that_it_is_given(monkeypatch) -> None:
+    from onward.engine import Interpreter
+
+    ran = []
+    run = Interpreter.run
+    monkeypatch.setattr(Interpreter, "run", lambda self, *a, **k: ran.append(self) or run(self, *a, **k))
+    x, y = networks.blobs()
+    for engine, count in (("compiled", 0), ("interpreter", 3)):
+        trainer = Trainer(networks.mlp(), engine=engine)
+        trainer.fit((x, y), batch_size=len(x))
+        trainer.evaluate((x, y))
+        trainer.predict(x)
+        assert len(ran) == count

@@ -15,7 +15,8 @@ from onward.autodiff import Clip, TrainingStep, training_step, with_loss
 from onward.data import Batch, Dataset, Loader
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
-from onward.errors import ConfigError, DataError
+from onward.engine.session import check_inputs
+from onward.errors import ConfigError, DataError, InputError
 from onward.graph import Array, TensorSpec, dims_of
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.history import History
@@ -257,7 +258,9 @@ class Trainer:
         elif isinstance(inputs, Mapping):
             arrays = inputs
         else:
-            arrays = {self.inputs[0].name: np.asarray(inputs)}
+            arrays = {self.inputs[0].name: _array(self.inputs[0].name, inputs)}
+        if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
+            check_inputs(self.inputs, arrays)
         self._inference.load_weights(self.weights())
         count = len(next(iter(arrays.values())))
         parts = [
@@ -371,6 +374,13 @@ class Trainer:
             "schedule": repr(self.schedule),
             "metrics": [m.name for m in self.metrics],
         }
+
+
+def _array(name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"input {name!r}: not an array: {error}") from None
 
 
 def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:

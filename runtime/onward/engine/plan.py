@@ -21,6 +21,7 @@ from onward.compile.tensors import Buffer, Place, Tensor
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array
+from onward.passes.unroll import unroll_fixed
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -73,7 +74,7 @@ class Plan:
         swapped: Collection[str] = (),
     ) -> None:
         started = time.perf_counter()
-        program = specialize(model, shapes, swapped)
+        program = specialize(unroll_fixed(model, shapes), shapes, swapped)
         split_normalization(program)
         lowering = Lowering(program, target, threads, fixed, bindings)
         lowering.run()

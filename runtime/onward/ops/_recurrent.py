@@ -109,20 +109,21 @@ class Recurrent(Op):
         if self.batch_major:
             X = X.swapaxes(0, 1)
             initial = [None if a is None else a.swapaxes(0, 1) for a in initial]
-        time, batch, _ = X.shape
+        time, batch, features = X.shape
         directions, size = len(W), R.shape[-1]
         Y = np.zeros((time, directions, batch, size), X.dtype)
         last = [np.zeros((directions, batch, size), X.dtype) for _ in initial]
         activations = self._activations(directions)
         for d in range(directions):
             bias = np.zeros(2 * self.gates * size, X.dtype) if B is None else B[d]
-            w = Weights(R[d], *np.split(bias, 2), None if P is None else P[d])
+            Wb, Rb = np.split(bias, 2)
+            w = Weights(R[d], Wb, Rb, None if P is None else P[d])
             states = tuple(z[d] if a is None else a[d] for a, z in zip(initial, last, strict=True))
             if sequence_lens is not None:
                 states = tuple(np.where(sequence_lens[:, None] == 0, s.dtype.type(0), s) for s in states)
             order = self._order(time, batch, sequence_lens, backward=self.direction == "reverse" or d == 1)
             columns = np.arange(batch)
-            xs = (X[order, columns].reshape(time * batch, -1) @ W[d].T).reshape(time, batch, -1)
+            xs = (X[order, columns].reshape(time * batch, features) @ W[d].T).reshape(time, batch, W.shape[1])
             for t in range(time):
                 new = self.cell(activations[d], xs[t], states, w)
                 if sequence_lens is None:

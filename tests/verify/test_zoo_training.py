@@ -12,8 +12,6 @@ import pytest
 from onward import verify
 from onward.autodiff import training_step
 from onward.engine import StepSession
-from onward.errors import UnsupportedError
-from onward.graph import registered
 from onward.model import load, trainable_initializers
 from onward.nn import zoo
 from onward.train.optimizers import SGD
@@ -69,14 +67,8 @@ def test_every_network_is_here():
 
 
 def networks(names: Iterable[str]) -> list[Any]:
-    """Parameters for pytest: slow networks are marked, and those whose operators are still to come."""
-    waiting = pytest.mark.xfail(
-        ("", "LSTM") not in registered(),
-        reason="the operator LSTM is not implemented",
-        raises=UnsupportedError,
-        strict=True,
-    )
-    marks = {"lstm_classifier": waiting, **dict.fromkeys(SLOW, pytest.mark.slow)}
+    """Parameters for pytest: slow networks are marked."""
+    marks = dict.fromkeys(SLOW, pytest.mark.slow)
     return [pytest.param(name, marks=marks.get(name, ())) for name in sorted(names)]
 
 

@@ -11,7 +11,10 @@ from onward.errors import UnsupportedError
 from onward.graph import Builder, bind, dims_of, infer_node
 from onward.ops._recurrent import DEFAULT_ACTIVATIONS, Recurrent
 
-__all__ = ["unroll_fixed", "unroll_recurrent"]
+__all__ = ["UNROLLED", "unroll_fixed", "unroll_recurrent"]
+
+UNROLLED = frozenset(DEFAULT_ACTIVATIONS)
+"""Operators of the standard that have gradients by being unrolled."""
 
 _OPSET = 13
 """The oldest opset whose Split, Squeeze and Unsqueeze are those that unrolling writes."""
@@ -77,7 +80,7 @@ def unroll_fixed(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.M
 
 
 def _recurrent(graph: ir.Graph) -> Iterator[ir.Node]:
-    return (node for node in graph if node.domain == "" and node.op_type in DEFAULT_ACTIVATIONS)
+    return (node for node in graph if node.domain == "" and node.op_type in UNROLLED)
 
 
 def _reached(graph: ir.Graph, names: Collection[str]) -> set[ir.Node]:

@@ -412,9 +412,6 @@ def _agree(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def _marks(name: str) -> Any:
-    if name == "network: lstm_classifier":
-        missing = ("", "LSTM") not in registered()
-        return pytest.mark.skipif(missing, reason="the operator LSTM is not implemented")
     return pytest.mark.slow if name.partition(": ")[2] in SLOW else ()
 
 

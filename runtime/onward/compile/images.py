@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.fusion import Group
+from onward.compile.groups import Group
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
@@ -33,10 +33,11 @@ def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, 
     while grown:
         grown = False
         for group in groups:
-            if group.shape is None or len(group.shape) not in (3, 4):
+            if not (elements := group.elements):
                 continue
-            outputs = [v for o in group.operations for v in o.outputs]
-            same = [v for v in (*group.inputs, *outputs) if program.shapes[v] == group.shape]
+            shape = program.shapes[elements[-1].outputs[0]]
+            outputs = [v for o in elements for v in o.outputs]
+            same = [v for v in (*group.inputs, *outputs) if program.shapes[v] == shape]
             same = [v for v in same if _can_be_image(program, v)]
             if any(v in images for v in same) and not all(v in images for v in same):
                 images.update(same)

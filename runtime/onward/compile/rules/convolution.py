@@ -14,7 +14,8 @@ from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
 from onward.compile.kernels.tile import IDENTITY
-from onward.compile.rules.techniques import Technique, is_depthwise, technique
+from onward.compile.rules.techniques import Technique, is_depthwise, technique, winograd_for_weights
+from onward.compile.rules.winograd import weights_by_winograd
 from onward.compile.tensors import Buffer, Tensor, row_major
 from onward.ops._window import Geometry
 
@@ -125,6 +126,9 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
+    if winograd_for_weights(conv):
+        weights_by_winograd(b, dw, source, gradient, conv)
+        return
     if _flat_products(conv):
         _weights_by_products(b, dw, source, gradient, conv)
         return

@@ -12,7 +12,7 @@ from onward.compile.groups import Group
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
-from onward.compile.rules.techniques import technique
+from onward.compile.rules.techniques import technique, weight_border
 
 __all__ = ["image_geometry"]
 
@@ -87,7 +87,7 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
     value = operation.inputs[1 if role == "weight" else 0]
     assert value is not None
     if role == "weight":
-        return [(value, conv.input_halo())]
+        return [(value, weight_border(conv))]
     return [(value, technique(conv, backward=role == "input").border(conv))]
 
 

@@ -12,7 +12,8 @@ from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
 from onward.compile.kernels.tile import IDENTITY
-from onward.compile.rules.techniques import Technique, is_depthwise, technique
+from onward.compile.rules.techniques import Technique, is_depthwise, technique, winograd_for_weights
+from onward.compile.rules.winograd import weights_by_winograd
 from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
@@ -122,6 +123,9 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
+    if winograd_for_weights(conv):
+        weights_by_winograd(b, dw, source, gradient, conv)
+        return
     if is_depthwise(conv):
         count = b.threads
         partial = b.scratch(depthwise.depthwise_partial_size(conv, b.target, count))

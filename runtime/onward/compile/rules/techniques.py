@@ -13,7 +13,7 @@ from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, oihw
 from onward.compile.kernels.tile import Epilogue
 
-__all__ = ["Technique", "is_depthwise", "technique"]
+__all__ = ["Technique", "is_depthwise", "technique", "weight_border", "winograd_for_weights"]
 
 Border = tuple[int, int, int, int]
 
@@ -135,12 +135,24 @@ def is_depthwise(conv: Convolution) -> bool:
 def technique(conv: Convolution, *, backward: bool) -> Technique:
     """The technique for a direction of a convolution, by its shape.
 
-    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on images that are
-    large enough to fill its units of work.
+    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on, where products
+    outweigh transforms, on images of which little is lost to whole squares.
     """
     if is_depthwise(conv):
         return _DEPTHWISE[backward]
-    large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 12
-    if large and winograd.winograd_suits(conv):
-        return _WINOGRAD[backward]
-    return _DIRECT[backward]
+    return _WINOGRAD[backward] if _winograd_pays(conv) else _DIRECT[backward]
+
+
+def winograd_for_weights(conv: Convolution) -> bool:
+    """Whether the weight gradient is made by Winograd."""
+    return not is_depthwise(conv) and _winograd_pays(conv)
+
+
+def weight_border(conv: Convolution) -> Border:
+    """What the weight gradient needs around x."""
+    return winograd.winograd_input_halo(conv) if winograd_for_weights(conv) else conv.input_halo()
+
+
+def _winograd_pays(conv: Convolution) -> bool:
+    large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 8
+    return large and winograd.winograd_suits(conv)

@@ -70,9 +70,9 @@ def test_transposed_right_side_in_packed_blocks(size: tuple[int, int, int], targ
     close(c, a.astype(np.float64) @ b.T, k)
     again = np.full_like(packed, np.nan)
     run(pack_columns(n, k, 1, n, target), target, {"b": b.T.copy(), "packed": again}, 2)
-    rows = (-1, panel_size(n, k, target) // width, width)
-    np.testing.assert_array_equal(packed.reshape(rows)[:, :k], again.reshape(rows)[:, :k])
-    assert not packed.reshape(rows)[-1, :k, n % width or width :].any()
+    for panels in (packed, again):
+        blocks = panels.reshape(-1, panel_size(n, k, target) // width, width)[:, :k]
+        np.testing.assert_array_equal(blocks.transpose(1, 0, 2).reshape(k, -1)[:, :n], b.T)
 
 
 def test_heads_of_attention(target: Target, run: Run) -> None:

@@ -18,7 +18,7 @@ from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm, describe
 from onward.compile.kernels.kernel import Kernel, slot_values
 from onward.compile.kernels.panels import block_width, define_pack, whole_lanes
-from onward.compile.kernels.tile import rows_for
+from onward.compile.kernels.tile import IDENTITY, rows_for
 
 __all__ = ["needs_partial", "packed_gemm"]
 
@@ -141,11 +141,7 @@ class _Driver:
         columns = {True: plan.width if spec.n >= plan.width else 0, False: rest}
         self.kinds = {whole: count for whole, count in columns.items() if count}
         names = {True: "whole", False: "rest"}
-        self.pack = {
-            whole: define_pack(f.module, names[whole], plan.width, count, spec.b_column, spec.b_k)
-            for whole, count in self.kinds.items()
-            if plan.own
-        }
+        self.pack = define_pack(f.module, plan.width, spec.b_column, spec.b_k) if plan.own else None
         self.tiles = {
             (size, whole): self._tile(size, count, names[whole])
             for size in plan.rows
@@ -251,14 +247,13 @@ class _Driver:
         f, plan, spec = self.f, self.plan, self.spec
         with f.range(left, right, plan.chunk) as start:
             end = f.smin(start + plan.chunk, f.value(right))
-            if plan.own:
+            if self.pack is not None:
                 source = at[1] + k0 * spec.b_k
                 with f.range(start, end) as panel:
                     b = f.at(self.values["b"], source + panel * (plan.width * spec.b_column))
                     sink = f.at(self.panels, (panel - start) * (plan.depth * plan.width))
-                    for whole, function in self.pack.items():
-                        with self._kind(panel, whole):
-                            f.invoke(function, [b, sink, count])
+                    columns = f.smin(plan.width, f.value(spec.n) - panel * plan.width)
+                    f.invoke(self.pack, [b, sink, columns, count])
                 panels, step = f.at(self.panels, start * (-plan.depth * plan.width)), plan.depth * plan.width
             else:
                 panels = f.at(self.values["b"], at[1] + k0 * plan.width)
@@ -384,7 +379,7 @@ class _Driver:
         masks = [f.mask(columns - v * lanes) for v in range(vectors)]
         more: Int = given.get("more", int(spec.accumulate))
         last: Int = given.get("last", 1)
-        c, so_far = given["c"], given.get("p", given["c"])
+        so_far = given.get("p", given["c"])
         for i in range(size):
             for v in range(vectors):
                 f.prefetch(so_far, i * spec.c_row + v * lanes)
@@ -400,34 +395,45 @@ class _Driver:
         start = [given["a"], given["b"], *([f.zero()] * (size * vectors))]
         total = f.loop(0, given["k"], carry=start, body=add)[2:]
 
-        def store(i: int) -> None:
-            row = i * spec.c_row
-            values = total[i * vectors : (i + 1) * vectors]
+        # Idle rows read and write the last one that counts, before it does: rows are stored backwards.
+        edge = given["rows"] - 1
+        starts = [f.smin(i, edge) * spec.c_row for i in range(size)]
+        places = [(i, v, i * vectors + v) for i in reversed(range(size)) for v in range(vectors)]
 
-            def accumulated(_: Value, carry: list[Value]) -> list[Value]:
-                return [x + f.vload(so_far, row + v * lanes, masks[v]) for v, x in enumerate(carry)]
+        def accumulated(_: Value, carry: list[Value]) -> list[Value]:
+            out = list(carry)
+            for i, v, at in places:
+                out[at] = carry[at] + f.vload(so_far, starts[i] + v * lanes, masks[v])
+            return out
 
-            def finished(_: Value, carry: list[Value]) -> list[Value]:
-                out = []
-                for v, x in enumerate(carry):
-                    operands = [
-                        f.vload(given[f"e{n}"], (0 if kind == "channel" else row) + v * lanes, masks[v])
-                        for n, kind in enumerate(epilogue.operands)
-                    ]
-                    out += emit(f, [epilogue.expression], [x, *operands])
-                return out
+        total = f.loop(0, more, carry=total, body=accumulated)
 
-            values = f.loop(0, more, carry=values, body=accumulated)
-            values = f.loop(0, last, carry=values, body=finished)
-            sink = c
-            if spec.partial and plan.blocks != 1:
-                sink = f.select(f.compare("ne", last, 0), c, so_far)
-            for v, x in enumerate(values):
-                f.vstore(x, sink, row + v * lanes, masks[v])
+        def stored() -> None:
+            for i, v, at in places:
+                f.vstore(total[at], so_far, starts[i] + v * lanes, masks[v])
 
-        store(0)
-        for i in range(1, size):
-            with f.when(f.compare("sgt", given["rows"], i)):
-                store(i)
+        def finished() -> None:
+            for i, v, at in places:
+                f.vstore(total[at], tile, (i * vectors + v) * lanes)
+            with f.range(0, given["rows"]) as row:
+                for v in range(vectors):
+                    operands = [f.vload(tile, (row * vectors + v) * lanes)]
+                    for n, kind in enumerate(epilogue.operands):
+                        first = f.value(v * lanes) if kind == "channel" else row * spec.c_row + v * lanes
+                        operands.append(f.vload(given[f"e{n}"], first, masks[v]))
+                    (result,) = emit(f, [epilogue.expression], operands)
+                    f.vstore(result, given["c"], row * spec.c_row + v * lanes, masks[v])
+
+        if epilogue == IDENTITY and not spec.partial:
+            stored()
+        else:
+            tile = f.local("float", size * vectors * lanes)
+            if isinstance(last, int):
+                finished()
+            else:
+                with f.when(f.compare("ne", last, 0)):
+                    finished()
+                with f.when(f.compare("eq", last, 0)):
+                    stored()
         f.ret()
         return f

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
 from onward.compile.kernels.tile import vectors_for
@@ -41,27 +41,24 @@ _DEPTH = 256
 
 
 def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -> Kernel:
-    """A k x n matrix with any strides into blocks of columns, zero past n. Slots: b, packed."""
+    """A k x n matrix with any strides into blocks of columns. Slots: b, packed.
+
+    What columns past n hold is anything; so are rows past k.
+    """
     module = Module(target)
     f = module.entry()
     slots = ("b", "packed")
     values = slot_values(f, slots, frozenset())
     width = block_width(n, target)
     blocks, parts = -(-n // width), -(-k // _DEPTH)
-    whole, rest = divmod(n, width)
-    functions = {
-        True: define_pack(module, "whole", width, width, n_stride, k_stride) if whole else None,
-        False: define_pack(module, "rest", width, rest, n_stride, k_stride) if rest else None,
-    }
+    pack = define_pack(module, width, n_stride, k_stride)
     low, high = f.share(blocks * parts, *f.arguments[1:])
     with f.range(low, high) as unit:
         block, first = unit // parts, unit % parts * _DEPTH
         source = f.at(values["b"], block * (width * n_stride) + first * k_stride)
         sink = f.at(values["packed"], block * panel_size(n, k, target) + first * width)
-        for full, function in functions.items():
-            if function is not None:
-                with f.when(f.compare("slt" if full else "sge", block, whole)):
-                    f.invoke(function, [source, sink, f.smin(_DEPTH, f.value(k) - first)])
+        columns = f.smin(width, f.value(n) - block * width)
+        f.invoke(pack, [source, sink, columns, f.smin(_DEPTH, f.value(k) - first)])
     f.ret()
     size = 4 * (n * k + packed_size(n, k, target))
     return Kernel(
@@ -69,57 +66,54 @@ def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -
     )
 
 
-def define_pack(
-    module: Module, name: str, width: int, columns: int, n_stride: int, k_stride: int
-) -> Function:
-    """Write a function of (source, panel, k): k rows of `columns` columns into rows of `width` floats.
+def define_pack(module: Module, width: int, n_stride: int, k_stride: int) -> Function:
+    """Write a function of (source, panel, columns, k): k rows of some columns into rows of `width` floats.
 
-    Columns past `columns` become zero. Where columns are contiguous in the source, rows up to the next
-    multiple of the vector width are written too.
+    Rows up to the next multiple of the vector width are written too.
     """
-    f = module.function(f"pack_{name}", (("source", "ptr"), ("panel", "ptr"), ("k", "i64")))
-    source, panel, k = f.arguments
+    parameters = (("source", "ptr"), ("panel", "ptr"), ("columns", "i64"), ("k", "i64"))
+    square = _square(module, width, n_stride) if n_stride != 1 and k_stride == 1 else None
+    f = module.function("pack", parameters)
+    source, panel, columns, k = f.arguments
     lanes = f.lanes
-    for v in range(width // lanes):
-        present = min(max(0, columns - v * lanes), lanes)
-        sink, start = f.at(panel, v * lanes), f.at(source, v * lanes * n_stride)
-        if n_stride == 1:
-            continue
-        if k_stride == 1 and present:
-            _turn(f, start, sink, k, present, n_stride, width)
-            continue
-        with f.range(0, k) as row:
-            vector = f.zero()
-            for lane in range(present):
-                vector = f.insert(vector, f.load(start, "float", row * k_stride + lane * n_stride), lane)
-            f.vstore(vector, sink, row * width)
-    if n_stride == 1:
-        with f.range(0, k) as row:
-            line, sink = f.at(source, row * k_stride), f.at(panel, row * width)
-            for v in range(width // lanes):
-                present = columns - v * lanes
-                value = f.vload(line, v * lanes, f.mask(present)) if present > 0 else f.zero()
-                f.vstore(value, sink, v * lanes)
+    if square is not None:
+        with f.range(0, columns, lanes) as j, f.range(0, k, lanes) as row:
+            start, sink = f.at(source, j * n_stride + row), f.at(panel, row * width + j)
+            f.invoke(square, [start, sink, columns - j - 1, k - row])
+    elif n_stride == 1:
+
+        def lines(masks: list[Value | None]) -> None:
+            with f.range(0, k) as row:
+                line, sink = f.at(source, row * k_stride), f.at(panel, row * width)
+                for v, mask in enumerate(masks):
+                    f.vstore(f.vload(line, v * lanes, mask), sink, v * lanes)
+
+        with f.when(f.compare("eq", columns, width)):
+            lines([None] * (width // lanes))
+        with f.when(f.compare("slt", columns, width)):
+            lines([f.mask(f.smax(0, columns - v * lanes)) for v in range(width // lanes)])
+    else:
+        with f.range(0, k) as row, f.range(0, columns) as j:
+            value = f.load(source, "float", row * k_stride + j * n_stride)
+            f.store(value, f.at(panel, row * width + j))
     f.ret()
     return f
 
 
-def _turn(f: Function, source: Value, sink: Value, k: Value, columns: int, stride: int, width: int) -> None:
-    """Columns that are contiguous in memory, `stride` apart, as the first lanes of rows."""
-    lanes = f.lanes
+def _square(module: Module, width: int, stride: int) -> Function:
+    """A function of (source, sink, last, k): lines that are `stride` apart as columns of rows `width` apart.
 
-    def square(first: Int, mask: Value | None) -> None:
-        line = f.at(source, first)
-        rows = [f.vload(line, i * stride, mask) if i < columns else f.zero() for i in range(lanes)]
-        place = f.at(sink, f.value(first) * width)
-        for i, row in enumerate(transposed(f, rows)):
-            f.vstore(row, place, i * width)
-
-    whole = k // lanes * lanes
-    with f.range(0, whole, lanes) as first:
-        square(first, None)
-    with f.when(f.compare("slt", whole, k)):
-        square(whole, f.mask(k - whole))
+    Line `last` stands for those after it. Only the first k elements of a line are read.
+    """
+    parameters = (("source", "ptr"), ("sink", "ptr"), ("last", "i64"), ("k", "i64"))
+    f = module.function("square", parameters)
+    source, sink, last, k = f.arguments
+    mask = f.mask(k)
+    lines = [f.vload(source, f.smin(i, last) * stride, mask) for i in range(f.lanes)]
+    for i, row in enumerate(transposed(f, lines)):
+        f.vstore(row, sink, i * width)
+    f.ret()
+    return f
 
 
 def transposed(f: Function, rows: Sequence[Value]) -> list[Value]:

@@ -18,9 +18,10 @@ from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, weight_finish, winograd
-from onward.compile.kernels.gemm import Gemm, blas_gemm, block_width, gemm, packed_size, sgemm_address
+from onward.compile.kernels.gemm import Gemm, blas_gemm, gemm, sgemm_address
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
+from onward.compile.kernels.panels import block_width, packed_size, panel_size
 from onward.engine.team import Step, Steps, Team
 
 Array = npt.NDArray[np.float32]
@@ -171,7 +172,7 @@ def products(target: Target) -> dict[str, Maker]:
 
         def tiles(m: int = m, n: int = n, k: int = k) -> tuple[Kernel, dict[str, Array | int]]:
             width = block_width(n, target)
-            spec = Gemm(None, n, k, k, 1, width, n, b_block=width * k)
+            spec = Gemm(None, n, k, k, 1, width, n, b_block=panel_size(n, k, target))
             b = random(packed_size(n, k, target))
             return gemm(spec, target), {"a": random(m * k), "b": b, "c": random(m * n), "batch": m}
 

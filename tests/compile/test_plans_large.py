@@ -55,10 +55,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], Layer, str]] = {
         "depthwise",
     ),
     "signal": ((4, 128, 50), lambda g, x, w: g.Relu(g.Conv(x, w(100, 128, 4))), "conv"),
-    "rows": ((4, 40, 256), _rows, "blas"),
-    "attention": ((3, 33, 256), _attention, "blas"),
-    "dense": ((96, 500), lambda g, x, w: g.Relu(g.Gemm(x, w(200, 500), w(200), transB=1)), "blas"),
-    "turned": ((500, 96), lambda g, x, w: g.Gemm(x, w(500, 200), w(200), transA=1), "blas"),
+    "rows": ((8, 40, 256), _rows, "packed_gemm"),
+    "attention": ((9, 33, 256), _attention, "packed_gemm"),
+    "dense": ((260, 500), lambda g, x, w: g.Relu(g.Gemm(x, w(200, 500), w(200), transB=1)), "packed_gemm"),
+    "turned": ((500, 260), lambda g, x, w: g.Gemm(x, w(500, 200), w(200), transA=1), "packed_gemm"),
 }
 
 

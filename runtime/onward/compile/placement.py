@@ -202,6 +202,10 @@ class Placement(ABC):
         self.constant_buffers.add(buffer)
         return Tensor(buffer, held.shape, row_major(held.shape), held.dtype)
 
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor's contents are the same in every run."""
+        return tensor.buffer in self.constant_buffers
+
     def _whole(self, buffer: Buffer, value: ir.Value) -> Tensor:
         shape = self.program.shapes[value]
         return Tensor(buffer, shape, row_major(shape), self.program.dtypes[value])

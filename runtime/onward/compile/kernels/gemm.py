@@ -1,7 +1,6 @@
-"""Matrix products: register tiles for small and odd sizes, OpenBLAS by address for large ones.
+"""Matrix products by register tiles that read small operands in place, and what all products share.
 
-Tiles want the right-hand matrix with its columns contiguous: a transposed one is packed first
-(`pack_columns`), which also serves weights that stay the same for a whole step.
+`kernels/packed.py` has the products whose operands are larger than what the nearest caches serve at once.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ __all__ = [
     "Gemm",
     "Outer",
     "blas_gemm",
-    "block_width",
+    "describe",
     "gemm",
-    "pack_columns",
-    "packed_size",
     "sgemm_address",
 ]
 
@@ -43,9 +40,10 @@ class Outer:
 class Gemm:
     """C[m, n] (+)= A[m, k] B[k, n]. One of m, k or one outer count may be None: the batch, at run time.
 
-    A's element (i, l) is at i * a_row + l * a_k. B and C are in blocks of `block_width` columns, contiguous
-    inside a block: rows are b_k and c_row apart, blocks b_block and c_block (0: next to each other). "full"
-    epilogue operands have C's layout, "channel" ones are vectors along n.
+    A's element (i, l) is at i * a_row + l * a_k, B's (l, j) at l * b_k + j * b_column, C's (i, j) at
+    i * c_row + j. With b_block, B is packed (`kernels/panels.py`) in blocks that far apart. "full" epilogue
+    operands have C's layout, "channel" ones are vectors along n. `partial` keeps sums over a part of k in
+    memory of their own, laid out like C, because C is an epilogue operand too.
     """
 
     m: int | None
@@ -56,8 +54,9 @@ class Gemm:
     b_k: int
     c_row: int
     b_block: int = 0
-    c_block: int = 0
+    b_column: int = 1
     accumulate: bool = False
+    partial: bool = False
     epilogue: Epilogue = IDENTITY
     outer: tuple[Outer, ...] = ()
 
@@ -67,19 +66,13 @@ class Gemm:
             raise ValueError("only one size of a matrix product can be the batch")
 
 
-def block_width(n: int, target: Target) -> int:
-    """Columns of a block for an n-column product."""
-    return vectors_for(target, n) * target.lanes
-
-
-def packed_size(n: int, k: int, target: Target) -> int:
-    """Floats of a k x n matrix in blocks: use b_k = block_width, b_block = k * block_width."""
-    width = block_width(n, target)
-    return -(-n // width) * width * k
-
-
 def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
-    """The kernel by tiles. Slots: a, b, c, e0, ... (epilogue operands), batch."""
+    """The kernel by tiles that read both sides in place. Slots: a, b, c, e0, ... (epilogue operands), batch.
+
+    B's columns must be contiguous, or B packed.
+    """
+    if spec.b_column != 1 or spec.partial:
+        raise ValueError("tiles read columns of B that are contiguous, and store C once")
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
@@ -87,6 +80,11 @@ def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
     values = slot_values(f, slots, frozenset(("batch",)))
     _Product(f, spec, target, values).emit()
     f.ret()
+    return describe(spec, name, module.text(), slots)
+
+
+def describe(spec: Gemm, name: str, text: str, slots: tuple[str, ...], scratch: int = 0) -> Kernel:
+    """A kernel that computes `spec`, with its costs."""
     sizes = [spec.m, spec.n, spec.k, *(o.count for o in spec.outer)]
     known = 1
     for size in sizes:
@@ -95,11 +93,12 @@ def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
     dynamic = None in sizes
     return Kernel(
         name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
-        ir=module.text(),
+        ir=text,
         slots=slots,
         flops=Affine(0, flops) if dynamic else Affine(flops),
         bytes=_moved(spec.m, spec.n, spec.k, [o.count for o in spec.outer]),
         units=Affine(0, 1) if dynamic else Affine(-(-known // (8 * spec.n * (spec.k or 1)))),
+        scratch=scratch,
     )
 
 
@@ -232,7 +231,7 @@ class _Product:
         f, spec, values = self.f, self.spec, self.values
         a = offsets[0] + row * spec.a_row
         b = offsets[1] + block * (spec.b_block or self.width)
-        c = offsets[2] + row * spec.c_row + block * (spec.c_block or self.width)
+        c = offsets[2] + row * spec.c_row + block * self.width
         operands = [
             f.at(values[f"e{i}"], block * self.width if kind == "channel" else c)
             for i, kind in enumerate(spec.epilogue.operands)
@@ -249,43 +248,7 @@ class _Product:
         if spec.accumulate or spec.m is None:
             return
         with f.when(f.compare("eq", thread, 0)), f.range(0, spec.m) as i, f.range(0, spec.n) as j:
-            column = j // self.width * (spec.c_block or self.width) + j % self.width
-            f.store(f.value(0.0, "float"), f.at(self.values["c"], i * spec.c_row + column))
-
-
-def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -> Kernel:
-    """A k x n matrix with any strides into blocks of columns, zero past n. Slots: b, packed."""
-    module = Module(target)
-    f = module.entry()
-    slots = ("b", "packed")
-    values = slot_values(f, slots, frozenset())
-    width, lanes = block_width(n, target), target.lanes
-    vectors = width // lanes
-    blocks = -(-n // width)
-    low, high = f.share(blocks * k, *f.arguments[1:])
-    with f.range(low, high) as unit:
-        block, row = unit // k, unit % k
-        source = f.at(values["b"], block * (width * n_stride) + row * k_stride)
-        sink = f.at(values["packed"], unit * width)
-        left = n - block * width
-        for v in range(vectors):
-            if n_stride == 1:
-                mask = f.mask(left - v * lanes) if n % width else None
-                f.vstore(f.vload(source, v * lanes, mask), sink, v * lanes)
-                continue
-            if n % width:
-                f.vstore(f.zero(), sink, v * lanes)
-                with f.range(0, f.smin(left - v * lanes, lanes)) as i:
-                    f.store(f.load(source, "float", (i + v * lanes) * n_stride), f.at(sink, i + v * lanes))
-                continue
-            row_vector = f.zero()
-            for lane in range(lanes):
-                element = f.load(source, "float", (v * lanes + lane) * n_stride)
-                row_vector = f.insert(row_vector, element, lane)
-            f.vstore(row_vector, sink, v * lanes)
-    f.ret()
-    size = 4 * (n * k + packed_size(n, k, target))
-    return Kernel(f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(size), units=Affine(blocks * k))
+            f.store(f.value(0.0, "float"), f.at(self.values["c"], i * spec.c_row + j))
 
 
 @functools.cache

@@ -1,7 +1,6 @@
-"""Matrix products: register tiles for small and odd sizes, OpenBLAS for large ones.
+"""Matrix products: tiles on operands in place where these are small, on packed ones elsewhere.
 
-Operands are windows with any strides, so that transposes, splits into heads and broadcasts cost nothing; what
-a kernel cannot walk along is copied first.
+Operands are windows with any strides, so that transposes, splits into heads and broadcasts cost nothing.
 """
 
 from __future__ import annotations
@@ -17,23 +16,29 @@ import onnx_ir as ir
 
 from onward.compile.finish import Finish
 from onward.compile.kernels import gemm as kernels
+from onward.compile.kernels import packed, panels
 from onward.compile.kernels.gemm import Gemm, Outer
-from onward.compile.kernels.tile import IDENTITY
+from onward.compile.kernels.tile import rows_for
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
 
 if TYPE_CHECKING:
+    from onward.compile.codegen.target import Target
     from onward.compile.lowering import Lowering, Slot
 
 __all__ = ["gemm", "matmul"]
 
-_LARGE = 1 << 22
-"""Multiplications from which a product is OpenBLAS' if no side is short."""
+_NEAR = 1 << 17
+"""Floats of an operand that tiles read in place at full speed, from the second-level cache."""
 
-_SHORT = 32
+_ROWS = 256
+"""Rows of a product from which packing its right side costs nothing beside it."""
+
+_FAR = 1024
+"""Floats between rows of the left side from which the rows of a tile push each other out of the cache."""
 
 _gemm = functools.lru_cache(512)(kernels.gemm)
-_pack = functools.lru_cache(512)(kernels.pack_columns)
-_blas = functools.lru_cache(512)(kernels.blas_gemm)
+_packed_gemm = functools.lru_cache(512)(packed.packed_gemm)
+_pack = functools.lru_cache(512)(panels.pack_columns)
 
 
 def gemm(
@@ -116,24 +121,19 @@ def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, w: ir.Va
             return
     if target.strides[-1] != 1 and target.shape[-1] > 1:
         left, right, target = _turned(right), _turned(left), _turned(target)
-    outer = _outer(lead, left, right, target)
-    m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
-    if right.strides[-1] != 1 and n > 1:
-        copied = Tensor(Buffer(right.nbytes), right.shape, row_major(right.shape), right.dtype)
-        b.copy(right, copied)
-        right = copied
-        outer = _outer(lead, left, right, target)
-    if not outer:
-        outer = [(1, 0, 0, 0)]
+    outer = _outer(lead, left, right, target) or [(1, 0, 0, 0)]
     first, *others = outer
     loops = (Outer(None, *first[1:]), *(Outer(*o) for o in others))
-    (a_row, a_k), b_k, c_row = left.strides[-2:], right.strides[-2], target.strides[-2]
+    m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
+    (a_row, a_k), (b_k, b_column) = left.strides[-2:], right.strides[-2:]
     epilogue, operands = finish.epilogue(None)
-    spec = Gemm(m, n, k, a_row, a_k, b_k, c_row, outer=loops, epilogue=epilogue)
-    slots: dict[str, Slot] = {"a": left, "b": right, "c": target, "batch": first[0]}
-    slots |= {f"e{i}": t for i, t in enumerate(operands)}
-    reads = [left, right, *operands]
-    b.call(_gemm(spec, b.target), slots, reads=reads, writes=[target], batch=first[0])
+    spec = Gemm(
+        *(m, n, k, a_row, a_k, b_k, target.strides[-2]),
+        b_column=b_column if n > 1 else 1,
+        epilogue=epilogue,
+        outer=loops,
+    )
+    _product(b, spec, left, right, target, operands, first[0], _in_place(spec, m, k, b.target))
 
 
 def _leading(x: Tensor, lead: Sequence[int]) -> list[int]:
@@ -161,56 +161,72 @@ def _matrices(
 ) -> None:
     """A product of two matrices in any layout, rows of the result without gaps."""
     (m, k), n = left.shape, right.shape[1]
-    target = finish.target
     epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
-    slots: dict[str, Slot]
-    transpose_a = k > 1 and left.strides[1] != 1
-    transpose_b = n > 1 and right.strides[1] != 1
-    # The batch is m in a forward product and k in a weight gradient's: what weights do not fix.
-    by_depth = transpose_a and not transpose_b
-    batch = k if by_depth else m
-    rows, depth = (m, None) if by_depth else (None, k)
-    a_lead, b_lead = left.strides[0 if not transpose_a else 1], right.strides[0 if not transpose_b else 1]
-    walkable = (
-        (not transpose_a or left.strides[0] == 1)
-        and (not transpose_b or right.strides[0] == 1)
-        and a_lead >= (m if transpose_a else k)
-        and b_lead >= (k if transpose_b else n)
-    )
-    if m * n * k >= _LARGE and min(m, n, k) >= _SHORT and walkable:
-        kernel = _blas(
-            rows,
-            n,
-            depth,
-            a_lead,
-            b_lead,
-            target.strides[0],
-            b.target,
-            transpose_a=transpose_a,
-            transpose_b=transpose_b,
-        )
-        place = replace(target, shape=(m, n), strides=(target.strides[0], 1))
-        made = place
-        if any(t.buffer is target.buffer for t in operands):
-            # What the product would be written over is still to be read.
-            made = Tensor(b.scratch(m * n), (m, n), (target.strides[0], 1), target.dtype)
-        slots = {"sgemm": kernels.sgemm_address(), "a": left, "b": right, "c": made, "batch": batch}
-        b.call(kernel, slots, reads=[left, right], writes=[made], batch=batch)
-        if epilogue != IDENTITY:
-            flat = [replace(t, shape=(m, n), strides=(n, 1)) if t.size == m * n else t for t in operands]
-            b.elements((m, n), [made, *flat], [place], [epilogue.expression])
-        return
-    block, step = 0, right.strides[0]
-    packed: Tensor | Buffer = right
-    if transpose_b:
-        width = kernels.block_width(n, b.target)
-        block, step = k * width, width
-        packed = _packed(b, w, right)
-    slots = {"a": left, "b": packed, "c": target, "batch": batch}
-    slots |= {f"e{i}": t for i, t in enumerate(operands)}
     a_row, a_k = left.strides
-    spec = Gemm(rows, n, depth, a_row, a_k, step, target.strides[0], b_block=block, epilogue=epilogue)
-    b.call(_gemm(spec, b.target), slots, reads=[left, packed, *operands], writes=[target], batch=batch)
+    b_k, b_column = right.strides
+    # The batch is m in a forward product and k in a weight gradient's: what weights do not fix.
+    by_depth = k > 1 and a_k != 1 and (n == 1 or b_column == 1)
+    spec = Gemm(
+        *(m if by_depth else None, n, None if by_depth else k),
+        *(a_row, a_k, b_k, finish.target.strides[0]),
+        b_column=b_column if n > 1 else 1,
+        epilogue=epilogue,
+    )
+    in_place = _in_place(spec, m, k, b.target)
+    source: Tensor | Buffer = right
+    if not by_depth and _shared(b, spec, w, right):
+        source = _packed(b, w, right)
+        width, block = panels.block_width(n, b.target), panels.panel_size(n, k, b.target)
+        spec = replace(spec, b_k=width, b_column=1, b_block=block)
+        in_place = m <= _ROWS
+    _product(b, spec, left, source, finish.target, operands, k if by_depth else m, in_place)
+
+
+def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
+    """Whether tiles should read both sides where they are."""
+    if spec.b_column != 1:
+        return False
+    if m <= rows_for(target, panels.block_width(spec.n, target) // target.lanes):
+        return True
+    near = k * spec.n <= _NEAR and m * k <= _NEAR
+    return near and m <= _ROWS and max(spec.a_row, spec.a_k) < _FAR
+
+
+def _shared(b: Lowering, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
+    """Whether a right side is packed once for all: a constant, or one that several products need turned."""
+    if b.is_constant(right):
+        return spec.b_column != 1 or right.size > _NEAR
+    if spec.b_column == 1:
+        return False
+    readers = [u.node.op_type for u in w.uses() if u.idx == 1]
+    return any(readers.count(kind) > 1 for kind in ("Gemm", "MatMul"))
+
+
+def _product(
+    b: Lowering,
+    spec: Gemm,
+    left: Tensor,
+    right: Tensor | Buffer,
+    target: Tensor,
+    operands: Sequence[Tensor],
+    batch: int,
+    in_place: bool,
+) -> None:
+    """The call for one product or a batch of them."""
+    slots: dict[str, Slot] = {"a": left, "b": right, "c": target, "batch": batch}
+    slots |= {f"e{i}": t for i, t in enumerate(operands)}
+    reads: list[Tensor | Buffer] = [left, right, *operands]
+    writes: list[Tensor | Buffer] = [target]
+    if in_place:
+        b.call(_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
+        return
+    if packed.needs_partial(spec.k) and any(t.buffer is target.buffer for t in operands):
+        # What the sums of the first blocks would be written over is still to be read.
+        spec = replace(spec, partial=True)
+        reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))
+        slots["p"] = partial = b.scratch(reach)
+        writes.append(partial)
+    b.call(_packed_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
 
 
 def _packed(b: Lowering, w: ir.Value, right: Tensor) -> Buffer:
@@ -218,7 +234,7 @@ def _packed(b: Lowering, w: ir.Value, right: Tensor) -> Buffer:
     (k, n), strides = right.shape, right.strides
     key = ("columns", w, n, k, strides)
     if (found := b.packed.get(key)) is None:
-        found = b.packed[key] = b.scratch(kernels.packed_size(n, k, b.target))
+        found = b.packed[key] = b.scratch(panels.packed_size(n, k, b.target))
         kernel = _pack(n, k, strides[1], strides[0], b.target)
         slots: dict[str, Slot] = {"b": right, "packed": found}
         b.call(kernel, slots, reads=[right], writes=[found], label="pack columns")

@@ -1,0 +1,439 @@
+"""Large matrix products: what a tile reads is first put where the caches serve it best.
+
+C is computed block by block of k. For each block, panels of B (`kernels/panels.py`) stay in the second-level
+cache while slabs of A, as many rows as a tile has, are copied to a piece of memory that stays in the first:
+rows that are a power of two apart would fall on the same cache lines. Each thread packs what it reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.expression import emit
+from onward.compile.kernels.gemm import Gemm, describe
+from onward.compile.kernels.kernel import Kernel, slot_values
+from onward.compile.kernels.panels import block_width, define_pack, whole_lanes
+from onward.compile.kernels.tile import IDENTITY, rows_for
+
+__all__ = ["needs_partial", "packed_gemm"]
+
+_DEPTH = 256
+"""Rows of a panel: with a slab of A, a panel is to fit the first-level cache."""
+
+_PANELS = 1 << 18
+"""Floats of a thread's panels: half of a second-level cache."""
+
+_GROUP = 8
+"""Slabs of a transposed A that are copied together: whole cache lines then count once."""
+
+
+_COPY = 8
+"""Multiplications by one element that take as long as copying it."""
+
+
+def needs_partial(k: int | None) -> bool:
+    """Whether C is stored more than once, so that an epilogue operand may not be C itself."""
+    return k is None or k > _DEPTH
+
+
+def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel:
+    """The kernel. Slots: a, b, c, e0, ... (epilogue operands), p with `partial`, scratch, batch."""
+    module = Module(target)
+    f = module.entry()
+    extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
+    slots = ("a", "b", "c", *extra, *(("p",) if spec.partial else ()), "scratch", "batch")
+    values = slot_values(f, slots, frozenset(("batch",)))
+    plan = _plan(spec, target)
+    _Driver(f, spec, plan, values).emit()
+    f.ret()
+    return describe(spec, name, module.text(), slots, scratch=4 * plan.scratch)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a product is cut.
+
+    Attributes:
+        vectors: of a tile.
+        rows: of a tile; then those of tiles for what is left, of which some rows may be idle.
+        depth: of a block of k, at most.
+        blocks: of k; None when k is known at run time only.
+        panels: of C, the narrower last one included.
+        chunk: panels that stay in the second-level cache while rows pass.
+        own: whether the kernel packs them.
+        turned: whether A's rows, not its columns, are contiguous.
+        group: slabs of A that are copied together.
+        slab: floats of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
+    """
+
+    vectors: int
+    width: int
+    rows: tuple[int, ...]
+    depth: int
+    blocks: int | None
+    panels: int
+    chunk: int
+    own: bool
+    turned: bool
+    group: int
+    slab: int
+    a_row: int
+    a_k: int
+
+    @property
+    def packed(self) -> int:
+        """Floats of the panels packed together."""
+        return self.chunk * self.depth * self.width if self.own else 0
+
+    @property
+    def scratch(self) -> int:
+        """Floats a thread."""
+        return self.packed + self.group * self.slab
+
+
+def _plan(spec: Gemm, target: Target) -> _Plan:
+    lanes = target.lanes
+    width = block_width(spec.n, target)
+    most = rows_for(target, width // lanes)
+    rows = tuple(sorted({most, -(-most * 4 // 7), -(-most * 2 // 7)}, reverse=True))
+    if spec.k is None:
+        depth, blocks = _DEPTH, None
+    else:
+        blocks = max(1, -(-spec.k // _DEPTH))
+        depth = whole_lanes(max(1, -(-spec.k // blocks)), target)
+        blocks = max(1, -(-spec.k // depth))
+    panels = -(-spec.n // width)
+    chunks = -(-panels * depth * width // _PANELS)
+    turned = spec.a_row == 1 and spec.a_k != 1
+    pitch = depth + lanes
+    return _Plan(
+        vectors=width // lanes,
+        width=width,
+        rows=rows,
+        depth=depth,
+        blocks=blocks,
+        panels=panels,
+        chunk=-(-panels // chunks),
+        own=not spec.b_block,
+        turned=turned,
+        group=_GROUP if turned else 1,
+        slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
+        a_row=1 if turned else pitch,
+        a_k=most if turned else 1,
+    )
+
+
+@final
+class _Driver:
+    def __init__(self, f: Function, spec: Gemm, plan: _Plan, values: dict[str, Value]) -> None:
+        self.f = f
+        self.spec = spec
+        self.plan = plan
+        self.values = values
+        self.m: Int = values["batch"] if spec.m is None else spec.m
+        self.k: Int = values["batch"] if spec.k is None else spec.k
+        rest = spec.n % plan.width
+        columns = {True: plan.width if spec.n >= plan.width else 0, False: rest}
+        self.kinds = {whole: count for whole, count in columns.items() if count}
+        names = {True: "whole", False: "rest"}
+        self.pack = define_pack(f.module, plan.width, spec.b_column, spec.b_k) if plan.own else None
+        self.tiles = {
+            (size, whole): self._tile(size, count, names[whole])
+            for size in plan.rows
+            for whole, count in self.kinds.items()
+        }
+        self.copy = self._copy()
+        _, thread, _ = f.arguments
+        self.panels = f.at(values["scratch"], thread * plan.scratch)
+        self.slab = f.at(self.panels, plan.packed)
+
+    # -- who computes what ---------------------------------------------------------------------------------
+
+    def emit(self) -> None:
+        f, spec, plan = self.f, self.spec, self.plan
+        _, thread, threads = f.arguments
+        grain = plan.rows[-1]
+        m = f.value(self.m)
+        parts = (m + (grain - 1)) // grain
+        if not spec.outer:
+            by_rows = self._by_rows(parts * grain, threads)
+            low, high = f.share(parts, thread, threads)
+            left, right = f.share(plan.panels, thread, threads)
+            nothing, everything = f.value(0), f.value(plan.panels)
+            self._matrix(
+                (nothing, nothing, nothing),
+                f.select(by_rows, low * grain, nothing),
+                f.select(by_rows, f.smin(high * grain, m), m),
+                f.select(by_rows, nothing, left),
+                f.select(by_rows, everything, right),
+            )
+            return
+        total = parts
+        for outer in spec.outer:
+            total = total * (self.values["batch"] if outer.count is None else outer.count)
+        low, high = f.share(total, thread, threads)
+        # The matrices that have rows of this thread; the first and the last of them perhaps not all.
+        with f.range(low // parts, (high + (parts - 1)) // parts) as index:
+            before = index * parts
+            first = f.smax(0, low - before) * grain
+            last = f.smin(f.smin(high - before, parts) * grain, m)
+            self._matrix(self._offsets(index), first, last, 0, plan.panels)
+
+    def _by_rows(self, rows: Value, threads: Value) -> Value:
+        """Whether threads share C's rows; else its columns.
+
+        What costs less in rows x columns of a thread, where copying a row of B or a column of A costs about
+        as much as multiplying it by `_COPY` others.
+        """
+        f, plan = self.f, self.plan
+        copy_b = _COPY if plan.own else 0
+        columns = plan.panels * plan.width
+        grain = plan.rows[-1]
+        share = (rows + (threads * grain - 1)) // (threads * grain) * grain
+        panels = (threads + (plan.panels - 1)) // threads * plan.width
+        by_rows = share * (columns + _COPY) + copy_b * columns
+        by_columns = rows * (panels + _COPY) + panels * copy_b
+        return f.compare("sle", by_rows, by_columns)
+
+    def _offsets(self, index: Value) -> tuple[Value, Value, Value]:
+        f, spec = self.f, self.spec
+        offsets = [f.value(0)] * 3
+        rest = index
+        for level in range(len(spec.outer) - 1, -1, -1):
+            outer = spec.outer[level]
+            count: Int = self.values["batch"] if outer.count is None else outer.count
+            place = rest % count if level else rest
+            rest = rest // count if level else rest
+            offsets = [o + place * s for o, s in zip(offsets, (outer.a, outer.b, outer.c), strict=True)]
+        return offsets[0], offsets[1], offsets[2]
+
+    # -- one matrix ----------------------------------------------------------------------------------------
+
+    def _matrix(
+        self, at: tuple[Value, Value, Value], first: Value, last: Value, left: Int, right: Int
+    ) -> None:
+        """Rows [first, last) of panels [left, right) of the product whose operands start at `at`."""
+        f, plan = self.f, self.plan
+        if plan.blocks == 1:
+            self._block(at, first, last, left, right, f.value(0), f.value(self.k))
+            return
+        if plan.blocks is None:
+            # An empty sum has one block too, so that C is stored.
+            count = f.smax(1, (f.value(self.k) + (plan.depth - 1)) // plan.depth)
+            lanes = f.lanes
+            depth: Int = ((f.value(self.k) + (count - 1)) // count + (lanes - 1)) // lanes * lanes
+            depth = f.smax(lanes, depth)
+        else:
+            depth = plan.depth
+        with f.range(0, f.smax(1, f.value(self.k)), depth) as k0:
+            self._block(at, first, last, left, right, k0, f.smin(depth, f.value(self.k) - k0))
+
+    def _block(
+        self,
+        at: tuple[Value, Value, Value],
+        first: Value,
+        last: Value,
+        left: Int,
+        right: Int,
+        k0: Value,
+        count: Value,
+    ) -> None:
+        """The part of the sum from k0 on."""
+        f, plan, spec = self.f, self.plan, self.spec
+        with f.range(left, right, plan.chunk) as start:
+            end = f.smin(start + plan.chunk, f.value(right))
+            if self.pack is not None:
+                source = at[1] + k0 * spec.b_k
+                with f.range(start, end) as panel:
+                    b = f.at(self.values["b"], source + panel * (plan.width * spec.b_column))
+                    sink = f.at(self.panels, (panel - start) * (plan.depth * plan.width))
+                    columns = f.smin(plan.width, f.value(spec.n) - panel * plan.width)
+                    f.invoke(self.pack, [b, sink, columns, count])
+                panels, step = f.at(self.panels, start * (-plan.depth * plan.width)), plan.depth * plan.width
+            else:
+                panels = f.at(self.values["b"], at[1] + k0 * plan.width)
+                step = spec.b_block
+            with f.range(first, last, plan.group * plan.rows[0]) as row:
+                rows = f.smin(plan.group * plan.rows[0], last - row)
+                a = f.at(self.values["a"], at[0] + row * spec.a_row + k0 * spec.a_k)
+                f.invoke(self.copy, [a, self.slab, rows, count])
+                with f.range(0, rows, plan.rows[0]) as r:
+                    slab = f.at(self.slab, r // plan.rows[0] * plan.slab)
+                    left_over = f.smin(plan.rows[0], rows - r)
+                    c = at[2] + (row + r) * spec.c_row
+                    self._slab(slab, panels, step, c, left_over, start, end, k0, count)
+
+    @contextlib.contextmanager
+    def _kind(self, panel: Value, whole: bool) -> Iterator[None]:
+        """Where a panel is a whole one, or the narrower last one."""
+        if len(self.kinds) == 1:
+            yield
+            return
+        with self.f.when(self.f.compare("slt" if whole else "sge", panel, self.spec.n // self.plan.width)):
+            yield
+
+    def _slab(
+        self,
+        slab: Value,
+        panels: Value,
+        step: int,
+        c: Value,
+        rows: Value,
+        start: Value,
+        end: Value,
+        k0: Value,
+        count: Value,
+    ) -> None:
+        """The tiles of one slab, by the smallest that has its rows."""
+        f, plan = self.f, self.plan
+        flags = []
+        if plan.blocks != 1:
+            more = f.value(1) if self.spec.accumulate else f.cast("zext", f.compare("sgt", k0, 0), "i64")
+            flags = [more, f.cast("zext", f.compare("sge", k0 + count, self.k), "i64")]
+        for size, smaller in zip(plan.rows, (*plan.rows[1:], 0), strict=True):
+            fits = f.binary("and", f.compare("sle", rows, size), f.compare("sgt", rows, smaller))
+            with f.when(fits), f.range(start, end) as panel:
+                column = panel * plan.width
+                places = [
+                    f.at(self.values[name], c + column)
+                    for name in (("c", "p") if self.spec.partial else ("c",))
+                ]
+                places += [
+                    f.at(self.values[f"e{i}"], column if kind == "channel" else c + column)
+                    for i, kind in enumerate(self.spec.epilogue.operands)
+                ]
+                for whole in self.kinds:
+                    with self._kind(panel, whole):
+                        b = f.at(panels, panel * step)
+                        f.invoke(self.tiles[size, whole], [slab, b, *places, count, rows, *flags])
+
+    # -- functions -----------------------------------------------------------------------------------------
+
+    def _copy(self) -> Function:
+        """A function of (a, slabs, rows, k): rows of A into slabs."""
+        plan, spec = self.plan, self.spec
+        f = self.f.module.function("slab", (("a", "ptr"), ("slab", "ptr"), ("rows", "i64"), ("k", "i64")))
+        a, slab, rows, k = f.arguments
+        lanes, most = f.lanes, plan.rows[0]
+        if plan.turned:
+            whole = rows // most
+
+            def line(source: Value, sink: Value, masks: list[Value | None]) -> None:
+                # What the last vector stores past a slab's row, the next one overwrites.
+                for v, mask in enumerate(masks):
+                    f.vstore(f.vload(source, v * lanes, mask), sink, v * lanes)
+
+            starts = range(0, most, lanes)
+            masks = [f.mask(most - start) for start in starts]
+            with f.range(0, k) as i, f.range(0, whole) as s:
+                line(f.at(a, i * spec.a_k + s * most), f.at(slab, s * plan.slab + i * most), masks)
+            over = rows - whole * most
+            with f.when(f.compare("sgt", over, 0)):
+                masks = [f.mask(over - start) for start in starts]
+                with f.range(0, k) as i:
+                    line(
+                        f.at(a, i * spec.a_k + whole * most), f.at(slab, whole * plan.slab + i * most), masks
+                    )
+        else:
+            with f.range(0, rows) as i:
+                source, sink = f.at(a, i * spec.a_row), f.at(slab, i * plan.a_row)
+                if spec.a_k == 1:
+                    even = k // lanes * lanes
+                    with f.range(0, even, lanes) as j:
+                        f.vstore(f.vload(source, j), sink, j)
+                    with f.when(f.compare("slt", even, k)):
+                        f.vstore(f.vload(source, even, f.mask(k - even)), sink, even)
+                else:
+                    with f.range(0, k) as j:
+                        f.store(f.load(source, "float", j * spec.a_k), f.at(sink, j))
+        f.ret()
+        return f
+
+    def _tile(self, size: int, columns: int, name: str) -> Function:
+        """A function of (slab, panel, c, p with `partial`, e0, ..., k, rows): `rows` of at most `size` rows.
+
+        With several blocks of k also of two flags: whether to add to what is stored, and whether this is the
+        last block. The sum so far is in p, or in c.
+        """
+        spec, plan = self.spec, self.plan
+        epilogue = spec.epilogue
+        names = [
+            "a",
+            "b",
+            "c",
+            *(["p"] if spec.partial else []),
+            *(f"e{i}" for i in range(len(epilogue.operands))),
+        ]
+        counts = ["k", "rows", *([] if plan.blocks == 1 else ["more", "last"])]
+        f = self.f.module.function(
+            f"tile_{size}_{name}", [(n, "ptr") for n in names] + [(n, "i64") for n in counts]
+        )
+        given = dict(zip((*names, *counts), f.arguments, strict=True))
+        lanes = f.lanes
+        vectors = -(-columns // lanes)
+        masks = [f.mask(columns - v * lanes) for v in range(vectors)]
+        more: Int = given.get("more", int(spec.accumulate))
+        last: Int = given.get("last", 1)
+        so_far = given.get("p", given["c"])
+        for i in range(size):
+            for v in range(vectors):
+                f.prefetch(so_far, i * spec.c_row + v * lanes)
+
+        def add(_: Value, carry: list[Value]) -> list[Value]:
+            b = [f.vload(carry[1], v * lanes) for v in range(vectors)]
+            out = [f.at(carry[0], plan.a_k), f.at(carry[1], plan.width)]
+            for i in range(size):
+                scalar = f.broadcast(carry[0], i * plan.a_row)
+                out += [f.fma(scalar, b[v], carry[2 + i * vectors + v]) for v in range(vectors)]
+            return out
+
+        start = [given["a"], given["b"], *([f.zero()] * (size * vectors))]
+        total = f.loop(0, given["k"], carry=start, body=add)[2:]
+
+        # Idle rows read and write the last one that counts, before it does: rows are stored backwards.
+        edge = given["rows"] - 1
+        starts = [f.smin(i, edge) * spec.c_row for i in range(size)]
+        places = [(i, v, i * vectors + v) for i in reversed(range(size)) for v in range(vectors)]
+
+        def accumulated(_: Value, carry: list[Value]) -> list[Value]:
+            out = list(carry)
+            for i, v, at in places:
+                out[at] = carry[at] + f.vload(so_far, starts[i] + v * lanes, masks[v])
+            return out
+
+        total = f.loop(0, more, carry=total, body=accumulated)
+
+        def stored() -> None:
+            for i, v, at in places:
+                f.vstore(total[at], so_far, starts[i] + v * lanes, masks[v])
+
+        def finished() -> None:
+            for i, v, at in places:
+                f.vstore(total[at], tile, (i * vectors + v) * lanes)
+            with f.range(0, given["rows"]) as row:
+                for v in range(vectors):
+                    operands = [f.vload(tile, (row * vectors + v) * lanes)]
+                    for n, kind in enumerate(epilogue.operands):
+                        first = f.value(v * lanes) if kind == "channel" else row * spec.c_row + v * lanes
+                        operands.append(f.vload(given[f"e{n}"], first, masks[v]))
+                    (result,) = emit(f, [epilogue.expression], operands)
+                    f.vstore(result, given["c"], row * spec.c_row + v * lanes, masks[v])
+
+        if epilogue == IDENTITY and not spec.partial:
+            stored()
+        else:
+            tile = f.local("float", size * vectors * lanes)
+            if isinstance(last, int):
+                finished()
+            else:
+                with f.when(f.compare("ne", last, 0)):
+                    finished()
+                with f.when(f.compare("eq", last, 0)):
+                    stored()
+        f.ret()
+        return f

@@ -1,0 +1,155 @@
+"""Panels: a matrix in blocks of columns, [block][k][column], as tiles of products read it.
+
+A transposed matrix is turned by shuffles of lanes x lanes squares in registers: element by element the
+turning of a weight takes longer than a product of 64 rows with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.tile import vectors_for
+
+__all__ = ["block_width", "define_pack", "pack_columns", "packed_size", "panel_size", "whole_lanes"]
+
+
+def block_width(n: int, target: Target) -> int:
+    """Columns of a block for an n-column product."""
+    return vectors_for(target, n) * target.lanes
+
+
+def whole_lanes(size: int, target: Target) -> int:
+    """The next multiple of the vector width."""
+    return -(-size // target.lanes) * target.lanes
+
+
+def panel_size(n: int, k: int, target: Target) -> int:
+    """Floats of one block of a k x n matrix; k is rounded up to whole vectors."""
+    return block_width(n, target) * whole_lanes(k, target)
+
+
+def packed_size(n: int, k: int, target: Target) -> int:
+    """Floats of a k x n matrix in blocks: use b_k = block_width, b_block = panel_size."""
+    return -(-n // block_width(n, target)) * panel_size(n, k, target)
+
+
+_DEPTH = 256
+"""Rows of a panel that are packed as one unit of work."""
+
+
+def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -> Kernel:
+    """A k x n matrix with any strides into blocks of columns. Slots: b, packed.
+
+    What columns past n hold is anything; so are rows past k.
+    """
+    module = Module(target)
+    f = module.entry()
+    slots = ("b", "packed")
+    values = slot_values(f, slots, frozenset())
+    width = block_width(n, target)
+    blocks, parts = -(-n // width), -(-k // _DEPTH)
+    pack = define_pack(module, width, n_stride, k_stride)
+    low, high = f.share(blocks * parts, *f.arguments[1:])
+    with f.range(low, high) as unit:
+        block, first = unit // parts, unit % parts * _DEPTH
+        source = f.at(values["b"], block * (width * n_stride) + first * k_stride)
+        sink = f.at(values["packed"], block * panel_size(n, k, target) + first * width)
+        columns = f.smin(width, f.value(n) - block * width)
+        f.invoke(pack, [source, sink, columns, f.smin(_DEPTH, f.value(k) - first)])
+    f.ret()
+    size = 4 * (n * k + packed_size(n, k, target))
+    return Kernel(
+        f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(size), units=Affine(blocks * parts)
+    )
+
+
+def define_pack(module: Module, width: int, n_stride: int, k_stride: int) -> Function:
+    """Write a function of (source, panel, columns, k): k rows of some columns into rows of `width` floats.
+
+    Rows up to the next multiple of the vector width are written too.
+    """
+    parameters = (("source", "ptr"), ("panel", "ptr"), ("columns", "i64"), ("k", "i64"))
+    square = _square(module, width, n_stride) if n_stride != 1 and k_stride == 1 else None
+    f = module.function("pack", parameters)
+    source, panel, columns, k = f.arguments
+    lanes = f.lanes
+    if square is not None:
+        with f.range(0, columns, lanes) as j, f.range(0, k, lanes) as row:
+            start, sink = f.at(source, j * n_stride + row), f.at(panel, row * width + j)
+            f.invoke(square, [start, sink, columns - j - 1, k - row])
+    elif n_stride == 1:
+
+        def lines(masks: list[Value | None]) -> None:
+            with f.range(0, k) as row:
+                line, sink = f.at(source, row * k_stride), f.at(panel, row * width)
+                for v, mask in enumerate(masks):
+                    f.vstore(f.vload(line, v * lanes, mask), sink, v * lanes)
+
+        with f.when(f.compare("eq", columns, width)):
+            lines([None] * (width // lanes))
+        with f.when(f.compare("slt", columns, width)):
+            lines([f.mask(f.smax(0, columns - v * lanes)) for v in range(width // lanes)])
+    else:
+        with f.range(0, k) as row, f.range(0, columns) as j:
+            value = f.load(source, "float", row * k_stride + j * n_stride)
+            f.store(value, f.at(panel, row * width + j))
+    f.ret()
+    return f
+
+
+def _square(module: Module, width: int, stride: int) -> Function:
+    """A function of (source, sink, last, k): lines that are `stride` apart as columns of rows `width` apart.
+
+    Line `last` stands for those after it. Only the first k elements of a line are read.
+    """
+    parameters = (("source", "ptr"), ("sink", "ptr"), ("last", "i64"), ("k", "i64"))
+    f = module.function("square", parameters)
+    source, sink, last, k = f.arguments
+    mask = f.mask(k)
+    lines = [f.vload(source, f.smin(i, last) * stride, mask) for i in range(f.lanes)]
+    for i, row in enumerate(transposed(f, lines)):
+        f.vstore(row, sink, i * width)
+    f.ret()
+    return f
+
+
+def transposed(f: Function, rows: Sequence[Value]) -> list[Value]:
+    """A square of lanes x lanes floats, one vector a row, turned.
+
+    Every step is one shuffle of the instruction set: 4 x 4 squares inside 128 bits are turned by unpacking,
+    then runs of 128 bits among themselves.
+    """
+    lanes = f.lanes
+    starts = range(0, lanes, 4)
+    singles = [[q + i for q in starts for i in order] for order in _unpack(1, lanes)]
+    pairs = [[q + i for q in starts for i in order] for order in _unpack(2, lanes)]
+    out: list[Value] = []
+    for base in starts:
+        a, b, c, d = rows[base : base + 4]
+        ab, cd = [f.shuffle(a, b, m) for m in singles], [f.shuffle(c, d, m) for m in singles]
+        out += [f.shuffle(x, y, m) for x, y in zip(ab, cd, strict=True) for m in pairs]
+    for j in range(4):
+        out[j::4] = _runs_turned(f, out[j::4])
+    return out
+
+
+def _unpack(size: int, lanes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where four lanes come from when the first or last two of each operand are taken, `size` at a time."""
+    if size == 1:
+        return (0, lanes, 1, lanes + 1), (2, lanes + 2, 3, lanes + 3)
+    return (0, 1, lanes, lanes + 1), (2, 3, lanes + 2, lanes + 3)
+
+
+def _runs_turned(f: Function, rows: Sequence[Value]) -> list[Value]:
+    """A square of runs of four lanes turned: the even and the odd runs of neighbours, each half again."""
+    if len(rows) == 1:
+        return list(rows)
+    halves = []
+    for first in (0, 4):
+        chosen = [start + i for start in range(first, 2 * f.lanes, 8) for i in range(4)]
+        joined = [f.shuffle(a, b, chosen) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        halves.append(_runs_turned(f, joined))
+    return [row for pair in zip(*halves, strict=True) for row in pair]

@@ -226,6 +226,11 @@ class Plan:
         return 1 if self.form.fold and not self.form.x_lanes else sum(p.count for p in self.pieces)
 
     @property
+    def unit_tiles(self) -> int:
+        """Tile places of such a piece."""
+        return sum(p.count for p in self.pieces) // self.row_units
+
+    @property
     def units(self) -> int:
         """Pieces of all panels that threads may share out."""
         return self.form.conv.group * self.form.blocks * self.row_units
@@ -242,6 +247,19 @@ class Plan:
     def scratch(self) -> int:
         """Floats of packed chunks for one thread."""
         return self.chain * (self.x.size + self.y.size)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most of x is skipped."""
+        return math.prod(self.form.conv.strides) > math.prod(self.form.conv.kernel)
+
+    def span(self, is_x: bool) -> int:
+        """Floats of a chunk of x or of dy in its image, border included."""
+        chunks, image = self.chunks, self.x.image if is_x else self.y.image
+        if chunks.images > 1 or chunks.per_image == 1:
+            return chunks.images * image.size
+        down, right = self.form.conv.strides if is_x else (1, 1)
+        return chunks.rows * down * image.row if chunks.across == 1 else chunks.columns * right * image.pixel
 
     @property
     def flat(self) -> bool:

@@ -138,7 +138,7 @@ class _Gradient:
             first, last = f.value(0), total
             panels = self.values["c"]
             self.low, self.high = f.share(plan.units, self.thread, self.threads)
-        self.steps = [self._ahead_step(plan.span(is_x)) for is_x in self.ahead]
+        steps = [self._ahead_step(plan.span(is_x)) for is_x in self.ahead]
         step = chunks.images
         count = (last - first + (step - 1)) // step
         rounds = f.smax(1, (count + (plan.chain - 1)) // plan.chain)
@@ -168,6 +168,8 @@ class _Gradient:
                 with f.range(0, length) as i:
                     self._pack(i, chunk(i))
             self.next = [self._in_image(is_x, chunk(length)) for is_x in self.ahead]
+            more = f.compare("sgt", count, start + length)
+            self.next_steps = [f.select(more, n, 0) for n in steps]
             self.length = length
             self._units(turn, length, chunk, panels)
 
@@ -183,7 +185,7 @@ class _Gradient:
         number = (unit - self.low) * plan.unit_tiles + (p if plan.unit_tiles > 1 else 0)
         number = (number * self.length + i) * math.prod(plan.form.taps) + tap
         found = []
-        for start, step in zip(self.next, self.steps, strict=True):
+        for start, step in zip(self.next, self.next_steps, strict=True):
             found += [f.at(start, number * plan.chunks.pixels * step, "i8"), step]
         return found
 

@@ -12,6 +12,7 @@ given number of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from onward.compile.kernels import weight_plan
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
 from onward.compile.kernels.layout import Convolution
-from onward.compile.kernels.tile import Tile, define
 from onward.compile.kernels.weight_plan import Piece, Plan, Store, make_plan
+from onward.compile.kernels.weight_tile import Loop, WeightTile, define_weight_tile
 
 __all__ = ["partial_count", "partial_size", "weight_gradient"]
 
@@ -83,6 +84,8 @@ class _Gradient:
         self.plan = plan
         self.conv = plan.form.conv
         self.values = values
+        # x of the next chunk and its dy, unless most of what lies between their ends is skipped
+        self.ahead = [is_x for is_x in (True, False) if not is_x or not plan.sparse]
         self.tiles = {
             (p, whole): self._tile(p, piece, whole)
             for p, piece in enumerate(plan.pieces)
@@ -102,19 +105,17 @@ class _Gradient:
                 tail = form.rest - (vectors - 1) * form.lanes
         a = plan.row_store.output_strides(len(piece.a))
         b = plan.lane_store.output_strides(vectors * form.lanes)
-        tile = Tile(
+        columns = plan.chunks.columns if plan.chunks.across == 1 else None
+        loops = tuple(Loop(n, i, j) for n, i, j in zip((None, None, columns), a, b, strict=True))
+        tile = WeightTile(
             a=piece.a,
             c=tuple(row * form.width for row in piece.c),
             vectors=vectors,
             tail=tail,
-            k=plan.chunks.columns if plan.chunks.across == 1 and not plan.flat else None,
-            a_step=a[2],
-            b_step=b[2],
-            loops=() if plan.flat else ((None, a[0], b[0]), (None, a[1], b[1])),
-            accumulate=True,
-            b_masked=True,
+            loops=(Loop(None, a[2], b[2]),) if plan.flat else loops,
+            ahead=len(self.ahead),
         )
-        return define(self.f.module, f"tile_{p}_{'whole' if whole else 'rest'}", tile)
+        return define_weight_tile(self.f.module, f"tile_{p}_{'whole' if whole else 'rest'}", tile)
 
     def _counts(self, chunk: _Chunk) -> list[Value]:
         if self.plan.flat:
@@ -137,6 +138,7 @@ class _Gradient:
             first, last = f.value(0), total
             panels = self.values["c"]
             self.low, self.high = f.share(plan.units, self.thread, self.threads)
+        steps = [self._ahead_step(plan.span(is_x)) for is_x in self.ahead]
         step = chunks.images
         count = (last - first + (step - 1)) // step
         rounds = f.smax(1, (count + (plan.chain - 1)) // plan.chain)
@@ -165,7 +167,27 @@ class _Gradient:
             if plan.scratch:
                 with f.range(0, length) as i:
                     self._pack(i, chunk(i))
+            self.next = [self._in_image(is_x, chunk(length)) for is_x in self.ahead]
+            more = f.compare("sgt", count, start + length)
+            self.next_steps = [f.select(more, n, 0) for n in steps]
+            self.length = length
             self._units(turn, length, chunk, panels)
+
+    def _ahead_step(self, span: int) -> Value:
+        """Bytes of the next chunk for each step of a tile, so that a chunk's tiles fetch all of it."""
+        taps = math.prod(self.plan.form.taps)
+        steps = (self.high - self.low) * (self.plan.unit_tiles * taps * self.plan.chunks.pixels)
+        return (steps + (4 * span - 1)) // self.f.smax(steps, 1)
+
+    def _ahead(self, p: int, unit: Value, i: Value, tap: Value) -> list[Value]:
+        """From where on one tile fetches, and by how many bytes a step."""
+        f, plan = self.f, self.plan
+        number = (unit - self.low) * plan.unit_tiles + (p if plan.unit_tiles > 1 else 0)
+        number = (number * self.length + i) * math.prod(plan.form.taps) + tap
+        found = []
+        for start, step in zip(self.next, self.next_steps, strict=True):
+            found += [f.at(start, number * plan.chunks.pixels * step, "i8"), step]
+        return found
 
     # -- packing -----------------------------------------------------------------------------------------
 
@@ -286,7 +308,7 @@ class _Gradient:
                         with f.range(low, high) as q:
                             unit = (g * form.blocks + q) * plan.row_units + row_unit
                             with self._mine(unit):
-                                self._unit(p, piece, whole, g, q, j, turn, length, chunk, panels)
+                                self._unit(p, piece, whole, unit, g, q, j, turn, length, chunk, panels)
                 before += piece.count
 
     @contextmanager
@@ -303,6 +325,7 @@ class _Gradient:
         p: int,
         piece: Piece,
         whole: bool,
+        unit: Value,
         g: Value,
         q: Value,
         j: Value,
@@ -342,6 +365,7 @@ class _Gradient:
                         f.at(b, tap) if form.x_lanes else b,
                         f.at(panel, (i0 * tap_rows[0] + i1 * tap_rows[1]) * form.width),
                         *counts,
+                        *self._ahead(p, unit, i, i0 * t1 + i1),
                     ],
                 )
 

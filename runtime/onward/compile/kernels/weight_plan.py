@@ -18,8 +18,12 @@ OWN_PANELS = 384 << 10
 NEAR = 40 << 10
 """Bytes of x and dy that tiles read again and again: what stays in the first-level cache."""
 
-FEW_PIXELS = 96
-"""Images are read where they are when at least so many pixels of both, with all channels, are `NEAR`."""
+FEW_PIXELS = (16, 64)
+"""Images are read where they are when at least so many pixels of both, with all channels, are `NEAR`: where
+there is little work for each float, and where there is much, beside which packing costs nothing."""
+
+_MUCH = 250
+"""Multiply-adds for each float of x and dy that are much."""
 
 FAR_PANELS = 1 << 20
 """Bytes of panels from which they come from beyond the second-level cache."""
@@ -32,6 +36,9 @@ LANE_BLOCKS = 768 << 10
 
 _NARROW = 1.5
 """What a tile of one vector costs beside a wider one: each multiply-add needs a load of its own."""
+
+_LOAD = 0.1
+"""What a load costs beside a multiply-add."""
 
 _FEWEST = 8
 """Multiply-adds that must be under way to hide their latency."""
@@ -226,6 +233,11 @@ class Plan:
         return 1 if self.form.fold and not self.form.x_lanes else sum(p.count for p in self.pieces)
 
     @property
+    def unit_tiles(self) -> int:
+        """Tile places of such a piece."""
+        return sum(p.count for p in self.pieces) // self.row_units
+
+    @property
     def units(self) -> int:
         """Pieces of all panels that threads may share out."""
         return self.form.conv.group * self.form.blocks * self.row_units
@@ -244,9 +256,28 @@ class Plan:
         return self.chain * (self.x.size + self.y.size)
 
     @property
+    def sparse(self) -> bool:
+        """Whether most of x is skipped."""
+        return math.prod(self.form.conv.strides) > math.prod(self.form.conv.kernel)
+
+    def span(self, is_x: bool) -> int:
+        """Floats of a chunk of x or of dy in its image, border included."""
+        chunks, image = self.chunks, self.x.image if is_x else self.y.image
+        if chunks.images > 1 or chunks.per_image == 1:
+            return chunks.images * image.size
+        down, right = self.form.conv.strides if is_x else (1, 1)
+        return chunks.rows * down * image.row if chunks.across == 1 else chunks.columns * right * image.pixel
+
+    @property
     def flat(self) -> bool:
         """Whether all pixels of a chunk are one equal step apart in both operands."""
-        return math.prod(self.form.conv.kernel) == 1 and self.x.packed and self.y.packed
+        return all(self._flat(store) for store in (self.x, self.y))
+
+    def _flat(self, store: Store) -> bool:
+        chunks = self.chunks
+        image, row, pixel = store.output_strides(store.widest)
+        together = chunks.images == 1 or image == chunks.rows * row
+        return chunks.across == 1 and together and row == chunks.columns * pixel
 
 
 def make_plan(conv: Convolution, target: Target) -> Plan:
@@ -262,7 +293,8 @@ def make_plan(conv: Convolution, target: Target) -> Plan:
     x_blocks = (form.blocks if lanes_from_x else sum(p.count for p in pieces)) if form.fold == 0 else 1
     y_blocks = sum(p.count for p in pieces) if lanes_from_x else form.blocks
     x_packed = y_packed = False
-    if near < FEW_PIXELS:
+    work = math.prod(conv.kernel) * conv.inputs * conv.outputs / (conv.inputs + conv.outputs)
+    if near < FEW_PIXELS[work >= _MUCH]:
         x_packed = form.fold == 0 and (x_blocks > 1 or conv.group > 1)
         y_packed = y_blocks > 1 or conv.group > 1
         x_read = (form.width if lanes_from_x else widest) if x_packed else x.pixel
@@ -362,5 +394,6 @@ def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
     for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
         for piece in pieces:
             work = len(piece.a) * vectors
-            total += count * piece.count * max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+            work = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+            total += count * piece.count * (work + _LOAD * (len(piece.a) + vectors))
     return total * math.prod(form.taps)

@@ -51,7 +51,7 @@ NORMALIZED: dict[str, Layer] = {
     "normalized relu": lambda g, x, w: g.Conv(g.Relu(_normalized(g, x, w)), w(5, 8, 1, 1)),
     "normalized clip": lambda g, x, w: g.Conv(g.Clip(_normalized(g, x, w), 0.0, 0.5), w(5, 8, 1, 1)),
 }
-"""Of huge numbers the batch's variance is infinite: what then becomes of the gradient nobody promises."""
+"""Huge numbers have an infinite variance: what then becomes of the gradient is nobody's promise."""
 
 
 def _model(layer: Layer) -> tuple[ir.Model, dict[str, Array]]:

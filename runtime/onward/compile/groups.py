@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onward.compile.program import Operation
+from onward.compile.program import Operation, Program
 
-__all__ = ["LARGEST", "OPERANDS", "Group", "ordered"]
+__all__ = ["LARGEST", "OPERANDS", "Group", "host", "ordered"]
 
 LARGEST = 24
 """Operations of a group at most: beyond that, registers spill and compiling takes long."""
@@ -49,6 +49,33 @@ class Group:
     def elements(self) -> list[Operation]:
         """The element-wise operations."""
         return self.operations if self.shape is not None else self.operations[:-1]
+
+
+def host(
+    group: Group,
+    program: Program,
+    makers: Mapping[ir.Value, Operation],
+    kept: Collection[ir.Value],
+    alone: Callable[[ir.Value], bool],
+) -> ir.Value | None:
+    """The operand whose producer may compute an element-wise group before it stores its result.
+
+    Args:
+        group: what is to be computed.
+        program: for shapes.
+        makers: the operations that make values, as far as they are not element-wise.
+        kept: what the group keeps for others.
+        alone: whether a value has no other readers than the group, and is no result.
+    """
+    if group.shape is None or len(kept) != 1 or any(o.operator.element_scalars for o in group.operations):
+        return None
+    for value in group.inputs:
+        maker = makers.get(value)
+        if maker is None or not maker.operator.fuses_elements:
+            continue
+        if program.shapes[value] == group.shape and alone(value):
+            return value
+    return None
 
 
 def ordered(groups: Sequence[Group]) -> list[Group]:

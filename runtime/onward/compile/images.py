@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
 from onward.compile.rules.techniques import technique, weight_border
+from onward.compile.uses import Uses
 
 __all__ = ["image_geometry"]
 
 _KINDS = (np.dtype(np.float32), np.dtype(np.bool_))
 
 
-def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, Image]:
+def image_geometry(program: Program, groups: Sequence[Group], uses: Uses) -> dict[ir.Value, Image]:
     """The geometry of every value that is kept channels-last.
 
     Operators name the operands and results that they take channels-last (`image_inputs`, `image_outputs`)
@@ -55,7 +56,7 @@ def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, 
         for value, border in _halo(program, operation):
             if value in borders:
                 borders[value] = [max(a, b) for a, b in zip(borders[value], border, strict=True)]
-    _tie_pooling(program, borders)
+    _tie([*_pooling_pairs(program), *_fused_pairs(program, groups, uses)], borders)
     return {v: _image(program.shapes[v], borders[v]) for v in images}
 
 
@@ -91,22 +92,43 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
     return [(value, technique(conv, backward=role == "input").border(conv))]
 
 
-def _tie_pooling(program: Program, borders: dict[ir.Value, list[int]]) -> None:
-    """The gradient of max pooling walks dX as X and dY as Y: each pair gets one border."""
-    pooled = {_pooling(program, o): o.outputs[0] for o in program.operations if o.node.op_type in _MAX_POOLS}
+Pair = tuple[ir.Value, ir.Value]
+
+
+def _tie(pairs: Sequence[Pair], borders: dict[ir.Value, list[int]]) -> None:
+    """Give both values of each pair one border."""
+    known = [(one, other) for one, other in pairs if one in borders and other in borders]
     changed = True
     while changed:
         changed = False
-        for operation in program.operations:
-            if operation.node.op_type != "MaxPoolGrad":
-                continue
+        for one, other in known:
+            joint = [max(a, b) for a, b in zip(borders[one], borders[other], strict=True)]
+            changed |= joint != borders[one] or joint != borders[other]
+            borders[one], borders[other] = joint, list(joint)
+
+
+def _pooling_pairs(program: Program) -> Iterator[Pair]:
+    """The gradient of max pooling walks dX as X and dY as Y."""
+    pooled = {_pooling(program, o): o.outputs[0] for o in program.operations if o.node.op_type in _MAX_POOLS}
+    for operation in program.operations:
+        if operation.node.op_type == "MaxPoolGrad":
             dy, x = operation.inputs[:2]
-            for one, other in ((operation.outputs[0], x), (dy, pooled.get(_pooling(program, operation)))):
-                if one not in borders or other not in borders:
-                    continue
-                joint = [max(a, b) for a, b in zip(borders[one], borders[other], strict=True)]
-                changed |= joint != borders[one] or joint != borders[other]
-                borders[one], borders[other] = joint, list(joint)
+            y = pooled.get(_pooling(program, operation))
+            if x is not None:
+                yield operation.outputs[0], x
+            if dy is not None and y is not None:
+                yield dy, y
+
+
+def _fused_pairs(program: Program, groups: Sequence[Group], uses: Uses) -> Iterator[Pair]:
+    """A kernel that computes element-wise operations on its result walks their operands like the result."""
+    for group in groups:
+        if (made := uses.host(group)) is None:
+            continue
+        (result,) = (v for o in group.operations for v in o.outputs if uses.escapes(v, group))
+        for value in group.inputs:
+            if value is not made and program.shapes[value] == group.shape:
+                yield result, value
 
 
 _MAX_POOLS = ("MaxPool", "GlobalMaxPool")

@@ -45,7 +45,7 @@ class Placement(ABC):
         self.uses = Uses(program, self.groups)
         self.constant_buffers: set[Buffer] = set()
         """Memory whose contents stay for as long as the plan lives, or until weights are swapped."""
-        self._geometry = image_geometry(program, self.groups)
+        self._geometry = image_geometry(program, self.groups, self.uses)
         self._plain: dict[ir.Value, Tensor] = {}
         self._images: dict[ir.Value, Tensor] = {}
         self._strided: dict[ir.Value, Tensor] = {}

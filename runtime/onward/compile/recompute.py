@@ -16,7 +16,7 @@ from typing import Any, final
 
 import onnx_ir as ir
 
-from onward.compile.groups import LARGEST, OPERANDS, Group
+from onward.compile.groups import LARGEST, OPERANDS, Group, host
 from onward.compile.kernels.expression import Expression, flops, operand
 from onward.compile.program import Operation, Program
 
@@ -104,19 +104,36 @@ class _Traffic:
         affected = [home, *chosen]
         before = sum(map(self._traffic, affected))
         old = [(g, g.operations, g.again) for g in affected]
-        copies = {v for o in chain for v in o.outputs}
+        read = dict.fromkeys((value, *(v for g in chosen for v in g.inputs)))
         for group in chosen:
-            operations = sorted({*group.operations, *chain}, key=self.order.__getitem__)
-            self._change(group, operations, group.again | copies)
+            self._add(group, chain)
+            self._compute_what_is_at_hand(group)
         self._prune(home)
         fits = all(len(g.operations) <= LARGEST and len(g.inputs) <= OPERANDS for g in chosen)
-        if fits and sum(map(self._traffic, affected)) < before:
-            if not self.readers[value] and value not in self.outputs:
-                del self.home[value]
-            return True
-        for group, operations, again in old:
-            self._change(group, operations, again)
-        return False
+        if not fits or sum(map(self._traffic, affected)) >= before:
+            for group, operations, again in old:
+                self._change(group, operations, again)
+            return False
+        for gone in (v for v in read if v in self.home and not self._is_kept(v, self.home[v])):
+            self._prune(self.home.pop(gone))
+        return True
+
+    def _compute_what_is_at_hand(self, group: Group) -> None:
+        """Let a group compute whatever it reads that follows from other things it reads."""
+        for value in group.inputs:
+            home = self.home.get(value)
+            if home is None or self.maker[value] not in home.elements or not self._may_compute(group, value):
+                continue
+            for chain in self._chains(home, value):
+                traffic, operations, again = self._traffic(group), group.operations, group.again
+                self._add(group, chain)
+                if self._traffic(group) < traffic:
+                    break
+                self._change(group, operations, again)
+
+    def _add(self, group: Group, chain: list[Operation]) -> None:
+        operations = sorted({*group.operations, *chain}, key=self.order.__getitem__)
+        self._change(group, operations, group.again | {v for o in chain for v in o.outputs})
 
     def _change(self, group: Group, operations: list[Operation], again: set[ir.Value]) -> None:
         for value in group.inputs:
@@ -148,25 +165,11 @@ class _Traffic:
     def _traffic(self, group: Group) -> int:
         """Bytes that a group reads and writes; what a kernel computes before storing is neither."""
         values = (*group.inputs, *self._kept(group))
-        return sum(map(self._bytes, values)) - 2 * self._fused(group)
+        fused = host(group, self.program, self.maker, self._kept(group), self._read_once)
+        return sum(map(self._bytes, values)) - (0 if fused is None else 2 * self._bytes(fused))
 
-    def _fused(self, group: Group) -> int:
-        """Bytes of the operand whose producer computes the group before it stores its result."""
-        if group.shape is None or len(self._kept(group)) != 1:
-            return 0
-        if any(o.operator.element_scalars for o in group.operations):
-            return 0
-        for value in group.inputs:
-            maker = self.maker.get(value)
-            if (
-                maker is not None
-                and maker.operator.fuses_elements
-                and len(self.readers[value]) == 1
-                and value not in self.outputs
-                and self.program.shapes[value] == group.shape
-            ):
-                return self._bytes(value)
-        return 0
+    def _read_once(self, value: ir.Value) -> bool:
+        return len(self.readers[value]) == 1 and value not in self.outputs
 
 
 @functools.lru_cache(4096)

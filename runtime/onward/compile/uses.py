@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.compile.groups import Group
+from onward.compile.groups import Group, host
 from onward.compile.program import Operation, Program
 
 __all__ = ["Uses"]
@@ -21,12 +21,16 @@ class Uses:
 
     def __init__(self, program: Program, groups: list[Group]) -> None:
         self.outputs = frozenset(program.outputs.values())
+        self._program = program
+        self._makers: dict[ir.Value, Operation] = {}
         self.last: dict[ir.Value, int] = {}
         self.position: dict[ir.Value, int] = {}
         self._groups: dict[ir.Value, list[Group]] = {}
         for i, group in enumerate(groups):
             for value in group.inputs:
                 self._groups.setdefault(value, []).append(group)
+            if group.shape is None:
+                self._makers.update(dict.fromkeys(group.last.outputs, group.last))
             for operation in group.operations:
                 self.last.update({v: i for v in operation.inputs if v is not None})
                 self.position.update((v, i) for v in operation.outputs if v not in group.again)
@@ -41,8 +45,17 @@ class Uses:
             return False
         return value in self.outputs or any(g is not group for g in self.groups(value))
 
+    def host(self, group: Group) -> ir.Value | None:
+        """The operand whose producer may compute an element-wise group before it stores its result."""
+        kept = [v for o in group.operations for v in o.outputs if self.escapes(v, group)]
+        return host(group, self._program, self._makers, kept, self._read_once)
+
+    def _read_once(self, value: ir.Value) -> bool:
+        return value not in self.outputs and len(self.groups(value)) == 1
+
     def sole_reader(self, value: ir.Value) -> Operation | None:
         """The operation that alone reads a value; None where there are several, or it is element-wise."""
-        users = self.groups(value)
-        alone = value not in self.outputs and len(users) == 1
-        return users[0].last if alone and users[0].shape is None and not users[0].elements else None
+        if not self._read_once(value):
+            return None
+        (reader,) = self.groups(value)
+        return reader.last if reader.shape is None and not reader.elements else None

@@ -39,6 +39,7 @@ class ConvGradInput(Op):
     image_inputs = (0,)
     image_outputs = (0,)
     convolution_role = "input"
+    fuses_elements = True
 
     def geometry_of(self, dY: Extents, W: Extents, dX: Extents) -> Geometry:
         """The forward convolution's geometry for operands and result of these shapes."""

@@ -11,13 +11,13 @@ from onward.compile.kernels import conv_weights, depthwise, weight_finish
 from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
-from onward.compile.kernels.tile import IDENTITY
 from onward.compile.rules.techniques import Technique, is_depthwise, technique, winograd_for_weights
 from onward.compile.rules.winograd import weights_by_winograd
 from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
 if TYPE_CHECKING:
+    from onward.compile.finish import Finish
     from onward.compile.lowering import Lowering, Slot
 
 __all__ = [
@@ -88,7 +88,21 @@ def forward(
     source, target = b.image(x), finish.target
     conv = as_convolution(geometry, _image(source), _image(target), group)
     how = technique(conv, backward=False)
-    epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
+    _convolve(b, how, conv, source, w, finish, None if bias is None else b.plain(bias))
+
+
+def _convolve(
+    b: Lowering,
+    how: Technique,
+    conv: Convolution,
+    source: Tensor,
+    w: ir.Value,
+    finish: Finish,
+    bias: Tensor | None,
+) -> None:
+    """One direction of a convolution, and what its epilogue computes."""
+    target = finish.target
+    epilogue, operands = finish.epilogue(bias)
     packed = _packed(b, how, w, conv)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
@@ -104,15 +118,11 @@ def backward_data(
     """dx = the gradient of x ∗ w by x."""
     b.require_float(dy, w)
     b.require_elements(dx, dy)
-    source = b.image(dy)
-    target = b.new_image(dx)
+    finish = b.finish(dx, image=True)
+    source, target = b.image(dy), finish.target
     conv = as_convolution(geometry, _image(target), _image(source), group)
     how = technique(conv, backward=True)
-    packed = _packed(b, how, w, conv)
-    batch = source.shape[0]
-    slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
-    kernel = how.kernel(conv, b.target, IDENTITY)
-    b.call(kernel, slots, reads=[source, packed], writes=[target], batch=batch)
+    _convolve(b, how, conv, source, w, finish, None)
 
 
 def backward_weights(

@@ -120,6 +120,8 @@ CASES = {
     "1-D text": geometry(1, 47, 24, 10, (1, 4)),
     "kernel as large as the image": geometry(5, 5, 6, 12, (5, 5)),
     "many weights": geometry(5, 6, 72, 160, (3, 3), pads=(1, 1, 1, 1)),
+    "many weights, large image": geometry(18, 16, 330, 340, (1, 1)),
+    "many weights in groups": geometry(6, 5, 160, 192, (3, 3), (2, 1), (1, 1, 1, 1), group=2),
 }
 
 

@@ -368,6 +368,11 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for the cache line at an address, which need not be valid, in the second-level cache."""
+        read, locality, data = (Value(self, str(n), "i32") for n in (0, 2, 1))
+        self.call("llvm.prefetch.p0", "void", (pointer, read, locality, data))
+
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:
         """A float from memory in every lane."""
         return self.splat(self.load(pointer, "float", index))

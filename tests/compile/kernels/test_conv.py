@@ -120,8 +120,6 @@ CASES = {
     "1-D text": geometry(1, 47, 24, 10, (1, 4)),
     "kernel as large as the image": geometry(5, 5, 6, 12, (5, 5)),
     "many weights": geometry(5, 6, 72, 160, (3, 3), pads=(1, 1, 1, 1)),
-    "many weights, large image": geometry(18, 16, 330, 340, (1, 1)),
-    "many weights in groups": geometry(6, 5, 160, 192, (3, 3), (2, 1), (1, 1, 1, 1), group=2),
 }
 
 
@@ -176,6 +174,17 @@ def test_backward_data(case: Convolution, target: Target, run: Run) -> None:
         run(kernel, target, {"a": dy, "b": packed, "c": dx, "batch": batch})
         close(inside(g.x, dx), backward_reference(g, inside(g.y, dy), w), g.outputs * w[0, 0].size)
         assert untouched(g.x, dx, 9.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["1x1", "3x3 wide", "3x3 stride 2", "groups", "groups strided", "1-D", "dilated"]
+)
+def test_weights_that_do_not_stay_in_the_cache(
+    name: str, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv, "_CACHED_WEIGHTS", 0)
+    test_forward(CASES[name], target, run)
+    test_backward_data(CASES[name], target, run)
 
 
 def weights_reference(g: Convolution, x: Array, dy: Array) -> npt.NDArray[np.float64]:

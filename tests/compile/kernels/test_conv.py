@@ -176,6 +176,17 @@ def test_backward_data(case: Convolution, target: Target, run: Run) -> None:
         assert untouched(g.x, dx, 9.0)
 
 
+@pytest.mark.parametrize(
+    "name", ["1x1", "3x3 wide", "3x3 stride 2", "groups", "groups strided", "1-D", "dilated"]
+)
+def test_weights_that_do_not_stay_in_the_cache(
+    name: str, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv, "_CACHED_WEIGHTS", 0)
+    test_forward(CASES[name], target, run)
+    test_backward_data(CASES[name], target, run)
+
+
 def test_weights_in_another_order_pack_the_same(target: Target, run: Run) -> None:
     g = CASES["groups strided"]
     _, _, w = data(g, 1)

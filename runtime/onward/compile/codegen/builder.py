@@ -368,11 +368,14 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
-    def prefetch(self, pointer: Value, index: Int = 0) -> None:
-        """Fetch the cache line of a float that will be written; any address is allowed."""
+    def prefetch(self, pointer: Value, index: Int = 0, *, write: bool = False) -> None:
+        """Fetch the cache line of a float that will be read, or written; any address is allowed.
+
+        What will be read comes to the second-level cache, what will be written to the first.
+        """
         address = self.at(pointer, index)
-        write, keep, data = (self.value(n, "i32") for n in (1, 3, 1))
-        self.call("llvm.prefetch.p0", "void", (address, write, keep, data))
+        how, locality, data = (self.value(n, "i32") for n in (int(write), 3 if write else 2, 1))
+        self.call("llvm.prefetch.p0", "void", (address, how, locality, data))
 
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:
         """A float from memory in every lane."""

@@ -92,14 +92,21 @@ class Blocks:
 
 def forward_blocks(conv: Convolution, target: Target) -> Blocks:
     """How y's channels are blocked."""
-    vectors = vectors_for(target, conv.outputs)
+    vectors = _vectors(conv, target, conv.outputs)
     return Blocks(conv.group, conv.outputs, conv.inputs, vectors, target.lanes)
 
 
 def backward_blocks(conv: Convolution, target: Target) -> Blocks:
     """How dx's channels are blocked."""
-    vectors = vectors_for(target, conv.inputs)
+    vectors = _vectors(conv, target, conv.inputs)
     return Blocks(conv.group, conv.inputs, conv.outputs, vectors, target.lanes)
+
+
+def _vectors(conv: Convolution, target: Target, channels: int) -> int:
+    """How wide tiles are: narrow and high for weights that every tile reads from the second-level cache."""
+    if 4 * conv.weights > _CACHED_WEIGHTS and channels > target.lanes:
+        return 2
+    return vectors_for(target, channels)
 
 
 def forward_grids(conv: Convolution) -> list[Grid]:
@@ -300,6 +307,10 @@ class _Sweep:
         self.images = (a_image, c_image)
         self.outer, self.inner, sizes = _pieces(grid, rows_for(target, blocks.vectors))
         self.panel = grid.reduction * blocks.width
+        self.streams = 4 * self.panel * blocks.group * blocks.blocks > _CACHED_WEIGHTS
+        places = sum(o.count for o in self.outer) * sum(i.count for i in self.inner)
+        # All tiles of an image together fetch the next panel while they multiply by this one.
+        self.ahead = -(-blocks.width // places) if self.streams else 0
         self.tiles: dict[tuple[int, int, bool], Function] = {}
         for (o, i), (rows, columns) in sizes.items():
             whole = self._tile(rows, columns)
@@ -333,6 +344,7 @@ class _Sweep:
             b_step=width,
             loops=tuple(loops),
             epilogue=self.epilogue,
+            prefetch=self.ahead,
         )
 
     def emit(self) -> int:
@@ -340,11 +352,16 @@ class _Sweep:
         f, blocks, batch = self.f, self.blocks, self.values["batch"]
         _, thread, threads = f.arguments
         panels = blocks.group * blocks.blocks
-        if 4 * self.panel * panels > _CACHED_WEIGHTS:
+        if self.streams:
             low, high = f.share(batch * panels, thread, threads)
+            # Either an image stays in the cache for all panels, or a panel for all images.
+            by_image = self.panel * panels < self.images[0] * (panels - 1)
             with f.range(low, high) as unit:
-                block, n = unit // batch, unit % batch
-                self._block(n, block)
+                after = f.smin(unit + 1, high - 1)
+                if by_image:
+                    self._block(unit // panels, unit % panels, after % panels)
+                else:
+                    self._block(unit % batch, unit // batch, after // batch)
             return panels
         places = sum(piece.count for piece in self.outer)
         low, high = f.share(batch * places, thread, threads)
@@ -385,32 +402,49 @@ class _Sweep:
                             block,
                         )
 
-    def _block(self, n: Value, block: Value) -> None:
-        """All tiles of one image for one channel block."""
+    def _block(self, n: Value, block: Value, following: Value) -> None:
+        """All tiles of one image for one channel block; `following` is the block after it."""
         f, blocks = self.f, self.blocks
         g, q = block // blocks.blocks, block % blocks.blocks
+        ahead = f.at(self.values["b"], following * self.panel + self.grid.b0)
         for whole in (True, False):
             if not (blocks.whole if whole else blocks.rest):
                 continue
             if blocks.whole and blocks.rest:
                 with f.when(f.compare("slt" if whole else "sge", q, blocks.whole)):
-                    self._tiles_of_block(n, g, q, whole)
+                    self._tiles_of_block(n, g, q, whole, ahead)
             else:
-                self._tiles_of_block(n, g, q, whole)
+                self._tiles_of_block(n, g, q, whole, ahead)
 
-    def _tiles_of_block(self, n: Value, g: Value, q: Value, whole: bool) -> None:
+    def _tiles_of_block(self, n: Value, g: Value, q: Value, whole: bool, ahead: Value) -> None:
         f = self.f
+        before = 0
+        across = sum(inner.count for inner in self.inner)
         for o, piece in enumerate(self.outer):
             with f.range(0, piece.count) as index:
                 a = n * self.images[0] + index * piece.a_step + piece.a
                 c = n * self.images[1] + index * piece.c_step + piece.c
+                along = 0
                 for i, inner in enumerate(self.inner):
                     with f.range(0, inner.count) as j:
-                        self._call(
-                            o, i, whole, a + j * inner.a_step + inner.a, c + j * inner.c_step + inner.c, g, q
-                        )
+                        place = (index + before) * across + (j + along)
+                        part = f.at(ahead, place * (self.grid.reduction * self.ahead))
+                        a_tile, c_tile = a + j * inner.a_step + inner.a, c + j * inner.c_step + inner.c
+                        self._call(o, i, whole, a_tile, c_tile, g, q, (part,))
+                    along += inner.count
+            before += piece.count
 
-    def _call(self, o: int, i: int, whole: bool, a: Value, c: Value, g: Value, q: Value) -> None:
+    def _call(
+        self,
+        o: int,
+        i: int,
+        whole: bool,
+        a: Value,
+        c: Value,
+        g: Value,
+        q: Value,
+        ahead: tuple[Value, ...] = (),
+    ) -> None:
         f, blocks, grid, values = self.f, self.blocks, self.grid, self.values
         channel = g * blocks.outputs + q * blocks.width
         c = c + channel + grid.c0
@@ -426,5 +460,6 @@ class _Sweep:
                 f.at(values["b"], panel),
                 f.at(values["c"], c),
                 *operands,
+                *ahead,
             ],
         )

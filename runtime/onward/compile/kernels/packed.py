@@ -382,7 +382,7 @@ class _Driver:
         so_far = given.get("p", given["c"])
         for i in range(size):
             for v in range(vectors):
-                f.prefetch(so_far, i * spec.c_row + v * lanes)
+                f.prefetch(so_far, i * spec.c_row + v * lanes, write=True)
 
         def add(_: Value, carry: list[Value]) -> list[Value]:
             b = [f.vload(carry[1], v * lanes) for v in range(vectors)]

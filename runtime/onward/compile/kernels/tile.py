@@ -51,7 +51,8 @@ class Tile:
 
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
-    readable past them unless `b_masked`. `accumulate` adds to what C holds.
+    readable past them unless `b_masked`. `accumulate` adds to what C holds. With `prefetch`, each innermost
+    step asks for the cache line at one more address, which then moves on by that many floats.
     """
 
     a: tuple[int, ...]
@@ -65,6 +66,7 @@ class Tile:
     accumulate: bool = False
     b_masked: bool = False
     epilogue: Epilogue = IDENTITY
+    prefetch: int = 0
 
     @property
     def runtime_counts(self) -> int:
@@ -107,25 +109,34 @@ def split(total: int, most: int) -> list[tuple[int, int, int]]:
 
 
 def define(module: Module, name: str, tile: Tile) -> Function:
-    """Write the tile as a function of (A, B, C, epilogue addresses..., run-time counts...)."""
+    """Write the tile as a function of (A, B, C, epilogue addresses..., run-time counts...).
+
+    With `tile.prefetch`, one more argument is the first address to ask for.
+    """
     extra = len(tile.epilogue.operands)
     parameters = [("a", "ptr"), ("b", "ptr"), ("c", "ptr")]
     parameters += [(f"e{i}", "ptr") for i in range(extra)]
     parameters += [(f"n{i}", "i64") for i in range(tile.runtime_counts)]
+    parameters += [("ahead", "ptr")] * bool(tile.prefetch)
     f = module.function(name, parameters)
     lanes = f.lanes
     a, b, c = f.arguments[:3]
     counts = iter(f.arguments[3 + extra :])
     masks = [None] * (tile.vectors - 1) + [f.mask(tile.tail)]
+    sums = len(tile.a) * tile.vectors
 
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
+        ahead = list(acc[sums:])
+        if ahead:
+            f.prefetch(ahead[0])
+            ahead = [f.at(ahead[0], tile.prefetch)]
         columns = [f.vload(b, v * lanes, masks[v] if tile.b_masked else None) for v in range(tile.vectors)]
-        out = list(acc)
+        out = list(acc[:sums])
         for m, offset in enumerate(tile.a):
             scalar = f.broadcast(a, offset)
             for v, column in enumerate(columns):
                 out[m * tile.vectors + v] = f.fma(scalar, column, acc[m * tile.vectors + v])
-        return out
+        return [*out, *ahead]
 
     levels: list[tuple[Int, int, int]] = [
         (next(counts) if count is None else count, da, db)
@@ -148,7 +159,7 @@ def define(module: Module, name: str, tile: Tile) -> Function:
         for row in tile.c
         for v in range(tile.vectors)
     ]
-    acc = nest(0, a, b, acc)
+    acc = nest(0, a, b, [*acc, *f.arguments[len(f.arguments) - bool(tile.prefetch) :]])
     sources = f.arguments[3 : 3 + extra]
     channel = {
         (i, v): f.vload(source, v * lanes, masks[v])

@@ -393,7 +393,7 @@ def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
     total = 0.0
     for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
         for piece in pieces:
-            work = len(piece.a) * vectors
-            work = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+            narrow = _NARROW if vectors == 1 else 1.0
+            work = max(len(piece.a) * vectors * narrow, float(_FEWEST))
             total += count * piece.count * (work + _LOAD * (len(piece.a) + vectors))
     return total * math.prod(form.taps)

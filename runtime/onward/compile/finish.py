@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onward.compile.fusion import Group
 from onward.compile.kernels.expression import Expression, operand
 from onward.compile.kernels.tile import ACCUMULATOR, Epilogue
+from onward.compile.rules.element import expressions
 from onward.compile.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def finish_for(b: Lowering, value: ir.Value, group: Group) -> Finish | None:
     if any(o.operator.element_scalars for o in group.operations):
         return None
     inside = {v for o in group.operations for v in o.outputs}
-    wanted = [v for v in inside if b.escapes(v, group)]
+    wanted = [v for v in inside if b.uses.escapes(v, group)]
     if len(wanted) != 1 or b.program.dtypes[wanted[0]] != np.float32:
         return None
     (result,) = wanted
@@ -72,7 +73,7 @@ def finish_for(b: Lowering, value: ir.Value, group: Group) -> Finish | None:
     def expression(accumulator: Expression, first: int) -> Expression:
         places = {value: accumulator, **numbers}
         places |= {v: operand(first + i) for i, v in enumerate(variable)}
-        return b.expressions(group, places, [])[result]
+        return expressions(b, group, places, [])[result]
 
     return Finish(b.new(result), expression, operands)
 

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import Target
-from onward.compile.lowering import Call, Check, Copy, Fallback, Item, Lowering, Slot
+from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
+from onward.compile.lowering import Lowering
 from onward.compile.memory import Lifetime, pack
 from onward.compile.program import specialize
 from onward.compile.rewrite import split_normalization

@@ -83,7 +83,7 @@ def _turned(x: Tensor) -> Tensor:
 
 def _destination(b: Lowering, y: ir.Value) -> Finish:
     """Where a product goes: where a Transpose that alone reads it wants it, if rows or columns stay whole."""
-    reader = b.sole_reader(y)
+    reader = b.uses.sole_reader(y)
     if reader is not None and reader.node.op_type == "Transpose":
         shape = b.shape(y)
         perm = getattr(reader.operator, "perm", None) or tuple(range(len(shape)))[::-1]

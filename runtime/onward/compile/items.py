@@ -1,0 +1,111 @@
+"""What a plan is made of: kernel calls, and what NumPy does between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from onward.compile.kernels.kernel import Kernel
+from onward.compile.program import Operation
+from onward.compile.tensors import Buffer, Tensor
+from onward.errors import ShapeError
+from onward.graph import Array
+
+__all__ = ["Call", "Check", "Copy", "Fallback", "Item", "Slot"]
+
+Slot: TypeAlias = "Tensor | Buffer | int"
+"""What an argument slot holds: the address of a tensor's first element, of a buffer, or a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One kernel call."""
+
+    kernel: Kernel
+    slots: Mapping[str, Slot]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    label: str
+    batch: int
+    scratch: Buffer | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A copy between layouts or buffers that NumPy makes inside the plan."""
+
+    source: Tensor
+    target: Tensor
+    label: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.source.buffer,)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return (self.target.buffer,)
+
+
+@dataclass(frozen=True, eq=False)
+class Fallback:
+    """A NumPy kernel inside the plan."""
+
+    operation: Operation
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    reason: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return tuple(t.buffer for t in self.inputs if t is not None)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return tuple(t.buffer for t in self.outputs)
+
+    @property
+    def label(self) -> str:
+        return self.operation.label
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Indices that native kernels rely on: each must be in [low, extent)."""
+
+    operation: Operation
+    tensor: Tensor
+    low: int
+    extent: int
+    what: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.tensor.buffer,)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return self.operation.label
+
+    def apply(self, indices: Array) -> None:
+        """Raises:
+        ShapeError: an index is out of range.
+        """
+        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
+            wrong = (indices < self.low) | (indices >= self.extent)
+            place = np.argwhere(wrong)[0].tolist()
+            node = self.operation.node
+            raise ShapeError(
+                f"node {node.name!r}, operator {node.op_type}: {self.what} {indices[wrong][0]} "
+                f"at position {place} is not in {self.low}…{self.extent - 1}"
+            )
+
+
+Item: TypeAlias = "Call | Check | Copy | Fallback"

@@ -6,13 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor
-from onward.errors import ShapeError
-from onward.graph import Array
 
 __all__ = ["Call", "Check", "Copy", "Fallback", "Item", "Slot"]
 
@@ -93,19 +89,6 @@ class Check:
     @property
     def label(self) -> str:
         return self.operation.label
-
-    def apply(self, indices: Array) -> None:
-        """Raises:
-        ShapeError: an index is out of range.
-        """
-        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
-            wrong = (indices < self.low) | (indices >= self.extent)
-            place = np.argwhere(wrong)[0].tolist()
-            node = self.operation.node
-            raise ShapeError(
-                f"node {node.name!r}, operator {node.op_type}: {self.what} {indices[wrong][0]} "
-                f"at position {place} is not in {self.low}…{self.extent - 1}"
-            )
 
 
 Item: TypeAlias = "Call | Check | Copy | Fallback"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import final
@@ -13,6 +14,7 @@ import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import host_target
+from onward.compile.planning import plan_model
 from onward.compile.program import NotStaticError
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
@@ -117,16 +119,14 @@ class CompiledEngine:
         return self._plans[key]
 
     def _new_plan(self, shapes: Mapping[str, tuple[int, ...]], threads: int) -> Plan:
-        return Plan(
-            self._model,
-            shapes,
-            self.fixed,
-            self._bindings,
-            default_jit(),
-            host_target(),
-            threads,
-            self._swapped,
+        started = time.perf_counter()
+        made = plan_model(
+            self._model, shapes, self.fixed, self._bindings, host_target(), threads, self._swapped
         )
+        lowered = time.perf_counter()
+        addresses = default_jit().addresses(made.texts)
+        seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
+        return Plan(made.spec, self.fixed, addresses, seconds)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._interpreter.load(self.fixed)

@@ -16,6 +16,7 @@ from onward.compile.memory import Arena, Lifetime, pack
 from onward.compile.program import specialize
 from onward.compile.rewrite import split_normalization
 from onward.compile.spec import PlanRow, PlanSpec, Region, Window
+from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.graph import Array
 from onward.passes.unroll import unroll_fixed
@@ -23,6 +24,9 @@ from onward.passes.unroll import unroll_fixed
 __all__ = ["Planned", "plan_model"]
 
 _ALIGN = 64
+
+_LARGEST = 1 << 40
+"""Numbers in argument blocks are sizes: they are smaller than this, and addresses are not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class Planned:
     spec: PlanSpec
     texts: tuple[str, ...]
     items: Sequence[Item]
-    index: Mapping[Buffer, int]
+    index: Mapping[Buffer | Symbol, int]
 
 
 def plan_model(
@@ -106,7 +110,7 @@ class _Writer:
         self.kept_bytes = 0
         self.buffers: list[spec.Memory] = []
         self.constants: list[Array] = []
-        self.index: dict[Buffer, int] = {}
+        self.index: dict[Buffer | Symbol, int] = {}
         self.texts: dict[str, int] = {}
         self._filled = {b for item in prologue for b in item.writes}
 
@@ -145,12 +149,19 @@ class _Writer:
             return self._number(slot.buffer), slot.offset * slot.dtype.itemsize
         if isinstance(slot, Buffer):
             return self._number(slot), 0
+        if isinstance(slot, Symbol):
+            return self._number(slot), 0
+        if abs(slot) >= _LARGEST:
+            raise AssertionError("an address would be another one in the next process: give a Symbol")
         return spec.NONE, int(slot)
 
-    def _number(self, buffer: Buffer) -> int:
+    def _number(self, buffer: Buffer | Symbol) -> int:
         if buffer not in self.index:
             self.index[buffer] = len(self.buffers)
-            self.buffers.append(self._memory(buffer))
+            if isinstance(buffer, Symbol):
+                self.buffers.append(spec.Memory(Region.SYMBOL, 0, name=buffer.name))
+            else:
+                self.buffers.append(self._memory(buffer))
         return self.index[buffer]
 
     def _memory(self, buffer: Buffer) -> spec.Memory:

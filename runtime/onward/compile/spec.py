@@ -49,6 +49,9 @@ class Region(Enum):
     INPUT = "input"
     """An input by name; the address is known at each run."""
 
+    SYMBOL = "symbol"
+    """No memory, but a function of the process: a `Symbol` by name."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -58,7 +61,7 @@ class Memory:
         region: where it is.
         nbytes: its size.
         offset: in bytes, for ARENA and KEPT; the number of the array, for CONSTANT.
-        name: for SESSION and INPUT.
+        name: for SESSION, INPUT and SYMBOL.
     """
 
     region: Region
@@ -190,3 +193,8 @@ class PlanSpec:
     steps: tuple[StepSpec, ...]
     outputs: Mapping[str, Window]
     rows: tuple[PlanRow, ...]
+
+    @property
+    def work(self) -> int:
+        """Arithmetic operations and bytes of one run, as far as they are known."""
+        return sum(row.flops + row.bytes for row in self.rows)

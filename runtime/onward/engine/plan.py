@@ -22,6 +22,7 @@ from onward.compile.spec import (
     StepSpec,
     Window,
 )
+from onward.compile.symbols import Symbol
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array
@@ -56,7 +57,7 @@ class Plan:
         self._addresses = addresses
         self._arena, self._kept = _zeros(spec.arena_bytes), _zeros(spec.kept_bytes)
         self._memories = [self._found(memory, fixed) for memory in spec.buffers]
-        starts = [0 if m is None else m.ctypes.data for m in self._memories]
+        starts = [_start(m, array) for m, array in zip(spec.buffers, self._memories, strict=True)]
         self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
         self._keep: list[Any] = []
         self._patches: list[tuple[Array, Array, str, Array]] = []
@@ -70,11 +71,6 @@ class Plan:
         }
 
     @property
-    def work(self) -> int:
-        """Arithmetic operations and bytes of one run, as far as they are known."""
-        return sum(row.flops + row.bytes for row in self.spec.rows)
-
-    @property
     def arena_bytes(self) -> int:
         """Size of the memory that the plan's values share."""
         return self.spec.arena_bytes
@@ -85,7 +81,7 @@ class Plan:
         return self.spec.rows
 
     def memory(self, buffer: int) -> Array | None:
-        """The bytes of a buffer; None for an input's."""
+        """The bytes of a buffer; None where it is not the plan's or the session's."""
         return self._memories[buffer]
 
     def run(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
@@ -163,7 +159,7 @@ class Plan:
 
     def _found(self, memory: Memory, fixed: Mapping[str, Array]) -> Array | None:
         match memory.region:
-            case Region.INPUT:
+            case Region.INPUT | Region.SYMBOL:
                 return None
             case Region.SESSION:
                 return fixed[memory.name].reshape(-1).view(np.uint8)
@@ -245,6 +241,13 @@ class Plan:
                 np.copyto(target, result)
 
         return run
+
+
+def _start(memory: Memory, array: Array | None) -> int:
+    """The address of a buffer; 0 where it is known at each run only."""
+    if memory.region is Region.SYMBOL:
+        return Symbol[memory.name].address
+    return 0 if array is None else array.ctypes.data
 
 
 def _check(check: Check, get: Callable[[], Array]) -> None:

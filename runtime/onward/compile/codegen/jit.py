@@ -82,7 +82,9 @@ class Jit:
 
     def _stored(self, key: str) -> bytes | None:
         code = self.cache.get(key) if self.cache is not None else None
-        self.loaded += code is not None
+        if code is None or f"k{key}".encode() not in code:  # the second: under another kernel's name
+            return None
+        self.loaded += 1
         return code
 
     def _built(self, key: str, ir: str) -> bytes:

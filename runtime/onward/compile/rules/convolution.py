@@ -15,6 +15,7 @@ from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
 from onward.compile.kernels.tile import IDENTITY
 from onward.compile.rules.techniques import Technique, is_depthwise, technique
+from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Tensor, row_major
 from onward.ops._window import Geometry
 
@@ -191,7 +192,7 @@ def _weights_by_products(
         distance = down * row + right
         length = pixels - abs(distance)
         slots: dict[str, Slot] = {
-            "sgemm": gemm_kernels.sgemm_address(),
+            "sgemm": Symbol.SGEMM,
             "a": _moved(source, max(0, distance) * x.pixel),
             "b": _moved(gradient, max(0, -distance) * y.pixel),
             "c": Tensor(panels, (inputs, outputs), (outputs, 1), source.dtype, tap * inputs * outputs),

@@ -19,6 +19,7 @@ from onward.compile.finish import Finish
 from onward.compile.kernels import gemm as kernels
 from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.tile import IDENTITY
+from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _matrices(
         if any(t.buffer is target.buffer for t in operands):
             # What the product would be written over is still to be read.
             made = Tensor(b.scratch(m * n), (m, n), (target.strides[0], 1), target.dtype)
-        slots = {"sgemm": kernels.sgemm_address(), "a": left, "b": right, "c": made, "batch": batch}
+        slots = {"sgemm": Symbol.SGEMM, "a": left, "b": right, "c": made, "batch": batch}
         b.call(kernel, slots, reads=[left, right], writes=[made], batch=batch)
         if epilogue != IDENTITY:
             flat = [replace(t, shape=(m, n), strides=(n, 1)) if t.size == m * n else t for t in operands]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
-from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, winograd
+from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, weight_finish, winograd
 from onward.compile.kernels.gemm import Gemm, blas_gemm, block_width, gemm, packed_size, sgemm_address
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
@@ -93,17 +93,22 @@ def direct(shape: Convolution, batch: int, target: Target, threads: int) -> dict
     parts = conv_weights.partial_count(shape, target, threads)
     panels = random(parts * conv_weights.partial_size(shape, target))
     w = random(shape.weights)
+
+    def gradient() -> tuple[Kernel, dict[str, Array | int]]:
+        kernel = conv_weights.weight_gradient(shape, target)
+        values: dict[str, Array | int] = {"a": x, "b": y, "c": panels, "batch": batch}
+        if kernel.scratch:
+            values["scratch"] = random(kernel.scratch // 4 * threads)
+        return kernel, values
+
     return {
         "F": lambda: (conv.forward(shape, target), {"a": x, "b": packed, "c": y, "batch": batch}),
         "F pack": lambda: (conv_pack.forward_pack(shape, target, order), {"w": w, "packed": packed}),
         "BD": lambda: (conv.backward_data(shape, target), {"a": y, "b": turned, "c": x, "batch": batch}),
         "BD pack": lambda: (conv_pack.backward_data_pack(shape, target, order), {"w": w, "packed": turned}),
-        "BW": lambda: (
-            conv_weights.weight_gradient(shape, target),
-            {"a": x, "b": y, "c": panels, "batch": batch},
-        ),
+        "BW": gradient,
         "BW finish": lambda: (
-            conv_weights.finish_weights(shape, target, order),
+            weight_finish.finish_weights(shape, target),
             {"c": panels, "dw": w, "parts": parts},
         ),
     }

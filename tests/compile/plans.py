@@ -80,11 +80,15 @@ def planned(
 
 
 def interpreted(
-    model: ir.Model, bindings: Mapping[str, str], steps: Sequence[Mapping[str, Array]]
+    model: ir.Model,
+    bindings: Mapping[str, str],
+    steps: Sequence[Mapping[str, Array]],
+    state: Mapping[str, Array] | None = None,
 ) -> tuple[list[dict[str, Array]], dict[str, Array]]:
-    """The outputs of each step, and the state after the last, by the interpreter."""
+    """Outputs of each step and the state after the last, by the interpreter; by default from the start."""
     initial = model.graph.initializers
-    state = {name: v.numpy() for name in bindings if (v := initial[name].const_value) is not None}
+    if state is None:
+        state = {name: v.numpy() for name in bindings if (v := initial[name].const_value) is not None}
     interpreter = Interpreter(model.graph)
     outputs = []
     for inputs in steps:

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.compile.fusion import Group, is_element, schedule
+from onward.compile.fusion import is_element, schedule
+from onward.compile.groups import Group
 from onward.compile.program import Program, specialize
 from onward.graph import Builder
 
@@ -31,19 +32,23 @@ def _kinds(groups: list[Group]) -> list[list[str]]:
 
 
 def _check(program: Program) -> list[Group]:
-    """Every group follows what it reads; every operation whose result is wanted is there."""
+    """Every group follows what it reads; every operation is there, once if it is not element-wise."""
     groups = schedule(program)
     made = {*program.inputs.values(), *program.state.values(), *program.weights.values(), *program.constants}
     for group in groups:
+        assert all(v in made for v in group.inputs)
+        inside = {*group.inputs}
         for operation in group.operations:
-            assert all(v is None or v in made for v in operation.inputs), operation.label
-            made.update(operation.outputs)
+            assert all(v is None or v in inside for v in operation.inputs), operation.label
+            inside.update(operation.outputs)
+        kept = {v for o in group.operations for v in o.outputs} - group.again
+        assert not any(v in made for v in kept if program.dtypes[v] != np.bool_)
+        made |= kept
     assert set(program.outputs.values()) <= made
     placed = [o for group in groups for o in group.operations]
-    assert set(placed) <= set(program.operations)
+    assert set(placed) == set(program.operations)
     for operation in program.operations:
-        truths = all(program.dtypes[v] == np.bool_ for v in operation.outputs)
-        assert placed.count(operation) == 1 or (truths and is_element(operation, program))
+        assert placed.count(operation) == 1 or is_element(operation, program)
     return groups
 
 
@@ -93,6 +98,33 @@ def test_truth_values_that_are_results_are_kept() -> None:
         return [g.And(g.Greater(x, 0.0), g.Less(x, 1.0))]
 
     assert sorted(_kinds(_check(_program(build)))[-1]) == ["And", "Greater", "Less"]
+
+
+def test_a_cheap_value_is_computed_where_its_source_is_read_anyway() -> None:
+    def build(g: Builder, x: ir.Value) -> list[ir.Value]:
+        twice = g.Mul(x, 2.0)
+        positive = g.Relu(twice)
+        return [g.Add(g.Mul(g.MatMul(positive, positive), twice), x)]
+
+    groups = _check(_program(build))
+    assert _kinds(groups) == [["Mul", "Relu"], ["MatMul"], ["Mul", "Mul", "Add"]]
+    assert len(groups[2].inputs) == 3  # the product, 2 and x
+
+
+def test_a_value_whose_source_nobody_else_reads_is_kept() -> None:
+    def build(g: Builder, x: ir.Value) -> list[ir.Value]:
+        sum_ = g.Add(x, g.MatMul(x, x))
+        return [g.Mul(g.MatMul(sum_, sum_), g.Relu(sum_))]
+
+    assert _kinds(_check(_program(build)))[-1] == ["Relu", "Mul"]
+
+
+def test_an_expensive_value_is_kept() -> None:
+    def build(g: Builder, x: ir.Value) -> list[ir.Value]:
+        power = g.Exp(x)
+        return [g.Add(g.Mul(g.MatMul(g.Relu(power), x), power), x)]
+
+    assert _kinds(_check(_program(build)))[-1] == ["Mul", "Add"]
 
 
 def test_groups_are_bounded() -> None:

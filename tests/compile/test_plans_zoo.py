@@ -80,22 +80,27 @@ def _feed(
 
 
 def check_training(made: Made, *, threads: int = 2, lanes: int | None = None) -> None:
-    """Outputs, gradients and state of several steps, each engine going on from its own state."""
+    """Outputs, gradients and new state of several steps.
+
+    The interpreter takes each step from the plan's state: from states of their own the engines would part, as
+    a unit near the kink of its activation is on for one and off for the other.
+    """
     step, feeds = made.step, made.feeds
-    single, single_state = interpreted(step.model, step.bindings, feeds)
     exact_model = cast_floats(step.model, ir.DataType.DOUBLE)
-    double, double_state = interpreted(exact_model, step.bindings, [wide(f) for f in feeds])
     plan = planned(step.model, feeds[0], step.bindings, threads=threads, lanes=lanes)
     gradients = set(step.gradients.values())
-    for feed, narrow, exact in zip(feeds, single, double, strict=True):
+    for feed in feeds:
+        before = {name: plan.fixed[name].copy() for name in step.bindings}
+        (narrow,), narrow_state = interpreted(step.model, step.bindings, [feed], before)
+        (exact,), exact_state = interpreted(exact_model, step.bindings, [wide(feed)], wide(before))
         got = plan.run(feed)
         for kind, names in (("gradient", gradients), ("output", set(exact) - gradients)):
             parts = [{k: v for k, v in x.items() if k in names} for x in (got, narrow, exact)]
             assert_as_exact(parts[0], parts[1], parts[2], kind)
-    state = {name: plan.fixed[name] for name in step.bindings}
-    for names in (step.parameters, step.slots, step.statistics):
-        parts = [{k: x[k] for k in names} for x in (state, single_state, double_state)]
-        assert_as_exact(parts[0], parts[1], parts[2], "state")
+        state = {name: plan.fixed[name] for name in step.bindings}
+        for names in (step.parameters, step.slots, step.statistics):
+            parts = [{k: x[k] for k in names} for x in (state, narrow_state, exact_state)]
+            assert_as_exact(parts[0], parts[1], parts[2], "state")
 
 
 @pytest.mark.parametrize("name", networks(SMALL))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.fusion import Group
+from onward.compile.groups import Group
 from onward.compile.kernels.expression import Expression, operand
 from onward.compile.kernels.tile import ACCUMULATOR, Epilogue
 from onward.compile.rules.element import expressions
@@ -73,7 +73,7 @@ def finish_for(b: Lowering, value: ir.Value, group: Group) -> Finish | None:
     def expression(accumulator: Expression, first: int) -> Expression:
         places = {value: accumulator, **numbers}
         places |= {v: operand(first + i) for i, v in enumerate(variable)}
-        return expressions(b, group, places, [])[result]
+        return expressions(b, group.operations, places, [])[result]
 
     return Finish(b.new(result), expression, operands)
 

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.groups import LARGEST, OPERANDS, Group, ordered
 from onward.compile.program import Operation, Program
+from onward.compile.recompute import recompute
 
-__all__ = ["Group", "is_element", "schedule"]
+__all__ = ["is_element", "schedule"]
 
 _KINDS = frozenset({np.dtype(np.float32), np.dtype(np.bool_)})
-_LIMIT = 24
-"""Operations of a group at most: beyond that, registers spill and compiling takes long."""
-
-_OPERANDS = 12
-"""Tensors that a group reads and writes at most."""
-
-
-@dataclass(eq=False)
-class Group:
-    """Operations that run as one: element-wise ones of one shape, or a single other one."""
-
-    operations: list[Operation]
-    shape: tuple[int, ...] | None
-    index: int
-    reads: set[Group] = field(default_factory=set)
-
-    @property
-    def inputs(self) -> list[ir.Value]:
-        """What comes from outside, in order of appearance."""
-        made = {v for o in self.operations for v in o.outputs}
-        found = (v for o in self.operations for v in o.inputs if v is not None and v not in made)
-        return list(dict.fromkeys(found))
 
 
 def is_element(operation: Operation, program: Program) -> bool:
@@ -66,9 +45,14 @@ def schedule(program: Program) -> list[Group]:
 
     An element-wise operation joins the group of one of its operands' producers when both have the same shape
     and no path leads from that group to it through another group. Truth values are not kept: each group that
-    uses one computes it again.
+    uses one computes it again. So do groups with other values where that saves memory traffic.
     """
-    groups: list[Group] = []
+    return ordered(recompute(_joined(program), program))
+
+
+def _joined(program: Program) -> list[Group]:
+    """Groups with as many operations as may join them."""
+    reads: dict[Group, set[Group]] = {}
     home: dict[ir.Value, Group] = {}
     truths: dict[ir.Value, Operation] = {}
     kept = _kept_truths(program)
@@ -85,17 +69,17 @@ def schedule(program: Program) -> list[Group]:
         group = None
         if shape is not None:
             for candidate in reversed(sources):
-                if candidate.shape == shape and _may_join(candidate, members, sources):
+                if candidate.shape == shape and _may_join(candidate, members, sources, reads):
                     group = candidate
                     break
         if group is None:
-            group = Group([], shape, len(groups))
-            groups.append(group)
+            group = Group([], shape)
+            reads[group] = set()
         group.operations.extend(o for o in members if o not in group.operations)
-        group.reads.update(g for g in sources if g is not group)
+        reads[group].update(g for g in sources if g is not group)
         for value in operation.outputs:
             home[value] = group
-    return list(_ordered(groups))
+    return list(reads)
 
 
 def _is_truth(operation: Operation, program: Program) -> bool:
@@ -120,16 +104,21 @@ def _behind(operation: Operation, truths: dict[ir.Value, Operation]) -> list[Ope
     return found
 
 
-def _may_join(group: Group, members: Sequence[Operation], sources: Iterable[Group]) -> bool:
-    if len(group.operations) + len(members) > _LIMIT:
+def _may_join(
+    group: Group,
+    members: Sequence[Operation],
+    sources: Iterable[Group],
+    reads: Mapping[Group, Iterable[Group]],
+) -> bool:
+    if len(group.operations) + len(members) > LARGEST:
         return False
     tensors = set(group.inputs) | {v for o in members for v in o.inputs if v is not None}
-    if len(tensors) > _OPERANDS:
+    if len(tensors) > OPERANDS:
         return False
-    return not any(source is not group and _reaches(source, group) for source in sources)
+    return not any(source is not group and _reaches(source, group, reads) for source in sources)
 
 
-def _reaches(start: Group, goal: Group) -> bool:
+def _reaches(start: Group, goal: Group, reads: Mapping[Group, Iterable[Group]]) -> bool:
     """Whether `start` depends on `goal`."""
     seen: set[Group] = set()
     pending = [start]
@@ -139,26 +128,5 @@ def _reaches(start: Group, goal: Group) -> bool:
             return True
         if group not in seen:
             seen.add(group)
-            pending.extend(group.reads)
+            pending.extend(reads[group])
     return False
-
-
-def _ordered(groups: list[Group]) -> Iterator[Group]:
-    """Depth-first, so that values are used soon after they are made."""
-    done: set[Group] = set()
-    for root in groups:
-        stack = [(root, iter(sorted(root.reads, key=lambda g: g.index)))]
-        if root in done:
-            continue
-        entered = {root}
-        while stack:
-            group, rest = stack[-1]
-            following = next((g for g in rest if g not in done and g not in entered), None)
-            if following is not None:
-                entered.add(following)
-                stack.append((following, iter(sorted(following.reads, key=lambda g: g.index))))
-                continue
-            stack.pop()
-            if group not in done:
-                done.add(group)
-                yield group

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.fusion import Group
+from onward.compile.groups import Group
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
-from onward.compile.rules.techniques import technique
+from onward.compile.rules.techniques import technique, weight_border
 
 __all__ = ["image_geometry"]
 
@@ -33,10 +33,11 @@ def image_geometry(program: Program, groups: Sequence[Group]) -> dict[ir.Value, 
     while grown:
         grown = False
         for group in groups:
-            if group.shape is None or len(group.shape) not in (3, 4):
+            if not (elements := group.elements):
                 continue
-            outputs = [v for o in group.operations for v in o.outputs]
-            same = [v for v in (*group.inputs, *outputs) if program.shapes[v] == group.shape]
+            shape = program.shapes[elements[-1].outputs[0]]
+            outputs = [v for o in elements for v in o.outputs]
+            same = [v for v in (*group.inputs, *outputs) if program.shapes[v] == shape]
             same = [v for v in same if _can_be_image(program, v)]
             if any(v in images for v in same) and not all(v in images for v in same):
                 images.update(same)
@@ -86,7 +87,7 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
     value = operation.inputs[1 if role == "weight" else 0]
     assert value is not None
     if role == "weight":
-        return [(value, conv.input_halo())]
+        return [(value, weight_border(conv))]
     return [(value, technique(conv, backward=role == "input").border(conv))]
 
 

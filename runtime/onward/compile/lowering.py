@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
 from onward.compile.finish import Finish, finish_for
-from onward.compile.fusion import Group, is_element
+from onward.compile.fusion import is_element
+from onward.compile.groups import Group
 from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
 from onward.compile.kernels import copy as copies
 from onward.compile.kernels.expression import Expression, constant
@@ -31,6 +32,7 @@ from onward.compile.rules import reduction as rules_reduction
 from onward.compile.rules import rows as rules_rows
 from onward.compile.rules import shape as rules_shape
 from onward.compile.rules import special as rules_special
+from onward.compile.rules.element import Expressed
 from onward.compile.tensors import Buffer, Place, Tensor, row_major
 from onward.graph import Array
 from onward.ops._window import Geometry
@@ -81,6 +83,7 @@ class Lowering(Placement):
         self._changing: set[Buffer] = set()
         self._waiting: dict[ir.Value, Group] = {}
         self._finish: Finish | None = None
+        self._expressed: Group | None = None
 
     def needed(self, state: ir.Value, value: ir.Value, *, itself: bool) -> bool:
         """An element-wise group may read what it replaces while it writes, as each element is read first."""
@@ -171,7 +174,7 @@ class Lowering(Placement):
     ) -> None:
         """Refuse indices outside [low, extent) when the plan runs; low is −extent by default."""
         lowest = -extent if low is None else low
-        check = Check(self.groups[self._position].operations[0], indices, lowest, extent, what)
+        check = Check(self.groups[self._position].last, indices, lowest, extent, what)
         if indices.buffer.place is Place.INPUT:
             self.input_checks.append(check)
         else:
@@ -274,7 +277,6 @@ class Lowering(Placement):
                 self.old_state[name] = held
 
     def _lower(self, group: Group) -> None:
-        first = group.operations[0]
         self._label = " + ".join(o.label for o in group.operations)
         if group.shape is not None:
             try:
@@ -285,14 +287,14 @@ class Lowering(Placement):
                     self.fallback(operation, str(error))
             return
         if self._can_wait(group):
-            self._waiting[first.outputs[0]] = group
+            self._waiting[group.last.outputs[0]] = group
             return
         self._lower_single(group)
 
     def _can_wait(self, group: Group) -> bool:
         """Whether a producer's result is read by one element-wise group alone, which it may then compute."""
-        operation = group.operations[0]
-        if not operation.operator.fuses_elements:
+        operation = group.last
+        if group.elements or not operation.operator.fuses_elements:
             return False
         value = operation.outputs[0]
         users = self.uses.groups(value)
@@ -304,7 +306,7 @@ class Lowering(Placement):
         label, fused = self._label, False
         for value in reversed(hosts):
             producer = self._waiting.pop(value)
-            operation = producer.operations[0]
+            operation = producer.last
             finish = finish_for(self, value, group) if value is hosts[0] else None
             if finish is not None:
                 self._label, self._finish = f"{operation.label} + {label}", finish
@@ -322,22 +324,32 @@ class Lowering(Placement):
         return fused
 
     def _lower_single(self, group: Group) -> None:
-        first = group.operations[0]
-        rule: Callable[..., None] | None = getattr(first.operator, "lower", None)
+        """Let an operation's rule lower it, with the element-wise ones before it as expressions if it can."""
+        operation = group.last
+        rule: Callable[..., None] | None = getattr(operation.operator, "lower", None)
         reason = "no compiled kernel"
         if rule is not None:
             before = (len(self.calls), len(self.prologue))
             try:
-                rule(self, first.outputs, *first.inputs)
+                self._expressed = group
+                rule(self, operation.outputs, *operation.inputs)
                 return
             except NotLoweredError as error:
                 reason = str(error)
                 assert before == (len(self.calls), len(self.prologue)), (
                     "a rule declines before its first call"
                 )
-        if is_element(first, self.program):
-            raise AssertionError("element-wise operations are in groups")
-        self.fallback(first, reason)
+            finally:
+                self._expressed = None
+        assert not is_element(operation, self.program), "element-wise operations are in groups"
+        if group.elements:
+            rules_element.store(self, group.elements, operation.inputs)
+        self.fallback(operation, reason)
+
+    def expressed(self, *values: ir.Value) -> Expressed:
+        """An operation's operands of one shape as expressions of tensors, for a kernel that takes those."""
+        elements = [] if self._expressed is None else self._expressed.elements
+        return rules_element.expressed(self, elements, values)
 
 
 _copy_kernel = functools.lru_cache(512)(copies.copy)

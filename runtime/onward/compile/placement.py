@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.fusion import Group, schedule
+from onward.compile.fusion import schedule
+from onward.compile.groups import Group
 from onward.compile.images import image_geometry
 from onward.compile.kernels.layout import Image
 from onward.compile.program import Program
@@ -229,7 +230,7 @@ class Placement(ABC):
 
 def _may_fail(group: Group) -> bool:
     """Whether a group may run NumPy kernels, which can refuse data: all but element-wise ones and updates."""
-    return group.shape is None and not group.operations[0].node.op_type.endswith("Update")
+    return group.shape is None and not group.last.node.op_type.endswith("Update")
 
 
 def image_tensor(buffer: Buffer, shape: tuple[int, ...], image: Image, dtype: np.dtype[np.generic]) -> Tensor:

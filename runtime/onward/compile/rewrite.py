@@ -36,7 +36,7 @@ def split_normalization(program: Program) -> None:
         if kind not in ("BatchNormalization", "BatchNormalizationGrad") or not _suits(program, operation):
             operations.append(operation)
         elif kind == "BatchNormalizationGrad":
-            key = (_operands(operation)[1], operator.epsilon)
+            key = _statistics_of(_operands(operation)[1], operator.epsilon)
             found = statistics.get(key)
             operations.extend([operation] if found is None else _gradient(program, operation, found))
         elif getattr(operator, "training_mode", 0):
@@ -44,6 +44,11 @@ def split_normalization(program: Program) -> None:
         else:
             operations.extend(_inference(program, operation))
     program.operations = operations
+
+
+def _statistics_of(x: ir.Value, epsilon: float) -> tuple[ir.Value, float]:
+    """What statistics are found by; a default epsilon is as good as the same one from an attribute."""
+    return x, float(np.float32(epsilon))
 
 
 def _suits(program: Program, operation: Operation) -> bool:
@@ -78,7 +83,7 @@ def _training(
     count, wide = _channels(program, x)
     slope, shift = (_value(program, operation.outputs[0], n, wide) for n in ("slope", "shift"))
     mean, inverse = (_value(program, operation.outputs[0], n, (count,)) for n in ("mean", "inverse"))
-    statistics[x, operator.epsilon] = (mean, inverse)
+    statistics[_statistics_of(x, operator.epsilon)] = (mean, inverse)
     outputs = (slope, shift, mean, inverse, *operation.outputs[1:])
     coefficients = Coefficients(
         output_count=len(outputs), epsilon=operator.epsilon, momentum=operator.momentum
@@ -188,6 +193,7 @@ class GradientCoefficients(Op):
     """a, b and c of dX, and the gradients of scale and B."""
 
     image_inputs = (0, 1)
+    expression_inputs = (0, 1)
 
     def kernel(self, dY: Array, X: Array, mean: Array, inverse: Array, scale: Array) -> tuple[Array, ...]:
         axes, count = (0, *range(2, X.ndim)), X.size // X.shape[1]

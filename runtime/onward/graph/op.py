@@ -57,6 +57,8 @@ class Op:
     """Results that the compiled kernel gives channels-last."""
     fuses_elements: ClassVar[bool] = False
     """Whether the compiled kernel can compute element-wise operators on its result before storing it."""
+    expression_inputs: ClassVar[tuple[int, ...]] = ()
+    """Operands, of one shape, that the compiled kernel takes as expressions of other tensors."""
     convolution_role: ClassVar[str] = ""
     """Which of a convolution's three directions it is: "forward", "input" or "weight"; empty for none."""
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from onward.compile.codegen.target import Target
-from onward.compile.kernels import conv, conv_pack, conv_weights
+from onward.compile.kernels import conv, conv_pack
 from onward.compile.kernels.expression import constant, operand
 from onward.compile.kernels.layout import Convolution, Image, hwio, oihw
 from onward.compile.kernels.tile import Epilogue
@@ -174,63 +174,6 @@ def test_backward_data(case: Convolution, target: Target, run: Run) -> None:
         run(kernel, target, {"a": dy, "b": packed, "c": dx, "batch": batch})
         close(inside(g.x, dx), backward_reference(g, inside(g.y, dy), w), g.outputs * w[0, 0].size)
         assert untouched(g.x, dx, 9.0)
-
-
-def weights_reference(g: Convolution, x: Array, dy: Array) -> npt.NDArray[np.float64]:
-    p, c, o = patches(g, x), g.inputs, g.outputs
-    parts = [
-        np.einsum("nhwijc,nhwo->ocij", p[..., k * c : k * c + c], dy[..., k * o : k * o + o])
-        for k in range(g.group)
-    ]
-    return np.concatenate(parts)
-
-
-def weight_gradient(
-    g: Convolution, target: Target, run: Run, batch: int, threads: int
-) -> tuple[Array, npt.NDArray[np.float64]]:
-    x, dy, w = data(g, batch)
-    parts = conv_weights.partial_count(g, target, threads)
-    panels = np.full(parts * conv_weights.partial_size(g, target), np.nan, np.float32)
-    values = {"a": x, "b": dy, "c": panels, "batch": batch}
-    run(conv_weights.weight_gradient(g, target), target, values, threads)
-    dw = np.full_like(w, np.nan)
-    finish = conv_weights.finish_weights(g, target, oihw(g.inputs, *g.kernel))
-    run(finish, target, {"c": panels, "dw": dw, "parts": parts}, threads)
-    return dw, weights_reference(g, inside(g.x, x), inside(g.y, dy))
-
-
-def test_weight_gradient(case: Convolution, target: Target, run: Run) -> None:
-    for batch, threads in ((3, 2), (1, 1), (5, 3), (0, 2)):
-        dw, want = weight_gradient(case, target, run, batch, threads)
-        close(dw, want, max(1, batch * case.y.height * case.y.width))
-
-
-@pytest.mark.parametrize("pixels", [1, 40, 150])
-@pytest.mark.parametrize("own", [0, 1 << 30])
-def test_weight_gradient_in_any_blocking(
-    own: int, pixels: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conv_weights, "_OWN_PANELS", own)
-    monkeypatch.setattr(conv_weights, "_PIXELS", (pixels, pixels))
-    for name in ("3x3 stride 2", "1x1", "groups strided", "dilated strided", "7x7 stride 2 stem"):
-        g = CASES[name]
-        dw, want = weight_gradient(g, target, run, 3, 2)
-        close(dw, want, 3 * g.y.height * g.y.width)
-        if own == 0:
-            assert np.array_equal(dw, weight_gradient(g, target, run, 3, 3)[0])
-
-
-def test_weight_gradient_adds_to_another_order(target: Target, run: Run) -> None:
-    g = CASES["3x3"]
-    plain, _ = weight_gradient(g, target, run, 2, 1)
-    x, dy, _ = data(g, 2)
-    panels = np.zeros(conv_weights.partial_size(g, target), np.float32)
-    run(conv_weights.weight_gradient(g, target), target, {"a": x, "b": dy, "c": panels, "batch": 2}, 1)
-    dw = np.ones((*g.kernel, g.inputs, g.y.channels), np.float32)
-    order = hwio(g.inputs, g.y.channels, g.kernel[1])
-    finish = conv_weights.finish_weights(g, target, order, accumulate=True)
-    run(finish, target, {"c": panels, "dw": dw, "parts": 1})
-    np.testing.assert_array_equal(dw, 1 + plain.transpose(2, 3, 1, 0))
 
 
 def test_weights_in_another_order_pack_the_same(target: Target, run: Run) -> None:

@@ -10,8 +10,9 @@ import pytest
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import winograd
 from onward.compile.kernels.expression import operand
-from onward.compile.kernels.layout import Convolution, Image, hwio, oihw
+from onward.compile.kernels.layout import Convolution, Image, Weights, hwio, oihw
 from onward.compile.kernels.tile import Epilogue
+from onward.compile.kernels.winograd import convolve, gradient
 from onward.errors import ShapeError
 
 Array = npt.NDArray[np.float32]
@@ -49,6 +50,19 @@ def buffer(image: Image, batch: int, seed: int | None) -> tuple[Array, Array]:
     return data, view
 
 
+def weight_reference(g: Convolution, x: Array, dy: Array) -> npt.NDArray[np.float64]:
+    """dw [O, C, 3, 3] in float64, products of padding and infinities included."""
+    t, left, b, r = g.pads
+    xp = np.pad(x.astype(np.float64), ((0, 0), (t, b), (left, r), (0, 0)))
+    dw = np.zeros((g.y.channels, g.x.channels, 3, 3))
+    with np.errstate(invalid="ignore"):
+        for i in range(3):
+            for j in range(3):
+                taken = xp[:, i : i + g.y.height, j : j + g.y.width]
+                dw[:, :, i, j] = np.einsum("nhwo,nhwc->oc", dy.astype(np.float64), taken)
+    return dw
+
+
 def reference(g: Convolution, x: Array, dy: Array, w: Array) -> tuple[npt.NDArray[np.float64], ...]:
     t, left, b, r = g.pads
     xp = np.pad(x.astype(np.float64), ((0, 0), (t, b), (left, r), (0, 0)))
@@ -65,7 +79,7 @@ def reference(g: Convolution, x: Array, dy: Array, w: Array) -> tuple[npt.NDArra
 def test_forward_and_backward_data(
     g: Convolution, squares: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "_SQUARES", squares)
+    monkeypatch.setattr(convolve, "_SQUARES", squares)
     epilogue = Epilogue((operand(0) + operand(1)).apply("relu") + operand(2), ("channel", "full"))
     forward = winograd.winograd_forward(g, target, epilogue)
     backward = winograd.winograd_backward_data(g, target)
@@ -92,6 +106,77 @@ def test_forward_and_backward_data(
         for data, inside in ((y, y_in), (dx, dx_in)):
             inside[...] = 9
             assert (data == 9).all()
+
+
+def weight_gradient(
+    g: Convolution, target: Target, run: Run, x: Array, dy: Array, threads: int, order: Weights | None = None
+) -> Array:
+    count = winograd.winograd_partial_count(g, target, threads)
+    panels = np.full(count * winograd.winograd_partial_size(g, target), np.nan, np.float32)
+    batch = len(x)
+    values = {"a": x, "b": dy, "c": panels, "batch": batch}
+    run(winograd.winograd_weight_gradient(g, target), target, values, threads)
+    dw = np.full((g.y.channels, g.x.channels, 3, 3), np.nan, np.float32)
+    finish = winograd.winograd_finish_weights(g, target, order or oihw(g.x.channels, 3, 3))
+    run(finish, target, {**values, "dw": dw, "parts": count}, threads)
+    return dw
+
+
+@pytest.mark.parametrize(("squares", "own"), [(224, True), (32, False), (4, True)])
+@pytest.mark.parametrize("border", [True, False])
+@pytest.mark.parametrize("g", CASES, ids=range(len(CASES)))
+def test_weight_gradient(
+    g: Convolution,
+    border: bool,
+    squares: int,
+    own: bool,
+    target: Target,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gradient, "_SQUARES", squares)
+    monkeypatch.setattr(gradient, "_OWN_PANELS", 1 << 30 if own else 0)
+    if not border:
+        g = replace(g, y=Image(g.y.height, g.y.width, g.y.channels, 0, 0, 0, 0, g.y.channels + 3))
+    for batch, threads in ((5, 2), (1, 5), (3, 1), (0, 2)):
+        x, x_in = buffer(g.x, batch, 1)
+        dy, dy_in = buffer(g.y, batch, 2)
+        want = weight_reference(g, x_in, dy_in)
+        got = weight_gradient(g, target, run, x, dy, threads)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * (batch * g.y.elements) ** 0.5)
+        again = weight_gradient(g, target, run, x, dy, threads)
+        assert got.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["x", "dy"])
+def test_weight_gradient_of_special_values(where: str, value: float, target: Target, run: Run) -> None:
+    """What they reach is what the direct sum gives, sign included; nothing else changes."""
+    g = CASES[1]
+    x, x_in = buffer(g.x, 3, 1)
+    dy, dy_in = buffer(g.y, 3, 2)
+    dy_in[:, :2] = np.maximum(dy_in[:, :2], 0)
+    before = weight_gradient(g, target, run, x, dy, 2)
+    image, pixel = (x_in, (1, 0, 3, 2)) if where == "x" else (dy_in, (2, 6, 8, 33))
+    image[pixel] = value
+    want = weight_reference(g, x_in, dy_in)
+    got = weight_gradient(g, target, run, x, dy, 2)
+    finite = np.isfinite(want)
+    assert 0 < (~finite).sum() < want.size / 3
+    np.testing.assert_array_equal(got[~finite], want[~finite].astype(np.float32))
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+    same = finite.all(axis=(2, 3))
+    np.testing.assert_array_equal(got[same], before[same])
+    np.testing.assert_allclose(got[finite], want[finite], rtol=1e-5, atol=1e-3)
+
+
+def test_weight_gradient_in_another_order(target: Target, run: Run) -> None:
+    g = CASES[1]
+    x, _ = buffer(g.x, 2, 1)
+    dy, _ = buffer(g.y, 2, 2)
+    plain = weight_gradient(g, target, run, x, dy, 2)
+    other = weight_gradient(g, target, run, x, dy, 2, hwio(5, 35, 3)).reshape(3, 3, 5, 35)
+    np.testing.assert_array_equal(other.transpose(3, 2, 0, 1), plain)
 
 
 def test_weights_in_another_order(target: Target, run: Run) -> None:

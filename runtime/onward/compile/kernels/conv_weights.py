@@ -1,159 +1,57 @@
-"""Convolution's weight gradient, in tiles of input channels by output channels summed over pixels.
+"""Convolution's weight gradient: register tiles summed over pixels, for all taps of a chunk of the images.
 
-The sum is made in panels [group][tap row][tap column][input channel][output channels, padded]. Where all
-panels fit a cache each thread sums its own share of the images into panels of its own, and `finish` adds
-those in thread order; where they do not, each thread owns a part of the panels and goes through all images.
-Both are reproducible bit for bit at a given number of threads.
+A tile is some channels of one of x and dy in the lanes of vectors by some channels of the other, broadcast
+from memory. Chunks of pixels are small enough for the first-level cache; where channels are many, a chunk of
+x (with its border) and of dy is first packed into blocks of just the channels that one tile reads.
+
+The sums are panels [group][lane block][row, tap][lanes]. Where all panels fit a cache each thread sums its
+own share of the images into panels of its own, and `finish_weights` adds those in thread order; where they do
+not, each thread owns a part of the panels and goes through all images. Both are reproducible bit for bit at a
+given number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
+from onward.compile.kernels import weight_plan
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
-from onward.compile.kernels.layout import Convolution, Weights
-from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
+from onward.compile.kernels.layout import Convolution
+from onward.compile.kernels.tile import Tile, define
+from onward.compile.kernels.weight_plan import Piece, Plan, Store, make_plan
 
-__all__ = ["finish_weights", "partial_count", "partial_size", "weight_gradient"]
-
-_OWN_PANELS = 384 << 10
-"""Bytes of panels up to which every thread has its own."""
-
-_PIXELS = (256, 1024)
-"""Output pixels summed before a panel's tile is stored: with panels in the second-level cache the slices of x
-and dy that one tile reads should stay in the first, with panels beyond it in the second."""
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Tiles of one shape: `count` places, `taps` times; rows at offsets `a` in x and `c` in a panel."""
-
-    a: tuple[int, ...]
-    c: tuple[int, ...]
-    a0: int
-    c0: int
-    count: int
-    a_step: int
-    c_step: int
-    taps: tuple[int, int]
-    tap_steps: tuple[int, int]
-    tap_rows: tuple[int, int]
-
-    @property
-    def total(self) -> int:
-        return self.count * self.taps[0] * self.taps[1]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    vectors: int
-    lanes: int
-    outputs: int
-    group: int
-    rows: int
-    places: tuple[_Places, ...]
-
-    @property
-    def width(self) -> int:
-        return self.vectors * self.lanes
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.outputs // self.width)
-
-    @property
-    def padded(self) -> int:
-        return self.blocks * self.width
-
-    @property
-    def size(self) -> int:
-        return self.group * self.rows * self.padded
-
-    @property
-    def own(self) -> bool:
-        return self.size * 4 <= _OWN_PANELS
-
-
-def _plan(conv: Convolution, target: Target) -> _Plan:
-    vectors = vectors_for(target, conv.outputs)
-    most = rows_for(target, vectors)
-    plan = _Plan(
-        vectors, target.lanes, conv.outputs, conv.group, conv.kernel[0] * conv.kernel[1] * conv.inputs, ()
-    )
-    return replace(plan, places=tuple(_places(conv, most, plan.padded)))
-
-
-def _places(conv: Convolution, most: int, padded: int) -> list[_Places]:
-    x = conv.x
-    kh, kw = conv.kernel
-    step_h, step_w = conv.dilations[0] * x.row, conv.dilations[1] * x.pixel
-    depth = conv.inputs
-    taps, tap_steps, tap_rows = (kh, kw), (step_h, step_w), (kw * depth, depth)
-    if kw == 1 or step_w == depth:
-        taps, tap_steps, tap_rows, depth = (kh, 1), (step_h, 0), (kw * depth, 0), kw * depth
-    if depth * 2 <= most and taps != (1, 1):
-        offsets = [
-            i * tap_steps[0] + j * tap_steps[1] + k
-            for i in range(taps[0])
-            for j in range(taps[1])
-            for k in range(depth)
-        ]
-        if len(offsets) <= 4 * most:
-            found = []
-            for size, first, count in split(len(offsets), most):
-                for n in range(count):
-                    start = first + n * size
-                    found.append(
-                        _Places(
-                            tuple(offsets[start : start + size]),
-                            tuple(m * padded for m in range(start, start + size)),
-                            *(0, 0, 1, 0, 0, (1, 1), (0, 0), (0, 0)),
-                        )
-                    )
-            return found
-    return [
-        _Places(
-            a=tuple(range(size)),
-            c=tuple(m * padded for m in range(size)),
-            a0=first,
-            c0=first * padded,
-            count=count,
-            a_step=size,
-            c_step=size * padded,
-            taps=taps,
-            tap_steps=tap_steps,
-            tap_rows=(tap_rows[0] * padded, tap_rows[1] * padded),
-        )
-        for size, first, count in split(depth, most)
-    ]
+__all__ = ["partial_count", "partial_size", "weight_gradient"]
 
 
 def partial_size(conv: Convolution, target: Target) -> int:
     """Floats of one set of panels."""
-    return _plan(conv, target).size
+    return make_plan(conv, target).size
 
 
 def partial_count(conv: Convolution, target: Target, threads: int) -> int:
     """How many sets of panels `weight_gradient` needs on `threads` threads."""
-    return threads if _plan(conv, target).own else 1
+    return threads if make_plan(conv, target).own else 1
 
 
 def weight_gradient(conv: Convolution, target: Target) -> Kernel:
-    """Panels of dw. Slots: a = x, b = dy, c = `partial_count` sets of panels, batch.
+    """Panels of dw. Slots: a = x, b = dy, c = `partial_count` sets of panels, batch, scratch.
 
     Raises `ShapeError` when x's border is too small. dy may have any border, or none.
     """
     check_halo("x", conv.x, conv.input_halo())
-    plan = _plan(conv, target)
+    plan = make_plan(conv, target)
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "c", "batch")
+    slots: tuple[str, ...] = ("a", "b", "c", "batch")
+    if plan.scratch:
+        slots = (*slots, "scratch")
     values = slot_values(f, slots, frozenset(("batch",)))
-    _Gradient(f, conv, plan, values).emit()
+    _Gradient(f, plan, values).emit()
     f.ret()
     x, y = conv.x, conv.y
     return Kernel(
@@ -162,237 +60,304 @@ def weight_gradient(conv: Convolution, target: Target) -> Kernel:
         slots=slots,
         flops=Affine(0, conv.flops),
         bytes=Affine(4 * plan.size, 4 * (x.elements + y.elements)),
-        units=Affine(0, y.height) if plan.own else Affine(_units(plan)),
+        units=Affine(0, plan.chunks.per_image) if plan.own else Affine(plan.units),
+        scratch=-(-4 * plan.scratch // 64) * 64,
     )
 
 
-def _units(plan: _Plan) -> int:
-    return plan.group * plan.blocks * sum(p.total for p in plan.places)
+@dataclass(frozen=True)
+class _Chunk:
+    """Where a chunk of pixels is: first image, row and column of dy, and how many of each."""
+
+    n: Value
+    r: Value
+    column: Value
+    images: Value
+    rows: Value
+    columns: Value
 
 
 class _Gradient:
-    def __init__(self, f: Function, conv: Convolution, plan: _Plan, values: dict[str, Value]) -> None:
+    def __init__(self, f: Function, plan: Plan, values: dict[str, Value]) -> None:
         self.f = f
-        self.conv = conv
         self.plan = plan
+        self.conv = plan.form.conv
         self.values = values
-        y = conv.y
-        self.height, self.width = y.height, y.width
-        self.tiles = [
-            {whole: self._tile(n, places, whole) for whole in (True, False) if self._blocks(whole)}
-            for n, places in enumerate(plan.places)
-        ]
-        pixels = _PIXELS[0 if plan.own else 1]
-        self.images = max(1, pixels // (y.height * y.width))
-        self.rows = min(y.height, max(1, pixels // y.width))
-        self.chunks = -(-self.height // self.rows)
+        self.tiles = {
+            (p, whole): self._tile(p, piece, whole)
+            for p, piece in enumerate(plan.pieces)
+            for whole in (True, False)
+            if (plan.form.whole if whole else plan.form.rest)
+        }
+        _, self.thread, self.threads = f.arguments
 
-    def _blocks(self, whole: bool) -> int:
-        full = self.plan.outputs // self.plan.width
-        return full if whole else self.plan.blocks - full
+    # -- tiles -------------------------------------------------------------------------------------------
 
-    def _tile(self, n: int, places: _Places, whole: bool) -> Function:
-        plan, conv = self.plan, self.conv
-        rest = plan.outputs % plan.width
-        vectors = plan.vectors if whole else -(-rest // plan.lanes)
-        tail = plan.lanes if whole else rest - (vectors - 1) * plan.lanes
+    def _tile(self, p: int, piece: Piece, whole: bool) -> Function:
+        plan, form = self.plan, self.plan.form
+        vectors, tail = form.vectors, form.lanes
+        if not whole:
+            vectors = -(-form.rest // form.lanes)
+            if not plan.lane_store.packed:
+                tail = form.rest - (vectors - 1) * form.lanes
+        a = plan.row_store.output_strides(len(piece.a))
+        b = plan.lane_store.output_strides(vectors * form.lanes)
         tile = Tile(
-            a=places.a,
-            c=places.c,
+            a=piece.a,
+            c=tuple(row * form.width for row in piece.c),
             vectors=vectors,
             tail=tail,
-            k=self.width,
-            a_step=conv.strides[1] * conv.x.pixel,
-            b_step=conv.y.pixel,
-            loops=((None, conv.x.size, conv.y.size), (None, conv.strides[0] * conv.x.row, conv.y.row)),
+            k=plan.chunks.columns if plan.chunks.across == 1 and not plan.flat else None,
+            a_step=a[2],
+            b_step=b[2],
+            loops=() if plan.flat else ((None, a[0], b[0]), (None, a[1], b[1])),
             accumulate=True,
             b_masked=True,
         )
-        return define(self.f.module, f"tile_{n}_{'whole' if whole else 'rest'}", tile)
+        return define(self.f.module, f"tile_{p}_{'whole' if whole else 'rest'}", tile)
+
+    def _counts(self, chunk: _Chunk) -> list[Value]:
+        if self.plan.flat:
+            return [chunk.images * chunk.rows * chunk.columns]
+        counts = [chunk.images, chunk.rows]
+        return counts if self.plan.chunks.across == 1 else [*counts, chunk.columns]
+
+    # -- chunks ------------------------------------------------------------------------------------------
 
     def emit(self) -> None:
-        """Clear this thread's panels or part of them, then add the images chunk by chunk."""
-        f, plan, batch = self.f, self.plan, self.values["batch"]
-        _, thread, threads = f.arguments
+        """All chunks of this thread for all its units."""
+        f, plan, chunks = self.f, self.plan, self.plan.chunks
+        batch = self.values["batch"]
+        total = batch * chunks.per_image
         if plan.own:
-            panels = f.at(self.values["c"], thread * plan.size)
-            with f.range(0, plan.size, f.lanes) as i:
-                f.vstore(f.zero(), panels, i)
-            if self.chunks == 1:
-                low, high = f.share(batch, thread, threads)
-                with f.range(low, high, self.images) as n:
-                    self._sweep(panels, n, f.smin(self.images, high - n), 0, self.height)
-                return
-            low, high = f.share(batch * self.chunks, thread, threads)
-            with f.range(low, high) as unit:
-                self._rows(unit, lambda n, r, rows: self._sweep(panels, n, 1, r, rows))
-            return
-        low, high = f.share(_units(plan), thread, threads)
-        panels = self.values["c"]
-        with f.range(low, high) as unit:
-            self._unit(unit, lambda w, p, places, a, c, g, q: self._clear(w, places, panels, c))
-        if self.chunks == 1:
-            with f.range(0, batch, self.images) as n, f.range(low, high) as unit:
-                images = f.smin(self.images, batch - n)
-                self._unit(
-                    unit,
-                    lambda w, p, places, a, c, g, q: self._call(
-                        w, p, panels, a, c, g, q, n, images, 0, self.height
-                    ),
+            first, last = f.share(total, self.thread, self.threads)
+            panels = f.at(self.values["c"], self.thread * plan.size)
+            self.low, self.high = f.value(0), f.value(plan.units)
+        else:
+            first, last = f.value(0), total
+            panels = self.values["c"]
+            self.low, self.high = f.share(plan.units, self.thread, self.threads)
+        step = chunks.images
+        count = (last - first + (step - 1)) // step
+        rounds = f.smax(1, (count + (plan.chain - 1)) // plan.chain)
+        with f.range(0, rounds) as turn:
+            start = turn * plan.chain
+            length = f.smin(plan.chain, count - start)
+
+            def chunk(i: Value) -> _Chunk:
+                index = first + (start + i) * step
+                if chunks.images > 1:
+                    images = f.smin(chunks.images, last - index)
+                    return _Chunk(
+                        index, f.value(0), f.value(0), images, f.value(chunks.rows), f.value(chunks.columns)
+                    )
+                n, place = index // chunks.per_image, index % chunks.per_image
+                r, column = place // chunks.across * chunks.rows, place % chunks.across * chunks.columns
+                return _Chunk(
+                    n,
+                    r,
+                    column,
+                    f.value(1),
+                    f.smin(chunks.rows, chunks.height - r),
+                    f.smin(chunks.columns, chunks.width - column),
                 )
-            return
-        with f.range(0, batch * self.chunks) as chunk:
-            self._rows(chunk, lambda n, r, rows: self._part(low, high, panels, n, r, rows))
 
-    def _rows(self, unit: Value, body: Callable[..., None]) -> None:
-        f = self.f
-        n, r = unit // self.chunks, unit % self.chunks * self.rows
-        body(n, r, f.smin(self.rows, self.height - r))
+            if plan.scratch:
+                with f.range(0, length) as i:
+                    self._pack(i, chunk(i))
+            self._units(turn, length, chunk, panels)
 
-    def _part(self, low: Value, high: Value, panels: Value, n: Value, r: Value, rows: Value) -> None:
-        with self.f.range(low, high) as unit:
-            self._unit(
-                unit,
-                lambda w, p, places, a, c, g, q: self._call(w, p, panels, a, c, g, q, n, 1, r, rows),
-            )
+    # -- packing -----------------------------------------------------------------------------------------
 
-    def _unit(self, unit: Value, body: Callable[..., None]) -> None:
-        """Decode a unit of the shared panels: group, channel block, place."""
-        f, plan = self.f, self.plan
-        places = sum(p.total for p in plan.places)
-        panel, place = unit // places, unit % places
-        g, q = panel // plan.blocks, panel % plan.blocks
-        before = 0
-        for p, group in enumerate(plan.places):
-            inside = f.binary(
-                "and",
-                f.compare("sge", place, before),
-                f.compare("slt", place, before + group.total),
-            )
-            with f.when(inside):
-                index = place - before
-                taps = group.taps[0] * group.taps[1]
-                tap, j = index % taps, index // taps
-                i0, i1 = tap // group.taps[1], tap % group.taps[1]
-                a = j * group.a_step + i0 * group.tap_steps[0] + i1 * group.tap_steps[1] + group.a0
-                c = j * group.c_step + i0 * group.tap_rows[0] + i1 * group.tap_rows[1] + group.c0
-                c = c + g * (plan.rows * plan.padded) + q * plan.width
-                for whole in (True, False):
-                    if not self._blocks(whole):
-                        continue
-                    with f.when(f.compare("slt" if whole else "sge", q, self._blocks(True))):
-                        body(whole, p, group, a, c, g, q)
-            before += group.total
+    def _pack(self, i: Value, chunk: _Chunk) -> None:
+        """The channels of this thread's units into the scratch memory of place `i`."""
+        f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
+        lanes = [(form.width, form.width, 0, 0, form.whole)]
+        if form.rest:
+            padded = -(-form.rest // form.lanes) * form.lanes
+            lanes.append((form.rest, padded, form.whole, form.whole * form.width, 1))
+        rows = [(len(p.a), len(p.a), p.block, p.first, p.count) for p in plan.pieces]
+        rows_first, rows_last = f.value(0), f.value(plan.row_store.blocks)
+        lanes_first, lanes_last = f.value(0), f.value(form.blocks)
+        if not plan.own and conv.group == 1:
+            lanes_first = self.low // plan.row_units
+            lanes_last = (self.high + (plan.row_units - 1)) // plan.row_units
+        if plan.row_store.packed:
+            self._pack_store(plan.row_store, not form.x_lanes, rows, i, chunk, rows_first, rows_last)
+        if plan.lane_store.packed:
+            self._pack_store(plan.lane_store, form.x_lanes, lanes, i, chunk, lanes_first, lanes_last)
 
-    def _sweep(self, panels: Value, n: Int, images: Int, r: Int, rows: Int) -> None:
-        """Add some images or rows of one to all panels."""
-        f, plan = self.f, self.plan
-        for p, group in enumerate(plan.places):
-            for whole in (True, False):
-                if not self._blocks(whole):
-                    continue
-                with (
-                    f.range(0, plan.group) as g,
-                    f.range(0, self._blocks(whole)) as block,
-                    f.range(0, group.count) as j,
-                    f.range(0, group.taps[0]) as i0,
-                    f.range(0, group.taps[1]) as i1,
-                ):
-                    q = block if whole else f.value(self._blocks(True))
-                    a = j * group.a_step + i0 * group.tap_steps[0] + i1 * group.tap_steps[1] + group.a0
-                    c = j * group.c_step + i0 * group.tap_rows[0] + i1 * group.tap_rows[1] + group.c0
-                    c = c + g * (plan.rows * plan.padded) + q * plan.width
-                    self._call(whole, p, panels, a, c, g, q, n, images, r, rows)
-
-    def _call(
+    def _pack_store(
         self,
-        whole: bool,
+        store: Store,
+        is_x: bool,
+        blocks: list[tuple[int, int, int, int, int]],
+        i: Value,
+        chunk: _Chunk,
+        first: Value,
+        last: Value,
+    ) -> None:
+        f, conv = self.f, self.conv
+        rows, columns = chunk.rows, chunk.columns
+        if is_x and not store.sampled:
+            reach = [(k - 1) * d for k, d in zip(conv.kernel, conv.dilations, strict=True)]
+            rows = (rows - 1) * conv.strides[0] + (reach[0] + 1)
+            columns = (columns - 1) * conv.strides[1] + (reach[1] + 1)
+        source = self._in_image(is_x, chunk)
+        sink = self._packed(is_x, i)
+        for size, padded, block, channel, count in blocks:
+            if not count:
+                continue
+            pack = self._packer(store, is_x, size, padded)
+            with f.range(0, conv.group) as g:
+                low, high = f.smax(first, block), f.smin(last, block + count)
+                at = g * (conv.inputs if is_x else conv.outputs) + (low - block) * size + channel
+                f.invoke(
+                    pack,
+                    [
+                        f.at(source, at),
+                        f.at(sink, (g * store.blocks + low) * store.block),
+                        chunk.images,
+                        rows,
+                        columns,
+                        high - low,
+                    ],
+                )
+
+    def _packer(self, store: Store, is_x: bool, size: int, padded: int) -> Function:
+        """Pack some neighbouring blocks of `size` channels, `padded` floats for each pixel."""
+        parameters = [("source", "ptr"), ("sink", "ptr")]
+        parameters += [(n, "i64") for n in ("images", "rows", "columns", "blocks")]
+        f = self.f.module.function(f"pack_{'x' if is_x else 'dy'}_{size}", parameters)
+        source, sink, images, rows, columns, blocks = f.arguments
+        image = store.image
+        down, right = store.steps if store.sampled else (1, 1)
+        far, near, pixel = store.strides(padded)
+        lanes = f.lanes
+        with (
+            f.range(0, images) as n,
+            f.range(0, rows) as r,
+            f.range(0, blocks) as b,
+            f.range(0, columns) as p,
+        ):
+            a = f.at(source, n * image.size + r * (down * image.row) + b * size)
+            c = f.at(sink, n * far + r * near + b * store.block)
+            a, c = f.at(a, p * (right * image.pixel)), f.at(c, p * pixel)
+            for v in range(0, size, lanes):
+                x = f.vload(a, v, f.mask(size - v))
+                f.vstore(x, c, v, f.mask(padded - v))
+        f.ret()
+        return f
+
+    def _in_image(self, is_x: bool, chunk: _Chunk) -> Value:
+        """The first pixel that the chunk's first output pixel meets with the first tap."""
+        f, conv = self.f, self.conv
+        if not is_x:
+            y = conv.y
+            return f.at(
+                self.values["b"], chunk.n * y.size + chunk.r * y.row + chunk.column * y.pixel + y.origin
+            )
+        x = conv.x
+        origin = x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel
+        at = chunk.n * x.size + chunk.r * (conv.strides[0] * x.row)
+        return f.at(self.values["a"], at + chunk.column * (conv.strides[1] * x.pixel) + origin)
+
+    def _packed(self, is_x: bool, i: Value) -> Value:
+        plan, f = self.plan, self.f
+        scratch = f.at(self.values["scratch"], self.thread * (-(-plan.scratch // 16) * 16))
+        return f.at(scratch, i * (plan.x.size + plan.y.size) + (0 if is_x else plan.x.size))
+
+    # -- units -------------------------------------------------------------------------------------------
+
+    def _units(self, turn: Value, length: Value, chunk: Callable[[Value], _Chunk], panels: Value) -> None:
+        f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
+        near = max(1, weight_plan.LANE_BLOCKS // (4 * plan.chain * plan.lane_store.block))
+        with f.range(0, conv.group) as g, f.range(0, form.blocks, near) as q0:
+            q1 = f.smin(q0 + near, form.blocks)
+            before = 0
+            for p, piece in enumerate(plan.pieces):
+                with f.range(0, piece.count) as j:
+                    row_unit = j + before if plan.row_units > 1 else f.value(0)
+                    for whole in (True, False):
+                        if (p, whole) not in self.tiles:
+                            continue
+                        low = q0 if whole else f.smax(q0, form.whole)
+                        high = f.smin(q1, form.whole) if whole else q1
+                        with f.range(low, high) as q:
+                            unit = (g * form.blocks + q) * plan.row_units + row_unit
+                            with self._mine(unit):
+                                self._unit(p, piece, whole, g, q, j, turn, length, chunk, panels)
+                before += piece.count
+
+    @contextmanager
+    def _mine(self, unit: Value) -> Iterator[None]:
+        f = self.f
+        with ExitStack() as stack:
+            if not self.plan.own:
+                inside = f.binary("and", f.compare("sge", unit, self.low), f.compare("slt", unit, self.high))
+                stack.enter_context(f.when(inside))
+            yield
+
+    def _unit(
+        self,
         p: int,
-        panels: Value,
-        a: Value,
-        c: Value,
+        piece: Piece,
+        whole: bool,
         g: Value,
         q: Value,
-        n: Int,
-        images: Int,
-        r: Int,
-        rows: Int,
+        j: Value,
+        turn: Value,
+        length: Value,
+        chunk: Callable[[Value], _Chunk],
+        panels: Value,
     ) -> None:
-        f, conv, plan = self.f, self.conv, self.plan
-        x, y = conv.x, conv.y
-        n, r = f.value(n), f.value(r)
-        origin = x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel
-        at = n * x.size + r * (conv.strides[0] * x.row) + a + g * conv.inputs + origin
-        bt = n * y.size + r * y.row + g * conv.outputs + q * plan.width + y.origin
-        f.invoke(
-            self.tiles[p][whole],
-            [f.at(self.values["a"], at), f.at(self.values["b"], bt), f.at(panels, c), images, rows],
-        )
-
-    def _clear(self, whole: bool, places: _Places, panels: Value, c: Value) -> None:
-        f, plan = self.f, self.plan
-        start = f.at(panels, c + places.c[0])
-        with f.range(0, len(places.c)) as m:
-            for v in range(plan.vectors):
-                f.vstore(f.zero(), start, m * plan.padded + v * plan.lanes)
-
-
-def finish_weights(
-    conv: Convolution, target: Target, weights: Weights, *, accumulate: bool = False
-) -> Kernel:
-    """dw from panels, in any order of weights. Slots: c = panels, dw, parts = number of sets of panels.
-
-    `accumulate` adds to what dw holds.
-    """
-    plan = _plan(conv, target)
-    module = Module(target)
-    f = module.entry()
-    _, thread, threads = f.arguments
-    slots = ("c", "dw", "parts")
-    values = slot_values(f, slots, frozenset(("parts",)))
-    lanes, (kh, kw) = target.lanes, conv.kernel
-    vectors = plan.padded // lanes
-    low, high = f.share(plan.group * conv.inputs * vectors, thread, threads)
-    with f.range(low, high) as unit:
-        row, v = unit // vectors, unit % vectors
-        g, channel = row // conv.inputs, row % conv.inputs
-        with f.range(0, kh * kw) as tap:
-            at = ((g * (kh * kw) + tap) * conv.inputs + channel) * plan.padded + v * lanes
-            source = f.at(values["c"], at)
-            (total,) = f.loop(
-                1,
-                values["parts"],
-                carry=[f.vload(source)],
-                body=lambda i, c: [c[0] + f.vload(source, i * plan.size)],
+        """One tile place with all its taps, for some chunks."""
+        f, form = self.f, self.plan.form
+        t0, t1 = form.taps
+        panel = f.at(panels, ((g * form.blocks + q) * form.panel_rows + j * piece.step) * form.width)
+        folded_rows = form.fold and not form.x_lanes
+        if not folded_rows:
+            panel = f.at(panel, piece.first * (t0 * t1 * form.width))
+        if not folded_rows or p == 0:
+            rows = form.panel_rows if folded_rows else piece.step
+            with f.when(f.compare("eq", turn, 0)), f.range(0, rows * form.width, form.lanes) as i:
+                f.vstore(f.zero(), panel, i)
+        row_size = len(piece.a)
+        lane_size = form.width if whole else -(-form.rest // form.lanes) * form.lanes
+        kw = self.conv.kernel[1]
+        tap_rows = (t1, 1) if form.x_lanes else (kw, 1)
+        with f.range(0, length) as i:
+            place = chunk(i)
+            a = self._operand(
+                not form.x_lanes, row_size, g, j + piece.block, j * row_size + piece.first, i, place
             )
-            first = v * lanes
-            sink = f.at(
-                values["dw"],
-                (g * conv.outputs + first) * weights.output
-                + channel * weights.input
-                + tap // kw * weights.row
-                + tap % kw * weights.column,
-            )
-            _scatter(f, total, sink, conv.outputs - first, weights.output, accumulate)
-    f.ret()
-    return Kernel(
-        name="conv_weight_gradient_finish" + label(conv),
-        ir=module.text(),
-        slots=slots,
-        bytes=Affine(4 * (plan.size + conv.weights)),
-        units=Affine(plan.group * conv.inputs * vectors),
-    )
+            b = self._operand(form.x_lanes, lane_size, g, q, q * form.width, i, place)
+            counts = self._counts(place)
+            with f.range(0, t0) as i0, f.range(0, t1) as i1:
+                tap = self._tap(row_size if not form.x_lanes else lane_size, i0, i1)
+                f.invoke(
+                    self.tiles[p, whole],
+                    [
+                        a if form.x_lanes else f.at(a, tap),
+                        f.at(b, tap) if form.x_lanes else b,
+                        f.at(panel, (i0 * tap_rows[0] + i1 * tap_rows[1]) * form.width),
+                        *counts,
+                    ],
+                )
 
+    def _tap(self, size: int, i0: Value, i1: Value) -> Value:
+        """Floats from the first tap to another in x."""
+        _, row, pixel = self.plan.x.strides(size)
+        down, right = self.conv.dilations
+        return i0 * (down * row) + i1 * (right * pixel)
 
-def _scatter(f: Function, x: Value, sink: Value, left: Value, stride: int, accumulate: bool) -> None:
-    """Store the lanes below `left` to elements `stride` apart."""
-    if stride == 1:
-        mask = f.mask(left)
-        f.vstore(x + f.vload(sink, 0, mask) if accumulate else x, sink, 0, mask)
-        return
-    for lane in range(f.lanes):
-        with f.when(f.compare("sgt", left, lane)):
-            element = f.extract(x, lane)
-            if accumulate:
-                element = element + f.load(sink, "float", lane * stride)
-            f.store(element, f.at(sink, lane * stride))
+    def _operand(
+        self, is_x: bool, size: int, g: Value, block: Value, channel: Value, i: Value, chunk: _Chunk
+    ) -> Value:
+        f, plan, conv = self.f, self.plan, self.conv
+        store = plan.x if is_x else plan.y
+        if store.packed:
+            return f.at(self._packed(is_x, i), (g * store.blocks + block) * store.block)
+        if is_x and plan.form.fold and not plan.form.x_lanes:
+            channel = f.value(0)
+        return f.at(self._in_image(is_x, chunk), g * (conv.inputs if is_x else conv.outputs) + channel)

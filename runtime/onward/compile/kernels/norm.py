@@ -14,7 +14,7 @@ from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, constant, operand
 from onward.compile.kernels.reduce import Columns, Finish
 
-__all__ = ["backward_finish", "backward_sums", "forward_finish", "gated", "statistics"]
+__all__ = ["backward_finish", "backward_sums", "forward_finish", "statistics"]
 
 
 def _channel(shape: tuple[int, ...]) -> Operand:
@@ -54,19 +54,12 @@ def forward_finish(epsilon: float, momentum: float) -> Finish:
     )
 
 
-def backward_sums(shape: tuple[int, ...], dy: Operand, x: Operand, gate: Operand | None = None) -> Columns:
-    """Operands: dy, x, mean, and as `gate` the output of a ReLU that follows: dy counts where it is > 0."""
-    gradient = gated(operand(0), operand(3) if gate is not None else None)
-    operands = (dy, x, _channel(shape)) + ((gate,) if gate is not None else ())
-    sums = (gradient, gradient * (operand(1) - operand(2)))
-    return Columns(shape, operands, sums, ("sum", "sum"))
-
-
-def gated(gradient: Expression, output: Expression | None) -> Expression:
-    """The gradient where a ReLU's output is positive, else zero."""
-    if output is None:
-        return gradient
-    return output.apply("gt", constant(0.0)).apply("select", gradient, constant(0.0))
+def backward_sums(
+    shape: tuple[int, ...], operands: tuple[Operand, ...], dy: Expression, x: Expression
+) -> Columns:
+    """Σ dy and Σ dy (x − mean): both are expressions of the operands, the last of which is the mean."""
+    distance = x - operand(len(operands) - 1)
+    return Columns(shape, operands, (dy, dy * distance), ("sum", "sum"))
 
 
 def backward_finish() -> Finish:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onward.compile.kernels import conv_weights, depthwise
-from onward.compile.kernels import gemm as gemm_kernels
+from onward.compile.kernels import conv_weights, depthwise, weight_finish
 from onward.compile.kernels import pool as pool_kernels
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.pool import Pool
 from onward.compile.kernels.tile import IDENTITY
-from onward.compile.rules.techniques import Technique, is_depthwise, technique
-from onward.compile.symbols import Symbol
-from onward.compile.tensors import Buffer, Tensor, row_major
+from onward.compile.rules.techniques import Technique, is_depthwise, technique, winograd_for_weights
+from onward.compile.rules.winograd import weights_by_winograd
+from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
 if TYPE_CHECKING:
@@ -34,10 +32,9 @@ __all__ = [
 ]
 
 _gradient = functools.lru_cache(512)(conv_weights.weight_gradient)
-_finish = functools.lru_cache(512)(conv_weights.finish_weights)
+_finish = functools.lru_cache(512)(weight_finish.finish_weights)
 _depthwise_gradient = functools.lru_cache(512)(depthwise.depthwise_weight_gradient)
 _depthwise_finish = functools.lru_cache(512)(depthwise.depthwise_finish_weights)
-_product = functools.lru_cache(512)(gemm_kernels.blas_gemm)
 _pool = functools.lru_cache(512)(pool_kernels.pool_forward)
 _pool_gradient = functools.lru_cache(512)(pool_kernels.pool_backward)
 
@@ -126,8 +123,8 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
-    if _flat_products(conv):
-        _weights_by_products(b, dw, source, gradient, conv)
+    if winograd_for_weights(conv):
+        weights_by_winograd(b, dw, source, gradient, conv)
         return
     if is_depthwise(conv):
         count = b.threads
@@ -138,7 +135,7 @@ def backward_weights(
         count = conv_weights.partial_count(conv, b.target, b.threads)
         partial = b.scratch(count * conv_weights.partial_size(conv, b.target))
         gradient_kernel = _gradient(conv, b.target)
-        finish_kernel = _finish(conv, b.target, oihw(conv.inputs, *conv.kernel))
+        finish_kernel = _finish(conv, b.target)
     batch = source.shape[0]
     b.call(
         gradient_kernel,
@@ -154,63 +151,6 @@ def backward_weights(
         reads=[partial],
         writes=[target],
     )
-
-
-_PRODUCT_CHANNELS = 64
-"""Channels on both sides from which a weight gradient is one large matrix product for each tap."""
-
-
-def _flat_products(conv: Convolution) -> bool:
-    """Whether pixels of x and dy can be paired by one distance for each tap, borders included.
-
-    Both images then have as many pixels a row and as many rows; the zeros of dy's border pair with whatever x
-    has there.
-    """
-    x, y = conv.x, conv.y
-    return (
-        conv.group == 1
-        and conv.strides == (1, 1)
-        and min(conv.inputs, conv.outputs) >= _PRODUCT_CHANNELS
-        and x.left + x.width + x.right == y.left + y.width + y.right
-        and x.top + x.height + x.bottom == y.top + y.height + y.bottom
-    )
-
-
-def _weights_by_products(
-    b: Lowering, dw: ir.Value, source: Tensor, gradient: Tensor, conv: Convolution
-) -> None:
-    """dw[tap] = xᵀ dy over all pixels of the batch, x moved by the tap's distance."""
-    x, y = conv.x, conv.y
-    row = x.left + x.width + x.right
-    pixels = source.shape[0] * (x.size // x.pixel)
-    (kh, kw), inputs, outputs = conv.kernel, conv.inputs, conv.outputs
-    panels = b.scratch(kh * kw * inputs * outputs)
-    kernel = _product(inputs, outputs, None, x.pixel, y.pixel, outputs, b.target, transpose_a=True)
-    for tap in range(kh * kw):
-        down = tap // kw * conv.dilations[0] - conv.pads[0] + x.top - y.top
-        right = tap % kw * conv.dilations[1] - conv.pads[1] + x.left - y.left
-        distance = down * row + right
-        length = pixels - abs(distance)
-        slots: dict[str, Slot] = {
-            "sgemm": Symbol.SGEMM,
-            "a": _moved(source, max(0, distance) * x.pixel),
-            "b": _moved(gradient, max(0, -distance) * y.pixel),
-            "c": Tensor(panels, (inputs, outputs), (outputs, 1), source.dtype, tap * inputs * outputs),
-            "batch": length,
-        }
-        b.call(kernel, slots, reads=[source, gradient], writes=[panels], batch=length)
-    shape = (outputs, inputs, kh, kw)
-    strides = (1, outputs, kw * inputs * outputs, inputs * outputs)
-    target = b.new_plain(dw)
-    b.copy(
-        Tensor(panels, shape, strides, source.dtype),
-        replace(target, shape=shape, strides=row_major(shape)),
-    )
-
-
-def _moved(tensor: Tensor, floats: int) -> Tensor:
-    """A tensor's buffer from this many floats on, border included."""
-    return replace(tensor, offset=floats)
 
 
 def _pool_of(kind: str, geometry: Geometry, x: Tensor, y: Tensor, count_include_pad: bool = False) -> Pool:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.fusion import Group
+from onward.compile.groups import Group
 from onward.compile.kernels import element as kernels
 from onward.compile.kernels.element import Element, Operand
 from onward.compile.kernels.expression import Expression, operand
 from onward.compile.placement import NotLoweredError
+from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor, row_major
 
 if TYPE_CHECKING:
     from onward.compile.items import Slot
     from onward.compile.lowering import Lowering
 
-__all__ = ["elements", "expressions", "lower_group"]
+__all__ = ["Expressed", "elements", "expressed", "expressions", "lower_group", "store"]
 
 _element = functools.lru_cache(4096)(kernels.element)
 
@@ -57,15 +58,70 @@ def elements(
 
 
 def lower_group(b: Lowering, group: Group) -> None:
-    """One pass that computes a group's operations."""
+    """One pass that computes a group's operations and stores what others read."""
     shape = group.shape or ()
+    made = {v for o in group.operations for v in o.outputs}
+    _pass(b, group.operations, shape, [v for v in made if b.uses.escapes(v, group)])
+
+
+def store(b: Lowering, operations: Sequence[Operation], values: Sequence[ir.Value | None]) -> None:
+    """One pass that stores those values which element-wise operations of one shape make."""
+    made = [v for o in operations for v in o.outputs if v in values]
+    _pass(b, operations, b.shape(made[0]), made)
+
+
+def _pass(
+    b: Lowering, operations: Sequence[Operation], shape: tuple[int, ...], wanted: Sequence[ir.Value]
+) -> None:
     if 0 in shape:
         b.decline("no elements")
-    inside = {v for o in group.operations for v in o.outputs}
     tensors: list[Tensor] = []
+    made = _computed(b, operations, shape, tensors)
+    b.elements(shape, tensors, [b.new(v) for v in wanted], [made[v] for v in wanted])
+
+
+@dataclass(frozen=True, eq=False)
+class Expressed:
+    """Values of one shape as expressions of tensors.
+
+    Attributes:
+        tensors: what the expressions' operands are.
+        expressions: one for each value.
+        sizes: of the values' axes, channels last where the values are kept so.
+        strides: of each tensor along these axes, 0 where it is broadcast.
+    """
+
+    tensors: list[Tensor]
+    expressions: list[Expression]
+    sizes: tuple[int, ...]
+    strides: list[tuple[int, ...]]
+
+
+def expressed(b: Lowering, operations: Sequence[Operation], values: Sequence[ir.Value]) -> Expressed:
+    """Values of one shape, some of them made by element-wise operations; last strides are 0 or 1."""
+    shape = b.shape(values[0])
+    images = b.has_image(values[0])
+    tensors: list[Tensor] = []
+    made = _computed(b, operations, shape, tensors)
+    for value in values:
+        if value not in made:
+            made[value] = operand(len(tensors))
+            tensors.append(b.either(value))
+    rank = len(shape)
+    order = (0, *range(2, rank), 1) if images else tuple(range(rank))
+    strides = [_broadcast(t, shape, order) for t in tensors]
+    return Expressed(tensors, [made[v] for v in values], tuple(shape[a] for a in order), strides)
+
+
+def _computed(
+    b: Lowering, operations: Sequence[Operation], shape: tuple[int, ...], tensors: list[Tensor]
+) -> dict[ir.Value, Expression]:
+    """What operations over `shape` compute, with the operands added to `tensors`."""
+    outside = _operands(operations)
+    values = (*outside, *(v for o in operations for v in o.outputs))
+    images = any(b.shape(v) == shape and b.has_image(v) for v in values)
     places: dict[ir.Value, Expression] = {}
-    images = any(b.shape(v) == shape and b.has_image(v) for v in (*group.inputs, *inside))
-    for value in _operands(group):
+    for value in outside:
         if (number := b.number(value)) is not None:
             places[value] = number
             continue
@@ -73,10 +129,7 @@ def lower_group(b: Lowering, group: Group) -> None:
         truth = b.program.dtypes[value] == np.bool_
         places[value] = place.apply("ne", 0.0) if truth else place
         tensors.append(_operand(b, value, shape, images))
-    made = expressions(b, group, places, tensors)
-    wanted = [v for v in made if b.uses.escapes(v, group)]
-    results = [b.new(v) for v in wanted]
-    elements(b, shape, tensors, results, [made[v] for v in wanted])
+    return {**places, **expressions(b, operations, places, tensors)}
 
 
 def _operand(b: Lowering, value: ir.Value, shape: tuple[int, ...], images: bool) -> Tensor:
@@ -110,14 +163,14 @@ def _channels_last(b: Lowering, value: ir.Value, channel: int) -> Tensor:
 
 
 def expressions(
-    b: Lowering, group: Group, places: Mapping[ir.Value, Expression], tensors: list[Tensor]
+    b: Lowering, operations: Sequence[Operation], places: Mapping[ir.Value, Expression], tensors: list[Tensor]
 ) -> dict[ir.Value, Expression]:
-    """What each operation of a group computes, given the expressions of what comes from outside.
+    """What each of some operations computes, given the expressions of what comes from outside.
 
     Scalars that an operator computes once for all elements are added to `tensors`.
     """
     made: dict[ir.Value, Expression] = {}
-    for operation in group.operations:
+    for operation in operations:
         scalars = operation.operator.element_scalars
         arguments = [
             None if v is None or i in scalars else made[v] if v in made else places[v]
@@ -133,12 +186,12 @@ def expressions(
     return made
 
 
-def _operands(group: Group) -> list[ir.Value]:
-    """What a group's expressions read from outside."""
-    made = {v for o in group.operations for v in o.outputs}
+def _operands(operations: Sequence[Operation]) -> list[ir.Value]:
+    """What the expressions of some operations read from outside."""
+    made = {v for o in operations for v in o.outputs}
     found = (
         v
-        for o in group.operations
+        for o in operations
         for i, v in enumerate(o.inputs)
         if v is not None and v not in made and i not in o.operator.element_scalars
     )

@@ -127,18 +127,21 @@ def batch_coefficients(
 def gradient_coefficients(b: Lowering, outputs: Sequence[ir.Value], operands: Sequence[ir.Value]) -> None:
     """a, b and c of dX = a dY + b X + c, and the gradients of scale and bias."""
     dy, x, mean, inverse, scale = operands
-    gradient, source = _normalized_layout(b, dy), _normalized_layout(b, x)
-    sizes, strides = _channels_last(source)
-    _, gradient_strides = _channels_last(gradient)
+    b.require_float(dy)
+    _normalized_layout(b, x)
+    read = b.expressed(dy, x)
+    sizes = read.sizes
     per_channel = (*(0,) * (len(sizes) - 1), 1)
-    columns = norm.backward_sums(sizes[1:], Operand(gradient_strides), Operand(strides))
+    pairs = [*zip(read.tensors, read.strides, strict=True), (b.plain(mean), per_channel)]
+    columns = norm.backward_sums(
+        sizes[1:], tuple(Operand(s, t.dtype.name) for t, s in pairs), *read.expressions
+    )
     count = b.constant(np.array(prod(sizes[:-1]), np.float32))
     more = [count, b.plain(scale), b.plain(inverse), b.plain(mean)]
     found = [b.new_plain(v) for v in outputs]
     found += [_vector(b, sizes[-1]) for _ in range(5 - len(found))]
     # the kernel's order: gradients of scale and bias, then the coefficients
     results = [found[3], found[4], *found[:3]]
-    pairs = [(gradient, gradient_strides), (source, strides), (b.plain(mean), per_channel)]
     _reduced(b, sizes, columns, pairs, norm.backward_finish(), more, results)
 
 

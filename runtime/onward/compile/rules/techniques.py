@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv as direct
-from onward.compile.kernels import conv_pack, depthwise, winograd
+from onward.compile.kernels import conv_narrow, conv_pack, depthwise, winograd
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, oihw
 from onward.compile.kernels.tile import Epilogue
 
-__all__ = ["Technique", "is_depthwise", "technique"]
+__all__ = ["Technique", "is_depthwise", "technique", "weight_border", "winograd_for_weights"]
 
 Border = tuple[int, int, int, int]
 
@@ -42,20 +42,54 @@ class Technique:
     packed: str = "packed"
 
 
+def _forward(conv: Convolution, target: Target, epilogue: Epilogue) -> Kernel:
+    if conv_narrow.narrow_suits(conv, target, backward=False):
+        return conv_narrow.narrow_forward(conv, target, epilogue)
+    return direct.forward(conv, target, epilogue)
+
+
+def _forward_pack(conv: Convolution, target: Target) -> Kernel:
+    weights = oihw(conv.inputs, *conv.kernel)
+    if conv_narrow.narrow_suits(conv, target, backward=False):
+        return conv_narrow.narrow_forward_pack(conv, target, weights)
+    return conv_pack.forward_pack(conv, target, weights)
+
+
+def _forward_size(conv: Convolution, target: Target) -> int:
+    if conv_narrow.narrow_suits(conv, target, backward=False):
+        return conv_narrow.narrow_size(conv, target, backward=False)
+    return conv_pack.packed_forward_size(conv, target)
+
+
+def _backward(conv: Convolution, target: Target, epilogue: Epilogue) -> Kernel:
+    if conv_narrow.narrow_suits(conv, target, backward=True):
+        return conv_narrow.narrow_backward_data(conv, target, epilogue)
+    return direct.backward_data(conv, target, epilogue)
+
+
+def _backward_pack(conv: Convolution, target: Target) -> Kernel:
+    weights = oihw(conv.inputs, *conv.kernel)
+    if conv_narrow.narrow_suits(conv, target, backward=True):
+        return conv_narrow.narrow_backward_pack(conv, target, weights)
+    return conv_pack.backward_data_pack(conv, target, weights)
+
+
+def _backward_size(conv: Convolution, target: Target) -> int:
+    if conv_narrow.narrow_suits(conv, target, backward=True):
+        return conv_narrow.narrow_size(conv, target, backward=True)
+    return conv_pack.packed_backward_size(conv, target)
+
+
 _DIRECT = (
     Technique(
-        "direct forward",
-        Convolution.input_halo,
-        _cached(direct.forward),
-        _cached(lambda c, t: conv_pack.forward_pack(c, t, oihw(c.inputs, *c.kernel))),
-        conv_pack.packed_forward_size,
+        "direct forward", Convolution.input_halo, _cached(_forward), _cached(_forward_pack), _forward_size
     ),
     Technique(
         "direct backward",
         Convolution.gradient_halo,
-        _cached(direct.backward_data),
-        _cached(lambda c, t: conv_pack.backward_data_pack(c, t, oihw(c.inputs, *c.kernel))),
-        conv_pack.packed_backward_size,
+        _cached(_backward),
+        _cached(_backward_pack),
+        _backward_size,
     ),
 )
 
@@ -101,12 +135,24 @@ def is_depthwise(conv: Convolution) -> bool:
 def technique(conv: Convolution, *, backward: bool) -> Technique:
     """The technique for a direction of a convolution, by its shape.
 
-    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on images that are
-    large enough to fill its units of work.
+    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on, where products
+    outweigh transforms, on images of which little is lost to whole squares.
     """
     if is_depthwise(conv):
         return _DEPTHWISE[backward]
-    large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 12
-    if large and winograd.winograd_suits(conv):
-        return _WINOGRAD[backward]
-    return _DIRECT[backward]
+    return _WINOGRAD[backward] if _winograd_pays(conv) else _DIRECT[backward]
+
+
+def winograd_for_weights(conv: Convolution) -> bool:
+    """Whether the weight gradient is made by Winograd."""
+    return not is_depthwise(conv) and _winograd_pays(conv)
+
+
+def weight_border(conv: Convolution) -> Border:
+    """What the weight gradient needs around x."""
+    return winograd.winograd_input_halo(conv) if winograd_for_weights(conv) else conv.input_halo()
+
+
+def _winograd_pays(conv: Convolution) -> bool:
+    large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 8
+    return large and winograd.winograd_suits(conv)

@@ -16,89 +16,38 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
-from onward.compile.kernels.layout import Convolution, Image, Weights
+from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, vectors_for
-from onward.errors import ShapeError
+from onward.compile.kernels.winograd.problem import (
+    Problem,
+    backward_problem,
+    forward_problem,
+    winograd_gradient_halo,
+    winograd_input_halo,
+)
 
 __all__ = [
     "winograd_backward_data",
     "winograd_backward_pack",
     "winograd_forward",
-    "winograd_gradient_halo",
-    "winograd_input_halo",
     "winograd_pack",
     "winograd_packed_size",
-    "winograd_suits",
 ]
 
 _SQUARES = 56
 """Squares that one unit of work transforms at a time, where an image or a few have as many."""
 
 
-def winograd_suits(conv: Convolution) -> bool:
-    """Whether the convolution is 3x3 with strides and dilations of 1, no groups and pads of at most 2."""
-    return (
-        conv.kernel == (3, 3)
-        and conv.strides == (1, 1)
-        and conv.dilations == (1, 1)
-        and conv.group == 1
-        and max(conv.pads) <= 2
-    )
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """sink pixel (i, j) reads source pixels (i - top .. i - top + 2, j - left .. j - left + 2)."""
-
-    source: Image
-    sink: Image
-    top: int
-    left: int
-
-    @property
-    def squares(self) -> tuple[int, int]:
-        return -(-self.sink.height // 2), -(-self.sink.width // 2)
-
-    def halo(self) -> tuple[int, int, int, int]:
-        rows, columns = self.squares
-        bottom = 2 * rows + 2 - self.top - self.source.height
-        right = 2 * columns + 2 - self.left - self.source.width
-        return self.top, self.left, max(0, bottom), max(0, right)
-
-
-def _forward(conv: Convolution) -> _Problem:
-    if not winograd_suits(conv):
-        raise ShapeError(
-            f"a {conv.kernel} convolution, strides {conv.strides}: Winograd is for plain 3x3 ones"
-        )
-    return _Problem(conv.x, conv.y, conv.pads[0], conv.pads[1])
-
-
-def _backward(conv: Convolution) -> _Problem:
-    _forward(conv)
-    return _Problem(conv.y, conv.x, 2 - conv.pads[0], 2 - conv.pads[1])
-
-
-def winograd_input_halo(conv: Convolution) -> tuple[int, int, int, int]:
-    """The border that x needs: (top, left, bottom, right)."""
-    return _forward(conv).halo()
-
-
-def winograd_gradient_halo(conv: Convolution) -> tuple[int, int, int, int]:
-    """The border that dy needs: (top, left, bottom, right)."""
-    return _backward(conv).halo()
-
-
 def winograd_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
     """y = epilogue(x * w). Slots: a = x, b = packed weights, c = y, e0, ..., scratch, batch."""
     check_halo("x", conv.x, winograd_input_halo(conv))
-    return _convolve("winograd_forward", conv, _forward(conv), target, epilogue)
+    return _convolve("winograd_forward", conv, forward_problem(conv), target, epilogue)
 
 
 def winograd_backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
     """dx = epilogue(gradient). Slots: a = dy, b = weights (backward), c = dx, e0, ..., scratch, batch."""
     check_halo("dy", conv.y, winograd_gradient_halo(conv))
-    return _convolve("winograd_backward_data", conv, _backward(conv), target, epilogue)
+    return _convolve("winograd_backward_data", conv, backward_problem(conv), target, epilogue)
 
 
 def _block(channels: int, target: Target) -> int:
@@ -114,13 +63,13 @@ def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = 
 
 def winograd_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
     """Weights transformed for the forward direction: [position][block][input][output]. Slots: w, packed."""
-    _forward(conv)
+    forward_problem(conv)
     return _pack("winograd_pack", conv.inputs, conv.outputs, weights, target, turned=False)
 
 
 def winograd_backward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
     """Weights transformed for backward-data: [position][block][output][input]. Slots: w, packed."""
-    _forward(conv)
+    forward_problem(conv)
     swapped = Weights(weights.input, weights.output, weights.row, weights.column)
     return _pack("winograd_backward_pack", conv.outputs, conv.inputs, swapped, target, turned=True)
 
@@ -194,7 +143,7 @@ class _Unit:
         return -(-self.squares // self.tile) * self.tile
 
 
-def _unit(problem: _Problem, most: int) -> _Unit:
+def _unit(problem: Problem, most: int) -> _Unit:
     rows, columns = problem.squares
     images = max(1, _SQUARES // (rows * columns))
     if images == 1:
@@ -205,7 +154,7 @@ def _unit(problem: _Problem, most: int) -> _Unit:
     return _Unit(images, rows, columns, min(sizes, key=lambda size: -(-squares // size) * size))
 
 
-def _convolve(name: str, conv: Convolution, problem: _Problem, target: Target, epilogue: Epilogue) -> Kernel:
+def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, epilogue: Epilogue) -> Kernel:
     source, sink = problem.source, problem.sink
     module = Module(target)
     f = module.entry()
@@ -240,7 +189,7 @@ class _Winograd:
     def __init__(
         self,
         f: Function,
-        problem: _Problem,
+        problem: Problem,
         target: Target,
         epilogue: Epilogue,
         values: dict[str, Value],

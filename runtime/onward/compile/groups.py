@@ -1,0 +1,85 @@
+"""Operations that one kernel computes together, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onward.compile.program import Operation
+
+__all__ = ["LARGEST", "OPERANDS", "Group", "ordered"]
+
+LARGEST = 24
+"""Operations of a group at most: beyond that, registers spill and compiling takes long."""
+
+OPERANDS = 12
+"""Tensors that a group reads at most."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Operations that run as one, each after those it reads from.
+
+    Attributes:
+        operations: element-wise ones of one shape; or another one, alone or after element-wise operations
+            whose results its kernel computes while it reads their operands.
+        shape: of the element-wise operations where there are no others.
+        again: values that are computed here once more, though others who read them ask another group.
+    """
+
+    operations: list[Operation]
+    shape: tuple[int, ...] | None
+    again: set[ir.Value] = field(default_factory=set)
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """What comes from outside, in order of appearance."""
+        made = {v for o in self.operations for v in o.outputs}
+        found = (v for o in self.operations for v in o.inputs if v is not None and v not in made)
+        return list(dict.fromkeys(found))
+
+    @property
+    def last(self) -> Operation:
+        """The operation that is not element-wise, where there is one."""
+        return self.operations[-1]
+
+    @property
+    def elements(self) -> list[Operation]:
+        """The element-wise operations."""
+        return self.operations if self.shape is not None else self.operations[:-1]
+
+
+def ordered(groups: Sequence[Group]) -> list[Group]:
+    """Depth-first, so that values are used soon after they are made."""
+    return list(_ordered(groups))
+
+
+def _ordered(groups: Sequence[Group]) -> Iterator[Group]:
+    index = {group: i for i, group in enumerate(groups)}
+    home: dict[ir.Value, Group] = {}
+    for group in groups:
+        for operation in group.operations:
+            home.update((v, group) for v in operation.outputs if v not in group.again)
+    reads = {
+        group: sorted({home[v] for v in group.inputs if v in home} - {group}, key=index.__getitem__)
+        for group in groups
+    }
+    done: set[Group] = set()
+    for root in groups:
+        if root in done:
+            continue
+        stack = [(root, iter(reads[root]))]
+        entered = {root}
+        while stack:
+            group, rest = stack[-1]
+            following = next((g for g in rest if g not in done and g not in entered), None)
+            if following is not None:
+                entered.add(following)
+                stack.append((following, iter(reads[following])))
+                continue
+            stack.pop()
+            if group not in done:
+                done.add(group)
+                yield group

@@ -1,0 +1,116 @@
+"""The panels of a weight gradient, summed and brought into ONNX's order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.conv import label
+from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.layout import Convolution
+from onward.compile.kernels.weight_plan import Plan, make_plan
+
+__all__ = ["finish_weights", "transpose"]
+
+
+def finish_weights(conv: Convolution, target: Target) -> Kernel:
+    """dw [output, input, row, column] from the panels of `weight_gradient`.
+
+    Slots: c = panels, dw, parts = number of sets of panels, added in their order.
+    """
+    plan = make_plan(conv, target)
+    form = plan.form
+    module = Module(target)
+    f = module.entry()
+    slots = ("c", "dw", "parts")
+    values = slot_values(f, slots, frozenset(("parts",)))
+    # One matrix [rows][lanes] for each lane block; for each output channel of it where x is in the lanes.
+    matrices = conv.outputs if form.x_lanes else 1
+    vectors = plan.padded // target.lanes
+    units = conv.group * matrices * vectors
+    low, high = f.share(units, *f.arguments[1:])
+    with f.range(low, high) as unit:
+        rest, v = unit // vectors, unit % vectors
+        g, o = rest // matrices, rest % matrices
+        block, inside = v // form.vectors, v % form.vectors
+        row = (g * form.blocks + block) * form.panel_rows + o * (form.panel_rows // matrices)
+        source = f.at(values["c"], row * form.width + inside * target.lanes)
+        group = g * conv.outputs + o
+        _matrix(f, plan, source, values["dw"], values["parts"], group, v)
+    f.ret()
+    return Kernel(
+        name="conv_weight_gradient_finish" + label(conv),
+        ir=module.text(),
+        slots=slots,
+        bytes=Affine(4 * (plan.size + conv.weights)),
+        units=Affine(units),
+    )
+
+
+def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, output: Value, v: Value) -> None:
+    """Vector `v` of the lanes, all rows: lane l, row e go to dw + l * stride + e."""
+    form, conv = plan.form, plan.form.conv
+    lanes, width = f.lanes, form.width
+    weights = conv.inputs * math.prod(conv.kernel)
+
+    def load(row: Int) -> Value:
+        at = f.at(source, f.value(row) * width)
+        (total,) = f.loop(
+            1,
+            parts,
+            carry=[f.vload(at)],
+            body=lambda i, carry: [carry[0] + f.vload(at, i * plan.size)],
+        )
+        return total
+
+    first = v * lanes
+    left = f.value(form.lane_count) - first
+    if form.x_lanes and form.fold:
+        _unfold(f, plan, load, f.at(dw, output * weights), first)
+        return
+    rows = form.panel_rows // conv.outputs if form.x_lanes else form.panel_rows
+    stride = math.prod(conv.kernel) if form.x_lanes else weights
+    start = output * weights + first * stride if form.x_lanes else (output + first) * weights
+    sink = f.at(dw, start)
+    if rows == stride == 1:
+        f.vstore(load(0), sink, 0, f.mask(left))
+        return
+    with f.range(0, rows, lanes) as e:
+        count = f.value(rows) - e
+        columns = transpose(f, [load(f.smin(e + i, rows - 1)) for i in range(min(lanes, rows))])
+        mask = f.mask(count) if rows % lanes else None
+        for lane, column in enumerate(columns):
+            with f.when(f.compare("sgt", left, lane)):
+                f.vstore(column, sink, e + lane * stride, mask)
+
+
+def _unfold(f: Function, plan: Plan, load: Callable[[Int], Value], sink: Value, first: Value) -> None:
+    """Lanes are taps by channels: each lane goes where its tap and channel belong."""
+    form, conv = plan.form, plan.form.conv
+    kh, kw = conv.kernel
+    with f.range(0, kh) as i:
+        total = load(i)
+        for lane in range(f.lanes):
+            place = first + lane
+            with f.when(f.compare("slt", place, form.depth)):
+                j, c = place // conv.inputs, place % conv.inputs
+                f.store(f.extract(total, lane), f.at(sink, c * (kh * kw) + i * kw + j))
+
+
+def transpose(f: Function, rows: Sequence[Value]) -> list[Value]:
+    """Columns of up to as many vectors as they have lanes; missing rows give undefined lanes."""
+    lanes = f.lanes
+    poison = Value(f, "poison", f.vector)
+    square = [*rows, *[poison] * (lanes - len(rows))]
+    bit = 1
+    while bit < lanes:
+        for r in range(lanes):
+            if r & bit:
+                continue
+            a, b = square[r], square[r | bit]
+            square[r] = f.shuffle(a, b, [n if not n & bit else lanes + (n ^ bit) for n in range(lanes)])
+            square[r | bit] = f.shuffle(a, b, [n | bit if not n & bit else lanes + n for n in range(lanes)])
+        bit *= 2
+    return square

@@ -1,0 +1,366 @@
+"""How a weight gradient is computed: what lies in the lanes, tile sizes, chunks of pixels, what is packed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.layout import Convolution, Image
+from onward.compile.kernels.tile import rows_for, split
+
+__all__ = ["Chunks", "Form", "Piece", "Plan", "Store", "make_plan"]
+
+OWN_PANELS = 384 << 10
+"""Bytes of panels up to which every thread has its own."""
+
+NEAR = 40 << 10
+"""Bytes of x and dy that tiles read again and again: what stays in the first-level cache."""
+
+FEW_PIXELS = 96
+"""Images are read where they are when at least so many pixels of both, with all channels, are `NEAR`."""
+
+FAR_PANELS = 1 << 20
+"""Bytes of panels from which they come from beyond the second-level cache."""
+
+FAR_PIXELS = 768
+"""Pixels to sum before such a panel is left."""
+
+LANE_BLOCKS = 768 << 10
+"""Bytes of packed lane blocks that stay in the second-level cache while the rows pass."""
+
+_NARROW = 1.5
+"""What a tile of one vector costs beside a wider one: each multiply-add needs a load of its own."""
+
+_FEWEST = 8
+"""Multiply-adds that must be under way to hide their latency."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which channels lie along the vectors' lanes and which along a tile's rows.
+
+    `x_lanes`: x lies in the lanes and dy in the rows, otherwise the other way round. `fold`: how many of the
+    kernel's axes are treated as channels of x, from the last on; the others are looped over.
+    """
+
+    conv: Convolution
+    x_lanes: bool
+    fold: int
+    vectors: int
+    lanes: int
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """The taps that are looped over."""
+        kh, kw = self.conv.kernel
+        return ((kh, kw), (kh, 1), (1, 1))[self.fold]
+
+    @property
+    def folded(self) -> tuple[int, int]:
+        """The taps that are treated as channels."""
+        kh, kw = self.conv.kernel
+        return ((1, 1), (1, kw), (kh, kw))[self.fold]
+
+    @property
+    def depth(self) -> int:
+        """x's channels, folded taps included."""
+        return self.conv.inputs * math.prod(self.folded)
+
+    @property
+    def lane_count(self) -> int:
+        return self.depth if self.x_lanes else self.conv.outputs
+
+    @property
+    def row_count(self) -> int:
+        return self.conv.outputs if self.x_lanes else self.depth
+
+    @property
+    def width(self) -> int:
+        """Floats of a whole lane block."""
+        return self.vectors * self.lanes
+
+    @property
+    def whole(self) -> int:
+        """Lane blocks that are full."""
+        return self.lane_count // self.width
+
+    @property
+    def rest(self) -> int:
+        """Lanes of the last block when it is not full."""
+        return self.lane_count % self.width
+
+    @property
+    def blocks(self) -> int:
+        """Lane blocks of a group."""
+        return self.whole + (self.rest > 0)
+
+    @property
+    def panel_rows(self) -> int:
+        """Rows of a lane block's panel: its rows and taps."""
+        return self.row_count * math.prod(self.taps)
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Folded tap row, tap column and channel of each of x's channels."""
+        height, width = self.folded
+        for i in range(height):
+            for j in range(width):
+                for c in range(self.conv.inputs):
+                    yield i, j, c
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`count` row blocks of one size, from block and channel `first` on; rows' offsets in x's or dy's pixel
+    (`a`) and row numbers in the panel (`c`, the first block's; `step` rows from block to block)."""
+
+    a: tuple[int, ...]
+    c: tuple[int, ...]
+    block: int
+    first: int
+    count: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Output pixels that are summed in one go: whole images, or rows of one, or columns of one row."""
+
+    height: int
+    width: int
+    images: int
+    rows: int
+    columns: int
+
+    @property
+    def down(self) -> int:
+        return -(-self.height // self.rows)
+
+    @property
+    def across(self) -> int:
+        return -(-self.width // self.columns)
+
+    @property
+    def per_image(self) -> int:
+        return self.down * self.across
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where tiles find an operand: in its image, or in blocks of channels, packed chunk by chunk.
+
+    Packed: [block][image][row][column][channels of the block]. `rows` and `columns` are the pixels of a chunk
+    of one image, `sampled` whether only those that a 1x1 kernel meets are packed.
+    """
+
+    image: Image
+    packed: bool
+    rows: int
+    columns: int
+    steps: tuple[int, int]
+    sampled: bool
+    group: int
+    widest: int
+    blocks: int
+    images: int
+
+    def strides(self, size: int) -> tuple[int, int, int]:
+        """Floats from image to image, row to row, pixel to pixel of the stored operand."""
+        if not self.packed:
+            return self.image.size, self.image.row, self.image.pixel
+        return self.rows * self.columns * size, self.columns * size, size
+
+    def output_strides(self, size: int) -> tuple[int, int, int]:
+        """The same from output image, row and pixel to the next."""
+        image, row, pixel = self.strides(size)
+        if self.packed and self.sampled:
+            return image, row, pixel
+        return image, row * self.steps[0], pixel * self.steps[1]
+
+    @property
+    def block(self) -> int:
+        """Floats of a packed block; an odd number of cache lines, so that blocks fall in different sets."""
+        lines = -(-self.images * self.rows * self.columns * self.widest // 16)
+        return (lines | 1) * 16
+
+    @property
+    def size(self) -> int:
+        """Floats of a packed chunk."""
+        return self.group * self.blocks * self.block if self.packed else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All choices for one convolution. `chain` chunks are packed together."""
+
+    form: Form
+    pieces: tuple[Piece, ...]
+    chunks: Chunks
+    x: Store
+    y: Store
+    chain: int
+
+    @property
+    def padded(self) -> int:
+        """Floats of all lane blocks of a group's panel row."""
+        return self.form.blocks * self.form.width
+
+    @property
+    def size(self) -> int:
+        """Floats of one set of panels: [group][lane block][row, tap][lanes]."""
+        return self.form.conv.group * self.form.panel_rows * self.padded
+
+    @property
+    def own(self) -> bool:
+        """Whether each thread has panels of its own."""
+        return 4 * self.size <= OWN_PANELS
+
+    @property
+    def row_units(self) -> int:
+        """Pieces of a lane block's panel that threads may share out."""
+        return 1 if self.form.fold and not self.form.x_lanes else sum(p.count for p in self.pieces)
+
+    @property
+    def units(self) -> int:
+        """Pieces of all panels that threads may share out."""
+        return self.form.conv.group * self.form.blocks * self.row_units
+
+    @property
+    def lane_store(self) -> Store:
+        return self.x if self.form.x_lanes else self.y
+
+    @property
+    def row_store(self) -> Store:
+        return self.y if self.form.x_lanes else self.x
+
+    @property
+    def scratch(self) -> int:
+        """Floats of packed chunks for one thread."""
+        return self.chain * (self.x.size + self.y.size)
+
+    @property
+    def flat(self) -> bool:
+        """Whether all pixels of a chunk are one equal step apart in both operands."""
+        return math.prod(self.form.conv.kernel) == 1 and self.x.packed and self.y.packed
+
+
+def make_plan(conv: Convolution, target: Target) -> Plan:
+    """The plan for a convolution; the batch and the number of threads do not enter."""
+    form, pieces = min(_forms(conv, target), key=lambda found: _cost(*found))
+    lanes_from_x = form.x_lanes
+    x, y = conv.x, conv.y
+    one_tap = conv.kernel == (1, 1)
+    halo = 1.0 if one_tap else 1.25 if conv.strides == (1, 1) else 2.0
+    near = int(NEAR / (4 * (x.pixel * halo + y.pixel)))
+    widest = max(len(p.a) for p in pieces)
+    # folded channels are found in the image alone
+    x_blocks = (form.blocks if lanes_from_x else sum(p.count for p in pieces)) if form.fold == 0 else 1
+    y_blocks = sum(p.count for p in pieces) if lanes_from_x else form.blocks
+    x_packed = y_packed = False
+    if near < FEW_PIXELS:
+        x_packed = form.fold == 0 and (x_blocks > 1 or conv.group > 1)
+        y_packed = y_blocks > 1 or conv.group > 1
+        x_read = (form.width if lanes_from_x else widest) if x_packed else x.pixel
+        y_read = (widest if lanes_from_x else form.width) if y_packed else y.pixel
+        near = int(NEAR / (4 * (x_read * halo + y_read)))
+    chunks = _chunks(y, max(1, min(near, 512)))
+    reach = [(k - 1) * d + 1 for k, d in zip(conv.kernel, conv.dilations, strict=True)]
+    sampled = one_tap
+    steps = (1, 1) if sampled else conv.strides
+    x_store = Store(
+        image=x,
+        packed=x_packed,
+        rows=(chunks.rows - 1) * steps[0] + reach[0],
+        columns=(chunks.columns - 1) * steps[1] + reach[1],
+        steps=conv.strides,
+        sampled=sampled,
+        group=conv.group,
+        widest=form.width if lanes_from_x else widest,
+        blocks=x_blocks,
+        images=chunks.images,
+    )
+    y_store = Store(
+        image=y,
+        packed=y_packed,
+        rows=chunks.rows,
+        columns=chunks.columns,
+        steps=(1, 1),
+        sampled=False,
+        group=conv.group,
+        widest=widest if lanes_from_x else form.width,
+        blocks=y_blocks,
+        images=chunks.images,
+    )
+    plan = Plan(form, pieces, chunks, x_store, y_store, 1)
+    if (x_packed or y_packed) and 4 * plan.size > FAR_PANELS:
+        plan = Plan(form, pieces, chunks, x_store, y_store, max(1, -(-FAR_PIXELS // chunks.pixels)))
+    return plan
+
+
+def _chunks(y: Image, pixels: int) -> Chunks:
+    """About so many pixels, in nearly equal chunks."""
+    if y.height * y.width <= pixels:
+        return Chunks(y.height, y.width, pixels // (y.height * y.width), y.height, y.width)
+    if y.width <= 2 * pixels:
+        count = -(-y.height // max(1, pixels // y.width))
+        return Chunks(y.height, y.width, 1, -(-y.height // count), y.width)
+    count = -(-y.width // pixels)
+    return Chunks(y.height, y.width, 1, 1, -(-y.width // count))
+
+
+def _forms(conv: Convolution, target: Target) -> Iterator[tuple[Form, tuple[Piece, ...]]]:
+    """What could be done, what is preferred among equals first."""
+    one_tap = conv.kernel == (1, 1)
+    run = conv.x.pixel == conv.inputs and conv.dilations[1] == 1
+    wide = (2, 3, 4, 1) if target.registers == 32 else (2, 3, 1)
+    for x_lanes in (True, False) if one_tap else (False, True):
+        for fold in (0, 1, 2):
+            taps = ((1, 1), (1, conv.kernel[1]), conv.kernel)[fold]
+            if fold and math.prod(taps) == 1:
+                continue
+            if fold and x_lanes and (fold == 2 or not run or conv.inputs > 2 * target.lanes):
+                continue
+            for vectors in wide:
+                most = rows_for(target, vectors)
+                form = Form(conv, x_lanes, fold, vectors, target.lanes)
+                if fold and not x_lanes and (conv.inputs * 2 > most or form.depth > 4 * most):
+                    continue
+                yield form, tuple(_pieces(form, most))
+
+
+def _pieces(form: Form, most: int) -> Iterator[Piece]:
+    conv, (t0, t1) = form.conv, form.taps
+    if form.x_lanes or form.fold == 0:
+        block = 0
+        for size, first, count in split(form.row_count, most):
+            rows = tuple(m * t0 * t1 for m in range(size))
+            yield Piece(tuple(range(size)), rows, block, first, count, size * t0 * t1)
+            block += count
+        return
+    kw, taps = conv.kernel[1], math.prod(conv.kernel)
+    row, pixel = conv.dilations[0] * conv.x.row, conv.dilations[1] * conv.x.pixel
+    places = list(form.places())
+    for size, first, count in split(form.depth, most):
+        for n in range(count):
+            part = places[first + n * size : first + (n + 1) * size]
+            yield Piece(
+                tuple(i * row + j * pixel + c for i, j, c in part),
+                tuple(c * taps + i * kw + j for i, j, c in part),
+                *(0, 0, 1, 0),
+            )
+
+
+def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
+    """Time of all tiles for one pixel, in multiply-adds of a vector."""
+    rest = -(-form.rest // form.lanes)
+    total = 0.0
+    for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
+        for piece in pieces:
+            work = len(piece.a) * vectors
+            total += count * piece.count * max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+    return total * math.prod(form.taps)

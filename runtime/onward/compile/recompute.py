@@ -1,0 +1,181 @@
+"""Values that their readers compute again, where that moves fewer bytes than keeping them in memory.
+
+A group's traffic is what it reads and writes. An element-wise value costs one write, and one read in every
+group that uses it. A group that computes it again reads what the value is made of instead, which costs
+nothing where the group reads that anyway; and where all readers do, the value need not be written. Reductions
+that take their operands as expressions can compute them too. A value is cheap enough if a few operations make
+it: then arithmetic hides behind the memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from math import prod
+from typing import Any, final
+
+import onnx_ir as ir
+
+from onward.compile.groups import LARGEST, OPERANDS, Group
+from onward.compile.kernels.expression import Expression, flops, operand
+from onward.compile.program import Operation, Program
+
+__all__ = ["recompute"]
+
+_FLOPS = 10
+"""Arithmetic of a recomputed value at most."""
+
+
+def recompute(groups: list[Group], program: Program) -> list[Group]:
+    """The groups with values computed where they are read, if that lessens traffic; empty ones are gone."""
+    return _Traffic(groups, program).lessened()
+
+
+@final
+class _Traffic:
+    """Which group keeps and which ones read each value, while groups change."""
+
+    def __init__(self, groups: list[Group], program: Program) -> None:
+        self.groups = groups
+        self.program = program
+        self.outputs = frozenset(program.outputs.values())
+        self.order = {operation: i for i, operation in enumerate(program.operations)}
+        self.maker: dict[ir.Value, Operation] = {}
+        self.home: dict[ir.Value, Group] = {}
+        self.readers: dict[ir.Value, dict[Group, None]] = {}
+        for group in groups:
+            for operation in group.operations:
+                self.maker.update(dict.fromkeys(operation.outputs, operation))
+                self.home.update(dict.fromkeys(operation.outputs, group))
+            for value in group.inputs:
+                self.readers.setdefault(value, {})[group] = None
+
+    def lessened(self) -> list[Group]:
+        """Change groups until nothing helps any more."""
+        pending = dict.fromkeys(v for g in self.groups for o in g.elements for v in o.outputs)
+        while pending:
+            value = next(iter(pending))
+            del pending[value]
+            for group in self._improve(value):
+                pending.update(dict.fromkeys((*group.inputs, *self._kept(group))))
+        return [group for group in self.groups if group.operations]
+
+    def _improve(self, value: ir.Value) -> list[Group]:
+        """Let readers compute a value, all of them or one; the groups that changed."""
+        home, readers = self.home.get(value), list(self.readers.get(value, ()))
+        able = [g for g in readers if self._may_compute(g, value)]
+        if home is None or not able or self.maker[value] not in home.elements:
+            return []
+        whole = [able] if len(able) == len(readers) and value not in self.outputs else []
+        for chain in self._chains(home, value):
+            for chosen in (*whole, *([g] for g in able)):
+                if self._lessens(value, chain, home, chosen):
+                    return [home, *chosen]
+        return []
+
+    def _may_compute(self, group: Group, value: ir.Value) -> bool:
+        """Whether a group's kernel takes a value as an expression wherever it reads it."""
+        elements = group.elements
+        if group.shape is not None and group.shape != self.program.shapes[value]:
+            return False
+        return all(
+            i not in o.operator.element_scalars if o in elements else i in o.operator.expression_inputs
+            for o in group.operations
+            for i, v in enumerate(o.inputs)
+            if v is value
+        )
+
+    def _chains(self, home: Group, value: ir.Value) -> Iterator[list[Operation]]:
+        """The operations of `home` that make a value: from what `home` keeps, and from what it reads."""
+        made = {v for o in home.operations for v in o.outputs}
+        shorter: list[Operation] = []
+        for kept in ({v for v in made if v is not value and self._is_kept(v, home)}, set()):
+            wanted, chain = {value}, []
+            for operation in reversed(home.elements):
+                if any(v in wanted for v in operation.outputs):
+                    chain.append(operation)
+                    wanted.update(v for v in operation.inputs if v in made and v not in kept)
+            if chain != shorter and sum(map(_cost, chain)) <= _FLOPS:
+                yield chain
+            shorter = chain
+
+    def _lessens(self, value: ir.Value, chain: list[Operation], home: Group, chosen: list[Group]) -> bool:
+        """Let the chosen groups compute the chain; whether that moves less. If not, all is as before."""
+        affected = [home, *chosen]
+        before = sum(map(self._traffic, affected))
+        old = [(g, g.operations, g.again) for g in affected]
+        copies = {v for o in chain for v in o.outputs}
+        for group in chosen:
+            operations = sorted({*group.operations, *chain}, key=self.order.__getitem__)
+            self._change(group, operations, group.again | copies)
+        self._prune(home)
+        fits = all(len(g.operations) <= LARGEST and len(g.inputs) <= OPERANDS for g in chosen)
+        if fits and sum(map(self._traffic, affected)) < before:
+            if not self.readers[value] and value not in self.outputs:
+                del self.home[value]
+            return True
+        for group, operations, again in old:
+            self._change(group, operations, again)
+        return False
+
+    def _change(self, group: Group, operations: list[Operation], again: set[ir.Value]) -> None:
+        for value in group.inputs:
+            del self.readers[value][group]
+        group.operations, group.again = operations, again
+        for value in group.inputs:
+            self.readers.setdefault(value, {})[group] = None
+
+    def _prune(self, group: Group) -> None:
+        """Drop element-wise operations whose results nobody needs."""
+        needed: set[ir.Value] = set()
+        left = []
+        for operation in reversed(group.operations):
+            elementwise = operation in group.elements
+            if not elementwise or any(v in needed or self._is_kept(v, group) for v in operation.outputs):
+                left.append(operation)
+                needed.update(v for v in operation.inputs if v is not None)
+        self._change(group, left[::-1], group.again)
+
+    def _is_kept(self, value: ir.Value, group: Group) -> bool:
+        return value not in group.again and (value in self.outputs or bool(self.readers.get(value)))
+
+    def _kept(self, group: Group) -> list[ir.Value]:
+        return [v for o in group.operations for v in o.outputs if self._is_kept(v, group)]
+
+    def _bytes(self, value: ir.Value) -> int:
+        return prod(self.program.shapes[value]) * self.program.dtypes[value].itemsize
+
+    def _traffic(self, group: Group) -> int:
+        """Bytes that a group reads and writes; what a kernel computes before storing is neither."""
+        values = (*group.inputs, *self._kept(group))
+        return sum(map(self._bytes, values)) - 2 * self._fused(group)
+
+    def _fused(self, group: Group) -> int:
+        """Bytes of the operand whose producer computes the group before it stores its result."""
+        if group.shape is None or len(self._kept(group)) != 1:
+            return 0
+        if any(o.operator.element_scalars for o in group.operations):
+            return 0
+        for value in group.inputs:
+            maker = self.maker.get(value)
+            if (
+                maker is not None
+                and maker.operator.fuses_elements
+                and len(self.readers[value]) == 1
+                and value not in self.outputs
+                and self.program.shapes[value] == group.shape
+            ):
+                return self._bytes(value)
+        return 0
+
+
+@functools.lru_cache(4096)
+def _cost(operation: Operation) -> int:
+    """Arithmetic of one element."""
+    operator: Any = operation.operator
+    scalars = operator.element_scalars
+    if scalars:
+        return _FLOPS + 1
+    operands = [None if v is None else operand(i) for i, v in enumerate(operation.inputs)]
+    found: Expression | tuple[Expression, ...] = operator.element(*operands)
+    return flops(found if isinstance(found, tuple) else (found,))

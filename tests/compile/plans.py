@@ -11,6 +11,10 @@ import onnx_ir as ir
 
 from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import host_target
+from onward.compile.items import Item
+from onward.compile.planning import plan_model
+from onward.compile.symbols import Symbol
+from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
@@ -37,11 +41,13 @@ def jit(lanes: int | None) -> Jit:
 
 @dataclass
 class Planned:
-    """A plan with the arrays of its state and weights."""
+    """A plan with the arrays of its state and weights, and what it was made from."""
 
     plan: Plan
     fixed: dict[str, Array]
     threads: int
+    items: Sequence[Item]
+    index: Mapping[Buffer | Symbol, int]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; state advances."""
@@ -68,8 +74,9 @@ def planned(
         if value.const_value is not None and value.const_value.dtype.is_floating_point()
     }
     shapes = {name: x.shape for name, x in inputs.items()}
-    plan = Plan(model, shapes, fixed, dict(bindings or {}), jit(lanes), host_target(lanes), threads)
-    return Planned(plan, fixed, threads)
+    made = plan_model(model, shapes, fixed, dict(bindings or {}), host_target(lanes), threads)
+    plan = Plan(made.spec, fixed, jit(lanes).addresses(made.texts))
+    return Planned(plan, fixed, threads, made.items, made.index)
 
 
 def interpreted(

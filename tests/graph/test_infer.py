@@ -55,3 +55,27 @@ def test_errors_name_node_operator_opset_and_operands() -> None:
         inferred("Add", value("x", [2]), value("y", [2], ir.DataType.INT64))
     with pytest.raises(UnsupportedError, match=r"operator Nothing, opset 21: domain 'ai\.onnx'"):
         inferred("Nothing", value("x", [2]))
+
+
+def test_what_was_inferred_before_does_not_answer_for_other_attributes_contents_or_types() -> None:
+    for _ in range(2):
+        x = value("x", [2, 3])
+        assert dims_of(inferred("Concat", x, x, axis=0).outputs[0]) == (4, 3)
+        assert dims_of(inferred("Concat", x, x, axis=1).outputs[0]) == (2, 6)
+        for target in ([6], [3, 2], [1, 6]):
+            shape = value("shape", [len(target)], ir.DataType.INT64)
+            known = {shape: ir.tensor(np.array(target))}
+            assert dims_of(inferred("Reshape", x, shape, known=known).outputs[0]) == tuple(target)
+        assert dtype_of(inferred("Abs", value("x", [2], ir.DataType.INT8)).outputs[0]) == ir.DataType.INT8
+        assert dtype_of(inferred("Abs", value("x", [2])).outputs[0]) == ir.DataType.FLOAT
+        node = ir.node("Dropout", [x], outputs=[value("y", None), value("", None)], name="here")
+        node.outputs[1].type = None
+        infer_node(node, 21)
+        assert (dims_of(node.outputs[0]), node.outputs[1].type) == ((2, 3), None)
+
+
+def test_each_node_has_shapes_of_its_own() -> None:
+    first, second = (inferred("Abs", value("x", [2, 3])).outputs[0] for _ in range(2))
+    first.shape = ir.Shape([7])
+    assert dims_of(second) == (2, 3)
+    assert dims_of(inferred("Abs", value("x", [2, 3])).outputs[0]) == (2, 3)

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.program import Operation
+from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Tensor
-from onward.errors import ShapeError
-from onward.graph import Array
 
 __all__ = ["Call", "Check", "Copy", "Fallback", "Item", "Slot"]
 
-Slot: TypeAlias = "Tensor | Buffer | int"
-"""What an argument slot holds: the address of a tensor's first element, of a buffer, or a number."""
+Slot: TypeAlias = "Tensor | Buffer | Symbol | int"
+"""What an argument slot holds: the address of a tensor's first element, a buffer or a function; a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +90,6 @@ class Check:
     @property
     def label(self) -> str:
         return self.operation.label
-
-    def apply(self, indices: Array) -> None:
-        """Raises:
-        ShapeError: an index is out of range.
-        """
-        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
-            wrong = (indices < self.low) | (indices >= self.extent)
-            place = np.argwhere(wrong)[0].tolist()
-            node = self.operation.node
-            raise ShapeError(
-                f"node {node.name!r}, operator {node.op_type}: {self.what} {indices[wrong][0]} "
-                f"at position {place} is not in {self.low}…{self.extent - 1}"
-            )
 
 
 Item: TypeAlias = "Call | Check | Copy | Fallback"

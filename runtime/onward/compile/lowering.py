@@ -140,10 +140,6 @@ class Lowering(Placement):
 
     def _keep(self, buffer: Buffer) -> None:
         """Give a buffer memory of its own for as long as the plan lives."""
-        if buffer.array is None:
-            store = np.zeros(buffer.nbytes + 64, np.uint8)
-            shift = -store.ctypes.data % 64
-            buffer.array = store[shift : shift + buffer.nbytes]
         buffer.place = Place.FIXED
         self.constant_buffers.add(buffer)
 

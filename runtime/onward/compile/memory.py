@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,18 +45,17 @@ def pack(lifetimes: Sequence[Lifetime]) -> Arena:
         else:
             free.append(life)
     end = 0
-    placed: list[tuple[int, int, Lifetime]] = []
+    placed: list[tuple[int, int, int, int]] = []
     for life in sorted(free, key=lambda item: (-item.buffer.nbytes, item.first)):
         size = -(-life.buffer.nbytes // _ALIGN) * _ALIGN
         start = 0
-        for low, high, other in placed:
-            if other.first <= life.last and life.first <= other.last:
+        for low, high, first, last in placed:
+            if high > start and first <= life.last and life.first <= last:
                 if low - start >= size:
                     break
-                start = max(start, high)
+                start = high
         offsets[life.buffer] = start
-        placed.append((start, start + size, life))
-        placed.sort(key=lambda item: item[0])
+        bisect.insort(placed, (start, start + size, life.first, life.last))
         end = max(end, start + size)
     for same in bordered.values():
         end = _colour(same, end, offsets)

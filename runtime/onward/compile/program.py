@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array, Op, bind, infer_node, is_float, numpy_dtype, static_shape
 
-__all__ = ["NotStaticError", "Operation", "Program", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "is_weight", "specialize"]
 
 _SMALL = 16
 
@@ -89,7 +89,7 @@ def specialize(
     for name, value in initializers.items():
         if name in state or value.const_value is None:
             continue
-        if _is_weight(value, value.const_value, swapped):
+        if is_weight(value, value.const_value, swapped):
             weights[name] = value
         else:
             known[value] = value.const_value
@@ -125,7 +125,7 @@ def specialize(
     return program
 
 
-def _is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
+def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
     """Whether contents are read at run time: what is swapped, and anything large enough to be a weight."""
     return is_float(value) and (value.name in swapped or tensor.size > _SMALL)
 

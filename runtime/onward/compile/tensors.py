@@ -37,8 +37,8 @@ class Buffer:
         place: who owns it.
         image: the geometry of its border of zeros, for images that have one; such memory is only ever shared
             with buffers of equal geometry and size, so that the border stays zero.
-        array: the memory, for FIXED ones; its address does not change.
-        name: the input, for INPUT ones.
+        array: the contents, for FIXED ones that no call writes.
+        name: the input, for INPUT ones; the state or weight, for FIXED ones of the session.
     """
 
     nbytes: int

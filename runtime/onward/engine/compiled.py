@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import final
@@ -12,10 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
-from onward.compile.codegen.target import host_target
+from onward.compile.codegen.target import Target, host_target
+from onward.compile.model_key import ModelKey
+from onward.compile.planning import Planned, plan_model
 from onward.compile.program import NotStaticError
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
+from onward.engine.plan_cache import default_plans
 from onward.engine.team import Team
 from onward.errors import InputError
 from onward.graph import Array
@@ -57,6 +61,7 @@ class CompiledEngine:
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.const_value.dtype.is_floating_point()
         }
+        self._key = ModelKey(model, self._bindings)
         self._swapped: set[str] = set()
         self._plans: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Plan | None] = OrderedDict()
         self._teams: dict[int, Team] = {}
@@ -105,10 +110,7 @@ class CompiledEngine:
         key = tuple(sorted(shapes.items()))
         if key not in self._plans:
             try:
-                plan = self._new_plan(shapes, self.threads)
-                if self.threads > 1 and plan.work < _TINY:
-                    plan = self._new_plan(shapes, 1)
-                self._plans[key] = plan
+                self._plans[key] = self._new_plan(shapes)
             except NotStaticError:
                 self._plans[key] = None
             if len(self._plans) > _PLANS:
@@ -116,17 +118,27 @@ class CompiledEngine:
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _new_plan(self, shapes: Mapping[str, tuple[int, ...]], threads: int) -> Plan:
-        return Plan(
-            self._model,
-            shapes,
-            self.fixed,
-            self._bindings,
-            default_jit(),
-            host_target(),
-            threads,
-            self._swapped,
-        )
+    def _new_plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+        started = time.perf_counter()
+        target, jit, cache = host_target(), default_jit(), default_plans()
+        key = self._key.key(shapes, self._swapped, target, self.threads)
+        if key is not None and (spec := cache.get(key)) is not None:
+            loaded = time.perf_counter()
+            if (addresses := jit.known(spec.kernels)) is not None:
+                seconds = {"lower": loaded - started, "compile": time.perf_counter() - loaded}
+                return Plan(spec, self.fixed, addresses, seconds)
+        made = self._lowered(shapes, target, self.threads)
+        if self.threads > 1 and made.spec.work < _TINY:
+            made = self._lowered(shapes, target, 1)
+        lowered = time.perf_counter()
+        addresses = jit.addresses(made.texts)
+        seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
+        if key is not None:
+            cache.put(key, made.spec)
+        return Plan(made.spec, self.fixed, addresses, seconds)
+
+    def _lowered(self, shapes: Mapping[str, tuple[int, ...]], target: Target, threads: int) -> Planned:
+        return plan_model(self._model, shapes, self.fixed, self._bindings, target, threads, self._swapped)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._interpreter.load(self.fixed)

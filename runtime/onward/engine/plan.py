@@ -1,48 +1,35 @@
-"""A plan: kernel calls with fixed addresses, ready for a thread team."""
+"""A plan in memory: kernel calls with fixed addresses, ready for a thread team."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
-import onnx_ir as ir
+import numpy.typing as npt
 
-from onward.compile.codegen.jit import Jit
-from onward.compile.codegen.target import Target
-from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
-from onward.compile.lowering import Lowering
-from onward.compile.memory import Lifetime, pack
-from onward.compile.program import specialize
-from onward.compile.rewrite import split_normalization
-from onward.compile.tensors import Buffer, Place, Tensor
+from onward.compile.spec import (
+    Check,
+    Memory,
+    Move,
+    Native,
+    NumPy,
+    PlanRow,
+    PlanSpec,
+    Region,
+    StepSpec,
+    Window,
+)
+from onward.compile.symbols import Symbol
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array
-from onward.passes.unroll import unroll_fixed
 
 __all__ = ["Plan", "PlanRow"]
 
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One call of a plan, for reports.
-
-    Attributes:
-        kernel: the kernel's name; "numpy" for a NumPy kernel inside the plan.
-        operators: the nodes that it computes.
-        flops, bytes: arithmetic and memory traffic of one step, 0 where they are not known.
-        reason: why it is a NumPy kernel; empty otherwise.
-    """
-
-    kernel: str
-    operators: str
-    flops: int
-    bytes: int
-    reason: str = ""
+_ALIGN = 64
 
 
 @final
@@ -50,75 +37,52 @@ class Plan:
     """Everything needed to run a model at fixed input shapes.
 
     Args:
-        model: the model.
-        shapes: of its inputs.
-        fixed: arrays of its state and weights by name, owned by the session; state is updated in place.
-        bindings: state inputs and the outputs that replace them.
-        jit: compiles kernels for `target`.
-        threads: of the teams that will run it.
-        swapped: weights whose contents the session may replace.
-
-    Raises:
-        NotStaticError: a shape depends on data.
-        ShapeError: the shapes contradict an operator.
+        spec: what it does.
+        fixed: arrays of state and weights by name, owned by the session; state is updated in place.
+        addresses: of the machine code of `spec.kernels`.
+        seconds: what making it took, for reports.
     """
 
     def __init__(
         self,
-        model: ir.Model,
-        shapes: Mapping[str, tuple[int, ...]],
+        spec: PlanSpec,
         fixed: Mapping[str, Array],
-        bindings: Mapping[str, str],
-        jit: Jit,
-        target: Target,
-        threads: int,
-        swapped: Collection[str] = (),
+        addresses: Sequence[int],
+        seconds: Mapping[str, float] | None = None,
     ) -> None:
-        started = time.perf_counter()
-        program = specialize(unroll_fixed(model, shapes), shapes, swapped)
-        split_normalization(program)
-        lowering = Lowering(program, target, threads, fixed, bindings)
-        lowering.run()
-        replaced = set(bindings.values())
-        self._outputs = {
-            name: lowering.old_state.get(name) or lowering.plain(value)
-            for name, value in program.outputs.items()
-            if name not in replaced
-        }
-        self._calls = lowering.calls
-        self._prologue = lowering.prologue
-        self._checks = lowering.input_checks
-        self._place(lowering)
-        lowered = time.perf_counter()
-        kernels = {c.kernel.ir for c in (*self._calls, *self._prologue) if isinstance(c, Call)}
-        texts = list(kernels)
-        self._addresses = dict(zip(texts, jit.addresses(texts), strict=True))
-        self._keep: list[Any] = []
-        self._patches: list[tuple[Array, int, str, int]] = []
-        self._arrays: Mapping[str, Array] = {}
-        self._steps = self._assemble(self._calls)
-        self._first = self._assemble(self._prologue)
-        self._views = {
-            name: self._view(t) for name, t in self._outputs.items() if t.buffer.place is not Place.INPUT
-        }
+        self.spec = spec
+        self.threads = spec.threads
+        self.seconds = dict(seconds or {})
         self.weights_changed = True
-        self.threads = threads
-        self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
-
-    @property
-    def work(self) -> int:
-        """Arithmetic operations and bytes of one run, as far as they are known."""
-        return sum(row.flops + row.bytes for row in self.rows)
+        self._addresses = addresses
+        self._arena, self._kept = _zeros(spec.arena_bytes), _zeros(spec.kept_bytes)
+        self._memories = [self._found(memory, fixed) for memory in spec.buffers]
+        starts = [_start(m, array) for m, array in zip(spec.buffers, self._memories, strict=True)]
+        self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
+        self._keep: list[Any] = []
+        self._patches: list[tuple[Array, Array, str, Array]] = []
+        self._arrays: Mapping[str, Array] = {}
+        self._steps = self._assemble(spec.steps)
+        self._first = self._assemble(spec.prologue)
+        self._views = {
+            name: self._view(window)
+            for name, window in spec.outputs.items()
+            if spec.buffers[window.buffer].region is not Region.INPUT
+        }
 
     @property
     def arena_bytes(self) -> int:
         """Size of the memory that the plan's values share."""
-        return self._arena.nbytes
+        return self.spec.arena_bytes
 
     @property
-    def rows(self) -> list[PlanRow]:
+    def rows(self) -> Sequence[PlanRow]:
         """The plan's calls in order."""
-        return [_row(item) for item in self._calls]
+        return self.spec.rows
+
+    def memory(self, buffer: int) -> Array | None:
+        """The bytes of a buffer; None where it is not the plan's or the session's."""
+        return self._memories[buffer]
 
     def run(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
         """Run once.
@@ -133,9 +97,9 @@ class Plan:
         held = self._bind(inputs, team)
         team.run(self._steps)
         results = {name: view.copy() for name, view in self._views.items()}
-        for name, tensor in self._outputs.items():
+        for name, window in self.spec.outputs.items():
             if name not in results:
-                results[name] = _window(held[tensor.buffer.name], tensor).copy()
+                results[name] = _cut(held[self.spec.buffers[window.buffer].name], window).copy()
         self._arrays = {}
         return results
 
@@ -182,112 +146,82 @@ class Plan:
     def _bind(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
         """Point the calls at a run's inputs and bring what depends on weights alone up to date."""
         held = {name: np.ascontiguousarray(a) for name, a in inputs.items()}
-        for check in self._checks:
-            check.apply(_window(held[check.tensor.buffer.name], check.tensor))
-        for block, slot, name, offset in self._patches:
-            block[slot] = held[name].ctypes.data + offset
+        for check in self.spec.checks:
+            name = self.spec.buffers[check.tensor.buffer].name
+            check.apply(_cut(held[name], check.tensor))
+        for block, places, name, offsets in self._patches:
+            block[places] = held[name].ctypes.data + offsets
         self._arrays = held
         if self.weights_changed:
             team.run(self._first)
             self.weights_changed = False
         return held
 
-    def _place(self, lowering: Lowering) -> None:
-        """Lifetimes of arena buffers, counted in barriers, and their addresses."""
-        first: dict[Buffer, int] = {}
-        last: dict[Buffer, int] = {}
-        epochs = _epochs(self._calls)
-        end = len(self._calls)
-        for i, item in zip(epochs, self._calls, strict=True):
-            for buffer in (*item.reads, *item.writes):
-                if buffer.place is Place.ARENA:
-                    first.setdefault(buffer, i)
-                    last[buffer] = i
-        for tensor in self._outputs.values():
-            if tensor.buffer in first:
-                last[tensor.buffer] = end
-        for item in self._prologue:
-            for buffer in (*item.reads, *item.writes):
-                if buffer.place is Place.ARENA:
-                    first[buffer], last[buffer] = 0, end
-        packed = pack([Lifetime(b, first[b], last[b]) for b in first])
-        store = np.zeros(packed.nbytes + 64, np.uint8)
-        shift = -store.ctypes.data % 64
-        self._arena = store[shift : shift + packed.nbytes]
-        self._offsets = packed.offsets
+    def _found(self, memory: Memory, fixed: Mapping[str, Array]) -> Array | None:
+        match memory.region:
+            case Region.INPUT | Region.SYMBOL:
+                return None
+            case Region.SESSION:
+                return fixed[memory.name].reshape(-1).view(np.uint8)
+            case Region.CONSTANT:
+                return self.spec.constants[memory.offset].reshape(-1).view(np.uint8)
+        block = self._arena if memory.region is Region.ARENA else self._kept
+        return block[memory.offset : memory.offset + memory.nbytes]
 
-    def _memory(self, buffer: Buffer) -> Array:
-        if buffer.place is Place.FIXED:
-            assert buffer.array is not None
-            return buffer.array.reshape(-1).view(np.uint8)
-        start = self._offsets[buffer]
-        return self._arena[start : start + buffer.nbytes]
-
-    def _view(self, tensor: Tensor) -> Array:
+    def _view(self, window: Window) -> Array:
         """A tensor as a NumPy array."""
-        if tensor.size == 0:
-            return np.empty(tensor.shape, tensor.dtype)
-        memory = self._memory(tensor.buffer)
-        count = memory.nbytes // tensor.dtype.itemsize * tensor.dtype.itemsize
-        return _window(memory[:count], tensor)
+        if window.size == 0:
+            return np.empty(window.shape, window.dtype)
+        memory = self._memories[window.buffer]
+        assert memory is not None
+        size = window.dtype.itemsize
+        return _cut(memory[: memory.nbytes // size * size], window)
 
-    def _getter(self, tensor: Tensor) -> Callable[[], Array]:
+    def _getter(self, window: Window) -> Callable[[], Array]:
         """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
-        if tensor.buffer.place is not Place.INPUT:
-            view = self._view(tensor)
+        memory = self.spec.buffers[window.buffer]
+        if memory.region is not Region.INPUT:
+            view = self._view(window)
             return lambda: view
-        name = tensor.buffer.name
-        return lambda: _window(self._arrays[name], tensor)
+        return lambda: _cut(self._arrays[memory.name], window)
 
-    def _assemble(self, items: Sequence[Item]) -> Steps:
-        steps: list[Step | Callable[[], object]] = []
-        free = _without_barrier(items)
-        for item, unfenced in zip(items, free, strict=True):
-            if isinstance(item, Call):
-                block = item.kernel.block({k: self._slot(v) for k, v in item.slots.items()})
-                for name, value in item.slots.items():
-                    self._note_input(block, item.kernel.slots.index(name), value)
-                self._keep.append(block)
-                flags = FREE if unfenced else 0
-                steps.append(Step(self._addresses[item.kernel.ir], block.ctypes.data, flags))
-            elif isinstance(item, Copy):
-                steps.append(self._copier(item))
-            elif isinstance(item, Check):
-                steps.append(functools.partial(self._check, item, self._getter(item.tensor)))
+    def _assemble(self, steps: Sequence[StepSpec]) -> Steps:
+        block = self._block([pair for s in steps if isinstance(s, Native) for pair in s.arguments])
+        start = block.ctypes.data
+        made: list[Step | Callable[[], object]] = []
+        for step in steps:
+            if isinstance(step, Native):
+                made.append(Step(self._addresses[step.kernel], start, FREE if step.free else 0))
+                start += 8 * len(step.arguments)
+            elif isinstance(step, Move):
+                made.append(self._mover(step))
+            elif isinstance(step, Check):
+                made.append(functools.partial(_check, step, self._getter(step.tensor)))
             else:
-                steps.append(self._numpy(item))
-        return Steps(steps)
+                made.append(self._numpy(step))
+        return Steps(made)
 
-    def _slot(self, value: Slot) -> int:
-        if isinstance(value, int):
-            return value
-        buffer = value if isinstance(value, Buffer) else value.buffer
-        if buffer.place is Place.INPUT:
-            return 0
-        offset = 0 if isinstance(value, Buffer) else value.offset * value.dtype.itemsize
-        return self._memory(buffer).ctypes.data + offset
+    def _block(self, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """The argument blocks of all calls, one after the other; inputs' addresses come with each run."""
+        buffers, offsets = np.array(pairs, np.int64).reshape(-1, 2).T
+        block = self._starts[buffers] + offsets
+        self._keep.append(block)
+        for number, memory in enumerate(self.spec.buffers):
+            if memory.region is Region.INPUT:
+                places = np.flatnonzero(buffers == number)
+                if places.size:
+                    self._patches.append((block, places, memory.name, offsets[places]))
+        return block
 
-    def _note_input(self, block: Array, slot: int, value: Slot) -> None:
-        if isinstance(value, int):
-            return
-        buffer = value if isinstance(value, Buffer) else value.buffer
-        if buffer.place is Place.INPUT:
-            offset = 0 if isinstance(value, Buffer) else value.offset * value.dtype.itemsize
-            self._patches.append((block, slot, buffer.name, offset))
-
-    @staticmethod
-    def _check(item: Check, get: Callable[[], Array]) -> None:
-        item.apply(get())
-
-    def _copier(self, item: Copy) -> Callable[[], object]:
-        source, target = self._getter(item.source), self._view(item.target)
+    def _mover(self, step: Move) -> Callable[[], object]:
+        source, target = self._getter(step.source), self._view(step.target)
         return lambda: np.copyto(target, source())
 
-    def _numpy(self, item: Fallback) -> Callable[[], object]:
-        operation = item.operation
-        kernel = operation.operator.kernel  # type: ignore[attr-defined]
-        getters = [None if t is None else self._getter(t) for t in item.inputs]
-        targets = [self._view(t) for t in item.outputs]
+    def _numpy(self, step: NumPy) -> Callable[[], object]:
+        kernel = step.operator.kernel  # type: ignore[attr-defined]
+        getters = [None if t is None else self._getter(t) for t in step.inputs]
+        targets = [self._view(t) for t in step.outputs]
+        where = f"node {step.node!r}, operator {step.op_type}"
 
         def run() -> None:
             try:
@@ -295,67 +229,45 @@ class Plan:
                     results = kernel(*[None if get is None else get() for get in getters])
             except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, OnwardError) as error:
                 kind = type(error) if isinstance(error, OnwardError) else ShapeError
-                node = operation.node
-                raise kind(f"node {node.name!r}, operator {node.op_type}: {error}") from error
+                raise kind(f"{where}: {error}") from error
             for target, result in zip(
                 targets, results if isinstance(results, tuple) else (results,), strict=False
             ):
                 if np.shape(result) != target.shape:
-                    node = operation.node
                     raise ShapeError(
-                        f"node {node.name!r}, operator {node.op_type}: the result has shape "
-                        f"{list(np.shape(result))}, where inference by onnx says {list(target.shape)}"
+                        f"{where}: the result has shape {list(np.shape(result))}, "
+                        f"where inference by onnx says {list(target.shape)}"
                     )
                 np.copyto(target, result)
 
         return run
 
 
-def _window(array: Array, tensor: Tensor) -> Array:
+def _start(memory: Memory, array: Array | None) -> int:
+    """The address of a buffer; 0 where it is known at each run only."""
+    if memory.region is Region.SYMBOL:
+        return Symbol[memory.name].address
+    return 0 if array is None else array.ctypes.data
+
+
+def _check(check: Check, get: Callable[[], Array]) -> None:
+    check.apply(get())
+
+
+def _zeros(nbytes: int) -> Array:
+    """Zeroed bytes that begin at a multiple of 64."""
+    store = np.zeros(nbytes + _ALIGN, np.uint8)
+    shift = -store.ctypes.data % _ALIGN
+    return store[shift : shift + nbytes]
+
+
+def _cut(array: Array, window: Window) -> Array:
     """A tensor's elements in the memory that an array without gaps holds."""
-    if tensor.size == 0:
-        return np.empty(tensor.shape, tensor.dtype)
+    if window.size == 0:
+        return np.empty(window.shape, window.dtype)
     if array.dtype == object:
-        return array.reshape(tensor.shape)
-    size = tensor.dtype.itemsize
-    strides = [s * size for s in tensor.strides]
+        return array.reshape(window.shape)
+    size = window.dtype.itemsize
+    strides = [s * size for s in window.strides]
     memory = array.reshape(-1).view(np.uint8)
-    return np.ndarray(tensor.shape, tensor.dtype, memory.data, tensor.offset * size, strides)
-
-
-def _without_barrier(items: Sequence[Item]) -> list[bool]:
-    """For each item whether the next one may start before all threads are done with it."""
-    free = [False] * len(items)
-    read: set[Buffer] = set()
-    written: set[Buffer] = set()
-    for i, item in enumerate(items):
-        native = isinstance(item, Call)
-        clash = any(b in written for b in (*item.reads, *item.writes)) or any(b in read for b in item.writes)
-        if i and native and not clash and isinstance(items[i - 1], Call):
-            free[i - 1] = True
-        else:
-            read, written = set(), set()
-        read.update(item.reads)
-        written.update(item.writes)
-    return free
-
-
-def _epochs(items: Sequence[Item]) -> list[int]:
-    """How many barriers stand before each item: threads may be anywhere between two of them."""
-    epochs, epoch = [], 0
-    for unfenced in _without_barrier(items):
-        epochs.append(epoch)
-        epoch += not unfenced
-    return epochs
-
-
-def _row(item: Item) -> PlanRow:
-    if isinstance(item, Call):
-        kernel = item.kernel
-        return PlanRow(kernel.name, item.label, kernel.flops(item.batch), kernel.bytes(item.batch))
-    if isinstance(item, Check):
-        return PlanRow("check", item.label, 0, item.tensor.nbytes)
-    if isinstance(item, Copy):
-        return PlanRow("numpy copy", item.label, 0, 2 * item.target.nbytes, "no compiled kernel")
-    moved = sum(t.nbytes for t in (*item.inputs, *item.outputs) if t is not None)
-    return PlanRow("numpy", item.label, 0, moved, item.reason)
+    return np.ndarray(window.shape, window.dtype, memory.data, window.offset * size, strides)

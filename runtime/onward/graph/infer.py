@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -10,12 +11,28 @@ from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, registered
-from onward.graph.types import dims_of
+from onward.graph.types import Dim, dims_of, dtype_of
 
 __all__ = ["infer_node"]
 
 _DATA_LIMIT = 1024
 """Constants up to this many elements are given to inference as data: shapes, axes, repeats, splits."""
+
+_KNOWN_LIMIT = 1 << 13
+"""Results of inference kept: layers and time steps repeat, and a result costs 0.2 ms."""
+
+_Types: TypeAlias = "tuple[tuple[ir.DataType, tuple[Dim, ...] | None] | None, ...]"
+_known: dict[Hashable, _Types] = {}
+_SIMPLE = frozenset(
+    {
+        ir.AttributeType.INT,
+        ir.AttributeType.FLOAT,
+        ir.AttributeType.STRING,
+        ir.AttributeType.INTS,
+        ir.AttributeType.FLOATS,
+        ir.AttributeType.STRINGS,
+    }
+)
 
 
 def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProtocol] | None = None) -> None:
@@ -33,41 +50,104 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     if node.domain == ONWARD_DOMAIN:
         _infer_by_class(node, bind(node, opset))
         return
-    where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:
+        where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
         raise UnsupportedError(f"{where}: domain {node.domain or 'ai.onnx'!r} has no such operator") from None
-    proto = ir.to_proto(node)
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
+    contents = [_content(value, known) for value in node.inputs]
+    key = _key(node, opset, contents)
+    types = _known.get(key) if key is not None else None
+    if types is None:
+        found = _inferred(node, opset, schema, contents)
+        for value, result in zip(node.outputs, found, strict=True):
+            if result is not None:
+                value.type = ir.serde.deserialize_type_proto_for_type(result)
+                value.shape = ir.serde.deserialize_type_proto_for_shape(result)
+        if key is not None and all(r is None or r.HasField("tensor_type") for r in found):
+            if len(_known) >= _KNOWN_LIMIT:
+                _known.clear()
+            _known[key] = tuple(
+                None if r is None else (dtype_of(v), dims_of(v))
+                for v, r in zip(node.outputs, found, strict=True)
+            )
+    else:
+        for value, known_type in zip(node.outputs, types, strict=True):
+            if known_type is not None:
+                dtype, dims = known_type
+                value.type = ir.TensorType(dtype)
+                value.shape = None if dims is None else ir.Shape(dims)
+    versions = registered().get(("", node.op_type), {})
+    if hasattr(versions.get(schema.since_version), "infer"):
+        _infer_by_class(node, bind(node, opset))
+
+
+def _inferred(
+    node: ir.Node, opset: int, schema: onnx.defs.OpSchema, contents: Sequence[ir.TensorProtocol | None]
+) -> list[onnx.TypeProto | None]:
+    """The types of a node's outputs by onnx; None where nothing follows."""
     # inference works on names: an unnamed or repeated value gets a name of its position
-    proto.input[:] = ["" if value is None else f"i{i}" for i, value in enumerate(node.inputs)]
-    proto.output[:] = ["" if value.name == "" else f"o{i}" for i, value in enumerate(node.outputs)]
-    for i, value in enumerate(node.inputs):
-        if value is None:
-            continue
-        name = f"i{i}"
-        types[name] = _type_proto(value)
-        content = value.const_value
-        if content is None and known is not None:
-            content = known.get(value)
-        if content is not None and content.size <= _DATA_LIMIT:
-            data[name] = ir.to_proto(content)
+    proto = onnx.NodeProto(
+        op_type=node.op_type,
+        domain=node.domain,
+        input=["" if value is None else f"i{i}" for i, value in enumerate(node.inputs)],
+        output=["" if value.name == "" else f"o{i}" for i, value in enumerate(node.outputs)],
+    )
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            ir.serde.serialize_reference_attribute_into(proto.attribute.add(), attribute)
+        else:
+            ir.serde.serialize_attribute_into(proto.attribute.add(), attribute)
+    types = {f"i{i}": _type_proto(value) for i, value in enumerate(node.inputs) if value is not None}
+    data = {f"i{i}": ir.serde.serialize_tensor(c) for i, c in enumerate(contents) if c is not None}
     imports = [onnx.helper.make_opsetid(node.domain, opset)]
     try:
         found = infer_node_outputs(schema, proto, types, data, opset_imports=imports, ir_version=10)
     except (InferenceError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[-1]
         operands = ", ".join("-" if v is None else _describe(v) for v in node.inputs)
-        raise ShapeError(f"{where}: {reason} (inputs: {operands})") from None
-    for i, value in enumerate(node.outputs):
-        if (result := found.get(f"o{i}")) is not None:
-            value.type = ir.serde.deserialize_type_proto_for_type(result)
-            value.shape = ir.serde.deserialize_type_proto_for_shape(result)
-    versions = registered().get(("", node.op_type), {})
-    if hasattr(versions.get(schema.since_version), "infer"):
-        _infer_by_class(node, bind(node, opset))
+        raise ShapeError(
+            f"node {node.name!r}, operator {node.op_type}, opset {opset}: {reason} (inputs: {operands})"
+        ) from None
+    return [found.get(f"o{i}") for i in range(len(node.outputs))]
+
+
+def _content(
+    value: ir.Value | None, known: Mapping[ir.Value, ir.TensorProtocol] | None
+) -> ir.TensorProtocol | None:
+    """The contents of a value that inference may use."""
+    if value is None:
+        return None
+    content = value.const_value
+    if content is None and known is not None:
+        content = known.get(value)
+    return content if content is not None and content.size <= _DATA_LIMIT else None
+
+
+def _key(node: ir.Node, opset: int, contents: Sequence[ir.TensorProtocol | None]) -> Hashable:
+    """Everything that inference looks at; None where that is more than numbers and tensor types."""
+    attributes: list[Hashable] = []
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref() or attribute.type not in _SIMPLE:
+            return None
+        content = attribute.value
+        attributes.append((name, attribute.type, content if isinstance(content, str) else repr(content)))
+    operands: list[Hashable] = []
+    for value, data in zip(node.inputs, contents, strict=True):
+        if value is None:
+            operands.append(None)
+            continue
+        if value.type is not None and type(value.type) is not ir.TensorType:
+            return None
+        if data is None:
+            operands.append((value.dtype, dims_of(value)))
+        elif data.dtype == ir.DataType.STRING:
+            return None
+        else:
+            array = data.numpy()
+            operands.append((value.dtype, dims_of(value), data.dtype, array.shape, array.tobytes()))
+    named = tuple(value.name == "" for value in node.outputs)
+    return (node.domain, node.op_type, opset, tuple(attributes), tuple(operands), named)
 
 
 def _infer_by_class(node: ir.Node, operator: Op) -> None:

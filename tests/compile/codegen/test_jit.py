@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onward.compile.codegen import jit as jit_module
 from onward.compile.codegen.builder import Module
-from onward.compile.codegen.jit import DiskCache, Jit, default_jit
+from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import LANES, host_target
+from onward.compile.disk import DiskCache, cache_folder
 from onward.errors import ConfigError
 
 TARGET = host_target()
@@ -146,8 +146,9 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
         "import sys, ctypes, numpy as np\n"
         "from pathlib import Path\n"
         "from onward.compile.codegen.builder import Module\n"
-        "from onward.compile.codegen.jit import DiskCache, Jit\n"
+        "from onward.compile.codegen.jit import Jit\n"
         "from onward.compile.codegen.target import host_target\n"
+        "from onward.compile.disk import DiskCache\n"
         "jit = Jit(host_target(), DiskCache(Path(sys.argv[1]), limit=20_000))\n"
         "for n in range(25):\n"
         "    m = Module(host_target()); f = m.entry()\n"
@@ -165,12 +166,12 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
 
 def test_the_default_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONWARD_CACHE_DIR", str(tmp_path / "chosen"))
-    assert jit_module._default_folder() == tmp_path / "chosen" / "kernels"
+    assert cache_folder("kernels") == tmp_path / "chosen" / "kernels"
     monkeypatch.delenv("ONWARD_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert jit_module._default_folder() == tmp_path / "onward" / "kernels"
+    assert cache_folder("kernels") == tmp_path / "onward" / "kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert jit_module._default_folder() == Path.home() / ".cache" / "onward" / "kernels"
+    assert cache_folder("kernels") == Path.home() / ".cache" / "onward" / "kernels"
     assert default_jit() is default_jit()
 
 

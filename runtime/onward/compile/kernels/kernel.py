@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from onward.compile.codegen.builder import Function, Value
 
 __all__ = ["Affine", "Kernel", "slot_values"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,16 @@ class Kernel:
     units: Affine = Affine()
     scratch: int = 0
 
-    def block(self, values: Mapping[str, int]) -> npt.NDArray[np.int64]:
-        """The argument block for given slot values. Raises `KeyError` for a missing or an unknown slot."""
+    def arguments(self, values: Mapping[str, T]) -> list[T]:
+        """Slot values in the slots' order. Raises `KeyError` for a missing or an unknown slot."""
         unknown = set(values) - set(self.slots)
         if unknown:
             raise KeyError(f"kernel {self.name} has no slot {', '.join(sorted(unknown))}")
-        return np.array([values[name] for name in self.slots], np.int64)
+        return [values[name] for name in self.slots]
+
+    def block(self, values: Mapping[str, int]) -> npt.NDArray[np.int64]:
+        """The argument block for given slot values. Raises `KeyError` for a missing or an unknown slot."""
+        return np.array(self.arguments(values), np.int64)
 
 
 def slot_values(f: Function, slots: tuple[str, ...], integers: frozenset[str]) -> dict[str, Value]:

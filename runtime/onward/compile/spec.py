@@ -1,0 +1,200 @@
+"""What a plan is, apart from any model: plain data that lowering gives, files hold and an engine runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+import numpy as np
+
+from onward.errors import ShapeError
+from onward.graph import Array, Op
+
+__all__ = [
+    "NONE",
+    "Check",
+    "Memory",
+    "Move",
+    "Native",
+    "NumPy",
+    "PlanRow",
+    "PlanSpec",
+    "Region",
+    "StepSpec",
+    "Window",
+]
+
+NONE = -1
+"""In place of a buffer: the argument is a number."""
+
+
+class Region(Enum):
+    """Which block a buffer is in."""
+
+    ARENA = "arena"
+    """The plan's working memory, shared by buffers that live at different times; zeros at first."""
+
+    KEPT = "kept"
+    """The plan's own for as long as it lives, filled by the prologue; zeros at first."""
+
+    CONSTANT = "constant"
+    """Arrays that are part of the plan."""
+
+    SESSION = "session"
+    """A weight or state of the session, by name."""
+
+    INPUT = "input"
+    """An input by name; the address is known at each run."""
+
+    SYMBOL = "symbol"
+    """No memory, but a function of the process: a `Symbol` by name."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A buffer.
+
+    Attributes:
+        region: where it is.
+        nbytes: its size.
+        offset: in bytes, for ARENA and KEPT; the number of the array, for CONSTANT.
+        name: for SESSION, INPUT and SYMBOL.
+    """
+
+    region: Region
+    nbytes: int
+    offset: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A tensor in a buffer: strides and offset in elements."""
+
+    buffer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A kernel call.
+
+    Attributes:
+        kernel: index of the kernel.
+        arguments: a buffer and an offset in bytes each, or NONE and a number.
+        free: whether the next call may start before all threads are done with this one.
+    """
+
+    kernel: int
+    arguments: tuple[tuple[int, int], ...]
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Move:
+    """A copy between tensors by NumPy."""
+
+    source: Window
+    target: Window
+
+
+@dataclass(frozen=True)
+class Check:
+    """Indices that native kernels rely on: each must be in [low, extent)."""
+
+    node: str
+    op_type: str
+    tensor: Window
+    low: int
+    extent: int
+    what: str
+
+    def apply(self, indices: Array) -> None:
+        """Raises:
+        ShapeError: an index is out of range.
+        """
+        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
+            wrong = (indices < self.low) | (indices >= self.extent)
+            place = np.argwhere(wrong)[0].tolist()
+            raise ShapeError(
+                f"node {self.node!r}, operator {self.op_type}: {self.what} {indices[wrong][0]} "
+                f"at position {place} is not in {self.low}…{self.extent - 1}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class NumPy:
+    """An operator's NumPy kernel inside the plan; absent operands are None."""
+
+    node: str
+    op_type: str
+    operator: Op
+    inputs: tuple[Window | None, ...]
+    outputs: tuple[Window, ...]
+
+
+StepSpec: TypeAlias = "Native | Move | Check | NumPy"
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One call of a plan, for reports.
+
+    Attributes:
+        kernel: the kernel's name; "numpy" for a NumPy kernel inside the plan.
+        operators: the nodes that it computes.
+        flops, bytes: arithmetic and memory traffic of one step, 0 where they are not known.
+        reason: why it is a NumPy kernel; empty otherwise.
+    """
+
+    kernel: str
+    operators: str
+    flops: int
+    bytes: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSpec:
+    """A model at fixed input shapes as calls on buffers.
+
+    Attributes:
+        threads: of the team that runs it.
+        arena_bytes, kept_bytes: sizes of the plan's own blocks.
+        buffers: every buffer.
+        constants: the arrays of CONSTANT buffers.
+        kernels: content addresses of the kernels' machine code.
+        checks: of the caller's inputs, before a run.
+        prologue: calls that depend on weights alone: they run when those have changed.
+        steps: the calls of a run.
+        outputs: where the results that are not state are after a run.
+        rows: the steps, for reports.
+    """
+
+    threads: int
+    arena_bytes: int
+    kept_bytes: int
+    buffers: tuple[Memory, ...]
+    constants: tuple[Array, ...]
+    kernels: tuple[str, ...]
+    checks: tuple[Check, ...]
+    prologue: tuple[StepSpec, ...]
+    steps: tuple[StepSpec, ...]
+    outputs: Mapping[str, Window]
+    rows: tuple[PlanRow, ...]
+
+    @property
+    def work(self) -> int:
+        """Arithmetic operations and bytes of one run, as far as they are known."""
+        return sum(row.flops + row.bytes for row in self.rows)

@@ -29,6 +29,7 @@ from onward.compile.program import Operation, Program
 from onward.compile.rules import convolution as rules_convolution
 from onward.compile.rules import indexing as rules_indexing
 from onward.compile.rules import matrix as rules_matrix
+from onward.compile.rules import recurrent as rules_recurrent
 from onward.compile.rules import reduction as rules_reduction
 from onward.compile.rules import rows as rules_rows
 from onward.compile.rules import shape as rules_shape
@@ -86,7 +87,7 @@ class Fallback:
 
     operation: Operation
     inputs: tuple[Tensor | None, ...]
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor | None, ...]
     reason: str
 
     @property
@@ -95,7 +96,7 @@ class Fallback:
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        return tuple(t.buffer for t in self.outputs)
+        return tuple(t.buffer for t in self.outputs if t is not None)
 
     @property
     def label(self) -> str:
@@ -187,6 +188,8 @@ class Lowering:
         """Weights in the order that kernels read them, by what they are packed for."""
         self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
         """Results of max pooling, by operand and window: its gradient needs them."""
+        self.recurrent_states: dict[object, rules_recurrent.Kept] = {}
+        """What recurrent operators leave for their gradients, by operator and operands."""
         for name, value in (*program.state.items(), *program.weights.items()):
             if value in program.shapes:
                 array = fixed[name]
@@ -397,7 +400,7 @@ class Lowering:
         for value in operation.outputs:
             self._images.pop(value, None)
             self._strided.pop(value, None)
-        outputs = tuple(self.new_plain(v) for v in operation.outputs)
+        outputs = tuple(self.new_plain(v) if v.name else None for v in operation.outputs)
         self.calls.append(Fallback(operation, inputs, outputs, reason))
 
     def copy(self, source: Tensor, target: Tensor) -> None:
@@ -483,6 +486,8 @@ class Lowering:
     average_pool_gradient = rules_convolution.average_pool_gradient
     gemm = rules_matrix.gemm
     matmul = rules_matrix.matmul
+    recurrent = rules_recurrent.recurrent
+    recurrent_gradient = rules_recurrent.recurrent_gradient
     reduction = rules_rows.reduction
     arg_extreme = rules_rows.arg_extreme
     softmax = rules_rows.softmax
@@ -663,6 +668,10 @@ class Lowering:
         target = replace(source, buffer=Buffer(source.nbytes), strides=tuple(strides), offset=0, image=None)
         self.copy(source, target)
         return target
+
+    def is_read(self, value: ir.Value) -> bool:
+        """Whether anything needs a value."""
+        return value in self._outputs or value in self._users
 
     def sole_reader(self, value: ir.Value) -> Operation | None:
         """The operation that alone reads a value; None where there are several, or it is element-wise."""

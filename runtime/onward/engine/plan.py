@@ -21,7 +21,6 @@ from onward.compile.tensors import Buffer, Place, Tensor
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array
-from onward.passes.unroll import unroll_fixed
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -74,7 +73,7 @@ class Plan:
         swapped: Collection[str] = (),
     ) -> None:
         started = time.perf_counter()
-        program = specialize(unroll_fixed(model, shapes), shapes, swapped)
+        program = specialize(model, shapes, swapped)
         split_normalization(program)
         lowering = Lowering(program, target, threads, fixed, bindings)
         lowering.run()
@@ -286,7 +285,7 @@ class Plan:
         operation = item.operation
         kernel = operation.operator.kernel  # type: ignore[attr-defined]
         getters = [None if t is None else self._getter(t) for t in item.inputs]
-        targets = [self._view(t) for t in item.outputs]
+        targets = [None if t is None else self._view(t) for t in item.outputs]
 
         def run() -> None:
             try:
@@ -299,6 +298,8 @@ class Plan:
             for target, result in zip(
                 targets, results if isinstance(results, tuple) else (results,), strict=False
             ):
+                if target is None:
+                    continue
                 if np.shape(result) != target.shape:
                     node = operation.node
                     raise ShapeError(

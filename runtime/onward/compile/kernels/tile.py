@@ -51,7 +51,8 @@ class Tile:
 
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
-    readable past them unless `b_masked`. `accumulate` adds to what C holds.
+    readable past them unless `b_masked`. `accumulate` adds to what C holds. Vectors of B follow each other,
+    or lie at the offsets `b`.
     """
 
     a: tuple[int, ...]
@@ -65,6 +66,7 @@ class Tile:
     accumulate: bool = False
     b_masked: bool = False
     epilogue: Epilogue = IDENTITY
+    b: tuple[int, ...] = ()
 
     @property
     def runtime_counts(self) -> int:
@@ -117,9 +119,13 @@ def define(module: Module, name: str, tile: Tile) -> Function:
     a, b, c = f.arguments[:3]
     counts = iter(f.arguments[3 + extra :])
     masks = [None] * (tile.vectors - 1) + [f.mask(tile.tail)]
+    places = tile.b or tuple(v * lanes for v in range(tile.vectors))
 
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
-        columns = [f.vload(b, v * lanes, masks[v] if tile.b_masked else None) for v in range(tile.vectors)]
+        columns = [
+            f.vload(b, place, mask if tile.b_masked else None)
+            for place, mask in zip(places, masks, strict=True)
+        ]
         out = list(acc)
         for m, offset in enumerate(tile.a):
             scalar = f.broadcast(a, offset)

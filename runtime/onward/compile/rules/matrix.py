@@ -24,7 +24,7 @@ from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
 if TYPE_CHECKING:
     from onward.compile.lowering import Lowering, Slot
 
-__all__ = ["gemm", "matmul"]
+__all__ = ["gemm", "matmul", "product"]
 
 _LARGE = 1 << 22
 """Multiplications from which a product is OpenBLAS' if no side is short."""
@@ -73,6 +73,11 @@ def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
         shape, strides = target.shape, target.strides
         target = replace(target, shape=(*shape[:-1], 1, shape[-1]), strides=(*strides[:-1], 0, strides[-1]))
     _multiply(b, replace(finish, target=target), left, right, w)
+
+
+def product(b: Lowering, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
+    """target = left right, for matrices with any strides; a packed `right` is kept under the name of `w`."""
+    _matrices(b, Finish(target), left, right, None, w)
 
 
 def _turned(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 from tests.ops.cases_normalization import NORMALIZATION
-from tests.ops.cases_recurrent import RECURRENT
+from tests.ops.cases_recurrent import RECURRENT, RECURRENT_GRADIENTS
 from tests.ops.cases_training import TRAINING
 from tests.ops.cases_windows import WINDOWS
 from tests.ops.harness import Array, Case
@@ -212,4 +212,5 @@ CASES = [
     *NORMALIZATION,
     *TRAINING,
     *RECURRENT,
+    *RECURRENT_GRADIENTS,
 ]

@@ -1,4 +1,4 @@
-"""Cases of LSTM, GRU and RNN."""
+"""Cases of LSTM, GRU and RNN, and of their gradients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tests.ops.harness import Array, Case
+from tests.ops.harness import OPSET, Array, Case
+
+from onward.graph import ONWARD_DOMAIN
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_SMOOTH = {"Relu", "Sigmoid", "Softplus", "Softsign", "Tanh"}
 _LENS = np.array([4, 1, 3], np.int32)
 _EMPTY = np.array([4, 0, 2], np.int32)
 
@@ -22,11 +25,14 @@ def case(
     initial: bool = False,
     peepholes: bool = False,
     outputs: int | Sequence[str] | None = None,
-    opset: int = 21,
+    opset: int = OPSET,
     name: str,
     without_ort: str = "",
 ) -> Case:
-    """A sequence of length 4, batch 3, 5 features and 2 units, with or without the optional operands."""
+    """A sequence of length 4, batch 3, 5 features and 2 units, with or without the optional operands.
+
+    It is differentiated by all floats where its activations have slopes, at the opset of training graphs.
+    """
     attrs = attrs or {}
     d = 2 if attrs.get("direction") == "bidirectional" else 1
     size, n = 2, _GATES[op_type]
@@ -41,6 +47,8 @@ def case(
         inputs += [state if initial else None, (d, 3 * size) if peepholes else None]
     while inputs[-1] is None:
         inputs.pop()
+    smooth = opset == OPSET and set(attrs.get("activations", ())) <= _SMOOTH
+    floats = tuple(i for i, x in enumerate(inputs) if isinstance(x, tuple)) if smooth else ()
     if outputs is None:
         outputs = 3 if op_type == "LSTM" else 2
     return Case(
@@ -49,7 +57,7 @@ def case(
         {"hidden_size": size, **attrs},
         opset=opset,
         outputs=outputs,
-        wrt=(),
+        wrt=floats,
         name=f"{op_type}: {name}",
         without_ort=without_ort,
     )
@@ -111,5 +119,33 @@ RECURRENT = [
             "activation_beta": (0.4, 0.9),
         },
         name="activation parameters",
+    ),
+]
+
+
+def gradient_of(case: Case, arriving: Sequence[int] = (0, 1, 2)) -> Case:
+    """The gradient's own operator for a case, with gradients of some of the results given."""
+    directions, size = case.inputs[1][0], case.attrs["hidden_size"]
+    last = (3, directions, size) if case.attrs.get("layout") else (directions, 3, size)
+    whole = (3, 4, directions, size) if case.attrs.get("layout") else (4, directions, 3, size)
+    shapes = [whole, last, last][: 3 if case.op_type == "LSTM" else 2]
+    given = [shape if i in arriving else None for i, shape in enumerate(shapes)]
+    operands = [*case.inputs[:4], *case.inputs[5:]]
+    return Case(
+        f"{case.op_type}Grad",
+        [*given, *case.inputs],
+        case.attrs,
+        domain=ONWARD_DOMAIN,
+        outputs=["" if x is None else f"d{i}" for i, x in enumerate(operands)],
+        name=f"{case.op_type}Grad{case.name.removeprefix(case.op_type)} from {arriving}",
+    )
+
+
+RECURRENT_GRADIENTS = [
+    *(gradient_of(c) for c in RECURRENT if c.wrt),
+    *(
+        gradient_of(case(o, {"direction": "bidirectional"}, initial=True, name="partly"), arriving)
+        for o in _GATES
+        for arriving in ((0,), (1,))
     ),
 ]

@@ -89,7 +89,6 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
     from onward.graph import find
-    from onward.passes.unroll import UNROLLED
 
     nodes: dict[tuple[str, str], int] = {}
     for node in model.graph.all_nodes():
@@ -106,8 +105,7 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
         try:
             # training converts the standard's operators to the opset that gradients are written in
             trained = find(domain, op_type, opset if domain else OPSET)
-            unrolled = domain == "" and op_type in UNROLLED
-            gradient = unrolled or callable(getattr(trained, "gradient", None))
+            gradient = callable(getattr(trained, "gradient", None))
         except OnwardError:
             gradient = False
         name = f"{domain}::{op_type}" if domain else op_type

@@ -53,7 +53,7 @@ class Fallback:
 
     operation: Operation
     inputs: tuple[Tensor | None, ...]
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor | None, ...]
     reason: str
 
     @property
@@ -62,7 +62,7 @@ class Fallback:
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        return tuple(t.buffer for t in self.outputs)
+        return tuple(t.buffer for t in self.outputs if t is not None)
 
     @property
     def label(self) -> str:

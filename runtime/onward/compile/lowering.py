@@ -28,6 +28,7 @@ from onward.compile.rules import convolution as rules_convolution
 from onward.compile.rules import element as rules_element
 from onward.compile.rules import indexing as rules_indexing
 from onward.compile.rules import matrix as rules_matrix
+from onward.compile.rules import recurrent as rules_recurrent
 from onward.compile.rules import reduction as rules_reduction
 from onward.compile.rules import rows as rules_rows
 from onward.compile.rules import shape as rules_shape
@@ -77,6 +78,8 @@ class Lowering(Placement):
         """Weights in the order that kernels read them, by what they are packed for."""
         self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
         """Results of max pooling, by operand and window: its gradient needs them."""
+        self.recurrent_states: dict[object, rules_recurrent.Kept] = {}
+        """What recurrent operators leave for their gradients, by operator and operands."""
         self._bindings = bindings
         self._position = 0
         self._label = ""
@@ -148,7 +151,7 @@ class Lowering(Placement):
         inputs = tuple(None if v is None else self.plain(v) for v in operation.inputs)
         for value in operation.outputs:
             self.forget(value)
-        outputs = tuple(self.new_plain(v) for v in operation.outputs)
+        outputs = tuple(self.new_plain(v) if v.name else None for v in operation.outputs)
         self.calls.append(Fallback(operation, inputs, outputs, reason))
 
     def copy(self, source: Tensor, target: Tensor) -> None:
@@ -210,6 +213,8 @@ class Lowering(Placement):
     average_pool_gradient = rules_convolution.average_pool_gradient
     gemm = rules_matrix.gemm
     matmul = rules_matrix.matmul
+    recurrent = rules_recurrent.recurrent
+    recurrent_gradient = rules_recurrent.recurrent_gradient
     reduction = rules_rows.reduction
     arg_extreme = rules_rows.arg_extreme
     softmax = rules_rows.softmax

@@ -19,7 +19,6 @@ from onward.compile.spec import PlanRow, PlanSpec, Region, Window
 from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.graph import Array
-from onward.passes.unroll import unroll_fixed
 
 __all__ = ["Planned", "plan_model"]
 
@@ -70,7 +69,7 @@ def plan_model(
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
     """
-    program = specialize(unroll_fixed(model, shapes), shapes, swapped)
+    program = specialize(model, shapes, swapped)
     split_normalization(program)
     lowering = Lowering(program, target, threads, fixed, bindings)
     lowering.run()
@@ -141,7 +140,7 @@ class _Writer:
             return self.check(item)
         node = item.operation.node
         inputs = tuple(None if t is None else self.window(t) for t in item.inputs)
-        outputs = tuple(self.window(t) for t in item.outputs)
+        outputs = tuple(None if t is None else self.window(t) for t in item.outputs)
         return spec.NumPy(node.name or "", node.op_type, item.operation.operator, inputs, outputs)
 
     def _argument(self, slot: Slot) -> tuple[int, int]:

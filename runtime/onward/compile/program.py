@@ -25,7 +25,7 @@ class NotStaticError(OnwardError):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """A node with its operator bound; absent inputs are None, outputs that nobody names are left out."""
+    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape."""
 
     node: ir.Node
     operator: Op
@@ -200,5 +200,6 @@ def _values(program: Program) -> list[ir.Value]:
     found = dict.fromkeys((*program.inputs.values(), *program.state.values(), *program.weights.values()))
     found.update(dict.fromkeys(program.constants))
     for operation in program.operations:
-        found.update(dict.fromkeys(v for v in (*operation.inputs, *operation.outputs) if v is not None))
+        found.update(dict.fromkeys(v for v in operation.inputs if v is not None))
+        found.update(dict.fromkeys(v for v in operation.outputs if v.name))
     return list(found)

@@ -135,13 +135,13 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class NumPy:
-    """An operator's NumPy kernel inside the plan; absent operands are None."""
+    """An operator's NumPy kernel inside the plan; absent operands and results are None."""
 
     node: str
     op_type: str
     operator: Op
     inputs: tuple[Window | None, ...]
-    outputs: tuple[Window, ...]
+    outputs: tuple[Window | None, ...]
 
 
 StepSpec: TypeAlias = "Native | Move | Check | NumPy"

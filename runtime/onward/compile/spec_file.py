@@ -110,7 +110,7 @@ class _Writer:
                 return ["check", step.node, step.op_type, tensor, step.low, step.extent, step.what]
             case NumPy():
                 inputs = [None if w is None else _window(w) for w in step.inputs]
-                outputs = [_window(w) for w in step.outputs]
+                outputs = [None if w is None else _window(w) for w in step.outputs]
                 return ["numpy", step.node, step.op_type, self._operator(step.operator), inputs, outputs]
 
     def _operator(self, operator: Op) -> list[Any]:
@@ -192,7 +192,7 @@ def _step(step: list[Any], arrays: list[Array]) -> StepSpec:
                 op_type,
                 _operator(operator, arrays),
                 tuple(None if w is None else _read_window(w) for w in inputs),
-                tuple(_read_window(w) for w in outputs),
+                tuple(None if w is None else _read_window(w) for w in outputs),
             )
     raise ValueError(f"a step of kind {kind!r}")
 

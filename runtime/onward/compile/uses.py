@@ -39,6 +39,10 @@ class Uses:
         """The groups that read a value which comes from outside them."""
         return self._groups.get(value, [])
 
+    def is_read(self, value: ir.Value) -> bool:
+        """Whether anything needs a value."""
+        return value in self.outputs or value in self._groups
+
     def escapes(self, value: ir.Value, group: Group) -> bool:
         """Whether a group keeps a value of its own for others."""
         if value in group.again:

@@ -220,7 +220,7 @@ class Plan:
     def _numpy(self, step: NumPy) -> Callable[[], object]:
         kernel = step.operator.kernel  # type: ignore[attr-defined]
         getters = [None if t is None else self._getter(t) for t in step.inputs]
-        targets = [self._view(t) for t in step.outputs]
+        targets = [None if t is None else self._view(t) for t in step.outputs]
         where = f"node {step.node!r}, operator {step.op_type}"
 
         def run() -> None:
@@ -233,6 +233,8 @@ class Plan:
             for target, result in zip(
                 targets, results if isinstance(results, tuple) else (results,), strict=False
             ):
+                if target is None:
+                    continue
                 if np.shape(result) != target.shape:
                     raise ShapeError(
                         f"{where}: the result has shape {list(np.shape(result))}, "

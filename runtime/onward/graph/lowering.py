@@ -41,6 +41,8 @@ class Lowering(Protocol):
     average_pool_gradient: Callable[..., None]
     gemm: Callable[..., None]
     matmul: Callable[..., None]
+    recurrent: Callable[..., None]
+    recurrent_gradient: Callable[..., None]
     reduction: Callable[..., None]
     arg_extreme: Callable[..., None]
     softmax: Callable[..., None]

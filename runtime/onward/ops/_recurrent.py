@@ -1,30 +1,42 @@
-"""What LSTM, GRU and RNN share: directions, layouts, lengths of sequences, activations."""
+"""What LSTM, GRU and RNN share: attributes, activations, and the time loop over NumPy arrays."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx_ir as ir
 
-from onward.errors import InvalidModelError
-from onward.graph import Array, Op
+from onward.errors import InvalidModelError, UnsupportedError
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op
 
-__all__ = ["DEFAULT_ACTIVATIONS", "Activation", "Recurrent", "Weights"]
+__all__ = [
+    "DEFAULT_ACTIVATIONS",
+    "SMOOTH",
+    "Activation",
+    "Attributes",
+    "Recurrent",
+    "Weights",
+    "attributes_of",
+]
 
 DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 """Of one direction, by operator."""
 
-Activation = Callable[[Array], Array]
+SMOOTH = frozenset({"Relu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
+"""Activations that have gradients: those whose operator of the same name takes no parameters."""
+
+Formula = Callable[[Array, float, float], Array]
 
 
 def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * np.tanh(0.5 * x) + 0.5, x.dtype)
 
 
-_ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
+_ACTIVATIONS: dict[str, Formula] = {
     "affine": lambda x, a, b: a * x + b,
     "elu": lambda x, a, _: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
     "hardsigmoid": lambda x, a, b: np.clip(a * x + b, 0, 1),
@@ -37,6 +49,14 @@ _ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
     "tanh": lambda x, _a, _b: np.tanh(x),
     "thresholdedrelu": lambda x, a, _: np.where(x < a, x.dtype.type(0), x),
 }
+_SLOPES: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda x: np.asarray(x > 0, x.dtype),
+    "sigmoid": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),
+    "softplus": _sigmoid,
+    "softsign": lambda x: 1 / (1 + np.abs(x)) ** 2,
+    "tanh": lambda x: 1 - np.tanh(x) ** 2,
+}
+"""Derivatives of the smooth activations; that of Relu at 0 is 0."""
 _ALPHA = {
     "affine": None,
     "elu": 1.0,
@@ -50,6 +70,27 @@ _BETA = {"affine": None, "hardsigmoid": 0.5, "scaledtanh": None}
 
 
 @dataclass(frozen=True, slots=True)
+class Activation:
+    """An activation with its parameters; its operand is first clipped to [-clip, clip]."""
+
+    name: str
+    alpha: float
+    beta: float
+    clip: float | None
+
+    def __call__(self, x: Array) -> Array:
+        clipped = x if self.clip is None else np.clip(x, -self.clip, self.clip)
+        return _ACTIVATIONS[self.name](clipped, self.alpha, self.beta)
+
+    def slope(self, x: Array) -> Array:
+        """The derivative of a smooth activation; 0 where the operand is clipped."""
+        if self.clip is None:
+            return _SLOPES[self.name](x)
+        slope = _SLOPES[self.name](np.clip(x, -self.clip, self.clip))
+        return np.where(np.abs(x) <= self.clip, slope, slope.dtype.type(0))
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """Of one direction: R [gates · H, H], the biases [gates · H] of both products, P [3 · H] of LSTM."""
 
@@ -60,8 +101,8 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recurrent(Op):
-    """Attributes and time loop of the recurrent operators; `cell` is one step of one of them."""
+class Attributes(Op):
+    """Attributes of the recurrent operators and of their gradients."""
 
     gates: ClassVar[int]
 
@@ -76,6 +117,48 @@ class Recurrent(Op):
     def batch_major(self) -> bool:
         """Whether the batch is the first axis: `layout` 1, from version 14 on."""
         return getattr(self, "layout", 0) == 1
+
+    def times(self, length: int, d: int) -> range:
+        """The positions of a sequence in the order in which direction number d reads them."""
+        backwards = self.direction == "reverse" or d == 1
+        return range(length - 1, -1, -1) if backwards else range(length)
+
+    def bound_activations(self, directions: int) -> list[list[Activation]]:
+        """The activations of each direction, with their parameters."""
+        defaults = DEFAULT_ACTIVATIONS[self.op_type.removesuffix("Grad")]
+        count = len(defaults)
+        names = self.activations if self.activations is not None else defaults * directions
+        if directions == 1 and len(names) == 2 * count:
+            # the schema's own default of RNN names both directions
+            names = names[:count]
+        if len(names) != count * directions:
+            raise InvalidModelError(
+                f"operator {self.op_type}: {len(names)} activations for directions: {directions}; "
+                f"{count * directions} are needed"
+            )
+        alphas, betas = list(self.activation_alpha or ()), list(self.activation_beta or ())
+        found: list[Activation] = []
+        for i, name in enumerate(map(str.lower, names)):
+            if name not in _ACTIVATIONS:
+                raise InvalidModelError(
+                    f"operator {self.op_type}: no activation {name!r}; known: {', '.join(_ACTIVATIONS)}"
+                )
+            alpha = alphas.pop(0) if name in _ALPHA and alphas else _ALPHA.get(name, 0.0)
+            beta = betas.pop(0) if name in _BETA and betas else _BETA.get(name, 0.0)
+            if alpha is None or beta is None:
+                raise InvalidModelError(
+                    f"operator {self.op_type}: activation {name!r} has no defaults; "
+                    "give its activation_alpha and activation_beta"
+                )
+            # h of LSTM takes the cell, which onnxruntime does not clip
+            clip = self.clip if i % count < 2 else None
+            found.append(Activation(name, alpha, beta, clip))
+        return [found[i : i + count] for i in range(0, len(found), count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent(Attributes):
+    """The time loop of the recurrent operators; `cell` is one step of one of them."""
 
     @abstractmethod
     def cell(
@@ -113,7 +196,7 @@ class Recurrent(Op):
         directions, size = len(W), R.shape[-1]
         Y = np.zeros((time, directions, batch, size), X.dtype)
         last = [np.zeros((directions, batch, size), X.dtype) for _ in initial]
-        activations = self._activations(directions)
+        activations = self.bound_activations(directions)
         for d in range(directions):
             bias = np.zeros(2 * self.gates * size, X.dtype) if B is None else B[d]
             Wb, Rb = np.split(bias, 2)
@@ -121,18 +204,17 @@ class Recurrent(Op):
             states = tuple(z[d] if a is None else a[d] for a, z in zip(initial, last, strict=True))
             if sequence_lens is not None:
                 states = tuple(np.where(sequence_lens[:, None] == 0, s.dtype.type(0), s) for s in states)
-            order = self._order(time, batch, sequence_lens, backward=self.direction == "reverse" or d == 1)
-            columns = np.arange(batch)
-            xs = (X[order, columns].reshape(time * batch, features) @ W[d].T).reshape(time, batch, W.shape[1])
-            for t in range(time):
+            xs = (X.reshape(time * batch, features) @ W[d].T).reshape(time, batch, W.shape[1])
+            for t in self.times(time, d):
                 new = self.cell(activations[d], xs[t], states, w)
                 if sequence_lens is None:
                     states = new
-                    Y[order[t], d, columns] = new[0]
+                    Y[t, d] = new[0]
                 else:
+                    # read backwards, a sequence begins where it ends: until then its state waits
                     alive = (t < sequence_lens)[:, None]
                     states = tuple(np.where(alive, n, s) for n, s in zip(new, states, strict=True))
-                    Y[order[t], d, columns] = np.where(alive, new[0], 0)
+                    Y[t, d] = np.where(alive, new[0], 0)
             for store, state in zip(last, states, strict=True):
                 store[d] = state
         results = (
@@ -140,51 +222,34 @@ class Recurrent(Op):
         )
         return tuple(np.ascontiguousarray(r).astype(dtype, copy=False) for r in results)
 
-    @staticmethod
-    def _order(time: int, batch: int, lens: Array | None, *, backward: bool) -> Array:
-        """Which position each sequence reads at each step, [time, batch]."""
-        steps = np.broadcast_to(np.arange(time)[:, None], (time, batch))
-        if not backward:
-            return steps
-        if lens is None:
-            return steps[::-1]
-        return np.where(steps < lens, lens - 1 - steps, steps)
+    def lower(self, b: Lowering, outputs: Sequence[ir.Value], *inputs: ir.Value | None) -> None:
+        b.recurrent(outputs, inputs, self)
 
-    def _activations(self, directions: int) -> list[list[Activation]]:
-        defaults = DEFAULT_ACTIVATIONS[self.op_type]
-        count = len(defaults)
-        names = self.activations if self.activations is not None else defaults * directions
-        if directions == 1 and len(names) == 2 * count:
-            # the schema's own default of RNN names both directions
-            names = names[:count]
-        if len(names) != count * directions:
-            raise InvalidModelError(
-                f"operator {self.op_type}: {len(names)} activations for directions: {directions}; "
-                f"{count * directions} are needed"
+    def gradient(
+        self, g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], *inputs: ir.Value | None
+    ) -> tuple[ir.Value | None, ...]:
+        """By the operator's own in `ai.onward`, which computes the states again where they are not kept."""
+        used = self.bound_activations(2 if self.direction == "bidirectional" else 1)
+        if others := sorted({a.name for of in used for a in of} - {name.lower() for name in SMOOTH}):
+            raise UnsupportedError(
+                f"activation {others[0]!r} has no gradient; use one of {', '.join(sorted(SMOOTH))}"
             )
-        alphas, betas = list(self.activation_alpha or ()), list(self.activation_beta or ())
-        found: list[Activation] = []
-        for i, name in enumerate(map(str.lower, names)):
-            if (function := _ACTIVATIONS.get(name)) is None:
-                raise InvalidModelError(
-                    f"operator {self.op_type}: no activation {name!r}; known: {', '.join(_ACTIVATIONS)}"
-                )
-            alpha = alphas.pop(0) if name in _ALPHA and alphas else _ALPHA.get(name, 0.0)
-            beta = betas.pop(0) if name in _BETA and betas else _BETA.get(name, 0.0)
-            if alpha is None or beta is None:
-                raise InvalidModelError(
-                    f"operator {self.op_type}: activation {name!r} has no defaults; "
-                    "give its activation_alpha and activation_beta"
-                )
-            # h of LSTM takes the cell, which onnxruntime does not clip
-            clip = self.clip if i % count < 2 else None
-            found.append(_clipped(function, alpha, beta, clip))
-        return [found[i : i + count] for i in range(0, len(found), count)]
+        states = 2 if self.op_type == "LSTM" else 1
+        arriving = [*dy, None, None][: 1 + states]
+        # dX, dW, dR, dB, the gradients of the initial states, and of LSTM's P
+        operands = [*inputs[:4], *inputs[5:]]
+        grads = g.emit(
+            f"{self.op_type}Grad",
+            *arriving,
+            *inputs,
+            domain=ONWARD_DOMAIN,
+            outputs=["" if v is None else None for v in operands],
+            **attributes_of(self),
+        )
+        found = [grad if grad.name else None for grad in grads]
+        return (*found[:4], None, *found[4:])
 
 
-def _clipped(
-    function: Callable[[Array, float, float], Array], alpha: float, beta: float, clip: float | None
-) -> Activation:
-    if clip is None:
-        return lambda x: function(x, alpha, beta)
-    return lambda x: function(np.clip(x, -clip, clip), alpha, beta)
+def attributes_of(operator: Attributes) -> dict[str, Any]:
+    """The node attributes of a recurrent operator; those that are absent are None."""
+    return {f.name: getattr(operator, f.name) for f in fields(operator) if f.name != "output_count"}

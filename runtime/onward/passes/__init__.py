@@ -4,6 +4,5 @@ from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
-from onward.passes.unroll import unroll_recurrent
 
-__all__ = ["TrainingForm", "cast_floats", "expand_onward", "to_inference", "to_training", "unroll_recurrent"]
+__all__ = ["TrainingForm", "cast_floats", "expand_onward", "to_inference", "to_training"]

@@ -34,13 +34,15 @@ def expand_node(g: Builder, node: ir.Node) -> None:
         results = operator.expand(g, *node.inputs)  # type: ignore[attr-defined]
         if isinstance(results, ir.Value):
             results = (results,)
+        # an output that the node does not name has no result
+        pairs = [(old, new) for old, new in zip(node.outputs, results, strict=False) if old.name]
+        olds, news = [old for old, _ in pairs], [new for _, new in pairs]
         replacements = [
             # only what the body made may take over an output's name
-            g.Identity(new) if new.producer() is None or new in (*node.inputs, *results[:i]) else new
-            for i, new in enumerate(results[: len(node.outputs)])
+            g.Identity(new) if new.producer() is None or new in (*node.inputs, *news[:i]) else new
+            for i, new in enumerate(news)
         ]
     g.at(None)
-    olds = list(node.outputs)[: len(replacements)]
     for old, new in zip(olds, replacements, strict=True):
         name, old.name = old.name, None
         new.type, new.shape = old.type, old.shape

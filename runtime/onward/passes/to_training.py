@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import Builder, infer_node
-from onward.passes.unroll import unroll_recurrent
 
 __all__ = ["TrainingForm", "to_training"]
 
@@ -37,17 +36,15 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
 
     Dropout becomes a function of (seed, step, output name). BatchNormalization with a trainable scale or bias
     normalises by the batch and gives new running statistics; one that is frozen altogether keeps its own.
-    Recurrent operators on the way from a trained parameter are unrolled.
 
     Args:
         model: an inference model at the opset that gradient rules write (21).
         trainable: names of the initializers that will be trained.
 
     Raises:
-        UnsupportedError: a Dropout whose ratio is computed, running statistics that are not initializers, or
-            a recurrent operator that cannot be unrolled.
+        UnsupportedError: a Dropout whose ratio is computed, or running statistics that are not initializers.
     """
-    model = unroll_recurrent(model, trainable)
+    model = model.clone()
     graph = model.graph
     g = Builder(graph)
     statistics: dict[str, ir.Value] = {}

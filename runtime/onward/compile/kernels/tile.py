@@ -51,7 +51,8 @@ class Tile:
 
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
-    readable past them unless `b_masked`. `accumulate` adds to what C holds. With `prefetch`, each innermost
+    readable past them unless `b_masked`. `accumulate` adds to what C holds. Vectors of B follow each other,
+    or lie at the offsets `b`. With `prefetch`, each innermost
     step asks for the cache line at one more address, which then moves on by that many floats.
     """
 
@@ -67,6 +68,7 @@ class Tile:
     b_masked: bool = False
     epilogue: Epilogue = IDENTITY
     prefetch: int = 0
+    b: tuple[int, ...] = ()
 
     @property
     def runtime_counts(self) -> int:
@@ -124,13 +126,17 @@ def define(module: Module, name: str, tile: Tile) -> Function:
     counts = iter(f.arguments[3 + extra :])
     masks = [None] * (tile.vectors - 1) + [f.mask(tile.tail)]
     sums = len(tile.a) * tile.vectors
+    places = tile.b or tuple(v * lanes for v in range(tile.vectors))
 
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
         ahead = list(acc[sums:])
         if ahead:
             f.prefetch(ahead[0])
             ahead = [f.at(ahead[0], tile.prefetch)]
-        columns = [f.vload(b, v * lanes, masks[v] if tile.b_masked else None) for v in range(tile.vectors)]
+        columns = [
+            f.vload(b, place, mask if tile.b_masked else None)
+            for place, mask in zip(places, masks, strict=True)
+        ]
         out = list(acc[:sums])
         for m, offset in enumerate(tile.a):
             scalar = f.broadcast(a, offset)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onward.compile.codegen.target import Target
     from onward.compile.lowering import Lowering, Slot
 
-__all__ = ["gemm", "matmul"]
+__all__ = ["gemm", "matmul", "product"]
 
 _NEAR = 1 << 17
 """Floats of an operand that tiles read in place at full speed, from the second-level cache."""
@@ -78,6 +78,11 @@ def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
         shape, strides = target.shape, target.strides
         target = replace(target, shape=(*shape[:-1], 1, shape[-1]), strides=(*strides[:-1], 0, strides[-1]))
     _multiply(b, replace(finish, target=target), left, right, w)
+
+
+def product(b: Lowering, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
+    """target = left right, for matrices with any strides; a packed `right` is kept under the name of `w`."""
+    _matrices(b, Finish(target), left, right, None, w)
 
 
 def _turned(x: Tensor) -> Tensor:

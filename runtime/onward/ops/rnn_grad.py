@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onward.graph import ONWARD_DOMAIN, Array, Builder, op
+from onward.ops._recurrent import Activation, Weights, attributes_of
+from onward.ops._recurrent_grad import CellGradient, RecurrentGrad, Returned
+from onward.ops.rnn import RNN
+
+
+@op("RNNGrad", since=1, domain=ONWARD_DOMAIN, multiple_outputs=True)
+class RNNGrad(RecurrentGrad):
+    """Gradients of RNN by its operands, from those of its results; the states are computed again.
+
+    With h̃t = Xt·Wᵀ + Ht₋₁·Rᵀ + b: dh̃t = dHt ⊙ f′(h̃t), dHt₋₁ = dh̃t · R, dXt = dh̃t · W, dW = Σ dh̃tᵀ · Xt,
+    dR = Σ dh̃tᵀ · Ht₋₁, and dB = Σ dh̃t for both biases.
+    """
+
+    gates: ClassVar[int] = 1
+    activations: tuple[str, ...] = ("Tanh", "Tanh")
+    layout: int = 0
+
+    def forward(self) -> RNN:
+        return RNN(**attributes_of(self))
+
+    def kernel(
+        self,
+        dY: Array | None,
+        dY_h: Array | None,
+        X: Array,
+        W: Array,
+        R: Array,
+        B: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+    ) -> tuple[Array, ...]:
+        return self.run(dY, (dY_h,), X, W, R, B, sequence_lens, (initial_h,))[:5]
+
+    def cell_gradient(
+        self,
+        activations: Sequence[Activation],
+        x: Array,
+        states: tuple[Array, ...],
+        w: Weights,
+        d: tuple[Array, ...],
+    ) -> CellGradient:
+        (H,) = states
+        dx = d[0] * activations[0].slope(x + H @ w.R.T + (w.Wb + w.Rb))
+        return CellGradient(dx, (dx @ w.R,), dx.T @ H, dx.sum(0))
+
+    def infer(self, *inputs: ir.Value | None) -> list[Returned]:
+        return self.types(2, *inputs)
+
+    def expand(
+        self, g: Builder, dY: ir.Value | None, dY_h: ir.Value | None, *inputs: ir.Value | None
+    ) -> tuple[ir.Value | None, ...]:
+        return self.body(g, dY, (dY_h,), *inputs)

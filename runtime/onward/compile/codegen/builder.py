@@ -368,11 +368,11 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
-    def prefetch(self, pointer: Value, index: Int = 0) -> None:
-        """Fetch the cache line of a float that will be written; any address is allowed."""
+    def prefetch(self, pointer: Value, index: Int = 0, *, write: bool = False) -> None:
+        """Fetch a float's cache line into the nearest cache, to read or to write; any address is allowed."""
         address = self.at(pointer, index)
-        write, keep, data = (self.value(n, "i32") for n in (1, 3, 1))
-        self.call("llvm.prefetch.p0", "void", (address, write, keep, data))
+        kind = [self.value(n, "i32") for n in (int(write), 3, 1)]
+        self.call("llvm.prefetch.p0", "void", (address, *kind))
 
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:
         """A float from memory in every lane."""

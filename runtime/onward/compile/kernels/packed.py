@@ -75,7 +75,11 @@ class _Plan:
         chunk: panels that stay in the second-level cache while rows pass.
         own: whether the kernel packs them.
         turned: whether A's rows, not its columns, are contiguous.
+        in_place: whether slabs of a transposed A are read where they are.
+        group: slabs of A that are copied together.
         slab: floats of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
+        dense: whether A is one run of memory, so that the next slab follows at once.
+        fetched: lines of the next slab that a tile fetches, `line` floats apart, `walk` floats for each k.
     """
 
     vectors: int
@@ -90,7 +94,10 @@ class _Plan:
     in_place: bool
     group: int
     slab: int
+    dense: bool
     fetched: int
+    walk: int
+    line: int
     a_row: int
     a_k: int
 
@@ -98,6 +105,11 @@ class _Plan:
     def panel(self) -> int:
         """Floats from a panel of B to the next: not a power of two, or all would fall on the same sets."""
         return (self.depth + 1) * self.width
+
+    @property
+    def part(self) -> int:
+        """Floats between what the tiles of neighbouring panels fetch."""
+        return self.walk * self.line if self.dense else self.fetched * self.line
 
     @property
     def packed(self) -> int:
@@ -126,6 +138,7 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
     panels = -(-spec.n // width)
     chunks = -(-panels * depth * width // _PANELS)
     in_place = turned and spec.a_k < _FAR
+    dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes
     chunk = -(-panels // chunks)
     return _Plan(
@@ -141,7 +154,10 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
         in_place=in_place,
         group=_GROUP if turned and not in_place else 1,
         slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
-        fetched=min(_FETCHED, -(-most // chunk)),
+        dense=dense,
+        fetched=1 if dense else 0 if turned else min(_FETCHED, -(-most // chunk)),
+        walk=-(-most // chunk) if dense else 0 if turned else 1,
+        line=spec.a_row,
         a_row=1 if turned else pitch,
         a_k=most if turned else 1,
     )
@@ -304,6 +320,10 @@ class _Driver:
     def _next_slab(self, a: Value, first: Value, last: Value, row: Value, k0: Value, count: Value) -> Value:
         """What is read after the slab that starts at `row`: of the next rows, or of the next block of k."""
         f, spec, most = self.f, self.spec, self.plan.rows[0]
+        if self.plan.dense and spec.k is not None:
+            # A transposed A is fetched a whole matrix ahead: a slab of it is spread over all of it.
+            distance = spec.m if self.plan.turned and spec.m is not None else most
+            return f.at(self.values["a"], a + (row + distance) * spec.k)
         more = f.compare("slt", row + most, last)
         after = f.select(more, row + most, first)
         depth = f.select(more, k0, k0 + count)
@@ -341,9 +361,7 @@ class _Driver:
         for size, smaller in zip(plan.rows, (*plan.rows[1:], 0), strict=True):
             fits = f.binary("and", f.compare("sle", rows, size), f.compare("sgt", rows, smaller))
             with f.when(fits), f.range(start, end) as panel:
-                line = (
-                    ahead if plan.turned else f.at(ahead, (panel - start) * (plan.fetched * self.spec.a_row))
-                )
+                line = f.at(ahead, (panel - start) * plan.part)
                 column = panel * plan.width
                 places = [
                     f.at(self.values[name], c + column)
@@ -436,12 +454,11 @@ class _Driver:
         def add(_: Value, carry: list[Value]) -> list[Value]:
             b = [f.vload(carry[1], v * lanes) for v in range(vectors)]
             out = [f.at(carry[0], given["step"]), f.at(carry[1], plan.width)]
-            if plan.in_place:
+            if plan.in_place and not plan.dense:
                 f.prefetch(carry[0], 2 * plan.rows[0] - 1)
-            if not plan.turned:
-                for i in range(plan.fetched):
-                    f.prefetch(carry[2], i * spec.a_row)
-            out.append(f.at(carry[2], 0 if plan.turned else 1))
+            for i in range(plan.fetched):
+                f.prefetch(carry[2], i * spec.a_row)
+            out.append(f.at(carry[2], plan.walk))
             for i in range(size):
                 scalar = f.broadcast(carry[0], i * plan.a_row)
                 out += [f.fma(scalar, b[v], carry[3 + i * vectors + v]) for v in range(vectors)]

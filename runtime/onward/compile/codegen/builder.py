@@ -368,13 +368,10 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
-    def prefetch(self, pointer: Value, index: Int = 0, *, write: bool = False) -> None:
-        """Fetch the cache line of a float that will be read, or written; any address is allowed.
-
-        What will be read comes to the second-level cache, what will be written to the first.
-        """
+    def prefetch(self, pointer: Value, index: Int = 0, *, level: int = 2, write: bool = False) -> None:
+        """Fetch a float's cache line into the cache of a level, to read or to write; any address is allowed."""
         address = self.at(pointer, index)
-        how, locality, data = (self.value(n, "i32") for n in (int(write), 3 if write else 2, 1))
+        how, locality, data = (self.value(n, "i32") for n in (int(write), 4 - level, 1))
         self.call("llvm.prefetch.p0", "void", (address, how, locality, data))
 
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:

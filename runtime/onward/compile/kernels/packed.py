@@ -23,14 +23,22 @@ from onward.compile.kernels.tile import IDENTITY, rows_for
 __all__ = ["needs_partial", "packed_gemm"]
 
 _DEPTH = 256
-"""Rows of a panel: with a slab of A, a panel is to fit the first-level cache."""
+"""Rows of a panel at most: a panel and a slab of A are to fit the first-level cache."""
+
+_DEPTH_TURNED = 192
+"""The same where A is transposed: a slab then takes a whole cache line for each row of B."""
 
 _PANELS = 1 << 18
 """Floats of a thread's panels: half of a second-level cache."""
 
-_GROUP = 8
+_GROUP = 16
 """Slabs of a transposed A that are copied together: whole cache lines then count once."""
 
+_FAR = 1024
+"""Floats between lines of a transposed A from which they fall on few sets of a cache: it is then copied."""
+
+_FETCHED = 4
+"""Rows of the next slab that a tile fetches at most while it computes, a line at a time."""
 
 _COPY = 8
 """Multiplications by one element that take as long as copying it."""
@@ -38,7 +46,7 @@ _COPY = 8
 
 def needs_partial(k: int | None) -> bool:
     """Whether C is stored more than once, so that an epilogue operand may not be C itself."""
-    return k is None or k > _DEPTH
+    return k is None or k > _DEPTH_TURNED
 
 
 def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel:
@@ -67,8 +75,11 @@ class _Plan:
         chunk: panels that stay in the second-level cache while rows pass.
         own: whether the kernel packs them.
         turned: whether A's rows, not its columns, are contiguous.
+        in_place: whether slabs of a transposed A are read where they are.
         group: slabs of A that are copied together.
         slab: floats of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
+        dense: whether A is one run of memory, so that the next slab follows at once.
+        fetched: lines of the next slab that a tile fetches, `line` floats apart, `walk` floats for each k.
     """
 
     vectors: int
@@ -80,15 +91,30 @@ class _Plan:
     chunk: int
     own: bool
     turned: bool
+    in_place: bool
     group: int
     slab: int
+    dense: bool
+    fetched: int
+    walk: int
+    line: int
     a_row: int
     a_k: int
 
     @property
+    def panel(self) -> int:
+        """Floats from a panel of B to the next: not a power of two, or all would fall on the same sets."""
+        return (self.depth + 1) * self.width
+
+    @property
+    def part(self) -> int:
+        """Floats between what the tiles of neighbouring panels fetch."""
+        return self.walk * self.line if self.dense else self.fetched * self.line
+
+    @property
     def packed(self) -> int:
         """Floats of the panels packed together."""
-        return self.chunk * self.depth * self.width if self.own else 0
+        return self.chunk * self.panel if self.own else 0
 
     @property
     def scratch(self) -> int:
@@ -101,16 +127,20 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
     width = block_width(spec.n, target)
     most = rows_for(target, width // lanes)
     rows = tuple(sorted({most, -(-most * 4 // 7), -(-most * 2 // 7)}, reverse=True))
+    turned = spec.a_row == 1 and spec.a_k != 1
+    most_depth = _DEPTH_TURNED if turned else _DEPTH
     if spec.k is None:
-        depth, blocks = _DEPTH, None
+        depth, blocks = most_depth, None
     else:
-        blocks = max(1, -(-spec.k // _DEPTH))
+        blocks = max(1, -(-spec.k // most_depth))
         depth = whole_lanes(max(1, -(-spec.k // blocks)), target)
         blocks = max(1, -(-spec.k // depth))
     panels = -(-spec.n // width)
     chunks = -(-panels * depth * width // _PANELS)
-    turned = spec.a_row == 1 and spec.a_k != 1
+    in_place = turned and spec.a_k < _FAR
+    dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes
+    chunk = -(-panels // chunks)
     return _Plan(
         vectors=width // lanes,
         width=width,
@@ -118,11 +148,16 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
         depth=depth,
         blocks=blocks,
         panels=panels,
-        chunk=-(-panels // chunks),
+        chunk=chunk,
         own=not spec.b_block,
         turned=turned,
-        group=_GROUP if turned else 1,
+        in_place=in_place,
+        group=_GROUP if turned and not in_place else 1,
         slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
+        dense=dense,
+        fetched=1 if dense else 0 if turned else min(_FETCHED, -(-most // chunk)),
+        walk=-(-most // chunk) if dense else 0 if turned else 1,
+        line=spec.a_row,
         a_row=1 if turned else pitch,
         a_k=most if turned else 1,
     )
@@ -141,7 +176,9 @@ class _Driver:
         columns = {True: plan.width if spec.n >= plan.width else 0, False: rest}
         self.kinds = {whole: count for whole, count in columns.items() if count}
         names = {True: "whole", False: "rest"}
-        self.pack = define_pack(f.module, plan.width, spec.b_column, spec.b_k) if plan.own else None
+        self.pack = (
+            define_pack(f.module, plan.width, plan.panel, spec.b_column, spec.b_k) if plan.own else None
+        )
         self.tiles = {
             (size, whole): self._tile(size, count, names[whole])
             for size in plan.rows
@@ -248,25 +285,49 @@ class _Driver:
         with f.range(left, right, plan.chunk) as start:
             end = f.smin(start + plan.chunk, f.value(right))
             if self.pack is not None:
-                source = at[1] + k0 * spec.b_k
-                with f.range(start, end) as panel:
-                    b = f.at(self.values["b"], source + panel * (plan.width * spec.b_column))
-                    sink = f.at(self.panels, (panel - start) * (plan.depth * plan.width))
-                    columns = f.smin(plan.width, f.value(spec.n) - panel * plan.width)
-                    f.invoke(self.pack, [b, sink, columns, count])
-                panels, step = f.at(self.panels, start * (-plan.depth * plan.width)), plan.depth * plan.width
+                b = at[1] + k0 * spec.b_k + start * (plan.width * spec.b_column)
+                columns = f.smin(end * plan.width, spec.n) - start * plan.width
+                f.invoke(self.pack, [f.at(self.values["b"], b), self.panels, columns, count])
+                panels, step = f.at(self.panels, start * -plan.panel), plan.panel
             else:
                 panels = f.at(self.values["b"], at[1] + k0 * plan.width)
                 step = spec.b_block
-            with f.range(first, last, plan.group * plan.rows[0]) as row:
-                rows = f.smin(plan.group * plan.rows[0], last - row)
-                a = f.at(self.values["a"], at[0] + row * spec.a_row + k0 * spec.a_k)
-                f.invoke(self.copy, [a, self.slab, rows, count])
-                with f.range(0, rows, plan.rows[0]) as r:
-                    slab = f.at(self.slab, r // plan.rows[0] * plan.slab)
-                    left_over = f.smin(plan.rows[0], rows - r)
-                    c = at[2] + (row + r) * spec.c_row
-                    self._slab(slab, panels, step, c, left_over, start, end, k0, count)
+            most = plan.rows[0]
+            group = plan.group * most
+            with f.range(first, last, group) as base:
+                above = f.smin(base + group, last)
+                source = f.at(self.values["a"], at[0] + base * spec.a_row + k0 * spec.a_k)
+                if not plan.in_place:
+                    f.invoke(self.copy, [source, self.slab, above - base, count])
+                with f.range(base, above, most) as row:
+                    rows = f.smin(most, last - row)
+                    step_a: Int = plan.a_k
+                    slab = f.at(self.slab, (row - base) // most * plan.slab)
+                    if plan.in_place:
+                        slab, step_a = self._read_in_place(source, rows, count)
+                    ahead = self._next_slab(at[0], first, last, row, k0, count)
+                    c = at[2] + row * spec.c_row
+                    self._slab(slab, step_a, panels, step, c, rows, start, end, k0, count, ahead)
+
+    def _read_in_place(self, source: Value, rows: Value, count: Value) -> tuple[Value, Value]:
+        """Where a slab of a transposed A is, and its step of k: a copy if a tile would read past it."""
+        f, most = self.f, self.plan.rows[0]
+        part = f.compare("slt", rows, most)
+        with f.when(part):
+            f.invoke(self.copy, [source, self.slab, rows, count])
+        return f.select(part, self.slab, source), f.select(part, f.value(most), f.value(self.spec.a_k))
+
+    def _next_slab(self, a: Value, first: Value, last: Value, row: Value, k0: Value, count: Value) -> Value:
+        """What is read after the slab that starts at `row`: of the next rows, or of the next block of k."""
+        f, spec, most = self.f, self.spec, self.plan.rows[0]
+        if self.plan.dense and spec.k is not None:
+            # A transposed A is fetched a whole matrix ahead: a slab of it is spread over all of it.
+            distance = spec.m if self.plan.turned and spec.m is not None else most
+            return f.at(self.values["a"], a + (row + distance) * spec.k)
+        more = f.compare("slt", row + most, last)
+        after = f.select(more, row + most, first)
+        depth = f.select(more, k0, k0 + count)
+        return f.at(self.values["a"], a + after * spec.a_row + depth * spec.a_k)
 
     @contextlib.contextmanager
     def _kind(self, panel: Value, whole: bool) -> Iterator[None]:
@@ -280,6 +341,7 @@ class _Driver:
     def _slab(
         self,
         slab: Value,
+        a_step: Int,
         panels: Value,
         step: int,
         c: Value,
@@ -288,6 +350,7 @@ class _Driver:
         end: Value,
         k0: Value,
         count: Value,
+        ahead: Value,
     ) -> None:
         """The tiles of one slab, by the smallest that has its rows."""
         f, plan = self.f, self.plan
@@ -298,6 +361,7 @@ class _Driver:
         for size, smaller in zip(plan.rows, (*plan.rows[1:], 0), strict=True):
             fits = f.binary("and", f.compare("sle", rows, size), f.compare("sgt", rows, smaller))
             with f.when(fits), f.range(start, end) as panel:
+                line = f.at(ahead, (panel - start) * plan.part)
                 column = panel * plan.width
                 places = [
                     f.at(self.values[name], c + column)
@@ -310,7 +374,9 @@ class _Driver:
                 for whole in self.kinds:
                     with self._kind(panel, whole):
                         b = f.at(panels, panel * step)
-                        f.invoke(self.tiles[size, whole], [slab, b, *places, count, rows, *flags])
+                        f.invoke(
+                            self.tiles[size, whole], [slab, b, line, *places, a_step, count, rows, *flags]
+                        )
 
     # -- functions -----------------------------------------------------------------------------------------
 
@@ -322,23 +388,23 @@ class _Driver:
         lanes, most = f.lanes, plan.rows[0]
         if plan.turned:
             whole = rows // most
+            starts = range(0, most, lanes)
 
             def line(source: Value, sink: Value, masks: list[Value | None]) -> None:
                 # What the last vector stores past a slab's row, the next one overwrites.
-                for v, mask in enumerate(masks):
-                    f.vstore(f.vload(source, v * lanes, mask), sink, v * lanes)
+                for start, mask in zip(starts, masks, strict=True):
+                    f.vstore(f.vload(source, start, mask), sink, start)
 
-            starts = range(0, most, lanes)
-            masks = [f.mask(most - start) for start in starts]
-            with f.range(0, k) as i, f.range(0, whole) as s:
-                line(f.at(a, i * spec.a_k + s * most), f.at(slab, s * plan.slab + i * most), masks)
+            if not plan.in_place:
+                masks = [f.mask(most - start) for start in starts]
+                with f.range(0, k) as i, f.range(0, whole) as s:
+                    line(f.at(a, i * spec.a_k + s * most), f.at(slab, s * plan.slab + i * most), masks)
             over = rows - whole * most
             with f.when(f.compare("sgt", over, 0)):
                 masks = [f.mask(over - start) for start in starts]
+                a, slab = f.at(a, whole * most), f.at(slab, whole * plan.slab)
                 with f.range(0, k) as i:
-                    line(
-                        f.at(a, i * spec.a_k + whole * most), f.at(slab, whole * plan.slab + i * most), masks
-                    )
+                    line(f.at(a, i * spec.a_k), f.at(slab, i * most), masks)
         else:
             with f.range(0, rows) as i:
                 source, sink = f.at(a, i * spec.a_row), f.at(slab, i * plan.a_row)
@@ -365,11 +431,12 @@ class _Driver:
         names = [
             "a",
             "b",
+            "ahead",
             "c",
             *(["p"] if spec.partial else []),
             *(f"e{i}" for i in range(len(epilogue.operands))),
         ]
-        counts = ["k", "rows", *([] if plan.blocks == 1 else ["more", "last"])]
+        counts = ["step", "k", "rows", *([] if plan.blocks == 1 else ["more", "last"])]
         f = self.f.module.function(
             f"tile_{size}_{name}", [(n, "ptr") for n in names] + [(n, "i64") for n in counts]
         )
@@ -382,18 +449,23 @@ class _Driver:
         so_far = given.get("p", given["c"])
         for i in range(size):
             for v in range(vectors):
-                f.prefetch(so_far, i * spec.c_row + v * lanes, write=True)
+                f.prefetch(so_far, i * spec.c_row + v * lanes, level=1, write=True)
 
         def add(_: Value, carry: list[Value]) -> list[Value]:
             b = [f.vload(carry[1], v * lanes) for v in range(vectors)]
-            out = [f.at(carry[0], plan.a_k), f.at(carry[1], plan.width)]
+            out = [f.at(carry[0], given["step"]), f.at(carry[1], plan.width)]
+            if plan.in_place and not plan.dense:
+                f.prefetch(carry[0], 2 * plan.rows[0] - 1, level=1)
+            for i in range(plan.fetched):
+                f.prefetch(carry[2], i * spec.a_row, level=1)
+            out.append(f.at(carry[2], plan.walk))
             for i in range(size):
                 scalar = f.broadcast(carry[0], i * plan.a_row)
-                out += [f.fma(scalar, b[v], carry[2 + i * vectors + v]) for v in range(vectors)]
+                out += [f.fma(scalar, b[v], carry[3 + i * vectors + v]) for v in range(vectors)]
             return out
 
-        start = [given["a"], given["b"], *([f.zero()] * (size * vectors))]
-        total = f.loop(0, given["k"], carry=start, body=add)[2:]
+        start = [given["a"], given["b"], given["ahead"], *([f.zero()] * (size * vectors))]
+        total = f.loop(0, given["k"], carry=start, body=add)[3:]
 
         # Idle rows read and write the last one that counts, before it does: rows are stored backwards.
         edge = given["rows"] - 1

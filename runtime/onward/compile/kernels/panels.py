@@ -49,53 +49,59 @@ def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -
     f = module.entry()
     slots = ("b", "packed")
     values = slot_values(f, slots, frozenset())
-    width = block_width(n, target)
+    width, size = block_width(n, target), panel_size(n, k, target)
     blocks, parts = -(-n // width), -(-k // _DEPTH)
-    pack = define_pack(module, width, n_stride, k_stride)
+    pack = define_pack(module, width, size, n_stride, k_stride)
     low, high = f.share(blocks * parts, *f.arguments[1:])
     with f.range(low, high) as unit:
         block, first = unit // parts, unit % parts * _DEPTH
         source = f.at(values["b"], block * (width * n_stride) + first * k_stride)
-        sink = f.at(values["packed"], block * panel_size(n, k, target) + first * width)
+        sink = f.at(values["packed"], block * size + first * width)
         columns = f.smin(width, f.value(n) - block * width)
         f.invoke(pack, [source, sink, columns, f.smin(_DEPTH, f.value(k) - first)])
     f.ret()
-    size = 4 * (n * k + packed_size(n, k, target))
+    moved = 4 * (n * k + packed_size(n, k, target))
     return Kernel(
-        f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(size), units=Affine(blocks * parts)
+        f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(moved), units=Affine(blocks * parts)
     )
 
 
-def define_pack(module: Module, width: int, n_stride: int, k_stride: int) -> Function:
-    """Write a function of (source, panel, columns, k): k rows of some columns into rows of `width` floats.
+def define_pack(module: Module, width: int, size: int, n_stride: int, k_stride: int) -> Function:
+    """Write a function of (source, panels, columns, k): k rows of columns into panels `size` floats apart.
 
     Rows up to the next multiple of the vector width are written too.
     """
-    parameters = (("source", "ptr"), ("panel", "ptr"), ("columns", "i64"), ("k", "i64"))
+    parameters = (("source", "ptr"), ("panels", "ptr"), ("columns", "i64"), ("k", "i64"))
     square = _square(module, width, n_stride) if n_stride != 1 and k_stride == 1 else None
     f = module.function("pack", parameters)
-    source, panel, columns, k = f.arguments
+    source, panels, columns, k = f.arguments
     lanes = f.lanes
-    if square is not None:
-        with f.range(0, columns, lanes) as j, f.range(0, k, lanes) as row:
-            start, sink = f.at(source, j * n_stride + row), f.at(panel, row * width + j)
-            f.invoke(square, [start, sink, columns - j - 1, k - row])
-    elif n_stride == 1:
-
-        def lines(masks: list[Value | None]) -> None:
-            with f.range(0, k) as row:
-                line, sink = f.at(source, row * k_stride), f.at(panel, row * width)
-                for v, mask in enumerate(masks):
-                    f.vstore(f.vload(line, v * lanes, mask), sink, v * lanes)
-
-        with f.when(f.compare("eq", columns, width)):
-            lines([None] * (width // lanes))
-        with f.when(f.compare("slt", columns, width)):
-            lines([f.mask(f.smax(0, columns - v * lanes)) for v in range(width // lanes)])
-    else:
-        with f.range(0, k) as row, f.range(0, columns) as j:
-            value = f.load(source, "float", row * k_stride + j * n_stride)
-            f.store(value, f.at(panel, row * width + j))
+    starts = range(0, width, lanes)
+    if n_stride == 1:
+        # Row by row, as memory has them.
+        whole = columns // width
+        masks = [f.mask(f.smax(0, columns - whole * width - start)) for start in starts]
+        with f.range(0, k) as row:
+            line, sink = f.at(source, row * k_stride), f.at(panels, row * width)
+            with f.range(0, whole) as panel:
+                for start in starts:
+                    f.vstore(f.vload(line, panel * width + start), sink, panel * size + start)
+            with f.when(f.compare("slt", whole * width, columns)):
+                for start, mask in zip(starts, masks, strict=True):
+                    f.vstore(f.vload(line, whole * width + start, mask), sink, whole * size + start)
+        f.ret()
+        return f
+    with f.range(0, columns, width) as first:
+        panel = f.at(panels, first // width * size)
+        present = f.smin(width, columns - first)
+        if square is not None:
+            with f.range(0, present, lanes) as j, f.range(0, k, lanes) as row:
+                corner, sink = f.at(source, (first + j) * n_stride + row), f.at(panel, row * width + j)
+                f.invoke(square, [corner, sink, present - j - 1, k - row])
+        else:
+            with f.range(0, k) as row, f.range(0, present) as j:
+                value = f.load(source, "float", row * k_stride + (first + j) * n_stride)
+                f.store(value, f.at(panel, row * width + j))
     f.ret()
     return f
 

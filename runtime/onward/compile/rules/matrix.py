@@ -27,14 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["gemm", "matmul", "product"]
 
-_NEAR = 1 << 17
-"""Floats of an operand that tiles read in place at full speed, from the second-level cache."""
+_LEFT, _RIGHT = 1 << 16, 1 << 18
+"""Floats of either side up to which tiles read it in place at full speed, from the second-level cache."""
 
-_ROWS = 256
-"""Rows of a product from which packing its right side costs nothing beside it."""
-
-_FAR = 1024
-"""Floats between rows of the left side from which the rows of a tile push each other out of the cache."""
+_SHORT = 128
+"""Rows, or terms of a sum over transposed rows, from which packing costs little beside the product."""
 
 _gemm = functools.lru_cache(512)(kernels.gemm)
 _packed_gemm = functools.lru_cache(512)(packed.packed_gemm)
@@ -183,24 +180,28 @@ def _matrices(
         source = _packed(b, w, right)
         width, block = panels.block_width(n, b.target), panels.panel_size(n, k, b.target)
         spec = replace(spec, b_k=width, b_column=1, b_block=block)
-        in_place = m <= _ROWS
+        in_place = _in_place(spec, m, k, b.target)
     _product(b, spec, left, source, finish.target, operands, k if by_depth else m, in_place)
 
 
 def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
-    """Whether tiles should read both sides where they are."""
+    """Whether tiles should read both sides where they are, by what measured fastest for shapes of its kind.
+
+    A right side that is read once, by one row of tiles, is never worth packing. Batches of small matrices
+    are, as their operands come from memory: packing a slab fetches the next one meanwhile.
+    """
     if spec.b_column != 1:
         return False
     if m <= rows_for(target, panels.block_width(spec.n, target) // target.lanes):
         return True
-    near = k * spec.n <= _NEAR and m * k <= _NEAR
-    return near and m <= _ROWS and max(spec.a_row, spec.a_k) < _FAR
+    short = k if spec.a_k != 1 else m
+    return not spec.outer and short <= _SHORT and m * k <= _LEFT and k * spec.n <= _RIGHT
 
 
 def _shared(b: Lowering, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
     """Whether a right side is packed once for all: a constant, or one that several products need turned."""
     if b.is_constant(right):
-        return spec.b_column != 1 or right.size > _NEAR
+        return spec.b_column != 1 or right.size > _RIGHT
     if spec.b_column == 1:
         return False
     readers = [u.node.op_type for u in w.uses() if u.idx == 1]

@@ -394,6 +394,6 @@ def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
     for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
         for piece in pieces:
             work = len(piece.a) * vectors
-            work = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
-            total += count * piece.count * (work + _LOAD * (len(piece.a) + vectors))
+            taken = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+            total += count * piece.count * (taken + _LOAD * (len(piece.a) + vectors))
     return total * math.prod(form.taps)

@@ -368,6 +368,11 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
+    def prefetch(self, pointer: Value, offset: Int = 0) -> None:
+        """Ask for the cache line `offset` bytes on, into the second-level cache; any address will do."""
+        read, level, data = (self.value(n, "i32") for n in (0, 2, 1))
+        self.call("llvm.prefetch.p0", "void", [self.at(pointer, offset, "i8"), read, level, data])
+
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:
         """A float from memory in every lane."""
         return self.splat(self.load(pointer, "float", index))

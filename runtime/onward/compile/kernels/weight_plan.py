@@ -25,7 +25,7 @@ there is little work for each float, and where there is much, beside which packi
 _MUCH = 250
 """Multiply-adds for each float of x and dy that are much."""
 
-FAR_PANELS = 1 << 20
+FAR_PANELS = 3 << 20
 """Bytes of panels from which they come from beyond the second-level cache."""
 
 FAR_PIXELS = 768

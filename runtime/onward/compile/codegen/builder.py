@@ -369,7 +369,7 @@ class Function:
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
     def prefetch(self, pointer: Value, index: Int = 0, *, level: int = 2, write: bool = False) -> None:
-        """Fetch a float's cache line into the cache of a level, to read or to write; any address is allowed."""
+        """Fetch a float's cache line into the cache of a level, to read or write; any address is allowed."""
         address = self.at(pointer, index)
         how, locality, data = (self.value(n, "i32") for n in (int(write), 4 - level, 1))
         self.call("llvm.prefetch.p0", "void", (address, how, locality, data))

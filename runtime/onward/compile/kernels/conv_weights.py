@@ -199,15 +199,13 @@ class _Gradient:
             padded = -(-form.rest // form.lanes) * form.lanes
             lanes.append((form.rest, padded, form.whole, form.whole * form.width, 1))
         rows = [(len(p.a), len(p.a), p.block, p.first, p.count) for p in plan.pieces]
-        rows_first, rows_last = f.value(0), f.value(plan.row_store.blocks)
-        lanes_first, lanes_last = f.value(0), f.value(form.blocks)
+        first, last = f.value(0), f.value(plan.row_store.blocks)
         if not plan.own and conv.group == 1:
-            lanes_first = self.low // plan.row_units
-            lanes_last = (self.high + (plan.row_units - 1)) // plan.row_units
+            first, last = self.low // form.blocks, (self.high + (form.blocks - 1)) // form.blocks
         if plan.row_store.packed:
-            self._pack_store(plan.row_store, not form.x_lanes, rows, i, chunk, rows_first, rows_last)
+            self._pack_store(plan.row_store, not form.x_lanes, rows, i, chunk, first, last)
         if plan.lane_store.packed:
-            self._pack_store(plan.lane_store, form.x_lanes, lanes, i, chunk, lanes_first, lanes_last)
+            self._pack_store(plan.lane_store, form.x_lanes, lanes, i, chunk, f.value(0), f.value(form.blocks))
 
     def _pack_store(
         self,
@@ -306,7 +304,7 @@ class _Gradient:
                         low = q0 if whole else f.smax(q0, form.whole)
                         high = f.smin(q1, form.whole) if whole else q1
                         with f.range(low, high) as q:
-                            unit = (g * form.blocks + q) * plan.row_units + row_unit
+                            unit = (g * plan.row_units + row_unit) * form.blocks + q
                             with self._mine(unit):
                                 self._unit(p, piece, whole, unit, g, q, j, turn, length, chunk, panels)
                 before += piece.count

@@ -27,6 +27,9 @@ __all__ = [
     "depthwise_weight_gradient",
 ]
 
+_LINE = 16
+"""Floats of a cache line."""
+
 
 @dataclass(frozen=True)
 class _Grid:
@@ -229,12 +232,14 @@ def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
         gradient = f.at(values["b"], n * y.size + i * y.row + y.origin)
         channels, lanes = x.channels, f.lanes
         whole = channels // lanes * lanes
+        # x's rows after those that this row of dy meets, and the next row of dy
+        ahead = f.at(source, ((conv.kernel[0] - 1) * conv.dilations[0] + 1) * x.row), f.at(gradient, y.row)
         if whole:
             with f.range(0, whole, lanes) as first:
-                _row_gradient(f, conv, source, gradient, partial, first, None, padded)
+                _row_gradient(f, conv, source, gradient, partial, ahead, first, None, padded)
         if channels > whole:
             mask = f.mask(channels - whole)
-            _row_gradient(f, conv, source, gradient, partial, f.value(whole), mask, padded)
+            _row_gradient(f, conv, source, gradient, partial, ahead, f.value(whole), mask, padded)
     f.ret()
     return Kernel(
         name=f"depthwise_weight_gradient {x.height}x{x.width}x{x.channels}" + label(conv),
@@ -252,15 +257,32 @@ def _row_gradient(
     source: Value,
     gradient: Value,
     partial: Value,
+    ahead: tuple[Value, Value],
     first: Value,
     mask: Value | None,
     padded: int,
 ) -> None:
-    """One row of output pixels for one vector of channels: few taps in registers, more in groups of rows."""
+    """One row of output pixels for one vector of channels: few taps in registers, more in groups of rows.
+
+    Meanwhile its share of the lines ahead is fetched: one vector's channels alone are no stream that the
+    processor would follow.
+    """
     x, y = conv.x, conv.y
     kh, kw = conv.kernel
     most = 25 if f.module.target.registers == 32 else 10
     rows = max(1, min(kh, most // kw))
+    steps = y.width // 2
+    fetched = [
+        (start, -(-floats // (_LINE * padded // f.lanes * max(1, steps))))
+        for start, floats in zip(ahead, (conv.strides[0] * x.row, y.row), strict=True)
+    ]
+
+    def fetch(p: Value) -> None:
+        step = first // f.lanes * steps + p // 2
+        for start, lines in fetched:
+            for line in range(lines):
+                f.prefetch(start, (step * lines + line) * _LINE)
+
     for top in range(0, kh, rows):
         taps = [(i, j) for i in range(top, min(kh, top + rows)) for j in range(kw)]
 
@@ -268,6 +290,8 @@ def _row_gradient(
             loaded: dict[int, Value] = {}
             base = first + p * (conv.strides[1] * x.pixel)
             acc = list(acc)
+            if taps[0] == (0, 0) and count == 2:
+                fetch(p)
             for q in range(count):
                 dy = f.vload(gradient, first + (p + q) * y.pixel, mask)
                 for t, (i, j) in enumerate(taps):

@@ -25,7 +25,7 @@ there is little work for each float, and where there is much, beside which packi
 _MUCH = 250
 """Multiply-adds for each float of x and dy that are much."""
 
-FAR_PANELS = 1 << 20
+FAR_PANELS = 3 << 20
 """Bytes of panels from which they come from beyond the second-level cache."""
 
 FAR_PIXELS = 768
@@ -393,7 +393,7 @@ def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
     total = 0.0
     for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
         for piece in pieces:
-            narrow = _NARROW if vectors == 1 else 1.0
-            work = max(len(piece.a) * vectors * narrow, float(_FEWEST))
-            total += count * piece.count * (work + _LOAD * (len(piece.a) + vectors))
+            work = len(piece.a) * vectors
+            taken = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
+            total += count * piece.count * (taken + _LOAD * (len(piece.a) + vectors))
     return total * math.prod(form.taps)

@@ -9,9 +9,6 @@ from onward.compile.codegen.builder import Function, Module, Value
 
 __all__ = ["Loop", "WeightTile", "define_weight_tile"]
 
-_SECOND_LEVEL = 2
-"""The locality that `llvm.prefetch` calls the second-level cache."""
-
 
 @dataclass(frozen=True)
 class Loop:
@@ -64,7 +61,7 @@ def define_weight_tile(module: Module, name: str, tile: WeightTile) -> Function:
         """The addresses ahead and the sums after a loop."""
         if level == len(tile.loops):
             for address in far:
-                _prefetch(f, address)
+                f.prefetch(address)
             moved = [f.at(p, s, "i8") for p, s in zip(far, steps, strict=True)]
             return [*moved, *innermost(a, b, acc)]
         loop = tile.loops[level]
@@ -81,8 +78,3 @@ def define_weight_tile(module: Module, name: str, tile: WeightTile) -> Function:
         f.vstore(total, c, at, mask)
     f.ret()
     return f
-
-
-def _prefetch(f: Function, address: Value) -> None:
-    read, data = f.value(0, "i32"), f.value(1, "i32")
-    f.call("llvm.prefetch.p0", "void", [address, read, f.value(_SECOND_LEVEL, "i32"), data])

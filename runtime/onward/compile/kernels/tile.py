@@ -52,7 +52,7 @@ class Tile:
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
     readable past them unless `b_masked`. `accumulate` adds to what C holds. With `prefetch`, each innermost
-    step asks for the cache line at one more address, which then moves on by that many floats.
+    step asks for the cache lines of that many more floats at another address.
     """
 
     a: tuple[int, ...]
@@ -72,6 +72,10 @@ class Tile:
     def runtime_counts(self) -> int:
         """How many loop counts are arguments."""
         return sum(count is None for count, _, _ in self.loops) + (self.k is None)
+
+
+_LINE = 16
+"""Floats of a cache line."""
 
 
 def rows_for(target: Target, vectors: int) -> int:
@@ -128,7 +132,8 @@ def define(module: Module, name: str, tile: Tile) -> Function:
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
         ahead = list(acc[sums:])
         if ahead:
-            f.prefetch(ahead[0])
+            for line in range(0, tile.prefetch, _LINE):
+                f.prefetch(f.at(ahead[0], line))
             ahead = [f.at(ahead[0], tile.prefetch)]
         columns = [f.vload(b, v * lanes, masks[v] if tile.b_masked else None) for v in range(tile.vectors)]
         out = list(acc[:sums])

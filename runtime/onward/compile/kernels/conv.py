@@ -104,9 +104,7 @@ def backward_blocks(conv: Convolution, target: Target) -> Blocks:
 
 def _vectors(conv: Convolution, target: Target, channels: int) -> int:
     """How wide tiles are: narrow and high for weights that every tile reads from the second-level cache."""
-    if 4 * conv.weights > _CACHED_WEIGHTS and channels > target.lanes:
-        return 2
-    return vectors_for(target, channels)
+    return vectors_for(target, channels, 3 if 4 * conv.weights > _CACHED_WEIGHTS else 4)
 
 
 def forward_grids(conv: Convolution) -> list[Grid]:

@@ -93,15 +93,19 @@ _NARROW = 1.75
 """What a vector costs in a tile of its own, beside one in a wider tile: each FMA then needs its own load."""
 
 
-def vectors_for(target: Target, channels: int) -> int:
-    """How many vectors wide a tile should be for a last axis of `channels`; the rest gets a narrower one."""
+def vectors_for(target: Target, channels: int, most: int = 4) -> int:
+    """How many vectors wide a tile should be for a last axis of `channels`; the rest gets a narrower one.
+
+    Of widths that suit alike, the one whose tiles are highest; `most` bounds it.
+    """
     whole = -(-channels // target.lanes)
 
     def cost(width: int) -> float:
         rest = whole % width
         return (whole - rest) * (_NARROW if width == 1 else 1) + rest * (_NARROW if rest == 1 else 1)
 
-    return min((2, 3, 4, 1) if target.registers == 32 else (2, 3, 1), key=cost)
+    widths = (2, 3, 4, 1) if target.registers == 32 else (2, 3, 1)
+    return min((width for width in widths if width <= most), key=cost)
 
 
 def split(total: int, most: int) -> list[tuple[int, int, int]]:

@@ -40,6 +40,15 @@ CASES = [
     make("max", (9, 7), 70, (3, 2), (1, 2), (1, 0, 0, 1), (2, 1)),
     make("max", (7, 7), 4, (3, 3), (2, 2), ceil=True),
     make("max", (1, 20), 33, (1, 20), (1, 1)),
+    make("max", (37, 9), 20, (3, 3), (2, 2), (1, 1, 1, 1)),
+    make("max", (35, 6), 5, (4, 2), (1, 1), (2, 1, 1, 0), (3, 2)),
+    make("max", (9, 11), 34, (2, 2), (3, 4)),
+    make("max", (10, 9), 3, (2, 2), (2, 2), (1, 1, 1, 1)),
+    make("max", (9, 9), 17, (3, 2), (9, 2), dilations=(2, 1)),
+    make("max", (20, 5), 9, (5, 5), (1, 1), (2, 2, 2, 2)),
+    make("max", (6, 13), 12, (2, 3), (2, 1)),
+    make("average", (26, 5), 8, (4, 3), (2, 2), (1, 1, 1, 1)),
+    make("average", (9, 8), 33, (2, 2), (3, 3)),
     make("average", (8, 8), 16, (2, 2), (2, 2)),
     make("average", (9, 10), 21, (3, 3), (2, 2), (1, 1, 1, 1)),
     make("average", (9, 10), 5, (3, 3), (1, 2), (1, 1, 1, 1), include=True),
@@ -115,6 +124,22 @@ def test_nan_is_the_maximum_and_receives_the_gradient(target: Target, run: Run) 
     want_y, want_dx = reference(pool, inside(pool.x, x), inside(pool.y, dy))
     np.testing.assert_array_equal(inside(pool.y, y), want_y)
     run(pool_backward(pool, target), target, {"dy": dy, "dx": dx, "x": x, "y": y, "batch": 1})
+    np.testing.assert_array_equal(inside(pool.x, dx), want_dx)
+
+
+@pytest.mark.parametrize("pool", [case for case in CASES if case.kind == "max"])
+def test_nan_and_infinities_in_windows_that_share_taps(pool: Pool, target: Target, run: Run) -> None:
+    rng = np.random.default_rng(3)
+    x, y, dy, dx = (buffer(i, 2, 1) for i in (pool.x, pool.y, pool.y, pool.x))
+    real = inside(pool.x, x)
+    real[...] = rng.choice(
+        [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], real.shape, p=[0.1, 0.1, 0.3, 0.2, 0.2, 0.1]
+    )
+    inside(pool.y, dy)[...] = rng.integers(1, 9, inside(pool.y, dy).shape)
+    run(pool_forward(pool, target), target, {"x": x, "y": y, "batch": 2})
+    want_y, want_dx = reference(pool, real, inside(pool.y, dy))
+    np.testing.assert_array_equal(inside(pool.y, y), want_y)
+    run(pool_backward(pool, target), target, {"dy": dy, "dx": dx, "x": x, "y": y, "batch": 2}, 3)
     np.testing.assert_array_equal(inside(pool.x, dx), want_dx)
 
 

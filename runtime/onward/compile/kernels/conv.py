@@ -104,9 +104,7 @@ def backward_blocks(conv: Convolution, target: Target) -> Blocks:
 
 def _vectors(conv: Convolution, target: Target, channels: int) -> int:
     """How wide tiles are: narrow and high for weights that every tile reads from the second-level cache."""
-    if 4 * conv.weights > _CACHED_WEIGHTS and channels > target.lanes:
-        return 2
-    return vectors_for(target, channels)
+    return vectors_for(target, channels, 3 if 4 * conv.weights > _CACHED_WEIGHTS else 4)
 
 
 def forward_grids(conv: Convolution) -> list[Grid]:
@@ -311,6 +309,11 @@ class _Sweep:
         places = sum(o.count for o in self.outer) * sum(i.count for i in self.inner)
         # All tiles of an image together fetch the next panel while they multiply by this one.
         self.ahead = -(-blocks.width // places) if self.streams else 0
+        # Pixels that lie one after the other, and are met by one tap, are read once: the blocks of a tile
+        # together fetch the next tile's.
+        follow = grid.taps == (1, 1) and blocks.group == 1 and grid.a_pixel == grid.depth
+        self.follows = follow and not self.streams
+        self.sizes = sizes
         self.tiles: dict[tuple[int, int, bool], Function] = {}
         for (o, i), (rows, columns) in sizes.items():
             whole = self._tile(rows, columns)
@@ -325,6 +328,7 @@ class _Sweep:
 
     def _tile(self, rows: int, columns: int) -> Tile:
         grid, width = self.grid, self.blocks.width
+        prefetch = -(-columns // self.blocks.blocks) if self.follows else self.ahead
         loops = []
         depth = grid.depth
         (taps_h, taps_w), (step_h, step_w) = grid.taps, grid.steps
@@ -344,7 +348,7 @@ class _Sweep:
             b_step=width,
             loops=tuple(loops),
             epilogue=self.epilogue,
-            prefetch=self.ahead,
+            prefetch=prefetch,
         )
 
     def emit(self) -> int:
@@ -453,10 +457,15 @@ class _Sweep:
             f.at(values[f"e{k}"], channel if kind == "channel" else c)
             for k, kind in enumerate(self.epilogue.operands)
         ]
+        start = f.at(values["a"], a + g * blocks.depth + grid.a0)
+        if self.follows:
+            columns = self.sizes[o, i][1]
+            part = q * (grid.depth * -(-columns // blocks.blocks))
+            ahead = (f.at(start, part + columns * grid.a_pixel),)
         f.invoke(
             self.tiles[o, i, whole],
             [
-                f.at(values["a"], a + g * blocks.depth + grid.a0),
+                start,
                 f.at(values["b"], panel),
                 f.at(values["c"], c),
                 *operands,

@@ -2,6 +2,9 @@
 
 The gradient of max pooling finds each window's first maximum again from x and y instead of storing it. The
 first NaN of a window counts as its maximum.
+
+Gradients are written by rows of dx. Where windows do not overlap, a unit of work is a row of windows that
+store to their taps; where they do, it is a band of rows, cleared first, that all windows reaching it add to.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError
 
 __all__ = ["Pool", "pool_backward", "pool_forward"]
+
+_UNROLLED = 4
+"""Columns of a window up to which they are written out."""
+
+_BAND = 8
+"""Rows of windows that a band of dx meets, about, where windows overlap."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +62,32 @@ def pool_forward(pool: Pool, target: Target) -> Kernel:
     neutral = f.value(float("-inf") if pool.kind == "max" else 0.0, f.vector)
     with f.range(low, high) as unit:
         n, i = unit // y.height, unit % y.height
-        with f.range(0, y.width) as j:
-            window = _Window(f, pool, i, j)
-            source = f.at(values["x"], n * x.size + window.origin)
-            sink = f.at(values["y"], n * y.size + i * y.row + j * y.pixel + y.origin)
-
-            def block(first: Value, vectors: int, mask: Value | None) -> None:
-                def tap(offset: Value, carry: list[Value]) -> list[Value]:
-                    found = [f.vload(source, offset + first + v * f.lanes, mask) for v in range(vectors)]
-                    if pool.kind == "max":
-                        return [f.maximum(c, e) for c, e in zip(carry, found, strict=True)]
-                    return [c + e for c, e in zip(carry, found, strict=True)]
-
-                totals = window.taps([neutral] * vectors, tap)
-                scale = window.scale() if pool.kind == "average" else None
-                for v, total in enumerate(totals):
-                    f.vstore(total * scale if scale is not None else total, sink, first + v * f.lanes, mask)
-
-            _blocks(f, x.channels, 4, block)
+        for start, stop, inside in _columns(pool):
+            with f.range(start, stop) as j:
+                window = _Window(f, pool, i, j, inside)
+                source = f.at(values["x"], n * x.size + window.origin)
+                sink = f.at(values["y"], n * y.size + i * y.row + j * y.pixel + y.origin)
+                _reduce(f, pool, window, source, sink, neutral)
     f.ret()
     return _kernel(f"{pool.kind}_pool", module, slots, pool, y.height)
+
+
+def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value, neutral: Value) -> None:
+    """One window's maximum or mean for all channels."""
+
+    def block(first: Value, vectors: int, mask: Value | None) -> None:
+        def tap(offset: Value, carry: list[Value]) -> list[Value]:
+            found = [f.vload(source, offset + first + v * f.lanes, mask) for v in range(vectors)]
+            if pool.kind == "max":
+                return [f.maximum(c, e) for c, e in zip(carry, found, strict=True)]
+            return [c + e for c, e in zip(carry, found, strict=True)]
+
+        totals = window.taps([neutral] * vectors, tap)
+        scale = window.scale() if pool.kind == "average" else None
+        for v, total in enumerate(totals):
+            f.vstore(total * scale if scale is not None else total, sink, first + v * f.lanes, mask)
+
+    _blocks(f, pool.x.channels, 4, block)
 
 
 def pool_backward(pool: Pool, target: Target) -> Kernel:
@@ -81,61 +96,100 @@ def pool_backward(pool: Pool, target: Target) -> Kernel:
     f = module.entry()
     slots = ("dy", "dx", "x", "y", "batch") if pool.kind == "max" else ("dy", "dx", "batch")
     values = slot_values(f, slots, frozenset(("batch",)))
-    x, y, lanes = pool.x, pool.y, target.lanes
-    blocks = -(-x.channels // lanes)
-    rest = x.channels % lanes
-    low, high = f.share(values["batch"] * blocks, *f.arguments[1:])
+    x, y = pool.x, pool.y
+    rows, columns = (_Axis.of(pool, axis) for axis in range(2))
+    disjoint = rows.disjoint and columns.disjoint
+    height = min(x.height, _BAND * pool.strides[0])
+    units = y.height if disjoint else -(-x.height // height)
+    low, high = f.share(values["batch"] * units, *f.arguments[1:])
     with f.range(low, high) as unit:
-        n, b = unit // blocks, unit % blocks
-        first = b * lanes
-        mask = f.mask(x.channels - first) if rest else None
-        base = f.at(values["dx"], n * x.size + x.origin + first)
-        with f.range(0, x.height) as i, f.range(0, x.width) as j:
-            f.vstore(f.zero(), base, i * x.row + j * x.pixel, mask)
-        with f.range(0, y.height) as i, f.range(0, y.width) as j:
-            window = _Window(f, pool, i, j)
-            at_y = n * y.size + i * y.row + j * y.pixel + y.origin + first
-            at_x = n * x.size + window.origin + first
-            gradient = f.vload(f.at(values["dy"], at_y), 0, mask)
-            sink = f.at(values["dx"], at_x)
-            if pool.kind == "average":
-                _spread(f, window, sink, gradient * window.scale(), mask)
-            else:
-                highest = f.vload(f.at(values["y"], at_y), 0, mask)
-                _give(f, window, sink, f.at(values["x"], at_x), highest, gradient, mask)
+        n, number = unit // units, unit % units
+        if disjoint:
+            # A row of windows owns the rows up to the next one; the last one owns what is left.
+            first, stop = number, number + 1
+            top = f.smax(0, number * rows.stride - rows.pad) if units > 1 else f.value(0)
+            last = f.compare("eq", number, units - 1)
+            bottom = f.select(last, f.value(x.height), f.smin(x.height, stop * rows.stride - rows.pad))
+            bottom = f.smax(bottom, top)
+        else:
+            top = number * height
+            bottom = f.smin(x.height, top + height)
+            first = f.smax(0, top + (rows.pad - rows.reach + rows.stride - 1)) // rows.stride
+            stop = f.smin(y.height, (bottom + (rows.pad - 1)) // rows.stride + 1)
+        base = f.at(values["dx"], n * x.size + x.origin)
+        if not (disjoint and rows.covered and columns.covered):
+            with f.range(top, bottom) as i, f.range(0, x.width) as j:
+                _clear(f, x.channels, f.at(base, i * x.row + j * x.pixel))
+        for start, end, inside in _columns(pool):
+            with f.range(first, stop) as i, f.range(start, end) as j:
+                window = _Window(f, pool, i, j, inside)
+                at_y = n * y.size + i * y.row + j * y.pixel + y.origin
+                at_x = n * x.size + window.origin
+                at = {"dy": at_y, "y": at_y, "dx": at_x, "x": at_x}
+                pointers = {name: f.at(values[name], at[name]) for name in slots[:-1]}
+                band = None if disjoint else (top, bottom)
+                _spread(f, pool, window, pointers, band)
     f.ret()
-    return _kernel(f"{pool.kind}_pool_backward", module, slots, pool, blocks)
+    return _kernel(f"{pool.kind}_pool_backward", module, slots, pool, units)
 
 
-def _spread(f: Function, window: _Window, sink: Value, share: Value, mask: Value | None) -> None:
-    """Add the same to every tap."""
+def _clear(f: Function, channels: int, sink: Value) -> None:
+    def block(first: Value, vectors: int, mask: Value | None) -> None:
+        for v in range(vectors):
+            f.vstore(f.zero(), sink, first + v * f.lanes, mask)
 
-    def tap(offset: Value, carry: list[Value]) -> list[Value]:
-        f.vstore(f.vload(sink, offset, mask) + share, sink, offset, mask)
-        return carry
-
-    window.taps([], tap)
+    _blocks(f, channels, 4, block)
 
 
-def _give(
-    f: Function,
-    window: _Window,
-    sink: Value,
-    source: Value,
-    highest: Value,
-    gradient: Value,
-    mask: Value | None,
+def _spread(
+    f: Function, pool: Pool, window: _Window, pointers: dict[str, Value], band: tuple[Value, Value] | None
 ) -> None:
-    """Add the gradient to the first tap that holds the maximum; from then on its lane carries zero."""
+    """Give one window's gradient to its taps: all of them, or those in a band of rows that others share.
 
-    def tap(offset: Value, carry: list[Value]) -> list[Value]:
-        element = f.vload(source, offset, mask)
-        here = f.binary("or", f.compare("oeq", element, highest), f.compare("uno", element, element))
-        share = f.select(here, carry[0], f.zero())
-        f.vstore(f.vload(sink, offset, mask) + share, sink, offset, mask)
-        return [f.select(here, f.zero(), carry[0])]
+    Of max pooling, the first tap that holds the maximum gets it; from then on its lane carries zero.
+    """
+    lanes, sink = f.lanes, pointers["dx"]
+    before, within = window.split(band)
 
-    window.taps([gradient], tap)
+    def block(first: Value, vectors: int, mask: Value | None) -> None:
+        places = [first + v * lanes for v in range(vectors)]
+        gradient = [f.vload(pointers["dy"], place, mask) for place in places]
+        highest = [f.vload(pointers["y"], place, mask) for place in places] if pool.kind == "max" else []
+
+        def give(offset: Value, v: int, share: Value) -> None:
+            place = offset + places[v]
+            f.vstore(share if band is None else f.vload(sink, place, mask) + share, sink, place, mask)
+
+        def found(offset: Value, v: int) -> Value:
+            element = f.vload(pointers["x"], offset + places[v], mask)
+            return f.binary("or", f.compare("oeq", element, highest[v]), f.compare("uno", element, element))
+
+        def skip(offset: Value, carry: list[Value]) -> list[Value]:
+            return [f.select(found(offset, v), f.zero(), left) for v, left in enumerate(carry)]
+
+        def tap(offset: Value, carry: list[Value]) -> list[Value]:
+            left = list(carry)
+            for v, rest in enumerate(carry):
+                here = found(offset, v)
+                give(offset, v, f.select(here, rest, f.zero()))
+                left[v] = f.select(here, f.zero(), rest)
+            return left
+
+        def equal(offset: Value, carry: list[Value]) -> list[Value]:
+            for v, share in enumerate(shares):
+                give(offset, v, share)
+            return carry
+
+        if pool.kind == "average":
+            scale = window.scale()
+            shares = [g * scale for g in gradient]
+            window.taps([], equal, within)
+            return
+        if before is not None:
+            gradient = window.taps(gradient, skip, before)
+        window.taps(gradient, tap, within)
+
+    _blocks(f, pool.x.channels, 2, block)
 
 
 def _kernel(name: str, module: Module, slots: tuple[str, ...], pool: Pool, units: int) -> Kernel:
@@ -151,10 +205,51 @@ def _kernel(name: str, module: Module, slots: tuple[str, ...], pool: Pool, units
     )
 
 
-class _Window:
-    """The taps of output pixel (i, j) that lie inside the image."""
+@dataclass(frozen=True)
+class _Axis:
+    """Windows along one axis.
 
-    def __init__(self, f: Function, pool: Pool, i: Value, j: Value) -> None:
+    Attributes:
+        disjoint: no position is a tap of two windows.
+        covered: every position is a tap of some window.
+    """
+
+    stride: int
+    pad: int
+    reach: int
+    disjoint: bool
+    covered: bool
+
+    @staticmethod
+    def of(pool: Pool, axis: int) -> _Axis:
+        size, count = (pool.x.height, pool.x.width)[axis], (pool.y.height, pool.y.width)[axis]
+        kernel, stride, pad = pool.kernel[axis], pool.strides[axis], pool.pads[axis]
+        dense = pool.dilations[axis] == 1 or kernel == 1
+        return _Axis(
+            stride,
+            pad,
+            (kernel - 1) * pool.dilations[axis],
+            disjoint=count == 1 or (dense and stride >= kernel),
+            covered=dense
+            and (count == 1 or stride <= kernel)
+            and (count - 1) * stride - pad + kernel >= size,
+        )
+
+
+def _columns(pool: Pool) -> list[tuple[int, int, bool]]:
+    """Ranges of a row's windows, and whether all columns of those lie inside the image."""
+    axis = _Axis.of(pool, 1)
+    count = pool.y.width
+    first = min(count, -(-axis.pad // axis.stride))
+    stop = min(count, max(first, (pool.x.width - 1 - axis.reach + axis.pad) // axis.stride + 1))
+    ranges = [(0, first, False), (first, stop, True), (stop, count, False)]
+    return [part for part in ranges if part[0] < part[1]]
+
+
+class _Window:
+    """The taps of output pixel (i, j) that lie inside the image; `inside` promises that all columns do."""
+
+    def __init__(self, f: Function, pool: Pool, i: Value, j: Value, inside: bool) -> None:
         self.f = f
         self.pool = pool
         x = pool.x
@@ -162,7 +257,8 @@ class _Window:
             i * pool.strides[0] - pool.pads[0],
             j * pool.strides[1] - pool.pads[1],
         )
-        self.ranges = [self._range(axis, size) for axis, size in enumerate((x.height, x.width))]
+        columns = (0, pool.kernel[1]) if inside else self._range(1, x.width)
+        self.ranges: list[tuple[Int, Int]] = [self._range(0, x.height), columns]
         # Offset of tap (0, 0), which may lie outside: only taps inside are loaded.
         self.origin = self.first[0] * x.row + self.first[1] * x.pixel + x.origin
 
@@ -180,17 +276,32 @@ class _Window:
             high = f.smin(kernel, (f.smax(0, size - first) + (dilation - 1)) // dilation)
         return low, high
 
-    def taps(self, carry: Sequence[Value], body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:
-        """Run over taps in order; the body gets the tap's offset from tap (0, 0)."""
+    def split(self, band: tuple[Value, Value] | None) -> tuple[tuple[Int, Int] | None, tuple[Int, Int]]:
+        """The ranges of tap rows before a band of x's rows and in it; all of them without a band."""
+        low, high = self.ranges[0]
+        if band is None:
+            return None, (low, high)
+        f, dilation = self.f, self.pool.dilations[0]
+        start, stop = (
+            f.smin(high, f.smax(low, (f.smax(0, edge - self.first[0]) + (dilation - 1)) // dilation))
+            for edge in band
+        )
+        return (low, start), (start, stop)
+
+    def taps(
+        self,
+        carry: Sequence[Value],
+        body: Callable[[Value, list[Value]], list[Value]],
+        rows: tuple[Int, Int] | None = None,
+    ) -> list[Value]:
+        """Run over the taps of some rows in order; the body gets the tap's offset from tap (0, 0)."""
         f, x, pool = self.f, self.pool.x, self.pool
         row, pixel = pool.dilations[0] * x.row, pool.dilations[1] * x.pixel
-        return f.loop(
-            *self.ranges[0],
-            carry=carry,
-            body=lambda r, outer: f.loop(
-                *self.ranges[1], carry=outer, body=lambda c, inner: body(r * row + c * pixel, inner)
-            ),
-        )
+
+        def columns(r: Value, carry: list[Value]) -> list[Value]:
+            return _few(f, self.ranges[1], carry, lambda c, inner: body(r * row + c * pixel, inner))
+
+        return _few(f, rows or self.ranges[0], carry, columns)
 
     def scale(self) -> Value:
         """One over the number of elements of an average."""
@@ -200,6 +311,22 @@ class _Window:
         (r0, r1), (c0, c1) = self.ranges
         count = (f.value(r1) - r0) * (f.value(c1) - c0)
         return f.splat(1.0 / f.cast("sitofp", count, "float"))
+
+
+def _few(
+    f: Function,
+    bounds: tuple[Int, Int],
+    carry: Sequence[Value],
+    body: Callable[[Value, list[Value]], list[Value]],
+) -> list[Value]:
+    """A loop that carries values, written out when it is known to be short."""
+    low, high = bounds
+    if isinstance(low, int) and isinstance(high, int) and high - low <= _UNROLLED:
+        out = list(carry)
+        for number in range(low, high):
+            out = body(f.value(number), out)
+        return out
+    return f.loop(low, high, carry=carry, body=body)
 
 
 def _blocks(f: Function, channels: int, most: int, body: Callable[[Value, int, Value | None], None]) -> None:

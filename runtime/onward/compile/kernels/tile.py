@@ -52,8 +52,8 @@ class Tile:
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
     readable past them unless `b_masked`. `accumulate` adds to what C holds. Vectors of B follow each other,
-    or lie at the offsets `b`. With `prefetch`, each innermost
-    step asks for the cache line at one more address, which then moves on by that many floats.
+    or lie at the offsets `b`. With `prefetch`, each innermost step asks for the cache lines of that many more
+    floats at another address.
     """
 
     a: tuple[int, ...]
@@ -76,6 +76,10 @@ class Tile:
         return sum(count is None for count, _, _ in self.loops) + (self.k is None)
 
 
+_LINE = 16
+"""Floats of a cache line."""
+
+
 def rows_for(target: Target, vectors: int) -> int:
     """The most rows a tile of that many vectors can have without spilling."""
     reserved = vectors + 1
@@ -91,15 +95,19 @@ _NARROW = 1.75
 """What a vector costs in a tile of its own, beside one in a wider tile: each FMA then needs its own load."""
 
 
-def vectors_for(target: Target, channels: int) -> int:
-    """How many vectors wide a tile should be for a last axis of `channels`; the rest gets a narrower one."""
+def vectors_for(target: Target, channels: int, most: int = 4) -> int:
+    """How many vectors wide a tile should be for a last axis of `channels`; the rest gets a narrower one.
+
+    Of widths that suit alike, the one whose tiles are highest; `most` bounds it.
+    """
     whole = -(-channels // target.lanes)
 
     def cost(width: int) -> float:
         rest = whole % width
         return (whole - rest) * (_NARROW if width == 1 else 1) + rest * (_NARROW if rest == 1 else 1)
 
-    return min((2, 3, 4, 1) if target.registers == 32 else (2, 3, 1), key=cost)
+    widths = (2, 3, 4, 1) if target.registers == 32 else (2, 3, 1)
+    return min((width for width in widths if width <= most), key=cost)
 
 
 def split(total: int, most: int) -> list[tuple[int, int, int]]:
@@ -131,7 +139,8 @@ def define(module: Module, name: str, tile: Tile) -> Function:
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
         ahead = list(acc[sums:])
         if ahead:
-            f.prefetch(ahead[0])
+            for line in range(0, tile.prefetch, _LINE):
+                f.prefetch(ahead[0], line)
             ahead = [f.at(ahead[0], tile.prefetch)]
         columns = [
             f.vload(b, place, mask if tile.b_masked else None)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from onward.compile.kernels.element import Element
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor
@@ -22,7 +23,17 @@ Slot: TypeAlias = "Tensor | Buffer | int"
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One kernel call."""
+    """One kernel call.
+
+    Attributes:
+        kernel: what is called.
+        slots: its arguments by name.
+        reads, writes: the memory that it touches.
+        label: the operators that it computes, for reports.
+        batch: what the kernel's costs are multiplied by.
+        scratch: memory for the length of the call.
+        element: the element-wise pass over gapless float32 tensors that it is, if it is one.
+    """
 
     kernel: Kernel
     slots: Mapping[str, Slot]
@@ -31,6 +42,7 @@ class Call:
     label: str
     batch: int
     scratch: Buffer | None = None
+    element: Element | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,63 @@
+"""Updates of many small tensors as one call: each alone would cost more to start than to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from onward.compile.codegen.target import Target
+from onward.compile.items import Call, Item, Slot
+from onward.compile.kernels.element import Element
+from onward.compile.kernels.sweep import row_slots, sweep
+from onward.compile.tensors import Buffer, Place
+
+__all__ = ["swept"]
+
+_SMALL = 1 << 17
+"""Elements of a tensor at most: a larger one is better updated while its gradient is still in the cache."""
+
+
+def swept(items: Sequence[Item], target: Target) -> list[Item]:
+    """The calls with equal element-wise passes over small tensors of state put together.
+
+    Each pass waits for others like it until something reads what it writes, or writes what it touches.
+    """
+    done: list[Item] = []
+    waiting: dict[Element, list[Call]] = {}
+    for item in items:
+        for spec in [s for s, calls in waiting.items() if any(_clash(item, call) for call in calls)]:
+            done.append(_together(spec, waiting.pop(spec), target))
+        if isinstance(item, Call) and item.element is not None and _may_wait(item):
+            waiting.setdefault(item.element, []).append(item)
+        else:
+            done.append(item)
+    return [*done, *(_together(spec, calls, target) for spec, calls in waiting.items())]
+
+
+def _may_wait(call: Call) -> bool:
+    """Whether a call updates a small tensor of state."""
+    return call.batch <= _SMALL and all(b.place is Place.FIXED for b in call.writes)
+
+
+def _clash(item: Item, call: Call) -> bool:
+    """Whether two items must stay in order."""
+    return _meet(item.writes, (*call.reads, *call.writes)) or _meet(item.reads, call.writes)
+
+
+def _meet(some: Iterable[Buffer], others: Iterable[Buffer]) -> bool:
+    return not set(some).isdisjoint(others)
+
+
+def _together(spec: Element, calls: Sequence[Call], target: Target) -> Call:
+    if len(calls) == 1:
+        return calls[0]
+    slots: dict[str, Slot] = {"rows": len(calls)}
+    end = 0
+    for row, call in enumerate(calls):
+        end += call.batch
+        for name in row_slots(spec, row):
+            kind = name.split()[0]
+            slots[name] = end if kind == "end" else call.slots[kind]
+    reads = tuple(dict.fromkeys(b for call in calls for b in call.reads))
+    writes = tuple(dict.fromkeys(b for call in calls for b in call.writes))
+    label = ", ".join(call.label for call in calls)
+    return Call(sweep(spec, len(calls), target), slots, reads, writes, label, end)

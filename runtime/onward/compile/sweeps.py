@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import final
 
 from onward.compile.codegen.target import Target
 from onward.compile.items import Call, Item, Slot
@@ -22,29 +23,40 @@ def swept(items: Sequence[Item], target: Target) -> list[Item]:
     Each pass waits for others like it until something reads what it writes, or writes what it touches.
     """
     done: list[Item] = []
-    waiting: dict[Element, list[Call]] = {}
+    waiting: dict[Element, _Waiting] = {}
     for item in items:
-        for spec in [s for s, calls in waiting.items() if any(_clash(item, call) for call in calls)]:
-            done.append(_together(spec, waiting.pop(spec), target))
+        for spec in [s for s, held in waiting.items() if held.clashes(item)]:
+            done.append(_together(spec, waiting.pop(spec).calls, target))
         if isinstance(item, Call) and item.element is not None and _may_wait(item):
-            waiting.setdefault(item.element, []).append(item)
+            waiting.setdefault(item.element, _Waiting()).add(item)
         else:
             done.append(item)
-    return [*done, *(_together(spec, calls, target) for spec, calls in waiting.items())]
+    return [*done, *(_together(spec, held.calls, target) for spec, held in waiting.items())]
+
+
+@final
+class _Waiting:
+    """Calls that may be done later, and the memory that they touch."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._written: set[Buffer] = set()
+        self._touched: set[Buffer] = set()
+
+    def add(self, call: Call) -> None:
+        """Let one more call wait."""
+        self.calls.append(call)
+        self._written.update(call.writes)
+        self._touched.update(call.reads, call.writes)
+
+    def clashes(self, item: Item) -> bool:
+        """Whether an item has to come after the calls."""
+        return not (self._touched.isdisjoint(item.writes) and self._written.isdisjoint(item.reads))
 
 
 def _may_wait(call: Call) -> bool:
     """Whether a call updates a small tensor of state."""
     return call.batch <= _SMALL and all(b.place is Place.FIXED for b in call.writes)
-
-
-def _clash(item: Item, call: Call) -> bool:
-    """Whether two items must stay in order."""
-    return _meet(item.writes, (*call.reads, *call.writes)) or _meet(item.reads, call.writes)
-
-
-def _meet(some: Iterable[Buffer], others: Iterable[Buffer]) -> bool:
-    return not set(some).isdisjoint(others)
 
 
 def _together(spec: Element, calls: Sequence[Call], target: Target) -> Call:

@@ -38,10 +38,10 @@ def test_many_tensors_in_one_sweep(sizes: list[int], threads: int, target: Targe
         values |= dict(zip(row_slots(spec, i), (end, p, g, v, rates[i], decay, p, v), strict=True))
     run(sweep(spec, len(sizes), target), target, values, threads)
     for i, n in enumerate(sizes):
-        p, g, v = (row[i][:n].astype(np.float64) for row in before)
-        m = 0.9 * v + g + 0.01 * p
-        np.testing.assert_allclose(tensors[0][i][:n], p - rates[i] * m, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(tensors[2][i][:n], m, rtol=1e-5, atol=1e-6)
+        old_p, old_g, old_v = (row[i][:n].astype(np.float64) for row in before)
+        moved = 0.9 * old_v + old_g + 0.01 * old_p
+        np.testing.assert_allclose(tensors[0][i][:n], old_p - rates[i] * moved, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(tensors[2][i][:n], moved, rtol=1e-5, atol=1e-6)
         for row, old in zip(tensors, before, strict=True):
             assert row[i][n] == old[i][n]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -55,9 +55,10 @@ def _joined(program: Program) -> list[Group]:
     reads: dict[Group, set[Group]] = {}
     home: dict[ir.Value, Group] = {}
     truths: dict[ir.Value, Operation] = {}
-    kept = _kept_truths(program)
+    elements = {o for o in program.operations if is_element(o, program)}
+    kept = _kept_truths(program, elements)
     for operation in program.operations:
-        element = is_element(operation, program)
+        element = operation in elements
         if element and not any(v in kept for v in operation.outputs) and _is_truth(operation, program):
             truths.update(dict.fromkeys(operation.outputs, operation))
             continue
@@ -86,11 +87,11 @@ def _is_truth(operation: Operation, program: Program) -> bool:
     return all(program.dtypes[v] == np.bool_ for v in operation.outputs)
 
 
-def _kept_truths(program: Program) -> set[ir.Value]:
+def _kept_truths(program: Program, elements: Collection[Operation]) -> set[ir.Value]:
     """Truth values that must be in memory: results, and operands of operations that are not element-wise."""
     kept = set(program.outputs.values())
     for operation in program.operations:
-        if not is_element(operation, program):
+        if operation not in elements:
             kept.update(v for v in operation.inputs if v is not None)
     return kept
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -53,6 +53,7 @@ class Group:
 
 def host(
     group: Group,
+    inputs: Iterable[ir.Value],
     program: Program,
     makers: Mapping[ir.Value, Operation],
     kept: Collection[ir.Value],
@@ -62,6 +63,7 @@ def host(
 
     Args:
         group: what is to be computed.
+        inputs: what it reads.
         program: for shapes.
         makers: the operations that make values, as far as they are not element-wise.
         kept: what the group keeps for others.
@@ -69,7 +71,7 @@ def host(
     """
     if group.shape is None or len(kept) != 1 or any(o.operator.element_scalars for o in group.operations):
         return None
-    for value in group.inputs:
+    for value in inputs:
         maker = makers.get(value)
         if maker is None or not maker.operator.fuses_elements:
             continue

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from onward.compile.kernels.element import Element
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.program import Operation
 from onward.compile.symbols import Symbol
@@ -19,7 +20,17 @@ Slot: TypeAlias = "Tensor | Buffer | Symbol | int"
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One kernel call."""
+    """One kernel call.
+
+    Attributes:
+        kernel: what is called.
+        slots: its arguments by name.
+        reads, writes: the memory that it touches.
+        label: the operators that it computes, for reports.
+        batch: what the kernel's costs are multiplied by.
+        scratch: memory for the length of the call.
+        element: the element-wise pass over gapless float32 tensors that it is, if it is one.
+    """
 
     kernel: Kernel
     slots: Mapping[str, Slot]
@@ -28,6 +39,7 @@ class Call:
     label: str
     batch: int
     scratch: Buffer | None = None
+    element: Element | None = None
 
 
 @dataclass(frozen=True, eq=False)

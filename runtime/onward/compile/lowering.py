@@ -20,6 +20,7 @@ from onward.compile.fusion import is_element
 from onward.compile.groups import Group
 from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
 from onward.compile.kernels import copy as copies
+from onward.compile.kernels.element import Element
 from onward.compile.kernels.expression import Expression, constant
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.placement import NotLoweredError, Placement
@@ -34,6 +35,7 @@ from onward.compile.rules import rows as rules_rows
 from onward.compile.rules import shape as rules_shape
 from onward.compile.rules import special as rules_special
 from onward.compile.rules.element import Expressed
+from onward.compile.sweeps import swept
 from onward.compile.tensors import Buffer, Place, Tensor, row_major
 from onward.graph import Array
 from onward.ops._window import Geometry
@@ -121,6 +123,7 @@ class Lowering(Placement):
         writes: Sequence[Tensor | Buffer],
         batch: int = 0,
         label: str | None = None,
+        element: Element | None = None,
     ) -> None:
         """Add a kernel call. One that reads constants and weights only runs once, before the first step."""
         read, written = tuple(map(_buffer, reads)), tuple(map(_buffer, writes))
@@ -129,7 +132,7 @@ class Lowering(Placement):
             scratch = Buffer(kernel.scratch * self.threads + 64)
             slots = {**slots, "scratch": scratch}
             written = (*written, scratch)
-        call = Call(kernel, slots, read, written, label or self._label, batch, scratch)
+        call = Call(kernel, slots, read, written, label or self._label, batch, scratch, element)
         once = bool(read) and all(b in self.constant_buffers for b in read)
         if once and all(b.place is not Place.FIXED and b not in self._changing for b in written):
             for buffer in written:
@@ -250,6 +253,7 @@ class Lowering(Placement):
             self._position = position
             self._lower(group)
         self._bring_state_home()
+        self.calls = swept(self.calls, self.target)
 
     def _bring_state_home(self) -> None:
         """Copy replacements that are not in the state's place; what is other state goes by way of a copy."""

@@ -43,11 +43,13 @@ class _Traffic:
         self.maker: dict[ir.Value, Operation] = {}
         self.home: dict[ir.Value, Group] = {}
         self.readers: dict[ir.Value, dict[Group, None]] = {}
+        self.inputs = {group: group.inputs for group in groups}
+        self.bytes = {v: prod(shape) * program.dtypes[v].itemsize for v, shape in program.shapes.items()}
         for group in groups:
             for operation in group.operations:
                 self.maker.update(dict.fromkeys(operation.outputs, operation))
                 self.home.update(dict.fromkeys(operation.outputs, group))
-            for value in group.inputs:
+            for value in self.inputs[group]:
                 self.readers.setdefault(value, {})[group] = None
 
     def lessened(self) -> list[Group]:
@@ -57,7 +59,7 @@ class _Traffic:
             value = next(iter(pending))
             del pending[value]
             for group in self._improve(value):
-                pending.update(dict.fromkeys((*group.inputs, *self._kept(group))))
+                pending.update(dict.fromkeys((*self.inputs[group], *self._kept(group))))
         return [group for group in self.groups if group.operations]
 
     def _improve(self, value: ir.Value) -> list[Group]:
@@ -104,12 +106,12 @@ class _Traffic:
         affected = [home, *chosen]
         before = sum(map(self._traffic, affected))
         old = [(g, g.operations, g.again) for g in affected]
-        read = dict.fromkeys((value, *(v for g in chosen for v in g.inputs)))
+        read = dict.fromkeys((value, *(v for g in chosen for v in self.inputs[g])))
         for group in chosen:
             self._add(group, chain)
             self._compute_what_is_at_hand(group)
         self._prune(home)
-        fits = all(len(g.operations) <= LARGEST and len(g.inputs) <= OPERANDS for g in chosen)
+        fits = all(len(g.operations) <= LARGEST and len(self.inputs[g]) <= OPERANDS for g in chosen)
         if not fits or sum(map(self._traffic, affected)) >= before:
             for group, operations, again in old:
                 self._change(group, operations, again)
@@ -120,7 +122,7 @@ class _Traffic:
 
     def _compute_what_is_at_hand(self, group: Group) -> None:
         """Let a group compute whatever it reads that follows from other things it reads."""
-        for value in group.inputs:
+        for value in self.inputs[group]:
             home = self.home.get(value)
             if home is None or self.maker[value] not in home.elements or not self._may_compute(group, value):
                 continue
@@ -136,10 +138,11 @@ class _Traffic:
         self._change(group, operations, group.again | {v for o in chain for v in o.outputs})
 
     def _change(self, group: Group, operations: list[Operation], again: set[ir.Value]) -> None:
-        for value in group.inputs:
+        for value in self.inputs[group]:
             del self.readers[value][group]
         group.operations, group.again = operations, again
-        for value in group.inputs:
+        self.inputs[group] = group.inputs
+        for value in self.inputs[group]:
             self.readers.setdefault(value, {})[group] = None
 
     def _prune(self, group: Group) -> None:
@@ -159,14 +162,12 @@ class _Traffic:
     def _kept(self, group: Group) -> list[ir.Value]:
         return [v for o in group.operations for v in o.outputs if self._is_kept(v, group)]
 
-    def _bytes(self, value: ir.Value) -> int:
-        return prod(self.program.shapes[value]) * self.program.dtypes[value].itemsize
-
     def _traffic(self, group: Group) -> int:
         """Bytes that a group reads and writes; what a kernel computes before storing is neither."""
-        values = (*group.inputs, *self._kept(group))
-        fused = host(group, self.program, self.maker, self._kept(group), self._read_once)
-        return sum(map(self._bytes, values)) - (0 if fused is None else 2 * self._bytes(fused))
+        kept = self._kept(group)
+        fused = host(group, self.inputs[group], self.program, self.maker, kept, self._read_once)
+        moved = sum(map(self.bytes.__getitem__, (*self.inputs[group], *kept)))
+        return moved - (0 if fused is None else 2 * self.bytes[fused])
 
     def _read_once(self, value: ir.Value) -> bool:
         return len(self.readers[value]) == 1 and value not in self.outputs

@@ -52,7 +52,7 @@ class Uses:
     def host(self, group: Group) -> ir.Value | None:
         """The operand whose producer may compute an element-wise group before it stores its result."""
         kept = [v for o in group.operations for v in o.outputs if self.escapes(v, group)]
-        return host(group, self._program, self._makers, kept, self._read_once)
+        return host(group, group.inputs, self._program, self._makers, kept, self._read_once)
 
     def _read_once(self, value: ir.Value) -> bool:
         return value not in self.outputs and len(self.groups(value)) == 1

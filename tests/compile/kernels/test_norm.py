@@ -8,11 +8,9 @@ import pytest
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import Element, channel, contiguous, element
-from onward.compile.kernels.expression import constant, operand
+from onward.compile.kernels.expression import operand
 from onward.compile.kernels.norm import backward_finish, backward_sums, forward_finish, statistics
-from onward.compile.kernels.optim import Sweep, segment_table, sweep
 from onward.compile.kernels.reduce import Columns, Finish, finish_columns, partial_size, reduce_columns
-from onward.errors import ShapeError
 
 Array = npt.NDArray[np.float32]
 Run = Callable[..., None]
@@ -97,33 +95,3 @@ def test_batch_normalisation_with_relu_forward_and_backward(mean: float, target:
     run(element(spec, target), target, values)
     want = gamma / np.sqrt(want_variance + epsilon) * (g - g.sum(axes) / n - hat * (g * hat).sum(axes) / n)
     np.testing.assert_allclose(dx, want, atol=2 * accuracy)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_an_optimiser_in_one_sweep(threads: int, target: Target, run: Run) -> None:
-    rng = np.random.default_rng(0)
-    sizes = [1, 0, 300, 17, 2000, 64]
-    tensors = [[rng.standard_normal(n + 1, np.float32) for n in sizes] for _ in range(3)]
-    before = [[t.copy() for t in row] for row in tensors]
-    parameter, gradient, velocity, rate, decay = (operand(i) for i in range(5))
-    moved = velocity * constant(0.9) + gradient + parameter * decay
-    spec = Sweep(3, 2, (0, 2), (parameter - moved * rate, moved))
-    table = segment_table([[t[i].ctypes.data for t in tensors] for i in range(len(sizes))], sizes)
-    lr, wd = np.array([0.1], np.float32), np.array([0.01], np.float32)
-    values = {"table": table, "segments": len(sizes), "s0": lr, "s1": wd}
-    run(sweep(spec, target), target, values, threads)
-    for i, n in enumerate(sizes):
-        p, g, v = (row[i][:n].astype(np.float64) for row in before)
-        m = 0.9 * v + g + 0.01 * p
-        np.testing.assert_allclose(tensors[0][i][:n], p - 0.1 * m, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(tensors[2][i][:n], m, rtol=1e-5, atol=1e-6)
-        for row, old in zip(tensors, before, strict=True):
-            assert row[i][n] == old[i][n]
-    run(sweep(spec, target), target, values | {"segments": 0}, threads)
-
-
-def test_a_sweep_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ShapeError, match="results"):
-        Sweep(1, 0, (1,), (operand(0),))
-    with pytest.raises(ShapeError, match="more than"):
-        Sweep(1, 0, (0,), (operand(1),))

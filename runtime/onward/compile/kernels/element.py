@@ -112,7 +112,7 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     values = slot_values(f, slots, frozenset(("batch",)))
     multiple, sizes, walks = merge(spec.shape, [o.strides for o in (*spec.operands, *spec.results)])
     pointers = [values[s] for s in slots[:-1]]
-    body = _Body(f, spec, pointers)
+    body = ElementBody(f, spec, pointers)
     total = values["batch"] * multiple
     if not sizes:
         flat(f, total, body, [w[0] for w in walks])
@@ -168,7 +168,7 @@ def store_result(f: Function, x: Value, pointer: Value, index: Value, dtype: str
 
 
 @final
-class _Body:
+class ElementBody:
     """Loads the operands of one vector of elements, computes, stores."""
 
     def __init__(self, f: Function, spec: Element, pointers: list[Value]) -> None:

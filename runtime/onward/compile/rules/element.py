@@ -54,13 +54,22 @@ def elements(
     slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(operands)}
     slots |= {f"y{i}": t for i, t in enumerate(results)}
     slots["batch"] = sizes[0]
-    b.call(kernel, slots, reads=operands, writes=results, batch=sizes[0], label=label)
+    flat = len(sizes) == 1 and all(t.dtype == np.float32 for t in (*operands, *results))
+    b.call(
+        kernel,
+        slots,
+        reads=operands,
+        writes=results,
+        batch=sizes[0],
+        label=label,
+        element=spec if flat else None,
+    )
 
 
 def lower_group(b: Lowering, group: Group) -> None:
     """One pass that computes a group's operations and stores what others read."""
     shape = group.shape or ()
-    made = {v for o in group.operations for v in o.outputs}
+    made = (v for o in group.operations for v in o.outputs)
     _pass(b, group.operations, shape, [v for v in made if b.uses.escapes(v, group)])
 
 

@@ -1,0 +1,76 @@
+"""One pass of an element expression over many tensors: all parameters' updates as one kernel.
+
+All elements of all tensors form one range that is split over threads, whatever the tensors' sizes. The
+argument block holds a row for each tensor: where it ends in the whole range, then its operands' and results'
+addresses.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+from onward.compile.codegen.builder import Module, Value
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.element import Element, ElementBody
+from onward.compile.kernels.expression import flops
+from onward.compile.kernels.kernel import Affine, Kernel
+from onward.errors import ShapeError
+
+__all__ = ["row_slots", "sweep"]
+
+
+def row_slots(spec: Element, row: int) -> tuple[str, ...]:
+    """The names of a row's slots: its end, then the operands and the results as in an `element` kernel."""
+    operands = (f"x{i}" for i in range(len(spec.operands)))
+    results = (f"y{i}" for i in range(len(spec.results)))
+    return tuple(f"{name} {row}" for name in ("end", *operands, *results))
+
+
+def sweep(spec: Element, rows: int, target: Target) -> Kernel:
+    """The kernel for `rows` tensors [batch] whose passes are `spec`. Slots: rows, then each row's.
+
+    The code does not depend on the number of rows. `units`, flops and bytes are for one element.
+
+    Raises:
+        ShapeError: `spec` is not over a batch of single float32 elements.
+    """
+    slots = ("rows", *(name for row in range(rows) for name in row_slots(spec, row)))
+    return replace(_sweep(spec, target), slots=slots)
+
+
+@functools.lru_cache(512)
+def _sweep(spec: Element, target: Target) -> Kernel:
+    tensors = (*spec.operands, *spec.results)
+    if spec.shape or any(o.dtype != "float32" for o in tensors):
+        raise ShapeError("a sweep is over a batch of single float32 elements")
+    module = Module(target)
+    f = module.entry()
+    args, thread, threads = f.arguments
+    width = 1 + len(tensors)
+    rows, table = f.load(args, "i64", 0), f.at(args, 1, "i64")
+    total = f.load(table, "i64", (rows - 1) * width)
+    block = 16 * target.lanes
+    low, high = f.share((total + (block - 1)) // block, thread, threads)
+    low, high = low * block, f.smin(high * block, total)
+    steps = [o.strides[0] for o in tensors]
+
+    def one(index: Value, carry: list[Value]) -> list[Value]:
+        row = f.at(table, index * width, "i64")
+        begin, end = carry[0], f.load(row, "i64")
+        first, last = f.smax(low, begin) - begin, f.smin(high, end) - begin
+        with f.when(f.compare("slt", first, last)):
+            pointers = [f.load(row, "ptr", 1 + i) for i in range(len(tensors))]
+            ElementBody(f, spec, pointers).run([f.value(0)] * len(tensors), steps, first, last)
+        return [end]
+
+    f.loop(0, rows, carry=[f.value(0)], body=one, nonempty=True)
+    f.ret()
+    return Kernel(
+        name="sweep",
+        ir=module.text(),
+        slots=(),
+        flops=Affine(0, flops(spec.expressions)),
+        bytes=Affine(0, 4 * sum(steps)),
+        units=Affine(0, 1),
+    )

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,6 @@ import onnx_ir as ir
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.model_key import ModelKey
-from onward.compile.planning import Planned, plan_model
 from onward.compile.program import NotStaticError
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
@@ -23,6 +22,9 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.team import Team
 from onward.errors import InputError
 from onward.graph import Array
+
+if TYPE_CHECKING:
+    from onward.compile.planning import Planned
 
 __all__ = ["CompiledEngine"]
 
@@ -138,6 +140,9 @@ class CompiledEngine:
         return Plan(made.spec, self.fixed, addresses, seconds)
 
     def _lowered(self, shapes: Mapping[str, tuple[int, ...]], target: Target, threads: int) -> Planned:
+        # lowering is a third of the imports, and not needed where the plan is on disk
+        from onward.compile.planning import plan_model
+
         return plan_model(self._model, shapes, self.fixed, self._bindings, target, threads, self._swapped)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -254,7 +254,7 @@ class _OnwardOperators:
 
 
 def _attribute(name: str, value: Any) -> Any:
-    """An attribute of a plain type; others are left to onnx_ir, which needs ten times as long to tell them."""
+    """An attribute of a plain type; others are left to onnx_ir, which takes ten times as long."""
     kind = type(value)
     if kind is int:
         return ir.AttrInt64(name, value)

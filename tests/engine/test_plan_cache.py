@@ -15,6 +15,7 @@ import pytest
 from tests.compile.test_plans_zoo import make
 from tests.compile.test_spec_file import odd_model
 
+from onward.compile import planning
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import host_target
 from onward.compile.disk import DiskCache
@@ -31,11 +32,11 @@ class Process:
         self.folder = folder
         self.lowered = 0
         self.limit = 1 << 24
-        self._plan_model = compiled.plan_model
+        self._plan_model = planning.plan_model
         self.restart()
         monkeypatch.setattr(compiled, "default_plans", lambda: self.plans)
         monkeypatch.setattr(compiled, "default_jit", lambda: self.jit)
-        monkeypatch.setattr(compiled, "plan_model", self._count)
+        monkeypatch.setattr(planning, "plan_model", self._count)
 
     def restart(self) -> None:
         self.plans = PlanCache(DiskCache(self.folder / "plans", self.limit))
@@ -216,6 +217,7 @@ def test_processes_may_plan_at_once_and_a_later_one_finds_it(tmp_path: Path) -> 
     """The product is OpenBLAS', whose address differs from process to process."""
     script = (
         "import numpy as np, onnx_ir as ir\n"
+        "from onward.compile import planning\n"
         "from onward.engine import compiled\n"
         "from onward.graph import Builder\n"
         "graph = ir.Graph([], [], nodes=[], opset_imports={'': 21}, name='large')\n"
@@ -223,8 +225,8 @@ def test_processes_may_plan_at_once_and_a_later_one_finds_it(tmp_path: Path) -> 
         "x = g.input('x', ir.DataType.FLOAT, ('N', 256))\n"
         "w = g.initializer('w', np.random.default_rng(0).standard_normal((256, 300)).astype(np.float32))\n"
         "g.output(g.MatMul(x, w), 'y')\n"
-        "lowered, plan_model = [], compiled.plan_model\n"
-        "compiled.plan_model = lambda *a: (lowered.append(1), plan_model(*a))[1]\n"
+        "lowered, plan_model = [], planning.plan_model\n"
+        "planning.plan_model = lambda *a: (lowered.append(1), plan_model(*a))[1]\n"
         "engine = compiled.CompiledEngine(ir.Model(graph, ir_version=10), threads=2)\n"
         "feed = {'x': np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)}\n"
         "rows = engine.plan({'x': (256, 256)}).rows\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,3 +77,31 @@ def test_versions_are_complete_from_the_first_that_is_registered() -> None:
         if missing := {v for v in every[op_type] if v >= before_7} - set(versions):
             gaps[op_type] = missing
     assert gaps == {}
+
+
+def test_files_are_found_by_the_operators_name() -> None:
+    """Each of these would otherwise cost the import of all files."""
+    slow = [t for (_, t), found in registered().items() if not _own_file(t, *found.values())]
+    assert slow == ["SoftmaxCrossEntropyGrad"]  # beside SoftmaxCrossEntropy, which comes first in a graph
+
+
+def _own_file(op_type: str, *classes: type[Op]) -> bool:
+    return all(c.__module__.rpartition(".")[2].replace("_", "") == op_type.lower() for c in classes)
+
+
+def test_only_what_is_asked_for_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "from onward.graph import find, registered\n"
+        "from onward.graph.op import versions_of\n"
+        "find('', 'Relu', 21)\n"
+        "print(sum(m.startswith('onward.ops.') for m in sys.modules))\n"
+        "assert versions_of('ai.onward', 'SoftmaxCrossEntropyGrad')\n"
+        "assert not versions_of('', 'Nothing')\n"
+        "print(len(registered()))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    few, all_ = map(int, done.stdout.split())
+    assert few < 5
+    assert all_ == len(registered())

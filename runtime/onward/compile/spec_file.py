@@ -27,7 +27,8 @@ from onward.compile.spec import (
     Window,
 )
 from onward.compile.symbols import Symbol
-from onward.graph import Array, Op, registered
+from onward.graph import Array, Op
+from onward.graph.op import versions_of
 
 __all__ = ["NotStorableError", "read_plan", "write_plan"]
 
@@ -115,7 +116,7 @@ class _Writer:
 
     def _operator(self, operator: Op) -> list[Any]:
         cls = type(operator)
-        versions = registered().get((getattr(cls, "domain", ""), getattr(cls, "op_type", "")), {})
+        versions = versions_of(getattr(cls, "domain", ""), getattr(cls, "op_type", ""))
         since = next((version for version, known in versions.items() if known is cls), None)
         if since is None:
             raise NotStorableError(f"operator {cls.__name__} is not registered")
@@ -199,7 +200,7 @@ def _step(step: list[Any], arrays: list[Array]) -> StepSpec:
 
 def _operator(operator: list[Any], arrays: list[Array]) -> Op:
     domain, op_type, since, attributes = operator
-    cls = registered()[domain, op_type][since]
+    cls = versions_of(domain, op_type)[since]
     found: dict[str, Any] = {}
     for name, content in attributes.items():
         match content:

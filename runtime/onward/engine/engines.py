@@ -27,9 +27,20 @@ class Engine(Protocol):
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace initializers."""
 
+    def close(self) -> None:
+        """Release threads; a second call does nothing."""
 
-def make_engine(model: ir.Model, name: EngineName, threads: int | None) -> Engine:
+
+def make_engine(
+    model: ir.Model, name: EngineName, threads: int | None, *, background: bool = False
+) -> Engine:
     """The engine for a model without state.
+
+    Args:
+        model: the model.
+        name: which engine.
+        threads: of the compiled engine; None: as many as the process may use.
+        background: whether the compiled engine plans in the background.
 
     Raises:
         ConfigError: an unknown name, or `compiled` where llvmlite is missing.
@@ -39,7 +50,7 @@ def make_engine(model: ir.Model, name: EngineName, threads: int | None) -> Engin
         return Interpreter(model.graph)
     from onward.engine.compiled import CompiledEngine
 
-    return CompiledEngine(model, threads=threads)
+    return CompiledEngine(model, threads=threads, background=background)
 
 
 def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:

@@ -146,6 +146,9 @@ class Interpreter:
         for name, array in arrays.items():
             self._constants[self._initializers[name]] = array
 
+    def close(self) -> None:
+        """Nothing: it holds no threads."""
+
     def _where(self, node: ir.Node) -> str:
         opset = self._opsets.get(node.domain, 0)
         return f"node {node.name!r}, operator {node.op_type}, opset {opset}"

@@ -25,6 +25,11 @@ class Session:
         model: a model or the path of an .onnx file; it is not changed.
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
+        background: do not wait for the compiler. Until the plan for new input shapes is ready, the
+            interpreter answers, so the same input may give other last bits before and after. An error of the
+            compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
+
+    A session may be used as a context manager, which closes it at the end.
 
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
@@ -33,11 +38,16 @@ class Session:
     """
 
     def __init__(
-        self, model: ir.Model | str | Path, *, engine: EngineName = "auto", threads: int | None = None
+        self,
+        model: ir.Model | str | Path,
+        *,
+        engine: EngineName = "auto",
+        threads: int | None = None,
+        background: bool = False,
     ) -> None:
         self._model = _opened(model)
         graph = self._model.graph
-        self._engine = make_engine(self._model, engine, threads)
+        self._engine = make_engine(self._model, engine, threads, background=background)
         self._loaded: dict[str, Array] = {}
         defaults = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(
@@ -92,6 +102,16 @@ class Session:
                 )
         self._loaded.update(weights)
         self._engine.load(weights)
+
+    def close(self) -> None:
+        """Release threads, after background planning that has begun; a second call does nothing."""
+        self._engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _opened(model: ir.Model | str | Path) -> ir.Model:

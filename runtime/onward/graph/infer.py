@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph.op import ONWARD_DOMAIN, Op, bind, registered
+from onward.graph.op import ONWARD_DOMAIN, Op, bind, versions_of
 from onward.graph.types import Dim, dims_of, dtype_of
 
 __all__ = ["infer_node"]
@@ -77,7 +77,7 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
                 dtype, dims = known_type
                 value.type = ir.TensorType(dtype)
                 value.shape = None if dims is None else ir.Shape(dims)
-    versions = registered().get(("", node.op_type), {})
+    versions = versions_of("", node.op_type)
     if hasattr(versions.get(schema.since_version), "infer"):
         _infer_by_class(node, bind(node, opset))
 

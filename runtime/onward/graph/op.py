@@ -37,7 +37,7 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 
-__all__ = ["ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered"]
+__all__ = ["ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
 
 ONWARD_DOMAIN = "ai.onward"
 
@@ -113,13 +113,22 @@ def op(
 
 
 @functools.cache
-def _load_operators() -> None:
-    importlib.import_module("onward.ops")
+def _load_all() -> None:
+    importlib.import_module("onward.ops").load_all()
+
+
+def versions_of(domain: str, op_type: str) -> Mapping[int, type[Op]]:
+    """The classes of one operator by schema version; empty where there is none."""
+    if (domain, op_type) not in _registry:
+        importlib.import_module("onward.ops").load(op_type)
+    if (domain, op_type) not in _registry:  # in the file of another, or nowhere
+        _load_all()
+    return _registry.get((domain, op_type), {})
 
 
 def registered() -> Mapping[tuple[str, str], Mapping[int, type[Op]]]:
     """Every operator class by (domain, type) and schema version."""
-    _load_operators()
+    _load_all()
     return _registry
 
 
@@ -131,7 +140,7 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
         UnsupportedError: the operator is unknown, or its version at this opset is not implemented.
     """
     domain = "" if domain == "ai.onnx" else domain
-    versions = registered().get((domain, op_type), {})
+    versions = versions_of(domain, op_type)
     if domain == ONWARD_DOMAIN:
         since = opset
     else:

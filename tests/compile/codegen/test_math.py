@@ -103,3 +103,37 @@ def test_denormals_are_kept(lanes: int) -> None:
     assert relative_error(apply(native.log, y, lanes), np.log(y.astype(np.float64)), NORMAL) < 2e-7
     tiny = np.array([1e-42, -3e-41], np.float32)
     np.testing.assert_array_equal(apply(native.tanh, tiny, lanes), tiny)
+
+
+def _together(f: Function, x: Value) -> list[Value]:
+    """Three fractions of x with one division: its sigmoid, that of -x, and its hyperbolic tangent."""
+    fractions = [
+        native.sigmoid_fraction(f, x),
+        native.sigmoid_fraction(f, f.neg(x)),
+        native.tanh_fraction(f, x),
+    ]
+    return native.quotients(f, fractions)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_fractions_are_the_functions(lanes: int) -> None:
+    x = np.concatenate([sweep(-40, 40), sweep(-1, 1)])
+    wide = x.astype(np.float64)
+    alone = apply(lambda f, v: native.quotients(f, [native.tanh_fraction(f, v)])[0], x, lanes)
+    shared = [apply(lambda f, v, i=i: _together(f, v)[i], x, lanes) for i in range(3)]  # type: ignore[misc]
+    pair = apply(lambda f, v: native.quotients(f, [native.sigmoid_fraction(f, v)] * 2)[1], x, lanes)
+    for got in (alone, shared[2]):
+        assert relative_error(got, np.tanh(wide), NORMAL) < 4e-7
+        assert np.all(np.abs(got) <= 1)
+    for got, argument in ((shared[0], wide), (shared[1], -wide), (pair, wide)):
+        assert np.all((got > 0) & (got <= 1 + 2.0**-22))
+        bounded = np.clip(argument, -29, 29)
+        assert relative_error(got, 1 / (1 + np.exp(-bounded)), NORMAL) < 5e-7
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_fractions_of_special_values(lanes: int) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
+    sigmoid, _, tanh = (apply(lambda f, v, i=i: _together(f, v)[i], x, lanes) for i in range(3))  # type: ignore[misc]
+    np.testing.assert_allclose(sigmoid, [np.nan, 1, 0, 0.5], atol=1e-12)
+    np.testing.assert_allclose(tanh, [np.nan, 1, -1, 0], rtol=4e-7)

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 
 from onward.compile.codegen.builder import Function, Value
 
-__all__ = ["erf", "exp", "log", "polynomial", "rsqrt", "sigmoid", "tanh"]
+__all__ = [
+    "Fraction",
+    "erf",
+    "exp",
+    "log",
+    "polynomial",
+    "quotients",
+    "rsqrt",
+    "sigmoid",
+    "sigmoid_fraction",
+    "tanh",
+    "tanh_fraction",
+]
 
 _LN2_HIGH = 0.693145751953125  # 16 bits: its product with a small integer is exact
 _LN2_LOW = 1.428606820309417e-06
@@ -43,6 +55,17 @@ _TANH = (
     -0.008164600371777353,
     0.0021331840011660575,
 )
+_TANH_NUMERATOR = (
+    0.9999999833273531,
+    0.12984920388802465,
+    0.002992108363527176,
+    9.939283499766368e-06,
+    -1.4906507553660777e-08,
+    2.41058024835456e-11,
+)
+_TANH_DENOMINATOR = (1.0, 0.4631823833831855, 0.024053140254437916, 0.00023808835464632515)
+_TANH_LIMIT = 7.9
+_SIGMOID_LIMIT = 29.0  # the product of two denominators and that of tanh has an inverse
 _ERF_SMALL = (
     1.1283791670631578,
     -0.3761263848380937,
@@ -136,6 +159,45 @@ def tanh(f: Function, x: Value) -> Value:
     small = f.fma(polynomial(f, square, _TANH) * square, x, x)
     large = 1.0 - 2.0 / (exp(f, magnitude + magnitude) + 1.0)
     return f.select(f.compare("olt", magnitude, 0.625), small, f.copysign(large, x))
+
+
+Fraction = tuple[Value, Value]
+
+
+def sigmoid_fraction(f: Function, x: Value) -> Fraction:
+    """1 / (1 + e**-x) as numerator and denominator, in [2.5e-13, 1]."""
+    integer = _integer_type(x)
+    x = f.neg(_clamp(f, x, -_SIGMOID_LIMIT, _SIGMOID_LIMIT))
+    shifted = f.exact("fadd", f.exact("fmul", x, math.log2(math.e)), _ROUND)
+    n = f.exact("fsub", shifted, _ROUND)
+    r = f.fma(n, -_LN2_LOW, f.fma(n, -_LN2_HIGH, x))
+    value = f.fma(f.fma(polynomial(f, r, _EXP), r * r, r), 1.0, 1.0)
+    bits = f.binary("sub", f.bitcast(shifted, integer), f.bitcast(f.value(_ROUND, x.type), integer))
+    exponent = f.binary("shl", f.binary("add", bits, 127), 23)
+    return f.value(1.0, x.type), f.fma(value, f.bitcast(exponent, x.type), 1.0)
+
+
+def tanh_fraction(f: Function, x: Value) -> Fraction:
+    """The hyperbolic tangent as numerator and denominator, within 4e-7 relative, never beyond ±1."""
+    x = _clamp(f, x, -_TANH_LIMIT, _TANH_LIMIT)
+    square = x * x
+    return polynomial(f, square, _TANH_NUMERATOR) * x, polynomial(f, square, _TANH_DENOMINATOR)
+
+
+def quotients(f: Function, fractions: Sequence[Fraction]) -> list[Value]:
+    """The values of up to three fractions by one division, which rounds more: where one is NaN, all are."""
+    if len(fractions) == 1:
+        ((numerator, denominator),) = fractions
+        return [numerator / denominator]
+    (a, p), (b, q), *rest = fractions
+    if not rest:
+        inverse = 1.0 / (p * q)
+        return [a * q * inverse, b * p * inverse]
+    ((c, r),) = rest
+    pair = p * q
+    inverse = 1.0 / (pair * r)
+    first = r * inverse
+    return [a * q * first, b * p * first, c * pair * inverse]
 
 
 def erf(f: Function, x: Value) -> Value:

@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN over a whole sequence: each thread takes its rows of the batch through all time steps.
 
-The products of all steps with W are in `gates` when a kernel starts. A step adds the product of the states
-with R, by register tiles from packed blocks, and computes the cell; what the gradient needs stays in memory:
+A step takes the products of its input with W, which are in `gates` or made there, adds those of the states
+with R, by register tiles from packed blocks, and computes the cell. What the gradient needs stays in memory:
 activated gates over their sums, states with the initial one in a slot of its own. Threads never wait for
 each other, as rows do not meet.
 """
@@ -49,6 +49,7 @@ class Cell:
         reverse: whether it reads the sequence from its end.
         kept: whether the states of all steps stay.
         trained: whether the gates of all steps stay, for the gradient.
+        features: of the input, where the kernel makes its products with W; 0 where they are given.
         bias, lens, peepholes: whether these operands are there.
         initial: which initial states are there.
         sequence: whether H of all steps is also stored apart; it is 0 beyond the end of a sequence.
@@ -63,6 +64,7 @@ class Cell:
     reverse: bool = False
     kept: bool = True
     trained: bool = True
+    features: int = 0
     bias: bool = True
     lens: bool = False
     peepholes: bool = False
@@ -79,8 +81,8 @@ class Cell:
 
 
 def cell_flops(spec: Cell) -> int:
-    """Arithmetic of one row in one step: the product with R."""
-    return 2 * GATES[spec.kind] * spec.size * spec.size
+    """Arithmetic of one row in one step: the products with R, and with W where they are the kernel's."""
+    return 2 * GATES[spec.kind] * spec.size * (spec.size + spec.features)
 
 
 class RowProduct:
@@ -194,6 +196,10 @@ class Frame:
         """The place in the sequence of a step, counted in the order in which it is read."""
         return self.time - 1 - step if self.spec.reverse else step
 
+    def gates(self, t: Value) -> Value:
+        """The gates of a step."""
+        return self.step_of("gates", t, self.spec.row, kept=self.spec.trained or not self.spec.features)
+
     def states(self, name: str, t: Value) -> tuple[Value, Value]:
         """The states before and after the step at a place: slots of their own where they are kept."""
         start = self.values[name]
@@ -234,21 +240,33 @@ class Frame:
         """Of the sequence of a row."""
         return self.f.cast("sext", self.f.load(self.values["lens"], "i32", n), "i64")
 
-    def act(self, index: int, x: Value) -> Value:
-        """An activation, its operand clipped as the attributes say."""
+    def acts(self, *operands: tuple[int, Value]) -> list[Value]:
+        """Activations by number, their operands clipped as the attributes say; they share a division."""
         f, clip = self.f, self.spec.clip
-        if clip is not None and index < 2:
-            x = f.maximum(f.minimum(x, clip), -clip)
-        match self.spec.activations[index]:
-            case "relu":
-                return f.relu(x)
-            case "sigmoid":
-                return math.sigmoid(f, x)
-            case "softsign":
-                return x / (f.abs(x) + 1.0)
-            case "tanh":
-                return math.tanh(f, x)
-        raise ValueError(f"activation {self.spec.activations[index]!r} is not compiled")
+        found: list[Value | None] = []
+        fractions: list[math.Fraction] = []
+        for index, x in operands:
+            if clip is not None and index < 2:
+                x = f.maximum(f.minimum(x, clip), -clip)
+            value = None
+            match self.spec.activations[index]:
+                case "relu":
+                    value = f.relu(x)
+                case "sigmoid":
+                    fractions.append(math.sigmoid_fraction(f, x))
+                case "softsign":
+                    value = x / (f.abs(x) + 1.0)
+                case "tanh":
+                    fractions.append(math.tanh_fraction(f, x))
+                case name:
+                    raise ValueError(f"activation {name!r} is not compiled")
+            found.append(value)
+        shared = iter(math.quotients(f, fractions) if fractions else ())
+        return [next(shared) if value is None else value for value in found]
+
+    def act(self, index: int, x: Value) -> Value:
+        """One activation."""
+        return self.acts((index, x))[0]
 
     def peephole(self, index: int, j: Value, mask: Value | None) -> Value | None:
         """A vector of P: 0 of the input gate, 1 of the output gate, 2 of the forget gate."""
@@ -272,8 +290,9 @@ class Frame:
 def recurrent(spec: Cell, target: Target) -> Kernel:
     """The forward pass of one direction.
 
-    Slots: gates [T, N, ·] with Xt · Wᵀ of every step in, activated gates out; r packed [size, gates · size],
-    for GRU the gates z and r alone, and rh packed [size, size]; bias [2 · gates · size]; p [3 · size]; lens
+    Slots: gates [T, N, ·] with Xt · Wᵀ of every step in, activated gates out, or x [T, N, features], w packed
+    [features, gates · size] and gates, of one step where they do not stay; r packed [size, gates · size], for
+    GRU the gates z and r alone, and rh packed [size, size]; bias [2 · gates · size]; p [3 · size]; lens
     int32 [N]; h0 and c0; h and c [T + 1, N, size], or [N, size] where they are not kept: the states before
     and after each step; extra [T, N, size], or [N, size], of GRU: rt ⊙ Ht₋₁, or Ht₋₁ · Rhᵀ + Rbh where the
     reset comes after the product; y, where H is also stored, with the steps y_time and y_row; time, batch.
@@ -285,6 +304,7 @@ def recurrent(spec: Cell, target: Target) -> Kernel:
         *states,
         *(f"{s}0" for s, given in zip(states, spec.initial, strict=True) if given),
     ]
+    slots += ["x", "w"] if spec.features else []
     slots += ["bias"] if spec.bias else []
     slots += ["p"] if spec.peepholes else []
     slots += ["lens"] if spec.lens else []
@@ -308,6 +328,25 @@ class _Forward(ABC):
         self.f = frame.f
         self.spec = frame.spec
         self.size = frame.spec.size
+        features = frame.spec.features
+        self._by_w = features and RowProduct(
+            frame.module,
+            frame.target,
+            "inputs",
+            n=GATES[frame.spec.kind] * self.size,
+            k=features,
+            a_row=features,
+            c_row=frame.spec.row,
+            accumulate=False,
+        )
+
+    def inputs(self, t: Value) -> Value:
+        """The gates of a step with what comes from Xt."""
+        frame, gates = self.frame, self.frame.gates(t)
+        if self._by_w:
+            x = frame.step_of("x", t, frame.spec.features)
+            self._by_w.emit(self.f, frame.low, frame.high, x, frame.values["w"], gates)
+        return gates
 
     @abstractmethod
     def step(self, t: Value) -> None:
@@ -392,7 +431,7 @@ class _Long(_Forward):
 
     def step(self, t: Value) -> None:
         f, frame, spec = self.f, self.frame, self.spec
-        gates = frame.step_of("gates", t, spec.row)
+        gates = self.inputs(t)
         (h, h_new), (c, c_new) = frame.states("h", t), frame.states("c", t)
         self.by_r.emit(f, frame.low, frame.high, h, frame.values["r"], gates)
 
@@ -402,16 +441,17 @@ class _Long(_Forward):
             row = f.at(gates, n * spec.row + j)
             i, o, forget, cand = (self.gate(row, g, biases[g], mask) for g in range(4))
             before = f.vload(c, n * self.size + j, mask)
-            i = frame.act(0, i if Pi is None else f.fma(Pi, before, i))
+            i = i if Pi is None else f.fma(Pi, before, i)
             if spec.input_forget:
+                i, cand = frame.acts((0, i), (1, cand))
                 forget = 1.0 - i
             else:
-                forget = frame.act(0, forget if Pf is None else f.fma(Pf, before, forget))
-            cand = frame.act(1, cand)
+                forget = forget if Pf is None else f.fma(Pf, before, forget)
+                i, forget, cand = frame.acts((0, i), (0, forget), (1, cand))
             new = f.fma(forget, before, i * cand)
-            o = frame.act(0, o if Po is None else f.fma(Po, new, o))
+            o, top = frame.acts((0, o if Po is None else f.fma(Po, new, o)), (2, new))
             self.keep(row, (i, o, forget, cand), mask)
-            H = o * frame.act(2, new)
+            H = o * top
             olds = [f.vload(h, n * self.size + j, mask), before] if spec.lens else [H, before]
             self.store(t, n, j, mask, (H, new), olds, (h_new, c_new))
 
@@ -431,7 +471,7 @@ class _Gated(_Forward):
 
     def step(self, t: Value) -> None:
         f, frame, spec, size = self.f, self.frame, self.spec, self.size
-        gates = frame.step_of("gates", t, spec.row)
+        gates = self.inputs(t)
         extra = frame.step_of("extra", t, size, kept=spec.trained)
         h, h_new = frame.states("h", t)
         ends = (frame.low, frame.high)
@@ -448,7 +488,7 @@ class _Gated(_Forward):
             row = f.at(gates, n * spec.row + j)
             before = f.vload(h, n * size + j, mask)
             if spec.before_reset:
-                z, r = (frame.act(0, self.gate(row, g, biases[g], mask)) for g in range(2))
+                z, r = frame.acts(*((0, self.gate(row, g, biases[g], mask)) for g in range(2)))
                 linear = f.vload(extra, n * size + j, mask)
                 linear = linear if Rbh is None else linear + Rbh
                 cand = frame.act(1, f.fma(r, linear, self.gate(row, 2, Wbh, mask)))
@@ -472,7 +512,7 @@ class _Gated(_Forward):
         def cell(n: Value, j: Value, mask: Value | None) -> None:
             biases = self.biases(j, mask)
             row = f.at(gates, n * spec.row + j)
-            z, r = (frame.act(0, self.gate(row, g, biases[g], mask)) for g in range(2))
+            z, r = frame.acts(*((0, self.gate(row, g, biases[g], mask)) for g in range(2)))
             f.vstore(z, row, 0, mask)
             if spec.trained:
                 f.vstore(r, row, size, mask)
@@ -488,7 +528,7 @@ class _Simple(_Forward):
 
     def step(self, t: Value) -> None:
         f, frame, spec = self.f, self.frame, self.spec
-        gates = frame.step_of("gates", t, spec.row)
+        gates = self.inputs(t)
         h, h_new = frame.states("h", t)
         self.by_r.emit(f, frame.low, frame.high, h, frame.values["r"], gates)
 

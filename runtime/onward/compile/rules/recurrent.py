@@ -35,6 +35,12 @@ __all__ = ["recurrent", "recurrent_gradient"]
 
 _FLOAT = np.dtype(np.float32)
 
+_CACHED = 1 << 20
+"""Bytes of packed weights that may be read again at every step."""
+
+_SHARED = 4
+"""Rows of a thread from which reading them pays."""
+
 _pack = functools.lru_cache(512)(panels.pack_columns)
 _forward = functools.lru_cache(64)(kernels.recurrent)
 _backward = functools.lru_cache(64)(gradients.recurrent_gradient)
@@ -194,15 +200,15 @@ def _steps(b: Lowering, operator: Attributes, sizes: _Sizes, X: ir.Value) -> Ten
 
 
 def _packed(
-    b: Lowering, R: ir.Value, d: int, first: int, rows: int, size: int, *, transposed: bool
+    b: Lowering, w: ir.Value, d: int, first: int, rows: int, columns: int, *, transposed: bool
 ) -> Buffer:
-    """Some rows of R's direction d in blocks of columns: [rows, size], or its transpose."""
-    key = ("recurrent", R, d, first, rows, transposed)
+    """Some rows of W's or R's direction d in blocks of columns: [rows, columns], or its transpose."""
+    key = ("recurrent", w, d, first, rows, transposed)
     if (found := b.packed.get(key)) is None:
-        source = _window(_part(b.plain(R), 0, d), 0, first, rows)
-        n, k = (rows, size) if transposed else (size, rows)
+        source = _window(_part(b.plain(w), 0, d), 0, first, rows)
+        n, k = (rows, columns) if transposed else (columns, rows)
         found = b.packed[key] = b.scratch(panels.packed_size(n, k, b.target))
-        strides = (size, 1) if transposed else (1, size)
+        strides = (columns, 1) if transposed else (1, columns)
         slots: dict[str, Slot] = {"b": source, "packed": found}
         b.call(_pack(n, k, *strides, b.target), slots, reads=[source], writes=[found], label="pack columns")
     return found
@@ -215,6 +221,13 @@ def _by_r(b: Lowering, kind: str, R: ir.Value, d: int, size: int, *, transposed:
     if kind == "GRU":
         found["rh"] = _packed(b, R, d, 2 * size, size, size, transposed=transposed)
     return found
+
+
+def _inside(b: Lowering, sizes: _Sizes) -> bool:
+    """Whether the kernel makes its products with W: packed W and R stay in the second-level cache, and enough
+    rows read them at each step. The gates of all steps then need not come from memory.
+    """
+    return 4 * (sizes.features + sizes.size) * sizes.width <= _CACHED and sizes.batch >= _SHARED * b.threads
 
 
 def recurrent(
@@ -233,20 +246,27 @@ def recurrent(
     apart = Y is not None and (sizes.directions > 1 or x.lens is not None)
     kept = trained or (Y is not None and not apart)
     flat = _steps(b, operator, sizes, x.X)
-    gates = _tensor((sizes.time * sizes.batch, sizes.row))
-    W = b.plain(x.W)
-    product(b, gates, flat, replace(W, shape=(sizes.features, sizes.row), strides=(1, sizes.features)), x.W)
+    inside = _inside(b, sizes) and flat.strides[0] == sizes.features
+    gates = _tensor((sizes.batch * (sizes.time if trained or not inside else 1), sizes.row))
+    if not inside:
+        W = replace(b.plain(x.W), shape=(sizes.features, sizes.row), strides=(1, sizes.features))
+        product(b, gates, flat, W, x.W)
     y = b.new_plain(Y) if Y is not None and apart else None
     slots_count = sizes.time + 1 if kept else 1
     states: list[tuple[Tensor, ...]] = []
     extras: list[Tensor | None] = []
     for d in range(sizes.directions):
         spec = _cell(b, kind, operator, x, sizes, d, kept=kept, trained=trained, sequence=apart)
+        if inside:
+            spec = replace(spec, features=sizes.features)
         held = tuple(_tensor((slots_count, sizes.batch, sizes.size)) for _ in x.initial)
         extra = _tensor((sizes.time if trained else 1, sizes.batch, sizes.size)) if kind == "GRU" else None
         tensors = _shared(b, operator, x, d)
         tensors |= {"gates": _window(gates, 1, d * sizes.width, sizes.width)}
         tensors |= _by_r(b, kind, x.R, d, sizes.size, transposed=True)
+        if inside:
+            tensors["x"] = flat
+            tensors["w"] = _packed(b, x.W, d, 0, sizes.width, sizes.features, transposed=True)
         results: dict[str, Tensor] = dict(zip(("h", "c"), held, strict=False))
         numbers: dict[str, int] = {"time": sizes.time, "batch": sizes.batch}
         if extra is not None:

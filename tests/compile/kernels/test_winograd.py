@@ -64,14 +64,21 @@ def weight_reference(g: Convolution, x: Array, dy: Array) -> npt.NDArray[np.floa
 
 
 def reference(g: Convolution, x: Array, dy: Array, w: Array) -> tuple[npt.NDArray[np.float64], ...]:
-    t, left, b, r = g.pads
-    xp = np.pad(x.astype(np.float64), ((0, 0), (t, b), (left, r), (0, 0)))
-    y, dx = np.zeros(dy.shape), np.zeros_like(xp)
-    for i in range(3):
-        for j in range(3):
-            y += xp[:, i : i + g.y.height, j : j + g.y.width] @ w[:, :, i, j].T
-            dx[:, i : i + g.y.height, j : j + g.y.width] += dy @ w[:, :, i, j]
-    return y, dx[:, t : t + g.x.height, left : left + g.x.width]
+    """y and dx in float64, products with padding included."""
+    t, left, _, _ = g.pads
+    turned = w.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+    return correlation(x, w, t, left, g.y), correlation(dy, turned, 2 - t, 2 - left, g.x)
+
+
+def correlation(x: Array, w: Array, top: int, left: int, sink: Image) -> npt.NDArray[np.float64]:
+    xp = np.pad(x.astype(np.float64), ((0, 0), (top, 4), (left, 4), (0, 0)))
+    y = np.zeros((len(x), sink.height, sink.width, sink.channels))
+    with np.errstate(invalid="ignore"):
+        for i in range(3):
+            for j in range(3):
+                taken = xp[:, i : i + sink.height, j : j + sink.width]
+                y += np.einsum("nhwc,oc->nhwo", taken, w[:, :, i, j].astype(np.float64))
+    return y
 
 
 @pytest.mark.parametrize("squares", [56, 6])
@@ -106,6 +113,55 @@ def test_forward_and_backward_data(
         for data, inside in ((y, y_in), (dx, dx_in)):
             inside[...] = 9
             assert (data == 9).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["image", "weights"])
+def test_special_values(where: str, value: float, target: Target, run: Run) -> None:
+    """They give what the direct sum gives, with its sign, and change nothing that they do not reach."""
+    g = CASES[1]
+    w = np.random.default_rng(3).standard_normal((35, 5, 3, 3), np.float32)
+    x, x_in = buffer(g.x, 3, 1)
+    dy, dy_in = buffer(g.y, 3, 2)
+
+    def both() -> list[Array]:
+        order, results = oihw(5, 3, 3), []
+        for pack, size, kernel, source, sink in (
+            (
+                winograd.winograd_pack(g, target, order),
+                winograd.winograd_packed_size(g, target),
+                winograd.winograd_forward(g, target),
+                x,
+                g.y,
+            ),
+            (
+                winograd.winograd_backward_pack(g, target, order),
+                winograd.winograd_packed_size(g, target, backward=True),
+                winograd.winograd_backward_data(g, target),
+                dy,
+                g.x,
+            ),
+        ):
+            packed = np.zeros(size, np.float32)
+            run(pack, target, {"w": w, "packed": packed})
+            data, inside = buffer(sink, 3, None)
+            run(kernel, target, {"a": source, "b": packed, "c": data, "batch": 3})
+            results.append(inside.copy())
+        return results
+
+    before = both()
+    if where == "weights":
+        w[4, 3, 0, 1] = w[33, 0, 2, 2] = value
+    else:
+        x_in[1, 3, 4, 2] = x_in[0, 6, 8, 0] = dy_in[2, 0, 0, 34] = value
+    wanted = reference(g, x_in, dy_in, w)
+    for got, want, old in zip(both(), wanted, before, strict=True):
+        finite = np.isfinite(want)
+        assert 0 < (~finite).sum() < want.size / 2
+        np.testing.assert_array_equal(got[~finite], want[~finite].astype(np.float32))
+        np.testing.assert_array_equal(np.isfinite(got), finite)
+        np.testing.assert_allclose(got[finite], want[finite], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(got[finite], old[finite], rtol=1e-5, atol=1e-4)
 
 
 def weight_gradient(

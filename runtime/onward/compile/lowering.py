@@ -25,6 +25,7 @@ from onward.compile.kernels.element import Element, Operand, element
 from onward.compile.kernels.expression import Expression, constant, operand
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Image
+from onward.compile.options import CompileOptions
 from onward.compile.program import Operation, Program
 from onward.compile.rules import convolution as rules_convolution
 from onward.compile.rules import indexing as rules_indexing
@@ -150,6 +151,7 @@ class Lowering:
         threads: how many threads will run it.
         fixed: the session's arrays of state and weights, by name.
         bindings: state inputs and the outputs that replace them.
+        options: what the user chose.
     """
 
     def __init__(
@@ -159,7 +161,9 @@ class Lowering:
         threads: int,
         fixed: Mapping[str, Array],
         bindings: Mapping[str, str],
+        options: CompileOptions,
     ) -> None:
+        self.options = options
         self.program = program
         self.target = target
         self.threads = threads
@@ -170,7 +174,7 @@ class Lowering:
         self.input_checks: list[Check] = []
         """Checks of the caller's inputs: they run before the first call."""
         self.groups = schedule(program)
-        self._geometry = image_geometry(program, self.groups)
+        self._geometry = image_geometry(program, self.groups, options)
         self._plain: dict[ir.Value, Tensor] = {}
         self._images: dict[ir.Value, Tensor] = {}
         self._strided: dict[ir.Value, Tensor] = {}

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import host_target
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
@@ -39,6 +40,7 @@ class CompiledEngine:
         model: the model.
         bindings: state inputs, which are initializers too, and the outputs that replace them.
         threads: of the team; None: as many as the process may use. Tiny plans run on one.
+        options: what the user chose about kernels.
 
     Raises:
         UnsupportedError: operators are missing, all of them named.
@@ -46,11 +48,16 @@ class CompiledEngine:
     """
 
     def __init__(
-        self, model: ir.Model, bindings: Mapping[str, str] | None = None, threads: int | None = None
+        self,
+        model: ir.Model,
+        bindings: Mapping[str, str] | None = None,
+        threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._bindings = dict(bindings or {})
+        self._options = options
         self.threads = threads if threads is not None else _usable_cores()
         self.fixed: dict[str, Array] = {
             name: _aligned(value.const_value.numpy())
@@ -126,6 +133,7 @@ class CompiledEngine:
             host_target(),
             threads,
             self._swapped,
+            self._options,
         )
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

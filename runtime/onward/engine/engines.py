@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import onnx_ir as ir
 
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.interpreter import Interpreter
 from onward.errors import ConfigError
 from onward.graph import Array
@@ -28,7 +29,9 @@ class Engine(Protocol):
         """Replace initializers."""
 
 
-def make_engine(model: ir.Model, name: EngineName, threads: int | None) -> Engine:
+def make_engine(
+    model: ir.Model, name: EngineName, threads: int | None, options: CompileOptions = DEFAULT_OPTIONS
+) -> Engine:
     """The engine for a model without state.
 
     Raises:
@@ -39,7 +42,7 @@ def make_engine(model: ir.Model, name: EngineName, threads: int | None) -> Engin
         return Interpreter(model.graph)
     from onward.engine.compiled import CompiledEngine
 
-    return CompiledEngine(model, threads=threads)
+    return CompiledEngine(model, threads=threads, options=options)
 
 
 def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:

@@ -15,6 +15,7 @@ from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import Target
 from onward.compile.lowering import Call, Check, Copy, Fallback, Item, Lowering, Slot
 from onward.compile.memory import Lifetime, pack
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import specialize
 from onward.compile.rewrite import split_normalization
 from onward.compile.tensors import Buffer, Place, Tensor
@@ -56,6 +57,7 @@ class Plan:
         jit: compiles kernels for `target`.
         threads: of the teams that will run it.
         swapped: weights whose contents the session may replace.
+        options: what the user chose about kernels.
 
     Raises:
         NotStaticError: a shape depends on data.
@@ -72,11 +74,12 @@ class Plan:
         target: Target,
         threads: int,
         swapped: Collection[str] = (),
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
         started = time.perf_counter()
         program = specialize(unroll_fixed(model, shapes), shapes, swapped)
         split_normalization(program)
-        lowering = Lowering(program, target, threads, fixed, bindings)
+        lowering = Lowering(program, target, threads, fixed, bindings, options)
         lowering.run()
         replaced = set(bindings.values())
         self._outputs = {

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.errors import InputError
@@ -25,6 +26,7 @@ class Session:
         model: a model or the path of an .onnx file; it is not changed.
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
+        options: of the compiled engine, where speed and accuracy part.
 
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
@@ -33,11 +35,16 @@ class Session:
     """
 
     def __init__(
-        self, model: ir.Model | str | Path, *, engine: EngineName = "auto", threads: int | None = None
+        self,
+        model: ir.Model | str | Path,
+        *,
+        engine: EngineName = "auto",
+        threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._model = _opened(model)
         graph = self._model.graph
-        self._engine = make_engine(self._model, engine, threads)
+        self._engine = make_engine(self._model, engine, threads, options)
         self._loaded: dict[str, Array] = {}
         defaults = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(

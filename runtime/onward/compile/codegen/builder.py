@@ -368,6 +368,19 @@ class Function:
         align = Value(self, str(_align(element)), "i32")
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
+    def prefetch(self, pointer: Value, index: Int = 0, *, write: bool = False) -> None:
+        """Fetch the cache line of a float that will be read, or written; any address is allowed.
+
+        What will be read comes to the second-level cache, what will be written to the first.
+        """
+        address = self.at(pointer, index)
+        how, locality, data = (self.value(n, "i32") for n in (int(write), 3 if write else 2, 1))
+        self.call("llvm.prefetch.p0", "void", (address, how, locality, data))
+
+    def broadcast(self, pointer: Value, index: Int = 0) -> Value:
+        """A float from memory in every lane."""
+        return self.splat(self.load(pointer, "float", index))
+
     def gather(self, pointer: Value, stride: int, mask: Value | None = None) -> Value:
         """Floats `stride` apart as a vector; lanes outside the mask are zero and not touched."""
         align = Value(self, str(_align("float")), "i32")
@@ -393,16 +406,6 @@ class Function:
             return mask
         body = ", ".join(["i1 1"] * self.lanes)
         return Value(self, f"<{body}>", f"<{self.lanes} x i1>")
-
-    def prefetch(self, pointer: Value, index: Int = 0) -> None:
-        """Ask for the cache line of a float in the second-level cache; any address is allowed."""
-        address = self.at(pointer, index)
-        hints = [Value(self, str(n), "i32") for n in (0, 2, 1)]
-        self.call("llvm.prefetch.p0", "void", (address, *hints))
-
-    def broadcast(self, pointer: Value, index: Int = 0) -> Value:
-        """A float from memory in every lane."""
-        return self.splat(self.load(pointer, "float", index))
 
     def lane_ids(self, element: str = "i64") -> Value:
         """0, 1, 2, ... as a constant vector."""

@@ -64,7 +64,6 @@ class Tile:
     loops: tuple[tuple[int | None, int, int], ...] = ()
     accumulate: bool = False
     b_masked: bool = False
-    b_ahead: int = 0
     epilogue: Epilogue = IDENTITY
 
     @property
@@ -121,9 +120,6 @@ def define(module: Module, name: str, tile: Tile) -> Function:
 
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
         columns = [f.vload(b, v * lanes, masks[v] if tile.b_masked else None) for v in range(tile.vectors)]
-        if tile.b_ahead:
-            for v in range(0, tile.vectors * lanes, 16):
-                f.prefetch(b, tile.b_ahead + v)
         out = list(acc)
         for m, offset in enumerate(tile.a):
             scalar = f.broadcast(a, offset)

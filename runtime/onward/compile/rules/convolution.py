@@ -90,7 +90,7 @@ def forward(
     finish = b.finish(y, image=True)
     source, target = b.image(x), finish.target
     conv = as_convolution(geometry, _image(source), _image(target), group)
-    how = technique(conv, backward=False)
+    how = technique(conv, b.options, backward=False)
     epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
     packed = _packed(b, how, w, conv)
     batch = source.shape[0]
@@ -110,7 +110,7 @@ def backward_data(
     source = b.image(dy)
     target = b.new_image(dx)
     conv = as_convolution(geometry, _image(target), _image(source), group)
-    how = technique(conv, backward=True)
+    how = technique(conv, b.options, backward=True)
     packed = _packed(b, how, w, conv)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}

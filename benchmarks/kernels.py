@@ -126,6 +126,8 @@ def by_winograd(shape: Convolution, batch: int, target: Target, threads: int) ->
     order, w = oihw(shape.inputs, 3, 3), random(shape.weights)
     packed = random(winograd.winograd_packed_size(shape, target))
     turned = random(winograd.winograd_packed_size(shape, target, backward=True))
+    parts = winograd.winograd_partial_count(shape, target, threads)
+    panels = random(parts * winograd.winograd_partial_size(shape, target))
 
     def with_scratch(kernel: Kernel, a: Array, b: Array, c: Array) -> tuple[Kernel, dict[str, Array | int]]:
         scratch = random(kernel.scratch // 4 * threads)
@@ -138,6 +140,11 @@ def by_winograd(shape: Convolution, batch: int, target: Target, threads: int) ->
             {"w": w, "packed": packed},
         ),
         "BD winograd": lambda: with_scratch(winograd.winograd_backward_data(shape, target), y, turned, x),
+        "BW winograd": lambda: with_scratch(winograd.winograd_weight_gradient(shape, target), x, y, panels),
+        "BW winograd finish": lambda: (
+            winograd.winograd_finish_weights(shape, target, order),
+            {"a": x, "b": y, "c": panels, "dw": w, "parts": parts, "batch": batch},
+        ),
     }
 
 

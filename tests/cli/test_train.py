@@ -152,6 +152,7 @@ def test_text(onward: Onward, reviews: Path, tmp_path: Path) -> None:
         (("mlp", "--data", "iris", "--momentum", "0.9"), "optimizer 'adam' has no option 'momentum'; it has"),
         (("mlp", "--data", "iris", "--loss", "mse"), "choose cross_entropy"),
         (("mlp", "--data", "iris", "--threads", "0"), "threads"),
+        (("mlp", "--data", "iris", "--winograd", "3"), "winograd"),
         (("mlp", "--data", "iris", "--output", "/proc/nowhere/m.onnx"), "/proc/nowhere"),
     ],
 )
@@ -220,7 +221,7 @@ def test_engine_and_threads_are_options_of_a_run(onward: Onward, tmp_path: Path)
         path = tmp_path / f"{engine}.onnx"
         done = onward(
             *("train", "mlp", "--data", "iris", "--epochs", 2, "-o", "hidden=[8]"),
-            *("--engine", engine, "--threads", 1, "--output", path),
+            *("--engine", engine, "--threads", 1, "--winograd", 4, "--output", path),
         )
         assert done.code == 0, done.err
         made.append(load(path))
@@ -229,7 +230,11 @@ def test_engine_and_threads_are_options_of_a_run(onward: Onward, tmp_path: Path)
         np.testing.assert_allclose(array, weights[1][name], rtol=1e-4, atol=1e-6)
     provenance = read_provenance(made[0])
     assert provenance is not None
-    assert (provenance.configuration["engine"], provenance.configuration["threads"]) == ("interpreter", 1)
+    assert {key: provenance.configuration[key] for key in ("engine", "threads", "winograd")} == {
+        "engine": "interpreter",
+        "threads": 1,
+        "winograd": 4,
+    }
 
 
 def test_a_log_below_a_file_is_a_refusal(onward: Onward, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from onward.compile import model_key
 from onward.compile.codegen.target import LANES, host_target
 from onward.compile.model_key import ModelKey, compiler_version
+from onward.compile.options import CompileOptions
 from onward.graph import Builder
 
 
@@ -44,9 +45,10 @@ def key(
     swapped: Collection[str] = (),
     lanes: int | None = None,
     threads: int = 2,
+    winograd: int = 2,
 ) -> str:
     found = ModelKey(m or model(), bindings or {}).key(
-        shapes or {"x": (3, 4)}, swapped, host_target(lanes), threads
+        shapes or {"x": (3, 4)}, swapped, host_target(lanes), threads, CompileOptions(winograd)
     )
     assert found is not None
     assert len(found) == 64
@@ -80,11 +82,12 @@ def test_what_plans_follow_from_counts(changed: Mapping[str, Any]) -> None:
     assert key(model(**changed)) != key()
 
 
-def test_shapes_threads_targets_bindings_and_what_is_swapped_count() -> None:
+def test_shapes_threads_targets_options_bindings_and_what_is_swapped_count() -> None:
     keys = [
         key(),
         key(shapes={"x": (4, 4)}),
         key(threads=1),
+        key(winograd=4),
         key(swapped=["slope"]),
         key(swapped=["w"]),
         key(bindings={"w": "y"}),

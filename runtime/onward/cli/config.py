@@ -152,6 +152,7 @@ class RunConfig(_Table):
     clip_value: float | None = _Positive
     engine: EngineName = "auto"
     threads: int | None = _Positive
+    winograd: Literal[2, 4] = 2
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onward.compile.groups import Group
 from onward.compile.kernels.layout import Image
+from onward.compile.options import CompileOptions
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
 from onward.compile.rules.techniques import technique, weight_border
@@ -20,7 +21,9 @@ __all__ = ["image_geometry"]
 _KINDS = (np.dtype(np.float32), np.dtype(np.bool_))
 
 
-def image_geometry(program: Program, groups: Sequence[Group], uses: Uses) -> dict[ir.Value, Image]:
+def image_geometry(
+    program: Program, groups: Sequence[Group], uses: Uses, options: CompileOptions
+) -> dict[ir.Value, Image]:
     """The geometry of every value that is kept channels-last.
 
     Operators name the operands and results that they take channels-last (`image_inputs`, `image_outputs`)
@@ -53,7 +56,7 @@ def image_geometry(program: Program, groups: Sequence[Group], uses: Uses) -> dic
                 grown = True
     borders: dict[ir.Value, list[int]] = {v: [0, 0, 0, 0] for v in images}
     for operation in program.operations:
-        for value, border in _halo(program, operation):
+        for value, border in _halo(program, operation, options):
             if value in borders:
                 borders[value] = [max(a, b) for a, b in zip(borders[value], border, strict=True)]
     _tie([*_pooling_pairs(program), *_fused_pairs(program, groups, uses)], borders)
@@ -67,7 +70,9 @@ def _images_of(operation: Operation) -> list[ir.Value]:
     return [v for v in (*inputs, *outputs) if v is not None]
 
 
-def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[int, int, int, int]]]:
+def _halo(
+    program: Program, operation: Operation, options: CompileOptions
+) -> list[tuple[ir.Value, tuple[int, int, int, int]]]:
     """The border that a convolution needs around its operand."""
     role = operation.operator.convolution_role
     if not role:
@@ -89,7 +94,7 @@ def _halo(program: Program, operation: Operation) -> list[tuple[ir.Value, tuple[
     assert value is not None
     if role == "weight":
         return [(value, weight_border(conv))]
-    return [(value, technique(conv, backward=role == "input").border(conv))]
+    return [(value, technique(conv, options, backward=role == "input").border(conv))]
 
 
 Pair = tuple[ir.Value, ir.Value]

@@ -23,6 +23,7 @@ from onward.compile.kernels import copy as copies
 from onward.compile.kernels.element import Element
 from onward.compile.kernels.expression import Expression, constant
 from onward.compile.kernels.kernel import Kernel
+from onward.compile.options import CompileOptions
 from onward.compile.placement import NotLoweredError, Placement
 from onward.compile.program import Operation, Program
 from onward.compile.rules import convolution as rules_convolution
@@ -55,6 +56,7 @@ class Lowering(Placement):
         threads: how many threads will run it.
         fixed: the session's arrays of state and weights, by name.
         bindings: state inputs and the outputs that replace them.
+        options: what the user chose.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Lowering(Placement):
         threads: int,
         fixed: Mapping[str, Array],
         bindings: Mapping[str, str],
+        options: CompileOptions,
     ) -> None:
-        super().__init__(program, fixed, bindings)
+        super().__init__(program, fixed, bindings, options)
         self.target = target
         self.threads = threads
         self.calls: list[Item] = []

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 import onward
 from onward.compile.codegen.target import Target
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import is_weight
 from onward.graph import dims_of
 
@@ -47,7 +48,12 @@ class ModelKey:
         self._bindings = sorted(bindings.items())
 
     def key(
-        self, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str], target: Target, threads: int
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        swapped: Collection[str],
+        target: Target,
+        threads: int,
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> str | None:
         """64 hex digits; None for a model with parts that have no bytes to hash, such as inner graphs.
 
@@ -56,6 +62,7 @@ class ModelKey:
             swapped: weights whose contents do not count.
             target: the processor.
             threads: that the plan may use.
+            options: what the user chose about kernels.
         """
         if self._structure is None or self._contents is None:
             return None
@@ -64,7 +71,8 @@ class ModelKey:
             for name, (value, tensor, digest) in self._contents.items()
             if not is_weight(value, tensor, swapped)
         ]
-        parts = (compiler_version(), target.key, threads, sorted(shapes.items()), sorted(swapped))
+        choices = (target.key, threads, options)
+        parts = (compiler_version(), choices, sorted(shapes.items()), sorted(swapped))
         whole = (parts, self._bindings, self._structure, contents)
         return hashlib.sha256(repr(whole).encode()).hexdigest()
 

@@ -18,6 +18,7 @@ from onward.compile.fusion import schedule
 from onward.compile.groups import Group
 from onward.compile.images import image_geometry
 from onward.compile.kernels.layout import Image
+from onward.compile.options import CompileOptions
 from onward.compile.program import Program
 from onward.compile.tensors import Buffer, Place, Tensor, reshaped, row_major, strides_agree
 from onward.compile.uses import Uses
@@ -37,15 +38,23 @@ class Placement(ABC):
         program: its operations are grouped here.
         fixed: the session's arrays of state and weights, by name.
         bindings: state inputs and the outputs that replace them.
+        options: what the user chose about kernels.
     """
 
-    def __init__(self, program: Program, fixed: Mapping[str, Array], bindings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        fixed: Mapping[str, Array],
+        bindings: Mapping[str, str],
+        options: CompileOptions,
+    ) -> None:
         self.program = program
+        self.options = options
         self.groups = schedule(program)
         self.uses = Uses(program, self.groups)
         self.constant_buffers: set[Buffer] = set()
         """Memory whose contents stay for as long as the plan lives, or until weights are swapped."""
-        self._geometry = image_geometry(program, self.groups, self.uses)
+        self._geometry = image_geometry(program, self.groups, self.uses, options)
         self._plain: dict[ir.Value, Tensor] = {}
         self._images: dict[ir.Value, Tensor] = {}
         self._strided: dict[ir.Value, Tensor] = {}

@@ -13,6 +13,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.items import Call, Check, Copy, Item, Slot
 from onward.compile.lowering import Lowering
 from onward.compile.memory import Arena, Lifetime, pack
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import specialize
 from onward.compile.rewrite import split_normalization
 from onward.compile.spec import PlanRow, PlanSpec, Region, Window
@@ -53,6 +54,7 @@ def plan_model(
     target: Target,
     threads: int,
     swapped: Collection[str] = (),
+    options: CompileOptions = DEFAULT_OPTIONS,
 ) -> Planned:
     """Plan a model at fixed input shapes.
 
@@ -64,6 +66,7 @@ def plan_model(
         target: the processor.
         threads: of the teams that will run the plan.
         swapped: weights whose contents the session may replace.
+        options: what the user chose about kernels.
 
     Raises:
         NotStaticError: a shape depends on data.
@@ -71,7 +74,7 @@ def plan_model(
     """
     program = specialize(model, shapes, swapped)
     split_normalization(program)
-    lowering = Lowering(program, target, threads, fixed, bindings)
+    lowering = Lowering(program, target, threads, fixed, bindings, options)
     lowering.run()
     replaced = set(bindings.values())
     outputs = {

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.model_key import ModelKey
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
 from onward.engine.background import Background
 from onward.engine.interpreter import Interpreter
@@ -49,6 +50,7 @@ class CompiledEngine:
         model: the model.
         bindings: state inputs, which are initializers too, and the outputs that replace them.
         threads: of the team; None: as many as the process may use. Tiny plans run on one.
+        options: what the user chose about kernels.
         background: while the plan for new input shapes is made, the interpreter runs instead. A run's last
             bits then depend on whether the plan is ready. Only for models without state.
 
@@ -63,6 +65,7 @@ class CompiledEngine:
         model: ir.Model,
         bindings: Mapping[str, str] | None = None,
         threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
         *,
         background: bool = False,
     ) -> None:
@@ -73,6 +76,7 @@ class CompiledEngine:
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._bindings = dict(bindings or {})
+        self._options = options
         self.threads = threads if threads is not None else _usable_cores()
         self.fixed: dict[str, Array] = {
             name: _aligned(value.const_value.numpy())
@@ -175,7 +179,7 @@ class CompiledEngine:
     def _stored(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan from the cache."""
         started = time.perf_counter()
-        key = self._key.key(shapes, self._swapped, host_target(), self.threads)
+        key = self._key.key(shapes, self._swapped, host_target(), self.threads, self._options)
         if key is None or (spec := default_plans().get(key)) is None:
             return None
         loaded = time.perf_counter()
@@ -197,7 +201,7 @@ class CompiledEngine:
         lowered = time.perf_counter()
         addresses = default_jit().addresses(made.texts)
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
-        if (key := self._key.key(shapes, swapped, target, self.threads)) is not None:
+        if (key := self._key.key(shapes, swapped, target, self.threads, self._options)) is not None:
             default_plans().put(key, made.spec)
         return Plan(made.spec, self.fixed, addresses, seconds)
 
@@ -211,7 +215,9 @@ class CompiledEngine:
         # lowering is a third of the imports, and not needed where the plan is on disk
         from onward.compile.planning import plan_model
 
-        return plan_model(self._model, shapes, self.fixed, self._bindings, target, threads, swapped)
+        return plan_model(
+            self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
+        )
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._interpreter.load(self.fixed)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import onnx_ir as ir
 
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.interpreter import Interpreter
 from onward.errors import ConfigError
 from onward.graph import Array
@@ -32,7 +33,12 @@ class Engine(Protocol):
 
 
 def make_engine(
-    model: ir.Model, name: EngineName, threads: int | None, *, background: bool = False
+    model: ir.Model,
+    name: EngineName,
+    threads: int | None,
+    options: CompileOptions = DEFAULT_OPTIONS,
+    *,
+    background: bool = False,
 ) -> Engine:
     """The engine for a model without state.
 
@@ -40,6 +46,7 @@ def make_engine(
         model: the model.
         name: which engine.
         threads: of the compiled engine; None: as many as the process may use.
+        options: of the compiled engine, where speed and accuracy part.
         background: whether the compiled engine plans in the background.
 
     Raises:
@@ -50,7 +57,7 @@ def make_engine(
         return Interpreter(model.graph)
     from onward.engine.compiled import CompiledEngine
 
-    return CompiledEngine(model, threads=threads, background=background)
+    return CompiledEngine(model, None, threads, options, background=background)
 
 
 def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:

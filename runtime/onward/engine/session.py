@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.errors import InputError
@@ -25,6 +26,7 @@ class Session:
         model: a model or the path of an .onnx file; it is not changed.
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
+        options: of the compiled engine, where speed and accuracy part.
         background: do not wait for the compiler. Until the plan for new input shapes is ready, the
             interpreter answers, so the same input may give other last bits before and after. An error of the
             compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
@@ -43,11 +45,12 @@ class Session:
         *,
         engine: EngineName = "auto",
         threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
         background: bool = False,
     ) -> None:
         self._model = _opened(model)
         graph = self._model.graph
-        self._engine = make_engine(self._model, engine, threads, background=background)
+        self._engine = make_engine(self._model, engine, threads, options, background=background)
         self._loaded: dict[str, Array] = {}
         defaults = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, resolve
 from onward.engine.interpreter import Interpreter
 from onward.engine.session import check_inputs
@@ -30,6 +31,7 @@ class StepSession:
 
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
+        options: of the compiled engine, where speed and accuracy part.
 
     Raises:
         UnsupportedError: operators are missing, all of them named.
@@ -44,6 +46,7 @@ class StepSession:
         *,
         engine: EngineName = "auto",
         threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
         graph = model.graph
         given, names = {v.name for v in graph.inputs}, {v.name for v in graph.outputs}
@@ -56,7 +59,7 @@ class StepSession:
         if resolve(engine) == "compiled":
             from onward.engine.compiled import CompiledEngine
 
-            self._engine = CompiledEngine(model, bindings, threads)
+            self._engine = CompiledEngine(model, bindings, threads, options)
             self._state = {name: self._engine.fixed[name] for name in bindings}
         else:
             self._engine = Interpreter(graph)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff import Clip, TrainingStep, training_step, with_loss
+from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Dataset, Loader
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
@@ -51,6 +52,7 @@ class Trainer:
         seed: of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
+        options: of the compiled engine, where speed and accuracy part.
 
     Raises:
         ConfigError: an option that does not fit the model.
@@ -73,6 +75,7 @@ class Trainer:
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
+        options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
@@ -101,11 +104,14 @@ class Trainer:
             clip=clip,
             accumulate=accumulate,
         )
-        self._session = StepSession(self.step.model, self.step.bindings, engine=engine, threads=threads)
+        self._session = StepSession(
+            self.step.model, self.step.bindings, engine=engine, threads=threads, options=options
+        )
         self._losses = (losses, loss_weights)
-        self._inference = Session(self._model, engine=engine, threads=threads)
+        self._inference = Session(self._model, engine=engine, threads=threads, options=options)
         self._engine: EngineName = engine
         self._threads = threads
+        self._options = options
         self._evaluation: tuple[Session, str, Mapping[str, str]] | None = None
         self.history = History()
         self.stopped = ""
@@ -226,7 +232,7 @@ class Trainer:
         loader = self._loader(data, batch_size, shuffle=False)
         if self._evaluation is None:
             model, loss, targets = with_loss(self._model, *self._losses)
-            session = Session(model, engine=self._engine, threads=self._threads)
+            session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
             self._evaluation = session, loss, targets
         session, loss_name, targets = self._evaluation
         session.load_weights(self.weights())

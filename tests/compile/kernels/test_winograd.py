@@ -21,9 +21,13 @@ Run = Callable[..., None]
 
 def make(h: int, w: int, c: int, o: int, pads: tuple[int, int, int, int]) -> Convolution:
     y = Image(h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2, o)
-    bare = Convolution(Image(h, w, c), y, (3, 3), pads=pads)
-    x_halo, y_halo = winograd.winograd_input_halo(bare), winograd.winograd_gradient_halo(bare)
-    return replace(bare, x=Image(h, w, c, *x_halo, pixel=c + 1), y=replace(y, pixel=o, **_sides(y_halo)))
+    return bordered(Convolution(Image(h, w, c, pixel=c + 1), y, (3, 3), pads=pads), 2)
+
+
+def bordered(g: Convolution, size: int) -> Convolution:
+    """The convolution with the borders that squares of a size need."""
+    x_halo, y_halo = winograd.winograd_input_halo(g, size), winograd.winograd_gradient_halo(g, size)
+    return replace(g, x=replace(g.x, **_sides(x_halo)), y=replace(g.y, **_sides(y_halo)))
 
 
 def _sides(halo: tuple[int, int, int, int]) -> dict[str, int]:
@@ -64,31 +68,40 @@ def weight_reference(g: Convolution, x: Array, dy: Array) -> npt.NDArray[np.floa
 
 
 def reference(g: Convolution, x: Array, dy: Array, w: Array) -> tuple[npt.NDArray[np.float64], ...]:
-    t, left, b, r = g.pads
-    xp = np.pad(x.astype(np.float64), ((0, 0), (t, b), (left, r), (0, 0)))
-    y, dx = np.zeros(dy.shape), np.zeros_like(xp)
-    for i in range(3):
-        for j in range(3):
-            y += xp[:, i : i + g.y.height, j : j + g.y.width] @ w[:, :, i, j].T
-            dx[:, i : i + g.y.height, j : j + g.y.width] += dy @ w[:, :, i, j]
-    return y, dx[:, t : t + g.x.height, left : left + g.x.width]
+    """y and dx in float64, products with padding included."""
+    t, left, _, _ = g.pads
+    turned = w.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+    return correlation(x, w, t, left, g.y), correlation(dy, turned, 2 - t, 2 - left, g.x)
 
 
-@pytest.mark.parametrize("squares", [56, 6])
+def correlation(x: Array, w: Array, top: int, left: int, sink: Image) -> npt.NDArray[np.float64]:
+    xp = np.pad(x.astype(np.float64), ((0, 0), (top, 4), (left, 4), (0, 0)))
+    y = np.zeros((len(x), sink.height, sink.width, sink.channels))
+    with np.errstate(invalid="ignore"):
+        for i in range(3):
+            for j in range(3):
+                taken = xp[:, i : i + sink.height, j : j + sink.width]
+                y += np.einsum("nhwc,oc->nhwo", taken, w[:, :, i, j].astype(np.float64))
+    return y
+
+
+@pytest.mark.parametrize(("size", "squares"), [(2, 56), (2, 6), (4, 56), (4, 6)])
 @pytest.mark.parametrize("g", CASES, ids=range(len(CASES)))
 def test_forward_and_backward_data(
-    g: Convolution, squares: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
+    g: Convolution, size: int, squares: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolve, "_SQUARES", squares)
+    g = bordered(g, size)
+    error = {2: 1e-5, 4: 4e-5}[size]
     epilogue = Epilogue((operand(0) + operand(1)).apply("relu") + operand(2), ("channel", "full"))
-    forward = winograd.winograd_forward(g, target, epilogue)
-    backward = winograd.winograd_backward_data(g, target)
+    forward = winograd.winograd_forward(g, target, epilogue, size=size)
+    backward = winograd.winograd_backward_data(g, target, size=size)
     w = np.random.default_rng(3).standard_normal((g.y.channels, g.x.channels, 3, 3), np.float32)
-    packed = np.full(winograd.winograd_packed_size(g, target), np.nan, np.float32)
-    turned = np.full(winograd.winograd_packed_size(g, target, backward=True), np.nan, np.float32)
+    packed = np.full(winograd.winograd_packed_size(g, target, size=size), np.nan, np.float32)
+    turned = np.full(winograd.winograd_packed_size(g, target, backward=True, size=size), np.nan, np.float32)
     order = oihw(g.x.channels, 3, 3)
-    run(winograd.winograd_pack(g, target, order), target, {"w": w, "packed": packed}, 3)
-    run(winograd.winograd_backward_pack(g, target, order), target, {"w": w, "packed": turned}, 2)
+    run(winograd.winograd_pack(g, target, order, size=size), target, {"w": w, "packed": packed}, 3)
+    run(winograd.winograd_backward_pack(g, target, order, size=size), target, {"w": w, "packed": turned}, 2)
     bias = np.random.default_rng(4).standard_normal(g.y.channels, np.float32)
     for batch, threads in ((5, 2), (1, 3), (0, 2)):
         x, x_in = buffer(g.x, batch, 1)
@@ -97,15 +110,82 @@ def test_forward_and_backward_data(
         y, y_in = buffer(g.y, batch, None)
         values = {"a": x, "b": packed, "c": y, "e0": bias, "e1": dy, "batch": batch}
         run(forward, target, values, threads)
-        tolerance = {"rtol": 1e-5, "atol": 1e-5 * g.x.channels**0.5}
+        tolerance = {"rtol": error, "atol": error * g.x.channels**0.5}
         np.testing.assert_allclose(y_in, np.maximum(want_y + bias, 0) + dy_in, **tolerance)
         dx, dx_in = buffer(g.x, batch, None)
         run(backward, target, {"a": dy, "b": turned, "c": dx, "batch": batch}, threads)
-        tolerance["atol"] = 1e-5 * g.y.channels**0.5
+        tolerance["atol"] = error * g.y.channels**0.5
         np.testing.assert_allclose(dx_in, want_dx, **tolerance)
         for data, inside in ((y, y_in), (dx, dx_in)):
             inside[...] = 9
             assert (data == 9).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["image", "weights"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_special_values(size: int, where: str, value: float, target: Target, run: Run) -> None:
+    """They give what the direct sum gives, with its sign, and change nothing that they do not reach."""
+    g = bordered(CASES[1], size)
+    w = np.random.default_rng(3).standard_normal((35, 5, 3, 3), np.float32)
+    x, x_in = buffer(g.x, 3, 1)
+    dy, dy_in = buffer(g.y, 3, 2)
+
+    def both() -> list[Array]:
+        order, results = oihw(5, 3, 3), []
+        for pack, floats, kernel, source, sink in (
+            (
+                winograd.winograd_pack(g, target, order, size=size),
+                winograd.winograd_packed_size(g, target, size=size),
+                winograd.winograd_forward(g, target, size=size),
+                x,
+                g.y,
+            ),
+            (
+                winograd.winograd_backward_pack(g, target, order, size=size),
+                winograd.winograd_packed_size(g, target, backward=True, size=size),
+                winograd.winograd_backward_data(g, target, size=size),
+                dy,
+                g.x,
+            ),
+        ):
+            packed = np.zeros(floats, np.float32)
+            run(pack, target, {"w": w, "packed": packed})
+            data, inside = buffer(sink, 3, None)
+            run(kernel, target, {"a": source, "b": packed, "c": data, "batch": 3})
+            results.append(inside.copy())
+        return results
+
+    before = both()
+    if where == "weights":
+        w[4, 3, 0, 1] = w[33, 0, 2, 2] = value
+    else:
+        x_in[1, 3, 4, 2] = x_in[0, 6, 8, 0] = dy_in[2, 0, 0, 34] = value
+    wanted = reference(g, x_in, dy_in, w)
+    for got, want, old in zip(both(), wanted, before, strict=True):
+        finite = np.isfinite(want)
+        assert 0 < (~finite).sum() < want.size / 2
+        np.testing.assert_array_equal(got[~finite], want[~finite].astype(np.float32))
+        np.testing.assert_array_equal(np.isfinite(got), finite)
+        largest = float(np.abs(want[finite]).max())
+        tolerance = {"rtol": 0, "atol": {2: 2e-6, 4: 2e-5}[size] * largest}
+        np.testing.assert_allclose(got[finite], want[finite], **tolerance)
+        np.testing.assert_allclose(got[finite], old[finite], **tolerance)
+
+
+@pytest.mark.parametrize(("size", "error"), [(2, 5e-8), (4, 3e-7)])
+def test_errors_are_as_stated(size: int, error: float, target: Target, run: Run) -> None:
+    """Root mean squares, for operands of zero mean: they grow with the root of the channels."""
+    g = bordered(make(24, 24, 128, 32, (1, 1, 1, 1)), size)
+    w = np.random.default_rng(3).standard_normal((32, 128, 3, 3), np.float32)
+    packed = np.zeros(winograd.winograd_packed_size(g, target, size=size), np.float32)
+    run(winograd.winograd_pack(g, target, oihw(128, 3, 3), size=size), target, {"w": w, "packed": packed})
+    x, x_in = buffer(g.x, 1, 1)
+    y, y_in = buffer(g.y, 1, None)
+    kernel = winograd.winograd_forward(g, target, size=size)
+    run(kernel, target, {"a": x, "b": packed, "c": y, "batch": 1})
+    want = correlation(x_in, w, 1, 1, g.y)
+    assert np.mean((y_in - want) ** 2) <= (error**2 * 128) * np.mean(want**2)
 
 
 def weight_gradient(

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
+from onward.engine import CompileOptions
 from onward.engine.engines import Engine, EngineName
 from onward.errors import InputError, ModelError, StorageError
 from onward_server.dataplane import DataPlane, OnnxRuntimeExecutor, OnwardExecutor
@@ -38,9 +39,11 @@ def test_onwards_engine_gets_its_threads(repository: Path, monkeypatch: pytest.M
     asked: list[int | None] = []
     make = session.make_engine
 
-    def observed(model: ir.Model, name: EngineName, threads: int | None) -> Engine:
+    def observed(
+        model: ir.Model, name: EngineName, threads: int | None, options: CompileOptions, *, background: bool
+    ) -> Engine:
         asked.append(threads)
-        return make(model, name, threads)
+        return make(model, name, threads, options, background=background)
 
     monkeypatch.setattr(session, "make_engine", observed)
     path = put(repository, "m", 1, two_by_two())

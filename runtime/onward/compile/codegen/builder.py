@@ -378,6 +378,32 @@ class Function:
         """A float from memory in every lane."""
         return self.splat(self.load(pointer, "float", index))
 
+    def gather(self, pointer: Value, stride: int, mask: Value | None = None) -> Value:
+        """Floats `stride` apart as a vector; lanes outside the mask are zero and not touched."""
+        align = Value(self, str(_align("float")), "i32")
+        arguments = (self._spread(pointer, stride), align, self._whole_mask(mask), self.zero())
+        return self.call(f"llvm.masked.gather.v{self.lanes}f32.v{self.lanes}p0", self.vector, arguments)
+
+    def scatter(self, x: Value, pointer: Value, stride: int, mask: Value | None = None) -> None:
+        """Store a vector's lanes `stride` floats apart; those outside the mask are left out."""
+        align = Value(self, str(_align("float")), "i32")
+        arguments = (x, self._spread(pointer, stride), align, self._whole_mask(mask))
+        self.call(f"llvm.masked.scatter.v{self.lanes}f32.v{self.lanes}p0", "void", arguments)
+
+    def _spread(self, pointer: Value, stride: int) -> Value:
+        """The addresses of floats `stride` apart."""
+        offsets = ", ".join(f"i64 {i * stride}" for i in range(self.lanes))
+        type_ = f"<{self.lanes} x ptr>"
+        return self.instruction(
+            type_, f"getelementptr inbounds float, ptr {pointer.ref}, <{self.lanes} x i64> <{offsets}>"
+        )
+
+    def _whole_mask(self, mask: Value | None) -> Value:
+        if mask is not None:
+            return mask
+        body = ", ".join(["i1 1"] * self.lanes)
+        return Value(self, f"<{body}>", f"<{self.lanes} x i1>")
+
     def lane_ids(self, element: str = "i64") -> Value:
         """0, 1, 2, ... as a constant vector."""
         body = ", ".join(f"{element} {i}" for i in range(self.lanes))

@@ -87,7 +87,7 @@ def forward(
     finish = b.finish(y, image=True)
     source, target = b.image(x), finish.target
     conv = as_convolution(geometry, _image(source), _image(target), group)
-    how = technique(conv, backward=False)
+    how = technique(conv, b.options, backward=False)
     _convolve(b, how, conv, source, w, finish, None if bias is None else b.plain(bias))
 
 
@@ -121,7 +121,7 @@ def backward_data(
     finish = b.finish(dx, image=True)
     source, target = b.image(dy), finish.target
     conv = as_convolution(geometry, _image(target), _image(source), group)
-    how = technique(conv, backward=True)
+    how = technique(conv, b.options, backward=True)
     _convolve(b, how, conv, source, w, finish, None)
 
 

@@ -12,6 +12,7 @@ from onward.compile.kernels import conv_narrow, conv_pack, depthwise, winograd
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, oihw
 from onward.compile.kernels.tile import Epilogue
+from onward.compile.options import CompileOptions
 
 __all__ = ["Technique", "is_depthwise", "technique", "weight_border", "winograd_for_weights"]
 
@@ -93,22 +94,28 @@ _DIRECT = (
     ),
 )
 
-_WINOGRAD = (
-    Technique(
-        "winograd forward",
-        winograd.winograd_input_halo,
-        _cached(winograd.winograd_forward),
-        _cached(lambda c, t: winograd.winograd_pack(c, t, oihw(c.inputs, *c.kernel))),
-        winograd.winograd_packed_size,
-    ),
-    Technique(
-        "winograd backward",
-        winograd.winograd_gradient_halo,
-        _cached(winograd.winograd_backward_data),
-        _cached(lambda c, t: winograd.winograd_backward_pack(c, t, oihw(c.inputs, *c.kernel))),
-        functools.partial(winograd.winograd_packed_size, backward=True),
-    ),
-)
+
+def _winograd(size: int) -> tuple[Technique, Technique]:
+    """Forward and backward by F(size x size, 3x3)."""
+    return (
+        Technique(
+            f"winograd {size} forward",
+            functools.partial(winograd.winograd_input_halo, size=size),
+            _cached(functools.partial(winograd.winograd_forward, size=size)),
+            _cached(lambda c, t: winograd.winograd_pack(c, t, oihw(c.inputs, *c.kernel), size=size)),
+            functools.partial(winograd.winograd_packed_size, size=size),
+        ),
+        Technique(
+            f"winograd {size} backward",
+            functools.partial(winograd.winograd_gradient_halo, size=size),
+            _cached(functools.partial(winograd.winograd_backward_data, size=size)),
+            _cached(lambda c, t: winograd.winograd_backward_pack(c, t, oihw(c.inputs, *c.kernel), size=size)),
+            functools.partial(winograd.winograd_packed_size, backward=True, size=size),
+        ),
+    )
+
+
+_WINOGRAD = {size: _winograd(size) for size in (2, 4)}
 
 _DEPTHWISE = tuple(
     Technique(
@@ -132,15 +139,15 @@ def is_depthwise(conv: Convolution) -> bool:
     return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
 
 
-def technique(conv: Convolution, *, backward: bool) -> Technique:
-    """The technique for a direction of a convolution, by its shape.
+def technique(conv: Convolution, options: CompileOptions, *, backward: bool) -> Technique:
+    """The technique for a direction of a convolution, by its shape and what the user chose.
 
     Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on, where products
     outweigh transforms, on images of which little is lost to whole squares.
     """
     if is_depthwise(conv):
         return _DEPTHWISE[backward]
-    return _WINOGRAD[backward] if _winograd_pays(conv) else _DIRECT[backward]
+    return (_WINOGRAD[options.winograd] if _winograd_pays(conv) else _DIRECT)[backward]
 
 
 def winograd_for_weights(conv: Convolution) -> bool:

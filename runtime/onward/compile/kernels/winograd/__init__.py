@@ -5,16 +5,18 @@
 
 from onward.compile.kernels.winograd.convolve import (
     winograd_backward_data,
-    winograd_backward_pack,
     winograd_forward,
-    winograd_pack,
-    winograd_packed_size,
 )
 from onward.compile.kernels.winograd.gradient import (
     winograd_finish_weights,
     winograd_partial_count,
     winograd_partial_size,
     winograd_weight_gradient,
+)
+from onward.compile.kernels.winograd.pack import (
+    winograd_backward_pack,
+    winograd_pack,
+    winograd_packed_size,
 )
 from onward.compile.kernels.winograd.problem import (
     winograd_gradient_halo,

@@ -1,9 +1,13 @@
-"""Winograd F(2x2, 3x3) convolution, forward and backward-data: 2.25 times fewer multiplications than direct.
+"""Winograd convolution forward and backward-data, which is the same with the taps turned round.
 
-Each 2x2 square of outputs comes from a 4x4 square of inputs: both are transformed, and the 16 transformed
-positions are 16 independent matrix products over channels. (Lavin and Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2015.) The relative error is about 1e-6. Backward-data is the same with the
-taps turned round.
+Each square of outputs comes from a square of inputs that is two wider: inputs are transformed, and the
+positions of transformed squares are independent matrix products over channels.
+
+Work goes by chunks of squares. While products are made, the next chunk's inputs and this one's outputs are
+brought to the second-level cache.
+
+An infinity or NaN, which the transforms would spread, shows in the outputs of its squares. Squares that are
+not finite are summed again without transforms.
 """
 
 from __future__ import annotations
@@ -16,173 +20,135 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
-from onward.compile.kernels.layout import Convolution, Weights
-from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, vectors_for
+from onward.compile.kernels.layout import Convolution, Image
+from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
+    Chunk,
     Problem,
     backward_problem,
+    chunk_of,
     forward_problem,
     winograd_gradient_halo,
     winograd_input_halo,
 )
+from onward.compile.kernels.winograd.repair import any_not_finite, repaired
+from onward.compile.kernels.winograd.scheme import Scheme, scheme_of
 
-__all__ = [
-    "winograd_backward_data",
-    "winograd_backward_pack",
-    "winograd_forward",
-    "winograd_pack",
-    "winograd_packed_size",
-]
+__all__ = ["winograd_backward_data", "winograd_forward"]
 
 _SQUARES = 56
-"""Squares that one unit of work transforms at a time, where an image or a few have as many."""
+"""Squares of a chunk, where an image or a few have as many."""
 
 
-def winograd_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
-    """y = epilogue(x * w). Slots: a = x, b = packed weights, c = y, e0, ..., scratch, batch."""
-    check_halo("x", conv.x, winograd_input_halo(conv))
-    return _convolve("winograd_forward", conv, forward_problem(conv), target, epilogue)
+def winograd_forward(
+    conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY, *, size: int = 2
+) -> Kernel:
+    """y = epilogue(x * w) by F(size x size, 3x3), size 2 or 4.
+
+    Slots: a = x, b = packed weights, c = y, e0, ..., scratch, batch. Raises `ShapeError` when x's border is
+    too small.
+    """
+    check_halo("x", conv.x, winograd_input_halo(conv, size))
+    return _convolve("winograd_forward", conv, forward_problem(conv, size), target, epilogue)
 
 
-def winograd_backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
-    """dx = epilogue(gradient). Slots: a = dy, b = weights (backward), c = dx, e0, ..., scratch, batch."""
-    check_halo("dy", conv.y, winograd_gradient_halo(conv))
-    return _convolve("winograd_backward_data", conv, backward_problem(conv), target, epilogue)
+def winograd_backward_data(
+    conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY, *, size: int = 2
+) -> Kernel:
+    """dx = epilogue(gradient) by F(size x size, 3x3), size 2 or 4.
 
-
-def _block(channels: int, target: Target) -> int:
-    return vectors_for(target, channels) * target.lanes
-
-
-def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = False) -> int:
-    """Floats of the packed weights of one direction."""
-    inputs, outputs = (conv.outputs, conv.inputs) if backward else (conv.inputs, conv.outputs)
-    width = _block(outputs, target)
-    return 16 * inputs * -(-outputs // width) * width
-
-
-def winograd_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
-    """Weights transformed for the forward direction: [position][block][input][output]. Slots: w, packed."""
-    forward_problem(conv)
-    return _pack("winograd_pack", conv.inputs, conv.outputs, weights, target, turned=False)
-
-
-def winograd_backward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
-    """Weights transformed for backward-data: [position][block][output][input]. Slots: w, packed."""
-    forward_problem(conv)
-    swapped = Weights(weights.input, weights.output, weights.row, weights.column)
-    return _pack("winograd_backward_pack", conv.outputs, conv.inputs, swapped, target, turned=True)
-
-
-def _pack(name: str, inputs: int, outputs: int, weights: Weights, target: Target, *, turned: bool) -> Kernel:
-    module = Module(target)
-    f = module.entry()
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
-    lanes, width = target.lanes, _block(outputs, target)
-    vectors, blocks = width // lanes, -(-outputs // width)
-    size = inputs * blocks * width
-    low, high = f.share(blocks * inputs * vectors, *f.arguments[1:])
-    spill = f.local(f"[{9 * lanes} x float]")
-    with f.range(low, high) as unit:
-        v, rest = unit % vectors, unit // vectors
-        k, block = rest % inputs, rest // inputs
-        first = block * width + v * lanes
-        source = f.at(values["w"], first * weights.output + k * weights.input)
-        for t in range(9):
-            f.vstore(f.zero(), spill, t * lanes)
-        with f.range(0, f.smin(outputs - first, lanes)) as lane:
-            for t in range(9):
-                i, j = divmod(8 - t if turned else t, 3)
-                at = lane * weights.output + (i * weights.row + j * weights.column)
-                f.store(f.load(source, "float", at), spill, lane + t * lanes)
-        taps = [f.vload(spill, t * lanes) for t in range(9)]
-        columns = [_filter(taps[j], taps[3 + j], taps[6 + j]) for j in range(3)]
-        sink = f.at(values["packed"], (block * inputs + k) * width + v * lanes)
-        for i in range(4):
-            for j, value in enumerate(_filter(columns[0][i], columns[1][i], columns[2][i])):
-                f.vstore(value, sink, (i * 4 + j) * size)
-    f.ret()
-    return Kernel(
-        name,
-        module.text(),
-        slots,
-        bytes=Affine(4 * (9 * inputs * outputs + 16 * size)),
-        units=Affine(blocks * inputs),
-    )
-
-
-def _filter(a: Value, b: Value, c: Value) -> list[Value]:
-    half = (a + c) * 0.5
-    return [a, half + b * 0.5, half - b * 0.5, c]
-
-
-def _input(d: Sequence[Value]) -> list[Value]:
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-
-
-def _output(m: Sequence[Value]) -> list[Value]:
-    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+    Slots: a = dy, b = weights packed for backward, c = dx, e0, ..., scratch, batch. Raises `ShapeError` when
+    dy's border is too small.
+    """
+    check_halo("dy", conv.y, winograd_gradient_halo(conv, size))
+    return _convolve("winograd_backward_data", conv, backward_problem(conv, size), target, epilogue)
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Squares transformed together: `images` whole images, or `rows` rows of squares of one."""
+class _Plan:
+    """Sizes of a chunk's buffers, in floats: transformed inputs and products at each position."""
 
-    images: int
-    rows: int
-    columns: int
-    tile: int
+    chunk: Chunk
+    positions: int
+    inputs: int
+    outputs: int
+    lanes: int
+    vectors: int
+    pieces: tuple[tuple[int, int, int], ...]
+    """Squares by tiles: (size, first square, count)."""
 
     @property
-    def squares(self) -> int:
-        return self.images * self.rows * self.columns
+    def width(self) -> int:
+        return self.vectors * self.lanes
 
     @property
     def padded(self) -> int:
-        return -(-self.squares // self.tile) * self.tile
+        return -(-self.outputs // self.lanes) * self.lanes
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.padded // self.width)
+
+    @property
+    def plane(self) -> int:
+        """Transformed inputs at one position: odd in cache lines, so that positions differ in sets."""
+        return -(-self.chunk.squares * self.inputs // 32) * 32 + 16
+
+    @property
+    def product(self) -> int:
+        """Products at one position."""
+        return -(-self.chunk.squares * self.padded // 32) * 32 + 16
+
+    @property
+    def scratch(self) -> int:
+        return self.positions * (self.plane + self.product)
 
 
-def _unit(problem: Problem, most: int) -> _Unit:
-    rows, columns = problem.squares
-    images = max(1, _SQUARES // (rows * columns))
-    if images == 1:
-        wanted = max(1, _SQUARES // columns)
-        rows = -(-rows // -(-rows // wanted))
-    squares = images * rows * columns
-    sizes = range(min(most, squares), max(0, min(most, squares) // 2 - 1), -1)
-    return _Unit(images, rows, columns, min(sizes, key=lambda size: -(-squares // size) * size))
+def _plan(problem: Problem, target: Target) -> _Plan:
+    outputs = problem.sink.channels
+    vectors = vectors_for(target, outputs)
+    chunk = chunk_of(problem, _SQUARES)
+    pieces = tuple(split(chunk.squares, rows_for(target, vectors)))
+    return _Plan(
+        chunk, (problem.size + 2) ** 2, problem.source.channels, outputs, target.lanes, vectors, pieces
+    )
 
 
 def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, epilogue: Epilogue) -> Kernel:
     source, sink = problem.source, problem.sink
+    scheme, plan = scheme_of(problem.size), _plan(problem, target)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
     slots = ("a", "b", "c", *extra, "scratch", "batch")
     values = slot_values(f, slots, frozenset(("batch",)))
-    unit = _unit(problem, rows_for(target, vectors_for(target, sink.channels)))
-    chunks = -(-problem.squares[0] // unit.rows)
-    # Odd in cache lines, so that the 16 positions do not meet in the same cache sets.
-    plane_in = -(-unit.padded * source.channels // 32) * 32 + 16
-    plane_out = -(-unit.padded * sink.channels // 32) * 32 + 16
-    scratch = 16 * (plane_in + plane_out)
-    _Winograd(f, problem, target, epilogue, values, unit, chunks, (plane_in, plane_out)).emit(scratch)
+    _Winograd(f, problem, scheme, plan, epilogue, values).emit()
     f.ret()
-    squares = problem.squares[0] * problem.squares[1]
-    transforms = squares * (32 * source.channels + 24 * sink.channels)
+    squares, n, m = plan.chunk.total, scheme.extent, scheme.size
+    transforms = squares * (scheme.flops[0] * source.channels + scheme.flops[1] * sink.channels)
     return Kernel(
-        name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}",
+        name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
+        + ("" if m == 2 else f" F{m}"),
         ir=module.text(),
         slots=slots,
-        flops=Affine(0, squares * 32 * source.channels * sink.channels + transforms),
+        flops=Affine(0, squares * 2 * n * n * source.channels * sink.channels + transforms),
         bytes=Affine(
-            64 * source.channels * sink.channels,
+            4 * n * n * source.channels * sink.channels,
             4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full"))),
         ),
-        units=Affine(0, chunks),
-        scratch=4 * scratch,
+        units=Affine(0, plan.chunk.count),
+        scratch=4 * plan.scratch,
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A chunk: images n .. n + images, rows first .. first + rows of squares."""
+
+    n: Value
+    images: Value
+    first: Value
+    rows: Value
 
 
 class _Winograd:
@@ -190,134 +156,197 @@ class _Winograd:
         self,
         f: Function,
         problem: Problem,
-        target: Target,
+        scheme: Scheme,
+        plan: _Plan,
         epilogue: Epilogue,
         values: dict[str, Value],
-        unit: _Unit,
-        chunks: int,
-        planes: tuple[int, int],
     ) -> None:
         self.f = f
         self.problem = problem
+        self.scheme = scheme
+        self.plan = plan
         self.epilogue = epilogue
         self.values = values
-        self.unit = unit
-        self.chunks = chunks
-        self.planes = planes
-        outputs, inputs = problem.sink.channels, problem.source.channels
-        vectors = vectors_for(target, outputs)
-        self.width = vectors * target.lanes
-        self.whole, rest = divmod(outputs, self.width)
-        self.blocks = self.whole + (rest > 0)
+        self.whole = plan.padded // plan.width
+        self.tiles = [
+            {whole: self._tile(size, n, whole) for whole in (True, False) if self._blocks(whole)}
+            for n, (size, _, _) in enumerate(plan.pieces)
+        ]
+        self.inner = f.at(values["scratch"], f.arguments[1] * plan.scratch)
+        self.outer = f.at(self.inner, plan.positions * plan.plane)
+
+    def _blocks(self, whole: bool) -> int:
+        return self.whole if whole else self.plan.blocks - self.whole
+
+    def _tile(self, size: int, n: int, whole: bool) -> Function:
+        plan = self.plan
         tile = Tile(
-            a=tuple(m * inputs for m in range(unit.tile)),
-            c=tuple(m * outputs for m in range(unit.tile)),
-            vectors=vectors,
-            tail=target.lanes,
-            k=inputs,
+            a=tuple(m * plan.inputs for m in range(size)),
+            c=tuple(m * plan.padded for m in range(size)),
+            vectors=plan.vectors if whole else plan.padded % plan.width // plan.lanes,
+            tail=plan.lanes,
+            k=plan.inputs,
             a_step=1,
-            b_step=self.width,
+            b_step=plan.width,
         )
-        self.tiles: dict[bool, Function] = {}
-        if self.whole:
-            self.tiles[True] = define(f.module, "tile_whole", tile)
-        if rest:
-            few = -(-rest // target.lanes)
-            tail = Tile(tile.a, tile.c, few, rest - (few - 1) * target.lanes, inputs, 1, self.width)
-            self.tiles[False] = define(f.module, "tile_rest", tail)
+        return define(self.f.module, f"tile_{n}_{'whole' if whole else 'rest'}", tile)
 
-    def emit(self, scratch: int) -> None:
-        f, unit, batch = self.f, self.unit, self.values["batch"]
+    def emit(self) -> None:
+        f, chunk, batch = self.f, self.plan.chunk, self.values["batch"]
         _, thread, threads = f.arguments
-        inner = f.at(self.values["scratch"], thread * scratch)
-        outer = f.at(inner, 16 * self.planes[0])
-        if unit.images > 1:
-            low, high = f.share(batch, thread, threads)
-            with f.range(low, high, unit.images) as n:
-                self._work(inner, outer, n, f.smin(unit.images, high - n), 0, unit.rows)
-            return
-        low, high = f.share(batch * self.chunks, thread, threads)
+        low, high = f.share(chunk.chunks(f, batch), thread, threads)
         with f.range(low, high) as number:
-            n, first = number // self.chunks, number % self.chunks * unit.rows
-            rows = f.smin(unit.rows, self.problem.squares[0] - first)
-            self._work(inner, outer, n, f.value(1), first, rows)
+            place = _Place(*chunk.place(f, number, batch))
+            self._inputs(place)
+            self._products(place)
+            self._outputs(place)
 
-    def _work(self, inner: Value, outer: Value, n: Value, images: Value, first: Int, rows: Int) -> None:
-        f, unit = self.f, self.unit
-        first, rows = f.value(first), f.value(rows)
-        lines = images * rows
-        with f.range(0, lines) as line, f.range(0, unit.columns) as j:
-            image, i = n + line // rows, first + line % rows
-            self._transform_input(inner, image, i, j, line * unit.columns + j)
-        count = (lines * unit.columns + (unit.tile - 1)) // unit.tile
-        self._products(inner, outer, count)
-        with f.range(0, lines) as line, f.range(0, unit.columns) as j:
-            image, i = n + line // rows, first + line % rows
-            self._transform_output(outer, image, i, j, line * unit.columns + j)
-
-    def _channels(self, channels: int) -> list[tuple[int, int, Value | None]]:
-        """Ranges of channels: (first, end, mask)."""
-        lanes = self.f.lanes
-        whole = channels // lanes * lanes
-        found: list[tuple[int, int, Value | None]] = [(0, whole, None)] if whole else []
-        if channels > whole:
-            found.append((whole, whole + 1, self.f.mask(channels - whole)))
-        return found
-
-    def _transform_input(self, inner: Value, image: Value, i: Value, j: Value, square: Value) -> None:
-        f, problem = self.f, self.problem
-        x = problem.source
-        at = image * x.size + i * (2 * x.row) + j * (2 * x.pixel)
-        source = f.at(self.values["a"], at + (x.origin - problem.top * x.row - problem.left * x.pixel))
-        sink = f.at(inner, square * x.channels)
-        for start, end, mask in self._channels(x.channels):
-            with f.range(start, end, f.lanes) as c:
-                columns = [
-                    _input([f.vload(source, c + r * x.row + q * x.pixel, mask) for r in range(4)])
-                    for q in range(4)
-                ]
-                for r in range(4):
-                    for q, value in enumerate(_input([column[r] for column in columns])):
-                        f.vstore(value, sink, c + (r * 4 + q) * self.planes[0], mask)
-
-    def _products(self, inner: Value, outer: Value, count: Value) -> None:
-        f, unit, problem = self.f, self.unit, self.problem
-        inputs, outputs = problem.source.channels, problem.sink.channels
-        panel = inputs * self.width
-        with f.range(0, 16) as position:
-            for whole, tile in self.tiles.items():
-                with f.range(0, self.whole if whole else 1) as number:
+    def _products(self, place: _Place) -> None:
+        f, plan, chunk = self.f, self.plan, self.plan.chunk
+        panel = plan.inputs * plan.width
+        count = place.images * place.rows * chunk.columns
+        tiles = sum(pieces for _, _, pieces in plan.pieces)
+        prefetches = self._prefetches(place, plan.positions * plan.blocks * tiles)
+        with f.range(0, plan.positions) as position:
+            for whole in (True, False):
+                if not self._blocks(whole):
+                    continue
+                with f.range(0, self._blocks(whole)) as number:
                     block = number if whole else f.value(self.whole)
-                    b = f.at(self.values["b"], (position * self.blocks + block) * panel)
-                    with f.range(0, count) as t:
-                        a = f.at(inner, position * self.planes[0] + t * (unit.tile * inputs))
-                        c = position * self.planes[1] + t * (unit.tile * outputs) + block * self.width
-                        f.invoke(tile, [a, b, f.at(outer, c)])
+                    call = (position * plan.blocks + block) * tiles
+                    b = f.at(self.values["b"], (position * plan.blocks + block) * panel)
+                    before = 0
+                    for functions, (size, first, pieces) in zip(self.tiles, plan.pieces, strict=True):
+                        needed = (f.smax(count - first, 0) + (size - 1)) // size
+                        with f.range(0, f.smin(needed, pieces)) as t:
+                            square = t * size + first
+                            a = position * plan.plane + square * plan.inputs
+                            c = position * plan.product + square * plan.padded + block * plan.width
+                            for pointer, lines in prefetches:
+                                for line in range(lines):
+                                    f.prefetch(pointer, ((call + t + before) * lines + line) * 16)
+                            f.invoke(functions[whole], [f.at(self.inner, a), b, f.at(self.outer, c)])
+                        before += pieces
 
-    def _transform_output(self, outer: Value, image: Value, i: Value, j: Value, square: Value) -> None:
-        f, y = self.f, self.problem.sink
-        source = f.at(outer, square * y.channels)
-        at = image * y.size + i * (2 * y.row) + j * (2 * y.pixel) + y.origin
-        for start, end, mask in self._channels(y.channels):
+    def _prefetches(self, place: _Place, calls: int) -> list[tuple[Value, int]]:
+        """Images that come next: where they start, and cache lines for each of so many calls."""
+        f, chunk, problem = self.f, self.plan.chunk, self.problem
+        x, y, size = problem.source, problem.sink, problem.size
+
+        def spread(name: str, image: Image, start: Value) -> tuple[Value, int]:
+            floats = chunk.images * image.size if chunk.images > 1 else size * chunk.rows * image.row
+            return f.at(self.values[name], start), -(-floats // (16 * calls))
+
+        if chunk.images > 1:
+            following = (place.n + place.images) * x.size
+        else:
+            following = place.n * x.size + (place.first + place.rows) * (size * x.row)
+        here = place.n * y.size + place.first * (size * y.row) + y.origin
+        results = ["c", *(f"e{e}" for e, kind in enumerate(self.epilogue.operands) if kind == "full")]
+        return [spread("a", x, following), *(spread(name, y, here) for name in results)]
+
+    def _line(self, place: _Place, line: Value) -> tuple[Value, Value]:
+        """The image and the row of squares of one of a chunk's lines."""
+        chunk = self.plan.chunk
+        if chunk.images > 1:
+            return place.n + line // chunk.rows, line % chunk.rows
+        return place.n, place.first + line
+
+    def _corner(self, place: _Place, line: Value) -> Value:
+        """Where the inputs of a line's first square start."""
+        x, size = self.problem.source, self.problem.size
+        image, row = self._line(place, line)
+        at = image * x.size + row * (size * x.row)
+        return at + (x.origin - self.problem.top * x.row - self.problem.left * x.pixel)
+
+    def _inputs(self, place: _Place) -> None:
+        """Bᵀ d B of all squares, a vector of channels of a line of squares at a time."""
+        f, plan, columns = self.f, self.plan, self.plan.chunk.columns
+        with f.range(0, place.images * place.rows) as line:
+            source = f.at(self.values["a"], self._corner(place, line))
+            sink = f.at(self.inner, line * (columns * plan.inputs))
+            for start, end, mask in _channel_ranges(f, plan.inputs):
+                with f.range(start, end, f.lanes) as c:
+                    self._transform_line(f.at(source, c), f.at(sink, c), mask)
+
+    def _transform_line(self, source: Value, sink: Value, mask: Value | None) -> None:
+        """Neighbouring squares share two columns of inputs, which are kept transformed along the rows."""
+        f, plan, scheme, x = self.f, self.plan, self.scheme, self.problem.source
+        n = scheme.extent
+
+        def column(at: Int) -> list[Value]:
+            return scheme.input([f.vload(source, at + r * x.row, mask) for r in range(n)])
+
+        def square(j: Value, carry: list[Value]) -> list[Value]:
+            at = j * (scheme.size * x.pixel)
+            columns = [carry[:n], carry[n:], *(column(at + q * x.pixel) for q in range(2, n))]
+            for r in range(n):
+                for q, value in enumerate(scheme.input([one[r] for one in columns])):
+                    f.vstore(value, sink, j * plan.inputs + (r * n + q) * plan.plane, mask)
+            return columns[-2] + columns[-1]
+
+        f.loop(0, plan.chunk.columns, carry=column(0) + column(x.pixel), body=square)
+
+    def _outputs(self, place: _Place) -> None:
+        f = self.f
+        with f.range(0, place.images * place.rows) as line:
+            image, i = self._line(place, line)
+            corner = self._corner(place, line)
+            with f.range(0, self.plan.chunk.columns) as j:
+                self._transform_output(image, i, j, line * self.plan.chunk.columns + j, corner)
+
+    def _transform_output(self, image: Value, i: Value, j: Value, square: Value, corner: Value) -> None:
+        f, plan, scheme, problem = self.f, self.plan, self.scheme, self.problem
+        x, y, n, m = problem.source, problem.sink, scheme.extent, scheme.size
+        source = f.at(self.outer, square * plan.padded)
+        at = image * y.size + i * (m * y.row) + j * (m * y.pixel) + y.origin
+        inputs = f.at(self.values["a"], corner + j * (m * x.pixel))
+        for start, end, mask in _channel_ranges(f, y.channels):
             with f.range(start, end, f.lanes) as c:
                 columns = [
-                    _output([f.vload(source, c + (r * 4 + q) * self.planes[1], mask) for r in range(4)])
-                    for q in range(4)
+                    scheme.output([f.vload(source, c + (r * n + q) * plan.product, mask) for r in range(n)])
+                    for q in range(n)
                 ]
-                for r in range(2):
-                    for q, value in enumerate(_output([column[r] for column in columns])):
-                        self._store(value, i, j, r, q, at, c, mask)
+                outputs = [v for r in range(m) for v in scheme.output([column[r] for column in columns])]
+                outputs = f.loop(
+                    0,
+                    any_not_finite(f, outputs),
+                    carry=outputs,
+                    body=lambda _, carry: repaired(f, carry, self._directly(inputs, c)),
+                )
+                for r in range(m):
+                    for q in range(m):
+                        self._store(outputs[r * m + q], i, j, r, q, at, c, mask)
+
+    def _directly(self, source: Value, c: Value) -> list[Value]:
+        """The outputs of the square at `source`, channels from c, by the nine taps."""
+        f, plan, x, m = self.f, self.plan, self.problem.source, self.scheme.size
+        plane = plan.inputs * plan.blocks * plan.width
+        block, inside = c // plan.width, c % plan.width
+        start = block * (plan.inputs * plan.width) + inside
+        taps = f.at(self.values["b"], start + self.scheme.positions * plane)
+
+        def channel(k: Value, carry: list[Value]) -> list[Value]:
+            total = list(carry)
+            for t in range(9):
+                weight = f.vload(taps, k * plan.width + t * plane)
+                for p in range(m * m):
+                    place = (p // m + t // 3) * x.row + (p % m + t % 3) * x.pixel
+                    total[p] = f.fma(f.broadcast(source, k + place), weight, total[p])
+            return total
+
+        return f.loop(0, plan.inputs, carry=[f.zero()] * (m * m), body=channel)
 
     def _store(
         self, value: Value, i: Value, j: Value, r: int, q: int, at: Value, c: Value, mask: Value | None
     ) -> None:
-        """One output pixel through the epilogue, unless it lies past an odd edge."""
-        f, y = self.f, self.problem.sink
+        """One output pixel through the epilogue, unless it lies past the image's edge."""
+        f, y, m = self.f, self.problem.sink, self.scheme.size
         inside: Value | None = None
-        if r and y.height % 2:
-            inside = f.compare("slt", i, y.height // 2)
-        if q and y.width % 2:
-            column = f.compare("slt", j, y.width // 2)
+        if r >= y.height % m > 0:
+            inside = f.compare("slt", i, y.height // m)
+        if q >= y.width % m > 0:
+            column = f.compare("slt", j, y.width // m)
             inside = column if inside is None else f.binary("and", inside, column)
 
         def put() -> None:
@@ -333,3 +362,12 @@ class _Winograd:
         else:
             with f.when(inside):
                 put()
+
+
+def _channel_ranges(f: Function, channels: int) -> Sequence[tuple[int, int, Value | None]]:
+    """Ranges of channels: (first, end, mask)."""
+    whole = channels // f.lanes * f.lanes
+    found: list[tuple[int, int, Value | None]] = [(0, whole, None)] if whole else []
+    if channels > whole:
+        found.append((whole, whole + 1, f.mask(channels - whole)))
+    return found

@@ -24,6 +24,7 @@ from onward.compile.kernels.kernel import Affine, Kernel, slot_values
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import Chunk, chunk_of, forward_problem, winograd_input_halo
+from onward.compile.kernels.winograd.repair import any_not_finite, repaired
 
 __all__ = [
     "winograd_finish_weights",
@@ -334,7 +335,6 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     slots = ("c", "dw", "parts", "a", "b", "batch")
     values = slot_values(f, slots, frozenset(("parts", "batch")))
     lanes = target.lanes
-    spill = f.local(f"[{9 * lanes} x float]")
     low, high = f.share(plan.padded // lanes * plan.inputs, thread, threads)
     with f.range(low, high) as unit:
         v, c = unit // plan.inputs, unit % plan.inputs
@@ -350,14 +350,9 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
         columns = [_taps(*sums[q::4]) for q in range(4)]
         taps = [tap for i in range(3) for tap in _taps(*(column[i] for column in columns))]
         mask = _tail_mask(f, v, plan)
-        for t, tap in enumerate(_repaired(f, conv, values, taps, c, v * lanes, mask)):
-            f.vstore(tap, spill, t * lanes)
-        first = v * lanes
-        sink = f.at(values["dw"], first * weights.output + c * weights.input)
-        with f.range(0, f.smin(plan.outputs - first, lanes)) as lane:
-            for t in range(9):
-                at = lane * weights.output + (t // 3 * weights.row + t % 3 * weights.column)
-                f.store(f.load(spill, "float", lane + t * lanes), sink, at)
+        sink = f.at(values["dw"], v * lanes * weights.output + c * weights.input)
+        for t, tap in enumerate(_finite_or_direct(f, conv, values, taps, c, v * lanes, mask)):
+            f.scatter(tap, f.at(sink, t // 3 * weights.row + t % 3 * weights.column), weights.output, mask)
     f.ret()
     return Kernel(
         name="winograd_weight_gradient_finish",
@@ -380,7 +375,7 @@ def _taps(a: Value, b: Value, c: Value, d: Value) -> list[Value]:
     return [a + half, (b - c) * 0.5, half + d]
 
 
-def _repaired(
+def _finite_or_direct(
     f: Function,
     conv: Convolution,
     values: dict[str, Value],
@@ -391,11 +386,6 @@ def _repaired(
 ) -> list[Value]:
     """The nine taps' gradients, those that are not finite summed again over all pixels without transforms."""
     x, y = conv.x, conv.y
-    wrong = taps[0] * 0.0
-    for tap in taps[1:]:
-        wrong = f.fma(tap, 0.0, wrong)
-    lanes = f.bitcast(f.compare("uno", wrong, wrong), f"i{f.lanes}")
-    times = f.smin(f.cast("zext", lanes, "i64"), 1)
     x0 = f.at(values["a"], channel + (x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel))
     y0 = f.at(values["b"], first + y.origin)
 
@@ -415,6 +405,6 @@ def _repaired(
             return f.loop(0, y.height, carry=carry, body=row)
 
         direct = f.loop(0, values["batch"], carry=[f.zero()] * 9, body=image)
-        return [f.select(f.compare("uno", w - w, w - w), d, w) for w, d in zip(carry, direct, strict=True)]
+        return repaired(f, carry, direct)
 
-    return f.loop(0, times, carry=taps, body=again)
+    return f.loop(0, any_not_finite(f, taps), carry=taps, body=again)

@@ -1,4 +1,4 @@
-"""Which convolutions Winograd's F(2x2, 3x3) serves, what borders it needs, and how its work is cut up."""
+"""Which convolutions Winograd serves, what borders it needs, and how its work is cut up."""
 
 from __future__ import annotations
 
@@ -33,49 +33,53 @@ def winograd_suits(conv: Convolution) -> bool:
 
 @dataclass(frozen=True)
 class Problem:
-    """sink pixel (i, j) reads source pixels (i - top .. i - top + 2, j - left .. j - left + 2)."""
+    """sink pixel (i, j) reads source pixels (i - top .. i - top + 2, j - left .. j - left + 2).
+
+    `size` is the side of the squares of sink pixels that are made together.
+    """
 
     source: Image
     sink: Image
     top: int
     left: int
+    size: int
 
     @property
     def squares(self) -> tuple[int, int]:
-        """2x2 squares of sink pixels: rows and columns."""
-        return -(-self.sink.height // 2), -(-self.sink.width // 2)
+        """Squares of sink pixels: rows and columns."""
+        return -(-self.sink.height // self.size), -(-self.sink.width // self.size)
 
     def halo(self) -> tuple[int, int, int, int]:
         """The border that the source needs: (top, left, bottom, right)."""
         rows, columns = self.squares
-        bottom = 2 * rows + 2 - self.top - self.source.height
-        right = 2 * columns + 2 - self.left - self.source.width
+        bottom = self.size * rows + 2 - self.top - self.source.height
+        right = self.size * columns + 2 - self.left - self.source.width
         return self.top, self.left, max(0, bottom), max(0, right)
 
 
-def forward_problem(conv: Convolution) -> Problem:
+def forward_problem(conv: Convolution, size: int = 2) -> Problem:
     """y from x. Raises `ShapeError` where Winograd does not suit."""
     if not winograd_suits(conv):
         raise ShapeError(
             f"a {conv.kernel} convolution, strides {conv.strides}: Winograd is for plain 3x3 ones"
         )
-    return Problem(conv.x, conv.y, conv.pads[0], conv.pads[1])
+    return Problem(conv.x, conv.y, conv.pads[0], conv.pads[1], size)
 
 
-def backward_problem(conv: Convolution) -> Problem:
+def backward_problem(conv: Convolution, size: int = 2) -> Problem:
     """dx from dy. Raises `ShapeError` where Winograd does not suit."""
     forward_problem(conv)
-    return Problem(conv.y, conv.x, 2 - conv.pads[0], 2 - conv.pads[1])
+    return Problem(conv.y, conv.x, 2 - conv.pads[0], 2 - conv.pads[1], size)
 
 
-def winograd_input_halo(conv: Convolution) -> tuple[int, int, int, int]:
+def winograd_input_halo(conv: Convolution, size: int = 2) -> tuple[int, int, int, int]:
     """The border that x needs: (top, left, bottom, right)."""
-    return forward_problem(conv).halo()
+    return forward_problem(conv, size).halo()
 
 
-def winograd_gradient_halo(conv: Convolution) -> tuple[int, int, int, int]:
+def winograd_gradient_halo(conv: Convolution, size: int = 2) -> tuple[int, int, int, int]:
     """The border that dy needs for backward-data: (top, left, bottom, right)."""
-    return backward_problem(conv).halo()
+    return backward_problem(conv, size).halo()
 
 
 @dataclass(frozen=True)

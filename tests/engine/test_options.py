@@ -1,0 +1,73 @@
+"""Kernels that a user chooses: never by default, and never another session's."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onward.autodiff import gradients
+from onward.engine import CompileOptions, Session
+from onward.engine.compiled import CompiledEngine
+from onward.errors import ConfigError
+from onward.graph import Array, Builder
+from onward.train import Trainer
+
+
+def _made() -> tuple[ir.Model, dict[str, Array]]:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21, "ai.onward": 1}, name="wide")
+    g = Builder(graph)
+    rng = np.random.default_rng(0)
+    extents = {"x": (2, 64, 15, 18), "w": (48, 64, 3, 3), "dy": (2, 48, 15, 18)}
+    values = {name: g.input(name, ir.DataType.FLOAT, shape) for name, shape in extents.items()}
+    y = g.Conv(values["x"], values["w"], pads=[1, 1, 1, 1])
+    g.output(y, "y")
+    for name, gradient in zip("xw", gradients(g, {y: values["dy"]}, [values["x"], values["w"]]), strict=True):
+        assert gradient is not None
+        g.output(gradient, f"d{name}")
+    feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in extents.items()}
+    return ir.Model(graph, ir_version=10), feed
+
+
+def _kernels(engine: CompiledEngine, feed: dict[str, Array]) -> set[str]:
+    plan = engine.plan({name: array.shape for name, array in feed.items()})
+    assert plan is not None
+    return {row.kernel for row in plan.rows if row.kernel.startswith("winograd_")}
+
+
+def test_larger_squares_are_chosen_and_not_the_default() -> None:
+    model, feed = _made()
+    exact = Session(model, engine="interpreter").run(feed)
+    small, large = (CompiledEngine(model, threads=1, options=CompileOptions(n)) for n in (2, 4))
+    assert _kernels(small, feed) == _kernels(CompiledEngine(model, threads=1), feed)
+    assert not any("F4" in name for name in _kernels(small, feed))
+    assert sum("F4" in name for name in _kernels(large, feed)) == 2
+    for engine, error in ((small, 2e-6), (large, 1e-5)):
+        for name, array in engine.run(feed).items():
+            np.testing.assert_allclose(array, exact[name], rtol=0, atol=error * np.abs(exact[name]).max())
+    assert small.run(feed)["y"].tobytes() != large.run(feed)["y"].tobytes()
+    chosen = Session(model, engine="compiled", threads=1, options=CompileOptions(winograd=4)).run(feed)
+    assert chosen["y"].tobytes() == large.run(feed)["y"].tobytes()
+
+
+def test_a_trainer_passes_its_options_on() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="wide")
+    g = Builder(graph)
+    rng = np.random.default_rng(0)
+    x = g.input("x", ir.DataType.FLOAT, ("batch", 32, 8, 8))
+    w = g.initializer("w", (rng.standard_normal((32, 32, 3, 3)) / 17).astype(np.float32))
+    g.output(g.Flatten(g.GlobalAveragePool(g.Relu(g.Conv(x, w, pads=[1, 1, 1, 1])))), "y")
+    model = ir.Model(graph, ir_version=10)
+    data = (rng.standard_normal((16, 32, 8, 8)).astype(np.float32), rng.integers(0, 32, 16))
+    weights = []
+    for options in (CompileOptions(), CompileOptions(2), CompileOptions(4)):
+        trainer = Trainer(model, engine="compiled", threads=1, options=options)
+        trainer.fit(data, epochs=1, batch_size=8, progress=False)
+        weights.append(trainer.weights()["w"])
+    assert weights[0].tobytes() == weights[1].tobytes() != weights[2].tobytes()
+    np.testing.assert_allclose(weights[2], weights[0], rtol=0, atol=1e-5)
+
+
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="winograd 3: choose 2 or 4"):
+        CompileOptions(winograd=3)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv as direct
-from onward.compile.kernels import conv_pack, depthwise, winograd
+from onward.compile.kernels import conv_pack, conv_weights, depthwise, weight_finish, winograd
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, oihw
 from onward.compile.kernels.tile import Epilogue
 
-__all__ = ["Technique", "is_depthwise", "technique"]
+__all__ = ["Technique", "WeightTechnique", "technique", "weight_technique"]
 
 Border = tuple[int, int, int, int]
 
@@ -93,7 +93,7 @@ _DEPTHWISE = tuple(
 )
 
 
-def is_depthwise(conv: Convolution) -> bool:
+def _is_depthwise(conv: Convolution) -> bool:
     """Whether every channel is a group of its own, with one result."""
     return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
 
@@ -104,9 +104,46 @@ def technique(conv: Convolution, *, backward: bool) -> Technique:
     Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on images that are
     large enough to fill its units of work.
     """
-    if is_depthwise(conv):
+    if _is_depthwise(conv):
         return _DEPTHWISE[backward]
     large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 12
     if large and winograd.winograd_suits(conv):
         return _WINOGRAD[backward]
     return _DIRECT[backward]
+
+
+@dataclass(frozen=True)
+class WeightTechnique:
+    """How a weight gradient is computed: sets of sums first, then the weights in ONNX's order.
+
+    Attributes:
+        gradient: the kernel that sums; its slots are a = x, b = dy, c = the sums, batch.
+        finish: the kernel that adds `parts` sets of sums; its slots are c, dw, parts.
+        size: floats of one set.
+        parts: how many sets so many threads make.
+    """
+
+    gradient: Callable[[Convolution, Target], Kernel]
+    finish: Callable[[Convolution, Target], Kernel]
+    size: Callable[[Convolution, Target], int]
+    parts: Callable[[Convolution, Target, int], int]
+
+
+_DIRECT_WEIGHTS = WeightTechnique(
+    _cached(conv_weights.weight_gradient),
+    _cached(weight_finish.finish_weights),
+    conv_weights.partial_size,
+    conv_weights.partial_count,
+)
+
+_DEPTHWISE_WEIGHTS = WeightTechnique(
+    _cached(depthwise.depthwise_weight_gradient),
+    _cached(lambda c, t: depthwise.depthwise_finish_weights(c, t, oihw(1, *c.kernel))),
+    lambda c, t: depthwise.depthwise_partial_size(c, t, 1),
+    lambda c, t, threads: threads,
+)
+
+
+def weight_technique(conv: Convolution) -> WeightTechnique:
+    """The technique for a convolution's weight gradient, by its shape."""
+    return _DEPTHWISE_WEIGHTS if _is_depthwise(conv) else _DIRECT_WEIGHTS

@@ -13,7 +13,7 @@ from onward.compile.kernels.layout import Image
 from onward.compile.options import CompileOptions
 from onward.compile.program import Operation, Program
 from onward.compile.rules.convolution import as_convolution
-from onward.compile.rules.techniques import technique, weight_border
+from onward.compile.rules.techniques import technique, weight_technique
 from onward.compile.uses import Uses
 
 __all__ = ["image_geometry"]
@@ -93,7 +93,7 @@ def _halo(
     value = operation.inputs[1 if role == "weight" else 0]
     assert value is not None
     if role == "weight":
-        return [(value, weight_border(conv))]
+        return [(value, weight_technique(conv).border(conv))]
     return [(value, technique(conv, options, backward=role == "input").border(conv))]
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -80,24 +80,24 @@ CASES = {
     "3x3 wide": geometry(6, 35, 16, 35, (3, 3), pads=(1, 1, 1, 1), spare=1),
     "3x3 small image": geometry(7, 7, 32, 48, (3, 3), pads=(1, 1, 1, 1)),
     "3x3 stride 2": geometry(14, 13, 8, 33, (3, 3), (2, 2), (1, 1, 1, 1)),
-    "3x3 stride 2 packed": geometry(9, 8, 70, 90, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "3x3 stride 2 wide": geometry(9, 8, 70, 90, (3, 3), (2, 2), (1, 1, 1, 1)),
     "7x7 stride 2 stem": geometry(23, 24, 3, 20, (7, 7), (2, 2), (3, 3, 3, 3)),
     "11x11 stride 4": geometry(31, 31, 3, 8, (11, 11), (4, 4), (2, 2, 2, 2)),
     "5x5 of one channel": geometry(12, 12, 1, 6, (5, 5), pads=(2, 2, 2, 2)),
     "5x5": geometry(10, 9, 6, 16, (5, 5)),
     "5x5 of many channels": geometry(6, 7, 40, 70, (5, 5), pads=(2, 2, 2, 2)),
     "1x1": geometry(7, 9, 33, 65, (1, 1)),
-    "1x1 packed": geometry(7, 9, 90, 150, (1, 1), spare=1),
+    "1x1 wide": geometry(7, 9, 90, 150, (1, 1), spare=1),
     "1x1 stride 2": geometry(8, 8, 16, 17, (1, 1), (2, 2)),
-    "1x1 stride 2 packed": geometry(9, 9, 96, 64, (1, 1), (2, 2), spare=1),
+    "1x1 stride 2 wide": geometry(9, 9, 96, 64, (1, 1), (2, 2), spare=1),
     "asymmetric": geometry(8, 9, 4, 6, (2, 4), (1, 2), (0, 1, 1, 2)),
-    "asymmetric packed": geometry(8, 9, 80, 100, (2, 4), (1, 2), (0, 1, 1, 2)),
+    "asymmetric wide": geometry(8, 9, 80, 100, (2, 4), (1, 2), (0, 1, 1, 2)),
     "dilated": geometry(12, 13, 6, 10, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
-    "dilated packed": geometry(12, 11, 66, 72, (3, 3), (1, 1), (2, 3, 2, 1), (2, 3)),
+    "dilated wide": geometry(12, 11, 66, 72, (3, 3), (1, 1), (2, 3, 2, 1), (2, 3)),
     "dilated strided": geometry(15, 16, 6, 10, (3, 2), (2, 3), (2, 1, 0, 1), (3, 2)),
     "groups": geometry(6, 7, 12, 20, (3, 3), (1, 1), (1, 1, 1, 1), group=4),
     "groups strided": geometry(9, 9, 40, 80, (3, 3), (2, 2), (1, 1, 1, 1), group=2, spare=1),
-    "groups packed": geometry(8, 6, 120, 96, (3, 3), (1, 1), (1, 1, 1, 1), group=2),
+    "groups wide": geometry(8, 6, 120, 96, (3, 3), (1, 1), (1, 1, 1, 1), group=2),
     "1-D": geometry(1, 50, 12, 30, (1, 5), (1, 1), (0, 2, 0, 2)),
     "1-D text": geometry(1, 47, 128, 100, (1, 4)),
     "1-D long": geometry(1, 1500, 9, 20, (1, 3), (1, 2), (0, 1, 0, 1)),
@@ -105,6 +105,9 @@ CASES = {
     "kernel as large as the image": geometry(5, 5, 6, 12, (5, 5)),
     "many weights": geometry(5, 6, 72, 160, (3, 3), pads=(1, 1, 1, 1)),
 }
+
+
+_ALWAYS_PACK = (1 << 30, 1 << 30)
 
 
 @pytest.fixture(params=CASES, ids=lambda s: s.replace(" ", "-"))
@@ -140,23 +143,37 @@ def check(g: Convolution, target: Target, run: Run, batch: int, threads: int) ->
     return dw
 
 
+@pytest.fixture
+def blocking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets the sizes that plans go by."""
+
+    def set_sizes(**sizes: object) -> None:
+        for name, size in sizes.items():
+            monkeypatch.setattr(weight_plan, name, size)
+        weight_plan.make_plan.cache_clear()
+
+    yield set_sizes
+    weight_plan.make_plan.cache_clear()
+
+
 def test_weight_gradient(case: Convolution, target: Target, run: Run) -> None:
     for batch, threads in ((3, 2), (1, 1), (5, 3), (0, 2)):
         check(case, target, run, batch, threads)
 
 
+def test_packed_chunks(case: Convolution, target: Target, run: Run, blocking: Callable[..., None]) -> None:
+    blocking(FEW_PIXELS=_ALWAYS_PACK)
+    check(case, target, run, 3, 2)
+
+
 @pytest.mark.parametrize("near", [1 << 8, 1 << 12, 1 << 16])
 @pytest.mark.parametrize("own", [0, 1 << 30])
-def test_any_blocking(own: int, near: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_plan, "OWN_PANELS", own)
-    monkeypatch.setattr(weight_plan, "NEAR", near)
-    monkeypatch.setattr(weight_plan, "FAR_PANELS", 1 << 12)
-    monkeypatch.setattr(weight_plan, "FAR_PIXELS", 70)
-    monkeypatch.setattr(weight_plan, "LANE_BLOCKS", 1 << 12)
+def test_any_blocking(own: int, near: int, target: Target, run: Run, blocking: Callable[..., None]) -> None:
+    blocking(OWN_PANELS=own, NEAR=near, FAR_PANELS=1 << 12, FAR_PIXELS=70, LANE_BLOCKS=1 << 12)
     for name in (
-        "3x3 stride 2 packed",
-        "1x1 packed",
-        "groups packed",
+        "3x3 stride 2 wide",
+        "1x1 wide",
+        "groups wide",
         "dilated strided",
         "7x7 stride 2 stem",
     ):
@@ -171,13 +188,14 @@ def test_panels_are_shared_out_or_summed(target: Target) -> None:
     assert conv_weights.partial_count(large, target, 3) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["3x3", "3x3 one vector", "3x3 stride 2 packed", "1x1 packed", "groups packed", "5x5"]
-)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["3x3", "3x3 one vector", "3x3 stride 2", "1x1", "groups", "5x5"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_inf_reach_what_they_reach_in_numpy(
-    value: float, name: str, target: Target, run: Run
+    value: float, name: str, packed: bool, target: Target, run: Run, blocking: Callable[..., None]
 ) -> None:
+    if packed:
+        blocking(FEW_PIXELS=_ALWAYS_PACK)
     g = CASES[name]
     operator = ConvGradWeight(
         group=g.group, kernel_shape=g.kernel, pads=g.pads, strides=g.strides, dilations=g.dilations

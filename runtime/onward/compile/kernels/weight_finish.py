@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
@@ -28,7 +29,7 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
     values = slot_values(f, slots, frozenset(("parts",)))
     # One matrix [rows][lanes] for each lane block; for each output channel of it where x is in the lanes.
     matrices = conv.outputs if form.x_lanes else 1
-    vectors = plan.padded // target.lanes
+    vectors = -(-form.lane_count // target.lanes)
     units = conv.group * matrices * vectors
     low, high = f.share(units, *f.arguments[1:])
     with f.range(low, high) as unit:
@@ -55,15 +56,17 @@ def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, out
     lanes, width = f.lanes, form.width
     weights = conv.inputs * math.prod(conv.kernel)
 
-    def load(row: Int) -> Value:
-        at = f.at(source, f.value(row) * width)
-        (total,) = f.loop(
+    def load(rows: Sequence[Int]) -> list[Value]:
+        """These rows, added over all sets of panels."""
+        places = [f.at(source, f.value(row) * width) for row in rows]
+        return f.loop(
             1,
             parts,
-            carry=[f.vload(at)],
-            body=lambda i, carry: [carry[0] + f.vload(at, i * plan.size)],
+            carry=[f.vload(at) for at in places],
+            body=lambda i, sums: [
+                total + f.vload(at, i * plan.size) for total, at in zip(sums, places, strict=True)
+            ],
         )
-        return total
 
     first = v * lanes
     left = f.value(form.lane_count) - first
@@ -75,23 +78,25 @@ def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, out
     start = output * weights + first * stride if form.x_lanes else (output + first) * weights
     sink = f.at(dw, start)
     if rows == stride == 1:
-        f.vstore(load(0), sink, 0, f.mask(left))
+        f.vstore(load([0])[0], sink, 0, f.mask(left))
         return
     with f.range(0, rows, lanes) as e:
         count = f.value(rows) - e
-        columns = transpose(f, [load(f.smin(e + i, rows - 1)) for i in range(min(lanes, rows))])
+        columns = transpose(f, load([f.smin(e + i, rows - 1) for i in range(min(lanes, rows))]))
         mask = f.mask(count) if rows % lanes else None
         for lane, column in enumerate(columns):
-            with f.when(f.compare("sgt", left, lane)):
+            with f.when(f.compare("sgt", left, lane)) if form.lane_count % lanes else nullcontext():
                 f.vstore(column, sink, e + lane * stride, mask)
 
 
-def _unfold(f: Function, plan: Plan, load: Callable[[Int], Value], sink: Value, first: Value) -> None:
+def _unfold(
+    f: Function, plan: Plan, load: Callable[[Sequence[Int]], list[Value]], sink: Value, first: Value
+) -> None:
     """Lanes are taps by channels: each lane goes where its tap and channel belong."""
     form, conv = plan.form, plan.form.conv
     kh, kw = conv.kernel
     with f.range(0, kh) as i:
-        total = load(i)
+        (total,) = load([i])
         for lane in range(f.lanes):
             place = first + lane
             with f.when(f.compare("slt", place, form.depth)):

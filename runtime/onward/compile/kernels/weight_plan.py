@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -280,6 +281,7 @@ class Plan:
         return chunks.across == 1 and together and row == chunks.columns * pixel
 
 
+@functools.lru_cache(512)
 def make_plan(conv: Convolution, target: Target) -> Plan:
     """The plan for a convolution; the batch and the number of threads do not enter."""
     form, pieces = min(_forms(conv, target), key=lambda found: _cost(*found))

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onward.compile.kernels import conv_weights, depthwise, weight_finish
 from onward.compile.kernels import pool as pool_kernels
-from onward.compile.kernels.layout import Convolution, Image, oihw
+from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.pool import Pool
-from onward.compile.rules.techniques import Technique, is_depthwise, technique, winograd_for_weights
-from onward.compile.rules.winograd import weights_by_winograd
+from onward.compile.rules.techniques import Technique, technique, weight_technique
 from onward.compile.tensors import Buffer, Tensor
 from onward.ops._window import Geometry
 
@@ -31,10 +29,6 @@ __all__ = [
     "max_pool_gradient",
 ]
 
-_gradient = functools.lru_cache(512)(conv_weights.weight_gradient)
-_finish = functools.lru_cache(512)(weight_finish.finish_weights)
-_depthwise_gradient = functools.lru_cache(512)(depthwise.depthwise_weight_gradient)
-_depthwise_finish = functools.lru_cache(512)(depthwise.depthwise_finish_weights)
 _pool = functools.lru_cache(512)(pool_kernels.pool_forward)
 _pool_gradient = functools.lru_cache(512)(pool_kernels.pool_backward)
 
@@ -133,34 +127,19 @@ def backward_weights(
     b.require_elements(x, dy)
     source, gradient = b.image(x), b.image(dy)
     conv = as_convolution(geometry, _image(source), _image(gradient), group)
-    if winograd_for_weights(conv):
-        weights_by_winograd(b, dw, source, gradient, conv)
-        return
-    if is_depthwise(conv):
-        count = b.threads
-        partial = b.scratch(depthwise.depthwise_partial_size(conv, b.target, count))
-        gradient_kernel = _depthwise_gradient(conv, b.target)
-        finish_kernel = _depthwise_finish(conv, b.target, oihw(1, *conv.kernel))
-    else:
-        count = conv_weights.partial_count(conv, b.target, b.threads)
-        partial = b.scratch(count * conv_weights.partial_size(conv, b.target))
-        gradient_kernel = _gradient(conv, b.target)
-        finish_kernel = _finish(conv, b.target)
+    how = weight_technique(conv)
+    parts = how.parts(conv, b.target, b.threads)
+    sums = b.scratch(parts * how.size(conv, b.target))
     batch = source.shape[0]
-    b.call(
-        gradient_kernel,
-        {"a": source.buffer, "b": gradient.buffer, "c": partial, "batch": batch},
-        reads=[source, gradient],
-        writes=[partial],
-        batch=batch,
-    )
+    images: dict[str, Slot] = {"a": source.buffer, "b": gradient.buffer, "c": sums, "batch": batch}
+    reads = [source, gradient]
+    b.call(how.gradient(conv, b.target), images, reads=reads, writes=[sums], batch=batch)
     target = b.new_plain(dw)
-    b.call(
-        finish_kernel,
-        {"c": partial, "dw": target, "parts": count},
-        reads=[partial],
-        writes=[target],
-    )
+    finish = how.finish(conv, b.target)
+    slots = {name: slot for name, slot in images.items() if name in finish.slots}
+    read = [tensor for name, tensor in zip("ab", reads, strict=True) if name in slots]
+    slots |= {"dw": target, "parts": parts}
+    b.call(finish, slots, reads=[*read, sums], writes=[target])
 
 
 def _pool_of(kind: str, geometry: Geometry, x: Tensor, y: Tensor, count_include_pad: bool = False) -> Pool:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv as direct
-from onward.compile.kernels import conv_narrow, conv_pack, depthwise, winograd
+from onward.compile.kernels import conv_narrow, conv_pack, conv_weights, depthwise, weight_finish, winograd
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, oihw
 from onward.compile.kernels.tile import Epilogue
 from onward.compile.options import CompileOptions
 
-__all__ = ["Technique", "is_depthwise", "technique", "weight_border", "winograd_for_weights"]
+__all__ = ["Technique", "WeightTechnique", "technique", "weight_technique"]
 
 Border = tuple[int, int, int, int]
 
@@ -134,7 +134,7 @@ _DEPTHWISE = tuple(
 )
 
 
-def is_depthwise(conv: Convolution) -> bool:
+def _is_depthwise(conv: Convolution) -> bool:
     """Whether every channel is a group of its own, with one result."""
     return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
 
@@ -145,21 +145,63 @@ def technique(conv: Convolution, options: CompileOptions, *, backward: bool) -> 
     Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on, where products
     outweigh transforms, on images of which little is lost to whole squares.
     """
-    if is_depthwise(conv):
+    if _is_depthwise(conv):
         return _DEPTHWISE[backward]
     return (_WINOGRAD[options.winograd] if _winograd_pays(conv) else _DIRECT)[backward]
-
-
-def winograd_for_weights(conv: Convolution) -> bool:
-    """Whether the weight gradient is made by Winograd."""
-    return not is_depthwise(conv) and _winograd_pays(conv)
-
-
-def weight_border(conv: Convolution) -> Border:
-    """What the weight gradient needs around x."""
-    return winograd.winograd_input_halo(conv) if winograd_for_weights(conv) else conv.input_halo()
 
 
 def _winograd_pays(conv: Convolution) -> bool:
     large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 8
     return large and winograd.winograd_suits(conv)
+
+
+@dataclass(frozen=True)
+class WeightTechnique:
+    """How a weight gradient is computed: sets of sums first, then the weights in ONNX's order.
+
+    Attributes:
+        border: what x needs around it: (top, left, bottom, right).
+        gradient: the kernel that sums; its slots are a = x, b = dy, c = the sums, batch.
+        finish: the kernel that adds `parts` sets of sums; its slots are dw, parts, and of those above what it
+            needs.
+        size: floats of one set.
+        parts: how many sets so many threads make.
+    """
+
+    border: Callable[[Convolution], Border]
+    gradient: Callable[[Convolution, Target], Kernel]
+    finish: Callable[[Convolution, Target], Kernel]
+    size: Callable[[Convolution, Target], int]
+    parts: Callable[[Convolution, Target, int], int]
+
+
+_DIRECT_WEIGHTS = WeightTechnique(
+    Convolution.input_halo,
+    _cached(conv_weights.weight_gradient),
+    _cached(weight_finish.finish_weights),
+    conv_weights.partial_size,
+    conv_weights.partial_count,
+)
+
+_WINOGRAD_WEIGHTS = WeightTechnique(
+    winograd.winograd_input_halo,
+    _cached(winograd.winograd_weight_gradient),
+    _cached(lambda c, t: winograd.winograd_finish_weights(c, t, oihw(c.inputs, 3, 3))),
+    winograd.winograd_partial_size,
+    winograd.winograd_partial_count,
+)
+
+_DEPTHWISE_WEIGHTS = WeightTechnique(
+    Convolution.input_halo,
+    _cached(depthwise.depthwise_weight_gradient),
+    _cached(lambda c, t: depthwise.depthwise_finish_weights(c, t, oihw(1, *c.kernel))),
+    lambda c, t: depthwise.depthwise_partial_size(c, t, 1),
+    lambda c, t, threads: threads,
+)
+
+
+def weight_technique(conv: Convolution) -> WeightTechnique:
+    """The technique for a convolution's weight gradient, by its shape."""
+    if _is_depthwise(conv):
+        return _DEPTHWISE_WEIGHTS
+    return _WINOGRAD_WEIGHTS if _winograd_pays(conv) else _DIRECT_WEIGHTS

@@ -193,7 +193,7 @@ def _spread(
 
 
 def _narrowed(target: Target, channels: int) -> Target:
-    """A target of half the lanes, or a quarter, where all channels fit: masked vectors cross fewer cache lines."""
+    """A target of half or a quarter of the lanes where all channels fit: it crosses fewer cache lines."""
     lanes = target.lanes
     while lanes > 4 and channels <= lanes // 2:
         lanes //= 2

@@ -309,10 +309,11 @@ class _Sweep:
         places = sum(o.count for o in self.outer) * sum(i.count for i in self.inner)
         # All tiles of an image together fetch the next panel while they multiply by this one.
         self.ahead = -(-blocks.width // places) if self.streams else 0
-        # Pixels that lie one after the other, and are met by one tap, are read once: the blocks of a tile
-        # together fetch the next tile's.
-        follow = grid.taps == (1, 1) and blocks.group == 1 and grid.a_pixel == grid.depth
-        self.follows = follow and not self.streams
+        # Where pixels follow each other and have one tap, each is read and written once, and none of them is
+        # in the cache yet: the blocks of a tile together fetch the next tile's, of the wider of the images.
+        strip = grid.taps == (1, 1) and blocks.group == 1 and grid.a_pixel == grid.depth
+        self.follows = strip and not self.streams
+        self.fetch_sink = grid.c_pixel == blocks.outputs and grid.c_pixel > grid.a_pixel
         self.sizes = sizes
         self.tiles: dict[tuple[int, int, bool], Function] = {}
         for (o, i), (rows, columns) in sizes.items():
@@ -328,7 +329,7 @@ class _Sweep:
 
     def _tile(self, rows: int, columns: int) -> Tile:
         grid, width = self.grid, self.blocks.width
-        prefetch = -(-columns // self.blocks.blocks) if self.follows else self.ahead
+        prefetch = self._share(columns) if self.follows else self.ahead
         loops = []
         depth = grid.depth
         (taps_h, taps_w), (step_h, step_w) = grid.taps, grid.steps
@@ -350,6 +351,11 @@ class _Sweep:
             epilogue=self.epilogue,
             prefetch=prefetch,
         )
+
+    def _share(self, columns: int) -> int:
+        """Floats of the next tile's pixels that each step of one block fetches."""
+        pixel = self.grid.c_pixel if self.fetch_sink else self.grid.a_pixel
+        return -(-columns * pixel // (self.blocks.blocks * self.grid.depth))
 
     def emit(self) -> int:
         """Write the loops; gives the number of work units for one image."""
@@ -451,7 +457,7 @@ class _Sweep:
     ) -> None:
         f, blocks, grid, values = self.f, self.blocks, self.grid, self.values
         channel = g * blocks.outputs + q * blocks.width
-        c = c + channel + grid.c0
+        pixel, c = c, c + channel + grid.c0
         panel = (g * blocks.blocks + q) * self.panel + grid.b0
         operands = [
             f.at(values[f"e{k}"], channel if kind == "channel" else c)
@@ -460,8 +466,11 @@ class _Sweep:
         start = f.at(values["a"], a + g * blocks.depth + grid.a0)
         if self.follows:
             columns = self.sizes[o, i][1]
-            part = q * (grid.depth * -(-columns // blocks.blocks))
-            ahead = (f.at(start, part + columns * grid.a_pixel),)
+            part = q * (grid.depth * self._share(columns))
+            if self.fetch_sink:
+                ahead = (f.at(values["c"], pixel + grid.c0 + columns * grid.c_pixel + part),)
+            else:
+                ahead = (f.at(start, part + columns * grid.a_pixel),)
         f.invoke(
             self.tiles[o, i, whole],
             [

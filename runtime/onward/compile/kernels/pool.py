@@ -10,7 +10,7 @@ store to their taps; where they do, it is a band of rows, cleared first, that al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
@@ -53,7 +53,7 @@ class Pool:
 
 def pool_forward(pool: Pool, target: Target) -> Kernel:
     """Slots: x, y, batch."""
-    module = Module(target)
+    module = Module(_narrowed(target, pool.x.channels))
     f = module.entry()
     slots = ("x", "y", "batch")
     values = slot_values(f, slots, frozenset(("batch",)))
@@ -92,7 +92,7 @@ def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value
 
 def pool_backward(pool: Pool, target: Target) -> Kernel:
     """dx from dy. Slots: dy, dx, batch, and for max pooling x and y. dx's border is left alone."""
-    module = Module(target)
+    module = Module(_narrowed(target, pool.x.channels))
     f = module.entry()
     slots = ("dy", "dx", "x", "y", "batch") if pool.kind == "max" else ("dy", "dx", "batch")
     values = slot_values(f, slots, frozenset(("batch",)))
@@ -190,6 +190,14 @@ def _spread(
         window.taps(gradient, tap, within)
 
     _blocks(f, pool.x.channels, 2, block)
+
+
+def _narrowed(target: Target, channels: int) -> Target:
+    """A target of half or a quarter of the lanes where all channels fit: it crosses fewer cache lines."""
+    lanes = target.lanes
+    while lanes > 4 and channels <= lanes // 2:
+        lanes //= 2
+    return replace(target, lanes=lanes)
 
 
 def _kernel(name: str, module: Module, slots: tuple[str, ...], pool: Pool, units: int) -> Kernel:

@@ -326,14 +326,16 @@ class _Winograd:
         start = block * (plan.inputs * plan.width) + inside
         taps = f.at(self.values["b"], start + self.scheme.positions * plane)
 
+        def tap(t: Value, k: Value, carry: list[Value]) -> list[Value]:
+            weight = f.vload(taps, k * plan.width + t * plane)
+            at = f.at(source, k + t // 3 * x.row + t % 3 * x.pixel)
+            return [
+                f.fma(f.broadcast(at, p // m * x.row + p % m * x.pixel), weight, one)
+                for p, one in enumerate(carry)
+            ]
+
         def channel(k: Value, carry: list[Value]) -> list[Value]:
-            total = list(carry)
-            for t in range(9):
-                weight = f.vload(taps, k * plan.width + t * plane)
-                for p in range(m * m):
-                    place = (p // m + t // 3) * x.row + (p % m + t % 3) * x.pixel
-                    total[p] = f.fma(f.broadcast(source, k + place), weight, total[p])
-            return total
+            return f.loop(0, 9, carry=carry, body=lambda t, inner: tap(t, k, inner))
 
         return f.loop(0, plan.inputs, carry=[f.zero()] * (m * m), body=channel)
 

@@ -337,7 +337,7 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     lanes = target.lanes
     low, high = f.share(plan.padded // lanes * plan.inputs, thread, threads)
     with f.range(low, high) as unit:
-        v, c = unit // plan.inputs, unit % plan.inputs
+        c, v = unit // (plan.padded // lanes), unit % (plan.padded // lanes)
         source = f.at(values["c"], c * plan.padded + v * lanes)
         sums = f.loop(
             1,

@@ -31,6 +31,11 @@ _DEPTH_TURNED = 192
 _PANELS = 1 << 18
 """Floats of a thread's panels: half of a second-level cache."""
 
+_AREA = 1 << 17
+"""Floats of a piece of C that stays in the second-level cache beside the panels."""
+
+_UNBOUNDED = 1 << 62
+
 _GROUP = 16
 """Slabs of a transposed A that are copied together: whole cache lines then count once."""
 
@@ -74,6 +79,7 @@ class _Plan:
         panels: of C, the narrower last one included.
         chunk: panels that stay in the second-level cache while rows pass.
         own: whether the kernel packs them.
+        tall: rows of C that pass at once.
         turned: whether A's rows, not its columns, are contiguous.
         in_place: whether slabs of a transposed A are read where they are.
         group: slabs of A that are copied together.
@@ -91,6 +97,7 @@ class _Plan:
     chunk: int
     own: bool
     turned: bool
+    tall: int
     in_place: bool
     group: int
     slab: int
@@ -122,6 +129,12 @@ class _Plan:
         return self.packed + self.group * self.slab
 
 
+def _even(total: int, most: int) -> int:
+    """The size of nearly equal pieces of at most `most`."""
+    pieces = -(-total // max(1, most))
+    return -(-total // pieces)
+
+
 def _plan(spec: Gemm, target: Target) -> _Plan:
     lanes = target.lanes
     width = block_width(spec.n, target)
@@ -136,11 +149,17 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
         depth = whole_lanes(max(1, -(-spec.k // blocks)), target)
         blocks = max(1, -(-spec.k // depth))
     panels = -(-spec.n // width)
-    chunks = -(-panels * depth * width // _PANELS)
+    chunk, tall = panels, _UNBOUNDED
+    if turned and blocks != 1 and spec.m is not None:
+        # C stays in the cache while k passes: in pieces as square as its shape allows.
+        side = int(_AREA**0.5)
+        chunk = max(side, _AREA // spec.m) // width
+        slabs = -(-spec.m // most)
+        tall = most * _even(slabs, max(side, _AREA // spec.n) // most)
+    chunk = _even(panels, min(chunk, _PANELS // ((depth + 1) * width)))
     in_place = turned and spec.a_k < _FAR
     dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes
-    chunk = -(-panels // chunks)
     return _Plan(
         vectors=width // lanes,
         width=width,
@@ -151,6 +170,7 @@ def _plan(spec: Gemm, target: Target) -> _Plan:
         chunk=chunk,
         own=not spec.b_block,
         turned=turned,
+        tall=tall,
         in_place=in_place,
         group=_GROUP if turned and not in_place else 1,
         slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
@@ -256,58 +276,57 @@ class _Driver:
     ) -> None:
         """Rows [first, last) of panels [left, right) of the product whose operands start at `at`."""
         f, plan = self.f, self.plan
-        if plan.blocks == 1:
-            self._block(at, first, last, left, right, f.value(0), f.value(self.k))
-            return
-        if plan.blocks is None:
-            # An empty sum has one block too, so that C is stored.
-            count = f.smax(1, (f.value(self.k) + (plan.depth - 1)) // plan.depth)
-            lanes = f.lanes
-            depth: Int = ((f.value(self.k) + (count - 1)) // count + (lanes - 1)) // lanes * lanes
-            depth = f.smax(lanes, depth)
-        else:
-            depth = plan.depth
-        with f.range(0, f.smax(1, f.value(self.k)), depth) as k0:
-            self._block(at, first, last, left, right, k0, f.smin(depth, f.value(self.k) - k0))
+        with f.range(first, last, plan.tall) as top, f.range(left, right, plan.chunk) as start:
+            bottom = f.smin(top + plan.tall, last)
+            end = f.smin(start + plan.chunk, f.value(right))
+            if plan.blocks == 1:
+                self._block(at, top, bottom, start, end, f.value(0), f.value(self.k))
+            else:
+                depth: Int = plan.depth
+                if plan.blocks is None:
+                    # Blocks of equal size; an empty sum has one too, so that C is stored.
+                    count = f.smax(1, (f.value(self.k) + (plan.depth - 1)) // plan.depth)
+                    depth = ((f.value(self.k) + (count - 1)) // count + (f.lanes - 1)) // f.lanes * f.lanes
+                    depth = f.smax(f.lanes, depth)
+                with f.range(0, f.smax(1, f.value(self.k)), depth) as k0:
+                    self._block(at, top, bottom, start, end, k0, f.smin(depth, f.value(self.k) - k0))
 
     def _block(
         self,
         at: tuple[Value, Value, Value],
         first: Value,
         last: Value,
-        left: Int,
-        right: Int,
+        start: Value,
+        end: Value,
         k0: Value,
         count: Value,
     ) -> None:
-        """The part of the sum from k0 on."""
+        """The part of the sum from k0 on, for panels [start, end)."""
         f, plan, spec = self.f, self.plan, self.spec
-        with f.range(left, right, plan.chunk) as start:
-            end = f.smin(start + plan.chunk, f.value(right))
-            if self.pack is not None:
-                b = at[1] + k0 * spec.b_k + start * (plan.width * spec.b_column)
-                columns = f.smin(end * plan.width, spec.n) - start * plan.width
-                f.invoke(self.pack, [f.at(self.values["b"], b), self.panels, columns, count])
-                panels, step = f.at(self.panels, start * -plan.panel), plan.panel
-            else:
-                panels = f.at(self.values["b"], at[1] + k0 * plan.width)
-                step = spec.b_block
-            most = plan.rows[0]
-            group = plan.group * most
-            with f.range(first, last, group) as base:
-                above = f.smin(base + group, last)
-                source = f.at(self.values["a"], at[0] + base * spec.a_row + k0 * spec.a_k)
-                if not plan.in_place:
-                    f.invoke(self.copy, [source, self.slab, above - base, count])
-                with f.range(base, above, most) as row:
-                    rows = f.smin(most, last - row)
-                    step_a: Int = plan.a_k
-                    slab = f.at(self.slab, (row - base) // most * plan.slab)
-                    if plan.in_place:
-                        slab, step_a = self._read_in_place(source, rows, count)
-                    ahead = self._next_slab(at[0], first, last, row, k0, count)
-                    c = at[2] + row * spec.c_row
-                    self._slab(slab, step_a, panels, step, c, rows, start, end, k0, count, ahead)
+        if self.pack is not None:
+            b = at[1] + k0 * spec.b_k + start * (plan.width * spec.b_column)
+            columns = f.smin(end * plan.width, spec.n) - start * plan.width
+            f.invoke(self.pack, [f.at(self.values["b"], b), self.panels, columns, count])
+            panels, step = f.at(self.panels, start * -plan.panel), plan.panel
+        else:
+            panels = f.at(self.values["b"], at[1] + k0 * plan.width)
+            step = spec.b_block
+        most = plan.rows[0]
+        group = plan.group * most
+        with f.range(first, last, group) as base:
+            above = f.smin(base + group, last)
+            source = f.at(self.values["a"], at[0] + base * spec.a_row + k0 * spec.a_k)
+            if not plan.in_place:
+                f.invoke(self.copy, [source, self.slab, above - base, count])
+            with f.range(base, above, most) as row:
+                rows = f.smin(most, last - row)
+                step_a: Int = plan.a_k
+                slab = f.at(self.slab, (row - base) // most * plan.slab)
+                if plan.in_place:
+                    slab, step_a = self._read_in_place(source, rows, count)
+                ahead = self._next_slab(at[0], first, last, row, k0, count)
+                c = at[2] + row * spec.c_row
+                self._slab(slab, step_a, panels, step, c, rows, start, end, k0, count, ahead)
 
     def _read_in_place(self, source: Value, rows: Value, count: Value) -> tuple[Value, Value]:
         """Where a slab of a transposed A is, and its step of k: a copy if a tile would read past it."""

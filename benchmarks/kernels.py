@@ -1,6 +1,6 @@
 """GF/s of the generated kernels, and the fraction of the multiply-add peak measured on this machine.
 
-python benchmarks/kernels.py [--threads N] [--lanes N] [--only TEXT] [--seconds S]
+python benchmarks/kernels.py [--threads N] [--lanes N] [--only TEXT] [--seconds S] [--cpu]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, wei
 from onward.compile.kernels.gemm import Gemm, blas_gemm, gemm, sgemm_address
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
+from onward.compile.kernels.packed import packed_gemm
 from onward.compile.kernels.panels import block_width, packed_size, panel_size
 from onward.engine.team import Step, Steps, Team
 
@@ -172,23 +174,74 @@ def sides(halo: tuple[int, int, int, int]) -> dict[str, int]:
     return dict(zip(("top", "left", "bottom", "right"), halo, strict=True))
 
 
-def products(target: Target) -> dict[str, Maker]:
-    """Matrix products by tiles and by OpenBLAS: rows are the batch."""
+PRODUCTS = [
+    # rows, columns, sum, which side is transposed, which of the sizes is the batch
+    (2048, 1024, 256, "", "m"),
+    (2048, 256, 1024, "", "m"),
+    (2048, 256, 1024, "b", "m"),
+    (2048, 256, 256, "", "m"),
+    (1024, 256, 2048, "a", "k"),
+    (256, 1024, 2048, "a", "k"),
+    (512, 128, 3200, "a", "k"),
+    (64, 128, 784, "b", "m"),
+    (128, 784, 64, "a", "k"),
+    (64, 64, 128, "", "m"),
+    (128, 256, 256, "", "m"),
+    (128, 1024, 256, "", "m"),
+    (32, 512, 128, "", "m"),
+    (512, 128, 32, "a", "k"),
+    (32, 4096, 9216, "b", "m"),
+]
+
+
+def products(target: Target, threads: int) -> dict[str, Maker]:
+    """Matrix products packed, in place and by OpenBLAS; `+` is a right side that was packed before."""
     makers: dict[str, Maker] = {}
-    for m, n, k in ((32, 128, 784), (64, 64, 128), (2048, 256, 256), (2048, 1024, 256), (32, 4096, 9216)):
+    for m, n, k, transposed, batch in PRODUCTS:
+        turn_a, turn_b = transposed == "a", transposed == "b"
+        spec = Gemm(
+            *(None if batch == "m" else m, n, None if batch == "k" else k),
+            *((1, m) if turn_a else (k, 1)),
+            b_k=1 if turn_b else n,
+            b_column=k if turn_b else 1,
+            c_row=n,
+        )
+        before = replace(spec, b_k=block_width(n, target), b_column=1, b_block=panel_size(n, k, target))
+        matrices: dict[str, Array | int] = {
+            "a": random(m * k),
+            "b": random(packed_size(n, k, target)),
+            "c": random(m * n),
+            "batch": m if batch == "m" else k,
+        }
 
-        def tiles(m: int = m, n: int = n, k: int = k) -> tuple[Kernel, dict[str, Array | int]]:
-            width = block_width(n, target)
-            spec = Gemm(None, n, k, k, 1, width, n, b_block=panel_size(n, k, target))
-            b = random(packed_size(n, k, target))
-            return gemm(spec, target), {"a": random(m * k), "b": b, "c": random(m * n), "batch": m}
+        def blas(
+            spec: Gemm = spec,
+            matrices: dict[str, Array | int] = matrices,
+            turn_a: bool = turn_a,
+            turn_b: bool = turn_b,
+        ) -> tuple[Kernel, dict[str, Array | int]]:
+            pitches = (max(spec.a_row, spec.a_k), max(spec.b_k, spec.b_column), spec.c_row)
+            kernel = blas_gemm(
+                spec.m, spec.n, spec.k, *pitches, target, transpose_a=turn_a, transpose_b=turn_b
+            )
+            return kernel, matrices | {"sgemm": sgemm_address()}
 
-        def blas(m: int = m, n: int = n, k: int = k) -> tuple[Kernel, dict[str, Array | int]]:
-            values: dict[str, Array | int] = {"a": random(m * k), "b": random(k * n), "c": random(m * n)}
-            return blas_gemm(None, n, k, k, n, n, target), values | {"sgemm": sgemm_address(), "batch": m}
+        def ours(
+            make: Callable[[Gemm, Target], Kernel],
+            spec: Gemm,
+            matrices: dict[str, Array | int] = matrices,
+        ) -> tuple[Kernel, dict[str, Array | int]]:
+            kernel = make(spec, target)
+            scratch: dict[str, Array | int] = {"scratch": random(kernel.scratch // 4 * threads)}
+            return kernel, matrices | (scratch if kernel.scratch else {})
 
-        makers[f"gemm {m}x{n}x{k}"] = tiles
-        makers[f"blas {m}x{n}x{k}"] = blas
+        name = f"{m}x{n}x{k}{' ' if transposed else ''}{transposed}"
+        makers[f"packed {name}"] = partial(ours, packed_gemm, spec)
+        makers[f"packed+ {name}"] = partial(ours, packed_gemm, before)
+        if not turn_b:
+            makers[f"in place {name}"] = partial(ours, gemm, spec)
+        makers[f"in place+ {name}"] = partial(ours, gemm, before)
+        makers[f"blas {name}"] = blas
     return makers
 
 
@@ -203,13 +256,13 @@ def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
         for direction, make in makers.items():
             if only in f"{name} {direction}":
                 yield Row(f"{name} {direction}", *make(), batch)
-    for name, make in products(target).items():
+    for name, make in products(target, threads).items():
         if only in name:
             kernel, values = make()
             yield Row(name, kernel, values, int(values["batch"]))
 
 
-def peak(team: Team, target: Target, seconds: float) -> float:
+def peak(team: Team, target: Target, seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
     """GF/s of independent multiply-adds in registers."""
     module = Module(target)
     f = module.entry()
@@ -232,18 +285,20 @@ def peak(team: Team, target: Target, seconds: float) -> float:
     data = np.zeros(4096, np.float32)
     block = np.array([data.ctypes.data, trips], np.int64)
     steps = Steps([Step(default_jit(target.lanes).address(module.text()), block.ctypes.data)])
-    best = measure(team, steps, seconds)[0]
+    best = measure(team, steps, seconds, clock)[0]
     return 12 * 2 * target.lanes * trips * team.threads / best / 1e9
 
 
-def measure(team: Team, steps: Steps, seconds: float) -> tuple[float, float]:
+def measure(
+    team: Team, steps: Steps, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float]:
     """Best and median seconds of a run."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
+        start = clock()
         team.run(steps)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times), statistics.median(times)
 
 
@@ -253,14 +308,17 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=None)
     parser.add_argument("--only", default="")
     parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--cpu", action="store_true", help="processor time of one thread: for a busy machine")
     options = parser.parse_args()
+    threads = 1 if options.cpu else options.threads
+    clock = time.thread_time if options.cpu else time.perf_counter
     target = host_target(options.lanes)
     jit = default_jit(target.lanes)
-    with Team(options.threads) as team:
-        print(f"{target.cpu}, {target.lanes} lanes, {options.threads} threads")
+    with Team(threads) as team:
+        print(f"{target.cpu}, {target.lanes} lanes, {threads} threads")
         titles = ("compile ms", "best ms", "median", "GF/s", "of peak", "GB/s")
         print(f"{'kernel':<34}" + "".join(f"{title:>11}" for title in titles))
-        for row in rows(target, options.threads, options.only):
+        for row in rows(target, threads, options.only):
             start = time.perf_counter()
             address = jit.address(row.kernel.ir)
             compile_time = time.perf_counter() - start
@@ -268,9 +326,9 @@ def main() -> None:
                 {k: v if isinstance(v, int) else v.ctypes.data for k, v in row.values.items()}
             )
             # The peak is measured next to each kernel, as clocks and neighbours change.
-            top = peak(team, target, options.seconds / 10)
-            best, median = measure(team, Steps([Step(address, block.ctypes.data)]), options.seconds)
-            top = max(top, peak(team, target, options.seconds / 10))
+            top = peak(team, target, options.seconds / 10, clock)
+            best, median = measure(team, Steps([Step(address, block.ctypes.data)]), options.seconds, clock)
+            top = max(top, peak(team, target, options.seconds / 10, clock))
             gf = row.kernel.flops(row.batch) / best / 1e9
             gb = row.kernel.bytes(row.batch) / best / 1e9
             print(

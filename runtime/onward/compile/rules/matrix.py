@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onward.compile.finish import Finish
 from onward.compile.kernels import gemm as kernels
 from onward.compile.kernels import packed, panels
+from onward.compile.kernels.blocking import needs_partial
 from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.tile import rows_for
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
@@ -226,7 +227,7 @@ def _product(
     if in_place:
         b.call(_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
         return
-    if packed.needs_partial(spec.k) and any(t.buffer is target.buffer for t in operands):
+    if needs_partial(spec.k) and any(t.buffer is target.buffer for t in operands):
         # What the sums of the first blocks would be written over is still to be read.
         spec = replace(spec, partial=True)
         reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))

@@ -1,0 +1,155 @@
+"""How a large matrix product is cut so that the caches serve what its tiles read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onward.compile.codegen.target import Target
+from onward.compile.kernels.gemm import Gemm
+from onward.compile.kernels.panels import block_width, whole_lanes
+from onward.compile.kernels.tile import rows_for
+
+__all__ = ["Blocking", "blocking", "needs_partial"]
+
+_DEPTH = 256
+"""Rows of a panel at most: a panel and a slab of A are to fit the first-level cache."""
+
+_DEPTH_TURNED = 192
+"""The same where A is transposed: a slab then takes a whole cache line for each row of B."""
+
+_PANELS = 1 << 18
+"""Floats of a thread's panels: half of a second-level cache."""
+
+_AREA = 1 << 17
+"""Floats of a piece of C that stays in the second-level cache beside the panels."""
+
+_UNBOUNDED = 1 << 62
+
+_GROUP = 16
+"""Slabs of a transposed A that are copied together: whole cache lines then count once."""
+
+_FAR = 1024
+"""Floats between lines of a transposed A from which they fall on few sets of a cache: it is then copied."""
+
+_FETCHED = 4
+"""Rows of the next slab that a tile fetches at most while it computes, a line at a time."""
+
+
+def needs_partial(k: int | None) -> bool:
+    """Whether C is stored more than once, so that an epilogue operand may not be C itself."""
+    return k is None or k > _DEPTH_TURNED
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a product is cut; sizes in floats.
+
+    Attributes:
+        width: of a tile and of a panel.
+        rows: of a tile; then those of tiles for what is left, of which some rows may be idle.
+        depth: of a block of k, at most.
+        blocks: of k; None when k is known at run time only.
+        panels: of C, the narrower last one included.
+        chunk: panels that stay in the second-level cache while rows pass.
+        own: whether the kernel packs them.
+        tall: rows of C that pass at once.
+        turned: whether A's rows, not its columns, are contiguous.
+        in_place: whether slabs of a transposed A are read where they are.
+        group: slabs of A that are copied together.
+        slab: floats of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
+        dense: whether A is one run of memory, so that the next slab follows at once.
+        fetched: lines of the next slab that a tile fetches, `line` floats apart, `walk` floats for each k.
+    """
+
+    width: int
+    rows: tuple[int, ...]
+    depth: int
+    blocks: int | None
+    panels: int
+    chunk: int
+    own: bool
+    turned: bool
+    tall: int
+    in_place: bool
+    group: int
+    slab: int
+    dense: bool
+    fetched: int
+    walk: int
+    line: int
+    a_row: int
+    a_k: int
+
+    @property
+    def panel(self) -> int:
+        """Floats from a panel of B to the next: not a power of two, or all would fall on the same sets."""
+        return (self.depth + 1) * self.width
+
+    @property
+    def part(self) -> int:
+        """Floats between what the tiles of neighbouring panels fetch."""
+        return self.walk * self.line if self.dense else self.fetched * self.line
+
+    @property
+    def packed(self) -> int:
+        """Floats of the panels packed together."""
+        return self.chunk * self.panel if self.own else 0
+
+    @property
+    def scratch(self) -> int:
+        """Floats a thread."""
+        return self.packed + self.group * self.slab
+
+
+def blocking(spec: Gemm, target: Target) -> Blocking:
+    """The cut of a product for a target."""
+    lanes = target.lanes
+    width = block_width(spec.n, target)
+    most = rows_for(target, width // lanes)
+    rows = tuple(sorted({most, -(-most * 4 // 7), -(-most * 2 // 7)}, reverse=True))
+    turned = spec.a_row == 1 and spec.a_k != 1
+    most_depth = _DEPTH_TURNED if turned else _DEPTH
+    if spec.k is None:
+        depth, blocks = most_depth, None
+    else:
+        blocks = max(1, -(-spec.k // most_depth))
+        depth = whole_lanes(max(1, -(-spec.k // blocks)), target)
+        blocks = max(1, -(-spec.k // depth))
+    panels = -(-spec.n // width)
+    chunk, tall = panels, _UNBOUNDED
+    if turned and blocks != 1 and spec.m is not None:
+        # C stays in the cache while k passes: in pieces as square as its shape allows.
+        side = int(_AREA**0.5)
+        chunk = max(side, _AREA // spec.m) // width
+        slabs = -(-spec.m // most)
+        tall = most * _even(slabs, max(side, _AREA // spec.n) // most)
+    chunk = _even(panels, min(chunk, _PANELS // ((depth + 1) * width)))
+    in_place = turned and spec.a_k < _FAR
+    dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
+    pitch = depth + lanes
+    return Blocking(
+        width=width,
+        rows=rows,
+        depth=depth,
+        blocks=blocks,
+        panels=panels,
+        chunk=chunk,
+        own=not spec.b_block,
+        turned=turned,
+        tall=tall,
+        in_place=in_place,
+        group=_GROUP if turned and not in_place else 1,
+        slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
+        dense=dense,
+        fetched=1 if dense else 0 if turned else min(_FETCHED, -(-most // chunk)),
+        walk=-(-most // chunk) if dense else 0 if turned else 1,
+        line=spec.k if dense and spec.k is not None else spec.a_row,
+        a_row=1 if turned else pitch,
+        a_k=most if turned else 1,
+    )
+
+
+def _even(total: int, most: int) -> int:
+    """The size of nearly equal pieces of at most `most`."""
+    pieces = -(-total // max(1, most))
+    return -(-total // pieces)

@@ -8,6 +8,7 @@ errors do not pile up along a whole batch. Reproducible bit for bit at a given n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onward.compile.codegen.builder import Function, Module, Value
@@ -15,6 +16,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.tile import split
 from onward.compile.kernels.walk import decode
 from onward.errors import ShapeError
 
@@ -24,7 +26,6 @@ COMBINE = {"sum": 0.0, "max": -math.inf, "min": math.inf}
 """Ways to combine, with the result over nothing."""
 
 _RUN = 64
-_VECTORS = 4
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,18 @@ def _run(
     partial: Value,
     neutral: list[Value],
 ) -> None:
-    """Add `count` rows that differ in the last but one axis to the partial results."""
+    """Add `count` rows that differ in the last but one axis to the partial results.
+
+    Each block of columns is as wide as registers allow, so that memory is read in long pieces.
+    """
     lanes = f.lanes
     step = [o.strides[-2] for o in spec.operands]
-    group = max(1, min(_VECTORS, _VECTORS * 2 // len(spec.expressions)))
+    tail = f.mask(columns % lanes) if columns % lanes else None
 
-    def block(first: Value, vectors: int, mask: Value | None) -> None:
+    def block(first: Value, masks: Sequence[Value | None]) -> None:
         def row(j: Value, carry: list[Value]) -> list[Value]:
             out: list[Value] = []
-            for v in range(vectors):
+            for v, mask in enumerate(masks):
                 operands = [
                     load_operand(
                         f,
@@ -150,20 +154,21 @@ def _run(
                     out.append(combine(f, spec.combine[e], carry[v * len(results) + e], result))
             return out
 
-        totals = f.loop(0, count, carry=neutral * vectors, body=row, nonempty=True)
-        for v in range(vectors):
+        totals = f.loop(0, count, carry=neutral * len(masks), body=row, nonempty=True)
+        for v in range(len(masks)):
             for e, how in enumerate(spec.combine):
                 at = f.value(e * width) if spec.everything else first + (e * width + v * lanes)
                 before = f.vload(partial, at)
                 f.vstore(combine(f, how, before, totals[v * len(neutral) + e]), partial, at)
 
-    whole = columns // (group * lanes) * (group * lanes)
-    with f.range(0, whole, group * lanes) as first:
-        block(first, group, None)
-    with f.range(whole, columns // lanes * lanes, lanes) as first:
-        block(first, 1, None)
-    if columns % lanes:
-        block(f.value(columns // lanes * lanes), 1, f.mask(columns % lanes))
+    most = max(1, f.module.target.registers // 2 // len(spec.expressions))
+    vectors = -(-columns // lanes)
+    for size, first, pieces in split(vectors, most):
+        masked = tail is not None and (first + size * pieces) == vectors
+        with f.range(0, pieces - masked) as piece:
+            block((piece * size + first) * lanes, (None,) * size)
+        if masked:
+            block(f.value((vectors - size) * lanes), (*(None,) * (size - 1), tail))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ it: then arithmetic hides behind the memory.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from math import prod
 from typing import Any, final
@@ -39,6 +38,7 @@ class _Traffic:
         self.groups = groups
         self.program = program
         self.outputs = frozenset(program.outputs.values())
+        self.costs: dict[Operation, int] = {}
         self.order = {operation: i for i, operation in enumerate(program.operations)}
         self.maker: dict[ir.Value, Operation] = {}
         self.home: dict[ir.Value, Group] = {}
@@ -97,7 +97,7 @@ class _Traffic:
                 if any(v in wanted for v in operation.outputs):
                     chain.append(operation)
                     wanted.update(v for v in operation.inputs if v in made and v not in kept)
-            if chain != shorter and sum(map(_cost, chain)) <= _FLOPS:
+            if chain != shorter and sum(map(self._cost, chain)) <= _FLOPS:
                 yield chain
             shorter = chain
 
@@ -162,6 +162,11 @@ class _Traffic:
     def _kept(self, group: Group) -> list[ir.Value]:
         return [v for o in group.operations for v in o.outputs if self._is_kept(v, group)]
 
+    def _cost(self, operation: Operation) -> int:
+        if operation not in self.costs:
+            self.costs[operation] = _arithmetic(operation)
+        return self.costs[operation]
+
     def _traffic(self, group: Group) -> int:
         """Bytes that a group reads and writes; what a kernel computes before storing is neither."""
         kept = self._kept(group)
@@ -173,9 +178,8 @@ class _Traffic:
         return len(self.readers[value]) == 1 and value not in self.outputs
 
 
-@functools.lru_cache(4096)
-def _cost(operation: Operation) -> int:
-    """Arithmetic of one element."""
+def _arithmetic(operation: Operation) -> int:
+    """Of one element."""
     operator: Any = operation.operator
     scalars = operator.element_scalars
     if scalars:

@@ -56,6 +56,7 @@ print(json.dumps({"losses": losses, "norms": {k: float(np.linalg.norm(v)) for k,
     [
         ("resnet18", {"num_classes": 5, "image_size": 32, "width": 0.25}),
         ("textcnn", {"vocabulary_size": 50, "length": 12, "embedding_size": 8, "filters": 6}),
+        ("lstm_classifier", {"vocabulary_size": 50, "length": 12, "embedding_size": 8, "units": 6}),
     ],
 )
 def test_a_saved_step_trains_where_onward_is_not(tmp_path, name, options):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import winograd
 from onward.compile.kernels.expression import operand
@@ -171,6 +173,26 @@ def test_special_values(size: int, where: str, value: float, target: Target, run
         tolerance = {"rtol": 0, "atol": {2: 2e-6, 4: 2e-5}[size] * largest}
         np.testing.assert_allclose(got[finite], want[finite], **tolerance)
         np.testing.assert_allclose(got[finite], old[finite], **tolerance)
+
+
+def test_threads_share_a_single_image(target: Target) -> None:
+    g = make(14, 14, 8, 16, (1, 1, 1, 1))
+    kernel = winograd.winograd_forward(g, target)
+    address = Jit(target).address(kernel.ir)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+    packed = np.zeros(winograd.winograd_packed_size(g, target), np.float32)
+    x, _ = buffer(g.x, 1, 1)
+    y, y_in = buffer(g.y, 1, None)
+    scratch = np.zeros(kernel.scratch * 3 // 4 + 16, np.float32)
+    arrays = {"a": x, "b": packed, "c": y, "scratch": scratch[-scratch.ctypes.data % 64 // 4 :]}
+    block = kernel.block({"batch": 1, **{name: array.ctypes.data for name, array in arrays.items()}})
+    rows = []
+    for thread in range(3):
+        y_in[...] = 9
+        call(block.ctypes.data, thread, 3)
+        rows.append(np.flatnonzero((y_in[0] == 0).all(axis=(1, 2))).tolist())
+    assert [row for part in rows for row in part] == list(range(14))
+    assert max(map(len, rows)) == 6
 
 
 @pytest.mark.parametrize(("size", "error"), [(2, 5e-8), (4, 3e-7)])

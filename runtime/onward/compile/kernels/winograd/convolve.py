@@ -24,6 +24,7 @@ from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
     Chunk,
+    Place,
     Problem,
     backward_problem,
     chunk_of,
@@ -136,19 +137,9 @@ def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, ep
             4 * n * n * source.channels * sink.channels,
             4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full"))),
         ),
-        units=Affine(0, plan.chunk.count),
+        units=Affine(0, plan.chunk.height),
         scratch=4 * plan.scratch,
     )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A chunk: images n .. n + images, rows first .. first + rows of squares."""
-
-    n: Value
-    images: Value
-    first: Value
-    rows: Value
 
 
 class _Winograd:
@@ -194,14 +185,12 @@ class _Winograd:
     def emit(self) -> None:
         f, chunk, batch = self.f, self.plan.chunk, self.values["batch"]
         _, thread, threads = f.arguments
-        low, high = f.share(chunk.chunks(f, batch), thread, threads)
-        with f.range(low, high) as number:
-            place = _Place(*chunk.place(f, number, batch))
+        with chunk.share(f, batch, thread, threads) as place:
             self._inputs(place)
             self._products(place)
             self._outputs(place)
 
-    def _products(self, place: _Place) -> None:
+    def _products(self, place: Place) -> None:
         f, plan, chunk = self.f, self.plan, self.plan.chunk
         panel = plan.inputs * plan.width
         count = place.images * place.rows * chunk.columns
@@ -228,7 +217,7 @@ class _Winograd:
                             f.invoke(functions[whole], [f.at(self.inner, a), b, f.at(self.outer, c)])
                         before += pieces
 
-    def _prefetches(self, place: _Place, calls: int) -> list[tuple[Value, int]]:
+    def _prefetches(self, place: Place, calls: int) -> list[tuple[Value, int]]:
         """Images that come next: where they start, and cache lines for each of so many calls."""
         f, chunk, problem = self.f, self.plan.chunk, self.problem
         x, y, size = problem.source, problem.sink, problem.size
@@ -237,29 +226,18 @@ class _Winograd:
             floats = chunk.images * image.size if chunk.images > 1 else size * chunk.rows * image.row
             return f.at(self.values[name], start), -(-floats // (16 * calls))
 
-        if chunk.images > 1:
-            following = (place.n + place.images) * x.size
-        else:
-            following = place.n * x.size + (place.first + place.rows) * (size * x.row)
         here = place.n * y.size + place.first * (size * y.row) + y.origin
         results = ["c", *(f"e{e}" for e, kind in enumerate(self.epilogue.operands) if kind == "full")]
-        return [spread("a", x, following), *(spread(name, y, here) for name in results)]
+        return [spread("a", x, place.following(x, size)), *(spread(name, y, here) for name in results)]
 
-    def _line(self, place: _Place, line: Value) -> tuple[Value, Value]:
-        """The image and the row of squares of one of a chunk's lines."""
-        chunk = self.plan.chunk
-        if chunk.images > 1:
-            return place.n + line // chunk.rows, line % chunk.rows
-        return place.n, place.first + line
-
-    def _corner(self, place: _Place, line: Value) -> Value:
+    def _corner(self, place: Place, line: Value) -> Value:
         """Where the inputs of a line's first square start."""
         x, size = self.problem.source, self.problem.size
-        image, row = self._line(place, line)
+        image, row = place.line(line)
         at = image * x.size + row * (size * x.row)
         return at + (x.origin - self.problem.top * x.row - self.problem.left * x.pixel)
 
-    def _inputs(self, place: _Place) -> None:
+    def _inputs(self, place: Place) -> None:
         """Bᵀ d B of all squares, a vector of channels of a line of squares at a time."""
         f, plan, columns = self.f, self.plan, self.plan.chunk.columns
         with f.range(0, place.images * place.rows) as line:
@@ -287,10 +265,10 @@ class _Winograd:
 
         f.loop(0, plan.chunk.columns, carry=column(0) + column(x.pixel), body=square)
 
-    def _outputs(self, place: _Place) -> None:
+    def _outputs(self, place: Place) -> None:
         f = self.f
         with f.range(0, place.images * place.rows) as line:
-            image, i = self._line(place, line)
+            image, i = place.line(line)
             corner = self._corner(place, line)
             with f.range(0, self.plan.chunk.columns) as j:
                 self._transform_output(image, i, j, line * self.plan.chunk.columns + j, corner)

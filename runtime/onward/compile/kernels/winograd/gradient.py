@@ -23,7 +23,13 @@ from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
-from onward.compile.kernels.winograd.problem import Chunk, chunk_of, forward_problem, winograd_input_halo
+from onward.compile.kernels.winograd.problem import (
+    Chunk,
+    Place,
+    chunk_of,
+    forward_problem,
+    winograd_input_halo,
+)
 from onward.compile.kernels.winograd.repair import any_not_finite, repaired
 
 __all__ = [
@@ -137,7 +143,7 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
         slots=slots,
         flops=Affine(0, squares * 32 * x.channels * y.channels + transforms),
         bytes=Affine(64 * plan.panel, 4 * (x.elements + y.elements)),
-        units=Affine(0, plan.chunk.count) if plan.own else Affine(4 * plan.tiles),
+        units=Affine(0, plan.chunk.height) if plan.own else Affine(4 * plan.tiles),
         scratch=4 * plan.scratch,
     )
 
@@ -182,11 +188,8 @@ class _Gradient:
         if plan.own:
             panels = f.at(panels, thread * (16 * plan.panel))
             self._clear(panels, 0, 16 * plan.panel)
-            low, high = f.share(chunk.chunks(f, batch), thread, threads)
-            with f.range(low, high) as number:
-                place = chunk.place(f, number, batch)
-                with f.range(0, 4) as i:
-                    self._add(panels, i, 0, plan.tiles, *place)
+            with chunk.share(f, batch, thread, threads) as place, f.range(0, 4) as i:
+                self._add(panels, i, 0, plan.tiles, place)
             return
         low, high = f.share(4 * plan.tiles, thread, threads)
         with f.range(0, 4) as i:
@@ -197,8 +200,8 @@ class _Gradient:
                 with f.range(0, 4) as q:
                     start = (i * 4 + q) * plan.panel + first * plan.padded
                     self._clear(f.at(panels, start), 0, (last - first) * plan.padded)
-                with f.range(0, chunk.chunks(f, batch)) as number:
-                    self._add(panels, i, begin, end, *chunk.place(f, number, batch))
+                with chunk.share(f, batch, f.value(0), f.value(1)) as place:
+                    self._add(panels, i, begin, end, place)
 
     def _channel(self, tile: Int) -> Value:
         """The first input channel of a tile."""
@@ -210,25 +213,15 @@ class _Gradient:
         with self.f.range(start, end, self.f.lanes) as i:
             self.f.vstore(self.f.zero(), panels, i)
 
-    def _add(
-        self,
-        panels: Value,
-        i: Value,
-        begin: Int,
-        end: Int,
-        n: Value,
-        images: Value,
-        first: Value,
-        rows: Value,
-    ) -> None:
+    def _add(self, panels: Value, i: Value, begin: Int, end: Int, place: Place) -> None:
         """Add some squares to row i of the panels, for the tiles of input channels from begin to end."""
         f, plan = self.f, self.plan
         lanes, columns = plan.lanes, plan.chunk.columns
-        lines = images * rows
+        lines = place.images * place.rows
         low = self._channel(begin) // lanes * lanes
         high = self._channel(end)
         with f.range(0, lines) as line:
-            image, line_row = n + line // rows, first + line % rows
+            image, line_row = place.line(line)
             with f.range(0, columns) as j:
                 self._transform_input(i, image, line_row, j, line * columns + j, low, high)
             with f.range(0, columns) as j:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onward.compile.codegen.builder import Function, Value
@@ -10,6 +12,7 @@ from onward.errors import ShapeError
 
 __all__ = [
     "Chunk",
+    "Place",
     "Problem",
     "backward_problem",
     "chunk_of",
@@ -105,19 +108,36 @@ class Chunk:
         """Chunks of an image."""
         return -(-self.height // self.rows)
 
-    def chunks(self, f: Function, batch: Value) -> Value:
-        """How many chunks a batch has."""
-        if self.images > 1:
-            return (batch + (self.images - 1)) // self.images
-        return batch * self.count
+    @contextlib.contextmanager
+    def share(self, f: Function, batch: Value, thread: Value, threads: Value) -> Iterator[Place]:
+        """A loop over this thread's chunks; smaller ones where there are fewer images than threads."""
+        parts = f.smax(self.count, (threads + (batch - 1)) // f.smax(batch, 1))
+        most = (parts + (self.height - 1)) // parts
+        step = f.select(f.compare("eq", parts, 1), f.value(self.images), 1)
+        low, high = f.share(batch * parts, thread, threads)
+        with f.range(low, high, step) as number:
+            first = number % parts * most
+            rows = f.smin(most, self.height - first)
+            with f.when(f.compare("sgt", rows, 0)):
+                yield Place(number // parts, f.smin(step, high - number), first, rows)
 
-    def place(self, f: Function, number: Value, batch: Value) -> tuple[Value, Value, Value, Value]:
-        """A chunk's first image, images, first row and rows."""
-        if self.images > 1:
-            n = number * self.images
-            return n, f.smin(self.images, batch - n), f.value(0), f.value(self.rows)
-        first = number % self.count * self.rows
-        return number // self.count, f.value(1), first, f.smin(self.rows, self.height - first)
+
+@dataclass(frozen=True)
+class Place:
+    """A chunk of a batch: images n .. n + images, rows first .. first + rows of squares."""
+
+    n: Value
+    images: Value
+    first: Value
+    rows: Value
+
+    def line(self, line: Value) -> tuple[Value, Value]:
+        """The image and the row of squares of one of its lines."""
+        return self.n + line // self.rows, self.first + line % self.rows
+
+    def following(self, image: Image, size: int) -> Value:
+        """About where the squares after its last start in a batch of images."""
+        return (self.n + self.images - 1) * image.size + (self.first + self.rows) * (size * image.row)
 
 
 def chunk_of(problem: Problem, most: int) -> Chunk:

@@ -31,6 +31,17 @@ def _attention(g: Builder, x: ir.Value, w: Callable[..., ir.Value]) -> ir.Value:
     return g.Reshape(g.Transpose(g.MatMul(scores, value), perm=[0, 2, 1, 3]), [0, 0, 256])
 
 
+def _steps(g: Builder, x: ir.Value, w: Callable[..., ir.Value]) -> ir.Value:
+    """Sequences turned to steps: the rows of one product do not follow each other in memory."""
+    return g.MatMul(g.Transpose(x, perm=[1, 0, 2]), w(300, 1000))
+
+
+def _shared(g: Builder, x: ir.Value, w: Callable[..., ir.Value]) -> ir.Value:
+    """Left sides that all matrices share, in products that are stored transposed."""
+    first, second = (g.Transpose(g.MatMul(w(40, 50), x), perm=[0, 2, 1]) for _ in range(2))
+    return g.Sub(first, second)
+
+
 LAYERS: dict[str, tuple[tuple[int, ...], Layer, str]] = {
     "winograd": (
         (2, 36, 15, 17),
@@ -57,6 +68,8 @@ LAYERS: dict[str, tuple[tuple[int, ...], Layer, str]] = {
     "signal": ((4, 128, 50), lambda g, x, w: g.Relu(g.Conv(x, w(100, 128, 4))), "conv"),
     "rows": ((8, 40, 256), _rows, "packed_gemm"),
     "attention": ((9, 33, 256), _attention, "packed_gemm"),
+    "steps": ((20, 3, 300), _steps, "packed_gemm 20x1000x300"),
+    "shared": ((3, 50, 60), _shared, "packed_gemm 60x40x50"),
     "dense": ((260, 500), lambda g, x, w: g.Relu(g.Gemm(x, w(200, 500), w(200), transB=1)), "packed_gemm"),
     "turned": ((500, 260), lambda g, x, w: g.Gemm(x, w(500, 200), w(200), transA=1), "packed_gemm"),
 }

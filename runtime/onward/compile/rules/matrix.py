@@ -75,7 +75,7 @@ def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
         left = replace(left, shape=(1, *left.shape), strides=(0, *left.strides), image=None)
         shape, strides = target.shape, target.strides
         target = replace(target, shape=(*shape[:-1], 1, shape[-1]), strides=(*strides[:-1], 0, strides[-1]))
-    _multiply(b, replace(finish, target=target), left, right, w)
+    _multiply(b, replace(finish, target=target), left, right, a, w)
 
 
 def product(b: Lowering, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
@@ -105,7 +105,7 @@ def _destination(b: Lowering, y: ir.Value) -> Finish:
     return b.finish(y, image=False)
 
 
-def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, w: ir.Value) -> None:
+def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, a: ir.Value, w: ir.Value) -> None:
     """Products of the last two axes over leading axes that are broadcast."""
     target = finish.target
     lead = target.shape[:-2]
@@ -123,7 +123,7 @@ def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, w: ir.Va
             _matrices(b, replace(finish, target=place), rows, matrix, None, w)
             return
     if target.strides[-1] != 1 and target.shape[-1] > 1:
-        left, right, target = _turned(right), _turned(left), _turned(target)
+        left, right, target, w = _turned(right), _turned(left), _turned(target), a
     outer = _outer(lead, left, right, target) or [(1, 0, 0, 0)]
     first, *others = outer
     loops = (Outer(None, *first[1:]), *(Outer(*o) for o in others))
@@ -136,7 +136,13 @@ def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, w: ir.Va
         epilogue=epilogue,
         outer=loops,
     )
-    _product(b, spec, left, right, target, operands, first[0], _in_place(spec, m, k, b.target))
+    in_place = _in_place(spec, m, k, b.target)
+    source: Tensor | Buffer = right
+    if not in_place and not any(step for _, _, step, _ in outer):
+        # One right side for all: packing it again for each would cost as much as the products.
+        matrix = replace(right, shape=right.shape[-2:], strides=right.strides[-2:], image=None)
+        source, spec = _packed(b, w, matrix, spec)
+    _product(b, spec, left, source, target, operands, first[0], in_place)
 
 
 def _leading(x: Tensor, lead: Sequence[int]) -> list[int]:
@@ -178,9 +184,7 @@ def _matrices(
     in_place = _in_place(spec, m, k, b.target)
     source: Tensor | Buffer = right
     if not by_depth and _shared(b, spec, w, right):
-        source = _packed(b, w, right)
-        width, block = panels.block_width(n, b.target), panels.panel_size(n, k, b.target)
-        spec = replace(spec, b_k=width, b_column=1, b_block=block)
+        source, spec = _packed(b, w, right, spec)
         in_place = _in_place(spec, m, k, b.target)
     _product(b, spec, left, source, finish.target, operands, k if by_depth else m, in_place)
 
@@ -196,7 +200,8 @@ def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
     if m <= rows_for(target, panels.block_width(spec.n, target) // target.lanes):
         return True
     short = k if spec.a_k != 1 else m
-    return not spec.outer and short <= _SHORT and m * k <= _LEFT and k * spec.n <= _RIGHT
+    batched = any(outer.b for outer in spec.outer)
+    return not batched and short <= _SHORT and m * k <= _LEFT and k * spec.n <= _RIGHT
 
 
 def _shared(b: Lowering, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
@@ -236,13 +241,14 @@ def _product(
     b.call(_packed_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
 
 
-def _packed(b: Lowering, w: ir.Value, right: Tensor) -> Buffer:
-    """A right-hand matrix in blocks of columns, shared by the products that read it alike."""
+def _packed(b: Lowering, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
+    """A right-hand matrix in blocks of columns, and the product that reads it; packed once for all alike."""
     (k, n), strides = right.shape, right.strides
-    key = ("columns", w, n, k, strides)
+    key = ("columns", w, n, k, strides, right.offset)
     if (found := b.packed.get(key)) is None:
         found = b.packed[key] = b.scratch(panels.packed_size(n, k, b.target))
         kernel = _pack(n, k, strides[1], strides[0], b.target)
         slots: dict[str, Slot] = {"b": right, "packed": found}
         b.call(kernel, slots, reads=[right], writes=[found], label="pack columns")
-    return found
+    width, size = panels.block_width(n, b.target), panels.panel_size(n, k, b.target)
+    return found, replace(spec, b_k=width, b_column=1, b_block=size)

@@ -78,6 +78,33 @@ class _Chunk:
     columns: Value
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """Chunks that are summed together: number `number` of such, `length` chunks, given by `chunk`.
+
+    `ahead` has for x and dy where the next ones start and how many bytes of them a tile's step fetches.
+    """
+
+    number: Value
+    length: Value
+    chunk: Callable[[Value], _Chunk]
+    panels: Value
+    ahead: list[tuple[Value, Value]]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A tile place: group, lane block `q`, block `j` of row piece number `p`."""
+
+    p: int
+    piece: Piece
+    whole: bool
+    number: Value
+    g: Value
+    q: Value
+    j: Value
+
+
 class _Gradient:
     def __init__(self, f: Function, plan: Plan, values: dict[str, Value]) -> None:
         self.f = f
@@ -167,11 +194,10 @@ class _Gradient:
             if plan.scratch:
                 with f.range(0, length) as i:
                     self._pack(i, chunk(i))
-            self.next = [self._in_image(is_x, chunk(length)) for is_x in self.ahead]
+            following = [self._in_image(is_x, chunk(length)) for is_x in self.ahead]
             more = f.compare("sgt", count, start + length)
-            self.next_steps = [f.select(more, n, 0) for n in steps]
-            self.length = length
-            self._units(turn, length, chunk, panels)
+            ahead = [(at, f.select(more, n, 0)) for at, n in zip(following, steps, strict=True)]
+            self._units(_Turn(turn, length, chunk, panels, ahead))
 
     def _ahead_step(self, span: int) -> Value:
         """Bytes of the next chunk for each step of a tile, so that a chunk's tiles fetch all of it."""
@@ -179,13 +205,13 @@ class _Gradient:
         steps = (self.high - self.low) * (self.plan.unit_tiles * taps * self.plan.chunks.pixels)
         return (steps + (4 * span - 1)) // self.f.smax(steps, 1)
 
-    def _ahead(self, p: int, unit: Value, i: Value, tap: Value) -> list[Value]:
+    def _ahead(self, turn: _Turn, unit: _Unit, i: Value, tap: Value) -> list[Value]:
         """From where on one tile fetches, and by how many bytes a step."""
         f, plan = self.f, self.plan
-        number = (unit - self.low) * plan.unit_tiles + (p if plan.unit_tiles > 1 else 0)
-        number = (number * self.length + i) * math.prod(plan.form.taps) + tap
+        number = (unit.number - self.low) * plan.unit_tiles + (unit.p if plan.unit_tiles > 1 else 0)
+        number = (number * turn.length + i) * math.prod(plan.form.taps) + tap
         found = []
-        for start, step in zip(self.next, self.next_steps, strict=True):
+        for start, step in turn.ahead:
             found += [f.at(start, number * plan.chunks.pixels * step, "i8"), step]
         return found
 
@@ -289,7 +315,8 @@ class _Gradient:
 
     # -- units -------------------------------------------------------------------------------------------
 
-    def _units(self, turn: Value, length: Value, chunk: Callable[[Value], _Chunk], panels: Value) -> None:
+    def _units(self, turn: _Turn) -> None:
+        """All tile places of this thread, lane blocks that stay in the second-level cache together."""
         f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
         near = max(1, weight_plan.LANE_BLOCKS // (4 * plan.chain * plan.lane_store.block))
         with f.range(0, conv.group) as g, f.range(0, form.blocks, near) as q0:
@@ -306,7 +333,7 @@ class _Gradient:
                         with f.range(low, high) as q:
                             unit = (g * plan.row_units + row_unit) * form.blocks + q
                             with self._mine(unit):
-                                self._unit(p, piece, whole, unit, g, q, j, turn, length, chunk, panels)
+                                self._unit(turn, _Unit(p, piece, whole, unit, g, q, j))
                 before += piece.count
 
     @contextmanager
@@ -318,37 +345,25 @@ class _Gradient:
                 stack.enter_context(f.when(inside))
             yield
 
-    def _unit(
-        self,
-        p: int,
-        piece: Piece,
-        whole: bool,
-        unit: Value,
-        g: Value,
-        q: Value,
-        j: Value,
-        turn: Value,
-        length: Value,
-        chunk: Callable[[Value], _Chunk],
-        panels: Value,
-    ) -> None:
-        """One tile place with all its taps, for some chunks."""
-        f, form = self.f, self.plan.form
+    def _unit(self, turn: _Turn, unit: _Unit) -> None:
+        """One tile place with all its taps."""
+        f, form, piece = self.f, self.plan.form, unit.piece
+        g, q, j = unit.g, unit.q, unit.j
         t0, t1 = form.taps
-        panel = f.at(panels, ((g * form.blocks + q) * form.panel_rows + j * piece.step) * form.width)
+        panel = f.at(turn.panels, ((g * form.blocks + q) * form.panel_rows + j * piece.step) * form.width)
         folded_rows = form.fold and not form.x_lanes
         if not folded_rows:
             panel = f.at(panel, piece.first * (t0 * t1 * form.width))
-        if not folded_rows or p == 0:
+        if not folded_rows or unit.p == 0:
             rows = form.panel_rows if folded_rows else piece.step
-            with f.when(f.compare("eq", turn, 0)), f.range(0, rows * form.width, form.lanes) as i:
+            with f.when(f.compare("eq", turn.number, 0)), f.range(0, rows * form.width, form.lanes) as i:
                 f.vstore(f.zero(), panel, i)
         row_size = len(piece.a)
-        lane_size = form.width if whole else -(-form.rest // form.lanes) * form.lanes
+        lane_size = form.width if unit.whole else -(-form.rest // form.lanes) * form.lanes
         kw = self.conv.kernel[1]
         tap_rows = (t1, 1) if form.x_lanes else (kw, 1)
-        with f.range(0, length) as i:
-            place = chunk(i)
+        with f.range(0, turn.length) as i:
+            place = turn.chunk(i)
             a = self._operand(
                 not form.x_lanes, row_size, g, j + piece.block, j * row_size + piece.first, i, place
             )
@@ -357,13 +372,13 @@ class _Gradient:
             with f.range(0, t0) as i0, f.range(0, t1) as i1:
                 tap = self._tap(row_size if not form.x_lanes else lane_size, i0, i1)
                 f.invoke(
-                    self.tiles[p, whole],
+                    self.tiles[unit.p, unit.whole],
                     [
                         a if form.x_lanes else f.at(a, tap),
                         f.at(b, tap) if form.x_lanes else b,
                         f.at(panel, (i0 * tap_rows[0] + i1 * tap_rows[1]) * form.width),
                         *counts,
-                        *self._ahead(p, unit, i, i0 * t1 + i1),
+                        *self._ahead(turn, unit, i, i0 * t1 + i1),
                     ],
                 )
 

@@ -13,7 +13,6 @@ from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import host_target
 from onward.compile.items import Item
 from onward.compile.planning import plan_model
-from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
@@ -47,7 +46,7 @@ class Planned:
     fixed: dict[str, Array]
     threads: int
     items: Sequence[Item]
-    index: Mapping[Buffer | Symbol, int]
+    index: Mapping[Buffer, int]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; state advances."""

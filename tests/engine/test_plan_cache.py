@@ -214,7 +214,6 @@ def test_a_folder_that_cannot_be_used_costs_planning_only(process: Process, tmp_
 
 
 def test_processes_may_plan_at_once_and_a_later_one_finds_it(tmp_path: Path) -> None:
-    """The product is OpenBLAS', whose address differs from process to process."""
     script = (
         "import numpy as np, onnx_ir as ir\n"
         "from onward.compile import planning\n"
@@ -229,8 +228,6 @@ def test_processes_may_plan_at_once_and_a_later_one_finds_it(tmp_path: Path) -> 
         "planning.plan_model = lambda *a: (lowered.append(1), plan_model(*a))[1]\n"
         "engine = compiled.CompiledEngine(ir.Model(graph, ir_version=10), threads=2)\n"
         "feed = {'x': np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)}\n"
-        "rows = engine.plan({'x': (256, 256)}).rows\n"
-        "assert any(r.kernel.startswith('blas') for r in rows), rows\n"
         "import hashlib; print(len(lowered), hashlib.sha256(engine.run(feed)['y']).hexdigest())\n"
     )
     environment = os.environ | {

@@ -9,13 +9,14 @@ from typing import TypeAlias
 from onward.compile.kernels.element import Element
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.program import Operation
-from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Tensor
 
 __all__ = ["Call", "Check", "Copy", "Fallback", "Item", "Slot"]
 
-Slot: TypeAlias = "Tensor | Buffer | Symbol | int"
-"""What an argument slot holds: the address of a tensor's first element, a buffer or a function; a number."""
+Slot: TypeAlias = "Tensor | Buffer | int"
+"""What an argument slot holds: the address of a tensor's first element, of a buffer, or a number.
+
+An address is never given as a number: a plan outlives the process."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,6 @@ from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import specialize
 from onward.compile.rewrite import split_normalization
 from onward.compile.spec import PlanRow, PlanSpec, Region, Window
-from onward.compile.symbols import Symbol
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.graph import Array
 
@@ -43,7 +42,7 @@ class Planned:
     spec: PlanSpec
     texts: tuple[str, ...]
     items: Sequence[Item]
-    index: Mapping[Buffer | Symbol, int]
+    index: Mapping[Buffer, int]
 
 
 def plan_model(
@@ -112,7 +111,7 @@ class _Writer:
         self.kept_bytes = 0
         self.buffers: list[spec.Memory] = []
         self.constants: list[Array] = []
-        self.index: dict[Buffer | Symbol, int] = {}
+        self.index: dict[Buffer, int] = {}
         self.texts: dict[str, int] = {}
         self._filled = {b for item in prologue for b in item.writes}
 
@@ -151,19 +150,14 @@ class _Writer:
             return self._number(slot.buffer), slot.offset * slot.dtype.itemsize
         if isinstance(slot, Buffer):
             return self._number(slot), 0
-        if isinstance(slot, Symbol):
-            return self._number(slot), 0
         if abs(slot) >= _LARGEST:
-            raise AssertionError("an address would be another one in the next process: give a Symbol")
+            raise AssertionError("an address would be another one in the next process")
         return spec.NONE, int(slot)
 
-    def _number(self, buffer: Buffer | Symbol) -> int:
+    def _number(self, buffer: Buffer) -> int:
         if buffer not in self.index:
             self.index[buffer] = len(self.buffers)
-            if isinstance(buffer, Symbol):
-                self.buffers.append(spec.Memory(Region.SYMBOL, 0, name=buffer.name))
-            else:
-                self.buffers.append(self._memory(buffer))
+            self.buffers.append(self._memory(buffer))
         return self.index[buffer]
 
     def _memory(self, buffer: Buffer) -> spec.Memory:

@@ -49,9 +49,6 @@ class Region(Enum):
     INPUT = "input"
     """An input by name; the address is known at each run."""
 
-    SYMBOL = "symbol"
-    """No memory, but a function of the process: a `Symbol` by name."""
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -61,7 +58,7 @@ class Memory:
         region: where it is.
         nbytes: its size.
         offset: in bytes, for ARENA and KEPT; the number of the array, for CONSTANT.
-        name: for SESSION, INPUT and SYMBOL.
+        name: for SESSION and INPUT.
     """
 
     region: Region

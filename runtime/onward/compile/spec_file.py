@@ -26,7 +26,6 @@ from onward.compile.spec import (
     StepSpec,
     Window,
 )
-from onward.compile.symbols import Symbol
 from onward.graph import Array, Op
 from onward.graph.op import versions_of
 
@@ -217,9 +216,6 @@ def _check(plan: PlanSpec) -> None:
     """Raises:
     ValueError: a call names a kernel or an address that the plan does not have.
     """
-    for memory in plan.buffers:
-        if memory.region is Region.SYMBOL and memory.name not in Symbol.__members__:
-            raise ValueError(f"no function {memory.name}")
     sizes = [plan.kept_bytes if m.region is Region.KEPT else plan.arena_bytes for m in plan.buffers]
     for memory, size in zip(plan.buffers, sizes, strict=True):
         inside = memory.region not in (Region.ARENA, Region.KEPT) or memory.offset + memory.nbytes <= size

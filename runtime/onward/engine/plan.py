@@ -22,7 +22,6 @@ from onward.compile.spec import (
     StepSpec,
     Window,
 )
-from onward.compile.symbols import Symbol
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array
@@ -57,7 +56,7 @@ class Plan:
         self._addresses = addresses
         self._arena, self._kept = _zeros(spec.arena_bytes), _zeros(spec.kept_bytes)
         self._memories = [self._found(memory, fixed) for memory in spec.buffers]
-        starts = [_start(m, array) for m, array in zip(spec.buffers, self._memories, strict=True)]
+        starts = [0 if m is None else m.ctypes.data for m in self._memories]
         self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
         self._keep: list[Any] = []
         self._patches: list[tuple[Array, Array, str, Array]] = []
@@ -81,7 +80,7 @@ class Plan:
         return self.spec.rows
 
     def memory(self, buffer: int) -> Array | None:
-        """The bytes of a buffer; None where it is not the plan's or the session's."""
+        """The bytes of a buffer; None for an input's."""
         return self._memories[buffer]
 
     def run(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
@@ -159,7 +158,7 @@ class Plan:
 
     def _found(self, memory: Memory, fixed: Mapping[str, Array]) -> Array | None:
         match memory.region:
-            case Region.INPUT | Region.SYMBOL:
+            case Region.INPUT:
                 return None
             case Region.SESSION:
                 return fixed[memory.name].reshape(-1).view(np.uint8)
@@ -243,13 +242,6 @@ class Plan:
                 np.copyto(target, result)
 
         return run
-
-
-def _start(memory: Memory, array: Array | None) -> int:
-    """The address of a buffer; 0 where it is known at each run only."""
-    if memory.region is Region.SYMBOL:
-        return Symbol[memory.name].address
-    return 0 if array is None else array.ctypes.data
 
 
 def _check(check: Check, get: Callable[[], Array]) -> None:

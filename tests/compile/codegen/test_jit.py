@@ -178,3 +178,28 @@ def test_the_default_folder_follows_the_environment(tmp_path: Path, monkeypatch:
 def test_a_width_the_machine_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="32 vector lanes"):
         host_target(32)
+
+
+def test_kernels_are_found_by_content_address_alone(tmp_path: Path) -> None:
+    first = Jit(TARGET, DiskCache(tmp_path))
+    keys = [first.key(store(n)) for n in (11, 12)]
+    assert first.known(keys) is None
+    addresses = first.addresses([store(11), store(12)])
+    assert first.known([*keys, keys[0]]) == [*addresses, addresses[0]]
+    second = Jit(TARGET, DiskCache(tmp_path))
+    found = second.known(keys)
+    assert found is not None
+    assert [call(a) for a in found] == [11, 12]
+    assert (second.compiled, second.loaded) == (0, 2)
+    assert second.known([*keys, first.key(store(13))]) is None
+    assert Jit(TARGET).known(keys) is None
+
+
+def test_machine_code_under_the_name_of_another_kernel_is_built_again(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path)
+    jit = Jit(TARGET, cache)
+    jit.addresses([store(14), store(15)])
+    code = cache.get(jit.key(store(14)))
+    assert code is not None
+    cache.put(jit.key(store(15)), code)
+    assert call(Jit(TARGET, cache).address(store(15))) == 15

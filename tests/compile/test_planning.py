@@ -1,0 +1,31 @@
+"""What lowering may put into a plan: nothing that is different in the next process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tests.compile.plans import planned
+
+from onward.compile.lowering import Lowering
+from onward.graph import Builder
+
+
+@pytest.mark.parametrize("number", [1 << 40, 0x7F00_1234_5678])
+def test_an_address_in_an_argument_block_is_refused(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="doubled")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 4))
+    g.output(g.Add(x, x), "y")
+    model, inputs = ir.Model(graph, ir_version=10), {"x": np.ones((3, 4), np.float32)}
+    assert planned(model, inputs).run(inputs)["y"].tolist() == [[2.0] * 4] * 3
+    call: Callable[..., None] = Lowering.call
+
+    def with_address(self: Lowering, kernel: object, slots: dict[str, object], **options: object) -> None:
+        call(self, kernel, slots | {"x0": number}, **options)
+
+    monkeypatch.setattr(Lowering, "call", with_address)
+    with pytest.raises(AssertionError, match="another one in the next process"):
+        planned(model, inputs)

@@ -19,7 +19,7 @@ from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, weight_finish, winograd
-from onward.compile.kernels.gemm import Gemm, blas_gemm, gemm, sgemm_address
+from onward.compile.kernels.gemm import Gemm, gemm
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.packed import packed_gemm
@@ -195,7 +195,7 @@ PRODUCTS = [
 
 
 def products(target: Target, threads: int) -> dict[str, Maker]:
-    """Matrix products packed, in place and by OpenBLAS; `+` is a right side that was packed before."""
+    """Matrix products packed and in place; `+` is a right side that was packed before."""
     makers: dict[str, Maker] = {}
     for m, n, k, transposed, batch in PRODUCTS:
         turn_a, turn_b = transposed == "a", transposed == "b"
@@ -214,18 +214,6 @@ def products(target: Target, threads: int) -> dict[str, Maker]:
             "batch": m if batch == "m" else k,
         }
 
-        def blas(
-            spec: Gemm = spec,
-            matrices: dict[str, Array | int] = matrices,
-            turn_a: bool = turn_a,
-            turn_b: bool = turn_b,
-        ) -> tuple[Kernel, dict[str, Array | int]]:
-            pitches = (max(spec.a_row, spec.a_k), max(spec.b_k, spec.b_column), spec.c_row)
-            kernel = blas_gemm(
-                spec.m, spec.n, spec.k, *pitches, target, transpose_a=turn_a, transpose_b=turn_b
-            )
-            return kernel, matrices | {"sgemm": sgemm_address()}
-
         def ours(
             make: Callable[[Gemm, Target], Kernel],
             spec: Gemm,
@@ -241,7 +229,6 @@ def products(target: Target, threads: int) -> dict[str, Maker]:
         if not turn_b:
             makers[f"in place {name}"] = partial(ours, gemm, spec)
         makers[f"in place+ {name}"] = partial(ours, gemm, before)
-        makers[f"blas {name}"] = blas
     return makers
 
 

@@ -8,13 +8,7 @@ import pytest
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import operand
-from onward.compile.kernels.gemm import (
-    Gemm,
-    Outer,
-    blas_gemm,
-    gemm,
-    sgemm_address,
-)
+from onward.compile.kernels.gemm import Gemm, Outer, gemm
 from onward.compile.kernels.panels import block_width, pack_columns, packed_size, panel_size
 from onward.compile.kernels.tile import Epilogue
 
@@ -87,31 +81,6 @@ def test_heads_of_attention(target: Target, run: Run) -> None:
     spec = Gemm(t, d, t, 1, t, row, row, outer=outer)  # transposed left side
     run(gemm(spec, target), target, {"a": scores, "b": q, "c": out, "batch": 4}, 2)
     close(out, np.einsum("bhst,bshd->bthd", scores.astype(np.float64), q), t)
-
-
-@pytest.mark.parametrize("transpose_a", [False, True])
-@pytest.mark.parametrize("transpose_b", [False, True])
-def test_blas(transpose_a: bool, transpose_b: bool, target: Target, run: Run) -> None:
-    for m, n, k in ((50, 20, 33), (20, 70, 5), (3, 3, 3)):
-        a = random(k, m) if transpose_a else random(m, k)
-        b = random(n, k) if transpose_b else random(k, n)
-        want = (a.T if transpose_a else a).astype(np.float64) @ (b.T if transpose_b else b)
-        values = {"sgemm": sgemm_address(), "a": a, "b": b}
-        for accumulate in (False, True):
-            for sizes, batch in (((m, n, k), 1), ((None, n, k), m), ((m, n, None), k)):
-                kernel = blas_gemm(
-                    *sizes,
-                    a.shape[1],
-                    b.shape[1],
-                    n,
-                    target,
-                    transpose_a=transpose_a,
-                    transpose_b=transpose_b,
-                    accumulate=accumulate,
-                )
-                c = np.full((m, n), 1, np.float32)
-                run(kernel, target, values | {"c": c, "batch": batch}, 3)
-                close(c, want + accumulate, k)
 
 
 def test_two_unknown_sizes_are_refused() -> None:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +17,8 @@ from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_f
 __all__ = [
     "Gemm",
     "Outer",
-    "blas_gemm",
     "describe",
     "gemm",
-    "sgemm_address",
 ]
 
 
@@ -249,86 +245,3 @@ class _Product:
             return
         with f.when(f.compare("eq", thread, 0)), f.range(0, spec.m) as i, f.range(0, spec.n) as j:
             f.store(f.value(0.0, "float"), f.at(self.values["c"], i * spec.c_row + j))
-
-
-@functools.cache
-def sgemm_address() -> int:
-    """The address of OpenBLAS' cblas_sgemm, with OpenBLAS set to one thread a call."""
-    import scipy_openblas32
-
-    library = scipy_openblas32.dll
-    library.scipy_openblas_set_num_threads(1)
-    address = ctypes.cast(library.scipy_cblas_sgemm, ctypes.c_void_p).value
-    assert address is not None
-    return address
-
-
-def blas_gemm(
-    m: int | None,
-    n: int,
-    k: int | None,
-    lda: int,
-    ldb: int,
-    ldc: int,
-    target: Target,
-    *,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-    accumulate: bool = False,
-) -> Kernel:
-    """Row-major C[m, n] (+)= op(A) op(B) by OpenBLAS, rows or columns of C split over threads.
-
-    Slots: sgemm (from `sgemm_address`), a, b, c, batch. One of m and k may be None: the batch.
-    """
-    module = Module(target)
-    f = module.entry()
-    slots = ("sgemm", "a", "b", "c", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
-    batch = values["batch"]
-    rows: Int = batch if m is None else m
-    depth: Int = batch if k is None else k
-    by_rows = m is not None and m >= n
-    unit = 16
-    size: Int = rows if by_rows else n
-    low, high = f.share((f.value(size) + (unit - 1)) // unit, *f.arguments[1:])
-    low, high = low * unit, f.smin(high * unit, size)
-    a, b, c = values["a"], values["b"], values["c"]
-    if by_rows:
-        a = f.at(a, low * (1 if transpose_a else lda))
-        c = f.at(c, low * ldc)
-        rows = high - low
-        columns: Int = n
-    else:
-        b = f.at(b, low * (ldb if transpose_b else 1))
-        c = f.at(c, low)
-        columns = high - low
-    with f.when(f.compare("sgt", high, low)):
-        small = [f.cast("trunc", f.value(v), "i32") for v in (rows, columns, depth, lda, ldb, ldc)]
-        no, yes, row_major = 111, 112, 101
-        one, beta = f.value(1.0, "float"), f.value(1.0 if accumulate else 0.0, "float")
-        arguments = [
-            f.value(row_major, "i32"),
-            f.value(yes if transpose_a else no, "i32"),
-            f.value(yes if transpose_b else no, "i32"),
-            *small[:3],
-            one,
-            a,
-            small[3],
-            b,
-            small[4],
-            beta,
-            c,
-            small[5],
-        ]
-        f.emit(f"call void {values['sgemm'].ref}({', '.join(f'{v.type} {v.ref}' for v in arguments)})")
-    f.ret()
-    known = (m or 1) * n * (k or 1)
-    dynamic = m is None or k is None
-    return Kernel(
-        name=f"blas {m or 'batch'}x{n}x{k or 'batch'}",
-        ir=module.text(),
-        slots=slots,
-        flops=Affine(0, 2 * known) if dynamic else Affine(2 * known),
-        bytes=_moved(m, n, k),
-        units=Affine(-(-(m if by_rows and m is not None else n) // unit)),
-    )

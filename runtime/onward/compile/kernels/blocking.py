@@ -123,7 +123,7 @@ def blocking(spec: Gemm, target: Target) -> Blocking:
         chunk = max(side, _AREA // spec.m) // width
         slabs = -(-spec.m // most)
         tall = most * _even(slabs, max(side, _AREA // spec.n) // most)
-    chunk = _even(panels, min(chunk, _PANELS // ((depth + 1) * width)))
+    chunk = _even(panels, min(chunk, _PANELS // (depth * width)))
     in_place = turned and spec.a_k < _FAR
     dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes

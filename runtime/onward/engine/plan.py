@@ -59,7 +59,7 @@ class Plan:
         starts = [0 if m is None else m.ctypes.data for m in self._memories]
         self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
         self._keep: list[Any] = []
-        self._patches: list[tuple[Array, Array, str, Array]] = []
+        self._patches: dict[str, list[tuple[Array, int, int]]] = {}
         self._arrays: Mapping[str, Array] = {}
         self._steps = self._assemble(spec.steps)
         self._first = self._assemble(spec.prologue)
@@ -148,8 +148,10 @@ class Plan:
         for check in self.spec.checks:
             name = self.spec.buffers[check.tensor.buffer].name
             check.apply(_cut(held[name], check.tensor))
-        for block, places, name, offsets in self._patches:
-            block[places] = held[name].ctypes.data + offsets
+        for name, places in self._patches.items():
+            start = _address(held[name])
+            for block, place, offset in places:
+                block[place] = start + offset
         self._arrays = held
         if self.weights_changed:
             team.run(self._first)
@@ -207,9 +209,8 @@ class Plan:
         self._keep.append(block)
         for number, memory in enumerate(self.spec.buffers):
             if memory.region is Region.INPUT:
-                places = np.flatnonzero(buffers == number)
-                if places.size:
-                    self._patches.append((block, places, memory.name, offsets[places]))
+                places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
+                self._patches.setdefault(memory.name, []).extend(places)
         return block
 
     def _mover(self, step: Move) -> Callable[[], object]:
@@ -242,6 +243,11 @@ class Plan:
                 np.copyto(target, result)
 
         return run
+
+
+def _address(array: Array) -> int:
+    """Of an array's first element, in a quarter of the time that `ctypes.data` takes."""
+    return int(array.__array_interface__["data"][0])
 
 
 def _check(check: Check, get: Callable[[], Array]) -> None:

@@ -18,6 +18,7 @@ import functools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ _QUIT = 3
 _THREADS = 4
 _SYSTEM = 5  # addresses of the operating system's functions, in the order of _system()
 _YIELD, _NAP, _LOCK, _UNLOCK, _WAIT, _BROADCAST = range(_SYSTEM, _SYSTEM + 6)
+_AWAKE_BARRIER = 11  # looks at the epoch before a thread gives its core away
+_AWAKE_PARK = 12  # looks at the generation before a worker goes to sleep
 _ARRIVED = 16  # barrier: threads that have arrived
 _EPOCH = 32  # barrier: raised when all have
 _STOP = 33  # written by the last to arrive only, as others may be slow to read it: leave the run
@@ -57,9 +60,15 @@ _MUTEX = 80  # 128 bytes of storage each for the platform's lock and condition v
 _CONDITION = 96
 _SLOTS = 112
 
-_SPIN_BARRIER = 300  # pauses before giving the core away: about 15 µs
-_SPIN_NAP = 5000  # then this many times giving the core away before naps of 50 µs
-_SPIN_PARK = 1500  # pauses before going to sleep between runs: about 75 µs
+_BARRIER_SECONDS = 20e-6
+"""How long a thread spins in a barrier before it gives the core away."""
+
+_YIELDS = 4700
+"""How often it then gives the core away before naps of 50 µs."""
+
+_PARK_SECONDS = 200e-6
+"""How long a worker spins between runs before it sleeps: longer than Python takes between steps, as waking
+a thread takes tens of microseconds."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,8 @@ class Team:
         control[_THREADS] = self.threads
         control[_SYSTEM : _SYSTEM + 6] = _system(address + 8 * _MUTEX, address + 8 * _CONDITION)
         program = _program()
+        control[_AWAKE_BARRIER] = max(1, int(_BARRIER_SECONDS / program.look))
+        control[_AWAKE_PARK] = max(1, int(_PARK_SECONDS / program.look))
         workers = [
             threading.Thread(
                 target=_work, args=(program, control, thread), name=f"onward-team-{thread}", daemon=True
@@ -257,6 +268,7 @@ class _Program:
     run: Callable[[int, int, int], None]  # control block, step array, number of steps
     work: Callable[[int, int, int], None]  # control block, thread, unused
     quit: Callable[[int, int, int], None]  # control block, unused, unused
+    look: float  # seconds of one look at a value that others change
 
 
 @functools.cache
@@ -264,9 +276,31 @@ def _program() -> _Program:
     from onward.compile.codegen.jit import default_jit
 
     target = host_target()
-    modules = (_run(target), _work_loop(target), _quit(target))
-    run, work, quit_ = (_KERNEL(address) for address in default_jit().addresses(modules))
-    return _Program(run, work, quit_)
+    modules = (_run(target), _work_loop(target), _quit(target), _looks(target))
+    run, work, quit_, looks = (_KERNEL(address) for address in default_jit().addresses(modules))
+    return _Program(run, work, quit_, _seconds_of(looks))
+
+
+def _seconds_of(looks: Callable[[int, int, int], None]) -> float:
+    """What a look takes here: a pause is 10 to 150 cycles long, by processor."""
+    control, count, taken = np.zeros(_SLOTS, np.int64), 2000, []
+    for _ in range(5):
+        started = time.perf_counter()
+        looks(control.ctypes.data, count, 0)
+        taken.append(time.perf_counter() - started)
+    return max(1e-9, min(taken) / count)
+
+
+def _looks(target: Target) -> str:
+    """Look at a value a number of times, as threads do that wait."""
+    module = Module(target)
+    f = module.entry()
+    control, count, _ = f.arguments
+    with f.range(0, count):
+        _atomic_load(f, control, _GENERATION)
+        _pause(f)
+    f.ret()
+    return module.text()
 
 
 def _run(target: Target) -> str:
@@ -298,7 +332,7 @@ def _work_loop(target: Target) -> str:
             count = f.load(spins, "i64") + 1
             f.store(count, spins)
             _pause(f)
-            with f.when(f.compare("sge", count, _SPIN_PARK)):
+            with f.when(f.compare("sge", count, f.load(control, "i64", _AWAKE_PARK))):
                 _park(f, control, last)
         f.store(_atomic_load(f, control, _GENERATION), seen)
         end(f.compare("ne", f.load(control, "i64", _QUIT), 0))
@@ -360,18 +394,19 @@ def _barrier(f: Function, control: Value, threads: Value) -> None:
         f.store(f.value(0), control, _ARRIVED)
         f.store(f.load(control, "i64", _PENDING), control, _STOP)
         _atomic_add(f, control, _EPOCH, 1)
+    awake = f.load(control, "i64", _AWAKE_BARRIER)
     spins = f.local("i64")
     f.store(f.value(0), spins)
     with f.repeat() as leave:
         leave(f.compare("ne", _atomic_load(f, control, _EPOCH), epoch))
         count = f.load(spins, "i64") + 1
         f.store(count, spins)
-        with f.when(f.compare("slt", count, _SPIN_BARRIER)):
+        with f.when(f.compare("slt", count, awake)):
             _pause(f)
-        with f.when(f.compare("sge", count, _SPIN_BARRIER)):
-            with f.when(f.compare("slt", count, _SPIN_NAP)):
+        with f.when(f.compare("sge", count, awake)):
+            with f.when(f.compare("slt", count, awake + _YIELDS)):
                 _system_call(f, control, _YIELD, "")
-            with f.when(f.compare("sge", count, _SPIN_NAP)):
+            with f.when(f.compare("sge", count, awake + _YIELDS)):
                 _system_call(f, control, _NAP, "i32 1" if sys.platform == "win32" else "i32 50")
 
 

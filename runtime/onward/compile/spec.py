@@ -121,7 +121,9 @@ class Check:
         """Raises:
         ShapeError: an index is out of range.
         """
-        if indices.size and not (indices.min() >= self.low and indices.max() < self.extent):
+        # as unsigned numbers, those below `low` are the largest
+        shifted = indices - self.low if self.low else indices
+        if indices.size and shifted.view(f"u{indices.itemsize}").max() >= self.extent - self.low:
             wrong = (indices < self.low) | (indices >= self.extent)
             place = np.argwhere(wrong)[0].tolist()
             raise ShapeError(

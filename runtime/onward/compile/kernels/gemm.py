@@ -111,6 +111,11 @@ def _moved(m: int | None, n: int, k: int | None, outer: Sequence[int | None] = (
     return Affine(fixed, item)
 
 
+_SHARED_ROWS = 8
+"""Rows of tiles from which threads share out a weight gradient by rows: each then updates those weights whose
+gradient it made, where other shares would move half of them from core to core."""
+
+
 class _Product:
     def __init__(self, f: Function, spec: Gemm, target: Target, values: dict[str, Value]) -> None:
         self.f = f
@@ -174,6 +179,11 @@ class _Product:
 
     def _units(self, units: Value, row_tiles: Int, m: Int, thread: Value, threads: Value) -> None:
         f, spec = self.f, self.spec
+        if spec.k is None and not spec.outer and sum(c for _, _, c in self.pieces) >= _SHARED_ROWS:
+            low, high = f.share(row_tiles, thread, threads)
+            with f.range(0, self.blocks) as block, f.range(low, high) as place:
+                self._tiles(place, block, [f.value(0)] * 3, m)
+            return
         low, high = f.share(units, thread, threads)
         with f.range(low, high) as unit:
             place, rest = unit % row_tiles, unit // row_tiles
@@ -187,13 +197,18 @@ class _Product:
                     rest = rest // count
                 steps = (outer.a, outer.b, outer.c)
                 offsets = [o + index * s for o, s in zip(offsets, steps, strict=True)]
-            if self.whole < self.blocks and self.whole:
-                with f.when(f.compare("slt", block, self.whole)):
-                    self._rows(place, block, True, offsets, m)
-                with f.when(f.compare("sge", block, self.whole)):
-                    self._rows(place, block, False, offsets, m)
-            else:
-                self._rows(place, block, bool(self.whole), offsets, m)
+            self._tiles(place, block, offsets, m)
+
+    def _tiles(self, place: Value, block: Value, offsets: list[Value], m: Int) -> None:
+        """One row of tiles in one block of columns."""
+        f = self.f
+        if self.whole < self.blocks and self.whole:
+            with f.when(f.compare("slt", block, self.whole)):
+                self._rows(place, block, True, offsets, m)
+            with f.when(f.compare("sge", block, self.whole)):
+                self._rows(place, block, False, offsets, m)
+        else:
+            self._rows(place, block, bool(self.whole), offsets, m)
 
     def _rows(self, place: Value, block: Value, whole: bool, offsets: list[Value], m: Int) -> None:
         f = self.f

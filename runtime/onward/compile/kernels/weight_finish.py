@@ -8,12 +8,13 @@ from contextlib import nullcontext
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.transpose import transposed
 from onward.compile.kernels.conv import label
 from onward.compile.kernels.kernel import Affine, Kernel, slot_values
 from onward.compile.kernels.layout import Convolution
 from onward.compile.kernels.weight_plan import Plan, make_plan
 
-__all__ = ["finish_weights", "transpose"]
+__all__ = ["finish_weights"]
 
 
 def finish_weights(conv: Convolution, target: Target) -> Kernel:
@@ -82,7 +83,7 @@ def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, out
         return
     with f.range(0, rows, lanes) as e:
         count = f.value(rows) - e
-        columns = transpose(f, load([f.smin(e + i, rows - 1) for i in range(min(lanes, rows))]))
+        columns = transposed(f, load([f.smin(e + i, rows - 1) for i in range(min(lanes, rows))]))
         mask = f.mask(count) if rows % lanes else None
         for lane, column in enumerate(columns):
             with f.when(f.compare("sgt", left, lane)) if form.lane_count % lanes else nullcontext():
@@ -102,20 +103,3 @@ def _unfold(
             with f.when(f.compare("slt", place, form.depth)):
                 j, c = place // conv.inputs, place % conv.inputs
                 f.store(f.extract(total, lane), f.at(sink, c * (kh * kw) + i * kw + j))
-
-
-def transpose(f: Function, rows: Sequence[Value]) -> list[Value]:
-    """Columns of up to as many vectors as they have lanes; missing rows give undefined lanes."""
-    lanes = f.lanes
-    poison = Value(f, "poison", f.vector)
-    square = [*rows, *[poison] * (lanes - len(rows))]
-    bit = 1
-    while bit < lanes:
-        for r in range(lanes):
-            if r & bit:
-                continue
-            a, b = square[r], square[r | bit]
-            square[r] = f.shuffle(a, b, [n if not n & bit else lanes + (n ^ bit) for n in range(lanes)])
-            square[r | bit] = f.shuffle(a, b, [n | bit if not n & bit else lanes + n for n in range(lanes)])
-        bit *= 2
-    return square

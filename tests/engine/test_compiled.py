@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onward.engine import Session, StepSession
-from onward.errors import InputError
+from onward.errors import InputError, ShapeError
 from onward.graph import Builder
 
 
@@ -51,3 +51,29 @@ def test_state_that_trades_places() -> None:
     session = StepSession(ir.Model(graph, ir_version=10), {"a": "a.next", "b": "b.next"}, engine="compiled")
     for step, total in enumerate((3, 12, 3)):
         assert float(session.run({"x": np.array(0, np.float32)})["y"]) == total, step
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_inputs_of_every_run_are_the_callers(rows: int) -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="given")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 4))
+    index = g.input("index", ir.DataType.INT64, ("K",))
+    g.output(g.Add(x, 1.0), "y")
+    g.output(g.Gather(x, index, axis=0), "picked")
+    g.output(g.Identity(x), "same")
+    g.output(g.Mod(index, np.array(2)), "odd")
+    session = Session(ir.Model(graph, ir_version=10), engine="compiled")
+    wide = np.arange(8 * rows, dtype=np.float32).reshape(rows, 8)
+    for x_array in (wide[:, :4].copy(), wide[:, ::2], wide[::-1, 1:5]):
+        for shift in (0.0, 5.0):
+            x_array += np.float32(shift)
+            picked = np.array([rows - 1, 0, 1])
+            found = session.run({"x": x_array, "index": picked})
+            np.testing.assert_array_equal(found["y"], x_array + 1)
+            np.testing.assert_array_equal(found["picked"], x_array[picked])
+            np.testing.assert_array_equal(found["same"], x_array)
+            np.testing.assert_array_equal(found["odd"], picked % 2)
+    for wrong in (rows, -rows - 1, 2**62, -(2**63)):
+        with pytest.raises(ShapeError, match=f"index {wrong} at position"):
+            session.run({"x": wide[:, :4], "index": np.array([0, wrong, 1])})

@@ -71,6 +71,12 @@ LAYERS: dict[str, tuple[tuple[int, ...], Layer, str]] = {
     "steps": ((20, 3, 300), _steps, "packed_gemm 20x1000x300"),
     "shared": ((3, 50, 60), _shared, "packed_gemm 60x40x50"),
     "dense": ((260, 500), lambda g, x, w: g.Relu(g.Gemm(x, w(200, 500), w(200), transB=1)), "packed_gemm"),
+    "few rows": (
+        (37, 501),
+        lambda g, x, w: g.Relu(g.Gemm(x, w(200, 501), w(200), transB=1)),
+        "dots batchx200x501",
+    ),
+    "one column": ((40, 300), lambda g, x, w: g.Gemm(x, w(1, 300), w(1), transB=1), "dots batchx1x300"),
     "turned": ((500, 260), lambda g, x, w: g.Gemm(x, w(500, 200), w(200), transA=1), "packed_gemm"),
 }
 
@@ -116,7 +122,9 @@ def test_large_layers(name: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["winograd", "winograd twice", "strided", "depthwise", "rows", "dense"])
+@pytest.mark.parametrize(
+    "name", ["winograd", "winograd twice", "strided", "depthwise", "rows", "dense", "few rows"]
+)
 def test_special_values_reach_what_they_should(name: str, value: float) -> None:
     """Where a result is finite, infinite or NaN in the interpreter it is so here."""
     shape, layer, _ = LAYERS[name]

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.finish import Finish
+from onward.compile.kernels import dots, packed, panels
 from onward.compile.kernels import gemm as kernels
-from onward.compile.kernels import packed, panels
 from onward.compile.kernels.blocking import needs_partial
 from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.tile import rows_for
@@ -34,7 +34,15 @@ _LEFT, _RIGHT = 1 << 16, 1 << 18
 _SHORT = 128
 """Rows, or terms of a sum over transposed rows, from which packing costs little beside the product."""
 
+_LINE, _BLOCK, _FEW = 64, 1024, 16
+"""Length of lines from which dot products along them pay, and up to which a block of them stays in the first
+cache while rows pass; rows that are so few that packing longer lines, too, takes as long as the product."""
+
+_PASSES = 2
+"""Products with a weight in a training step: forward, and backward to its input, which reads it as it is."""
+
 _gemm = functools.lru_cache(512)(kernels.gemm)
+_dots = functools.lru_cache(512)(dots.dots)
 _packed_gemm = functools.lru_cache(512)(packed.packed_gemm)
 _pack = functools.lru_cache(512)(panels.pack_columns)
 
@@ -181,12 +189,35 @@ def _matrices(
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
     )
+    if _by_dots(b, spec, m, w, right):
+        slots: dict[str, Slot] = {"a": left, "b": right, "c": finish.target, "batch": m}
+        slots |= {f"e{i}": t for i, t in enumerate(operands)}
+        reads = [left, right, *operands]
+        b.call(_dots(spec, b.target), slots, reads=reads, writes=[finish.target], batch=m)
+        return
     in_place = _in_place(spec, m, k, b.target)
     source: Tensor | Buffer = right
     if not by_depth and _shared(b, spec, w, right):
         source, spec = _packed(b, w, right, spec)
         in_place = _in_place(spec, m, k, b.target)
     _product(b, spec, left, source, finish.target, operands, k if by_depth else m, in_place)
+
+
+def _by_dots(b: Lowering, spec: Gemm, m: int, w: ir.Value, right: Tensor) -> bool:
+    """Whether lines along k are multiplied in place on both sides, where the right one would be packed.
+
+    It saves packing n k weights and costs the adding up of lanes for m n results, so it pays where m is small
+    beside k, the sooner the fewer lanes there are. Results narrower than a vector gain always: tiles along n
+    leave lanes empty. A side that is packed once for many products costs next to nothing.
+    """
+    k, lanes = spec.k, b.target.lanes
+    if k is None or (spec.a_k, spec.b_k) != (1, 1) or (spec.b_column == 1 and spec.n > 1):
+        return False
+    if b.is_constant(right) or len(_readers(w)) > _PASSES:
+        return False
+    if k < _LINE or (k > _BLOCK and m > _FEW) or m * k > _RIGHT:
+        return False
+    return spec.n < lanes or m * lanes <= 8 * k
 
 
 def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
@@ -210,8 +241,13 @@ def _shared(b: Lowering, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
         return spec.b_column != 1 or right.size > _RIGHT
     if spec.b_column == 1:
         return False
-    readers = [u.node.op_type for u in w.uses() if u.idx == 1]
+    readers = _readers(w)
     return any(readers.count(kind) > 1 for kind in ("Gemm", "MatMul"))
+
+
+def _readers(w: ir.Value) -> list[str]:
+    """The operators that have a value on their right side."""
+    return [u.node.op_type for u in w.uses() if u.idx == 1]
 
 
 def _product(

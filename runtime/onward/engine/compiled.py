@@ -24,7 +24,7 @@ from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
 from onward.engine.team import Team
 from onward.errors import ConfigError, InputError
-from onward.graph import Array
+from onward.graph import Array, canonical_model
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -73,6 +73,7 @@ class CompiledEngine:
             raise ConfigError(
                 "a model with state cannot be planned in the background: its runs must not differ"
             )
+        model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._bindings = dict(bindings or {})

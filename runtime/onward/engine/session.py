@@ -52,10 +52,10 @@ class Session:
         graph = self._model.graph
         self._engine = make_engine(self._model, engine, threads, options, background=background)
         self._loaded: dict[str, Array] = {}
-        defaults = graph.initializers
-        self.inputs: tuple[TensorSpec, ...] = tuple(
-            spec_of(v) for v in graph.inputs if v.name not in defaults
-        )
+        given = graph.initializers
+        self.inputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name not in given)
+        self.defaults: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name in given)
+        """Inputs that may be left out: their initializers stand then."""
         self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.outputs)
 
     def run(
@@ -68,7 +68,8 @@ class Session:
         """Run the model.
 
         Args:
-            inputs: an array for each input, of exactly its dtype and of a shape that fits.
+            inputs: an array for each input, of exactly its dtype and of a shape that fits; for an input with
+                a default only where another value is wanted in this run.
             outputs: names of the outputs wanted; all by default, in the model's order.
             observer: called after each node with the node and its outputs; the interpreter runs then.
 
@@ -76,7 +77,7 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
-        check_inputs(self.inputs, inputs)
+        check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
             if unknown := [name for name in outputs if name not in known]:
@@ -125,8 +126,10 @@ def _opened(model: ir.Model | str | Path) -> ir.Model:
     return load(model)
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Refuse inputs that do not fit their specs.
+def check_inputs(
+    specs: Sequence[TensorSpec], inputs: Mapping[str, Array], defaults: Sequence[TensorSpec] = ()
+) -> None:
+    """Refuse inputs that do not fit their specs; those of `defaults` may be absent.
 
     Raises:
         InputError: names the first input that is missing, unknown, or of the wrong dtype or shape.
@@ -134,6 +137,9 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> No
     for spec in specs:
         if spec.name not in inputs:
             raise InputError(f"input {spec.name!r} is missing; expected {spec}")
+    for spec in (*specs, *defaults):
+        if spec.name not in inputs:
+            continue
         array = inputs[spec.name]
         if not isinstance(array, np.ndarray):
             raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
@@ -141,6 +147,6 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> No
             raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
         if not spec.admits(array.shape):
             raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")
-    names = {spec.name for spec in specs}
+    names = {spec.name for spec in (*specs, *defaults)}
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")

@@ -45,7 +45,8 @@ class Program:
     Attributes:
         operations: what is left to compute at run time.
         inputs: the values given at each run, by name.
-        state: floating-point initializers that are inputs too, and not given: they live in the session and may be replaced by outputs.
+        state: floating-point initializers that are inputs too, and not given: they live in the session and
+            may be replaced by outputs.
         weights: initializers that are read only, by name; a session may swap their contents.
         constants: what the graph fixes.
         outputs: the values asked for, by name.

@@ -140,13 +140,25 @@ def check_inputs(
     for spec in (*specs, *defaults):
         if spec.name not in inputs:
             continue
-        array = inputs[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
-        if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
-            raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
-        if not spec.admits(array.shape):
-            raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")
+        content = inputs[spec.name]
+        if spec.kind == "tensor":
+            _check_tensor(spec, content)
+            continue
+        if content is None and spec.kind.startswith("optional"):
+            continue
+        if spec.kind.endswith("sequence") != isinstance(content, list):
+            raise InputError(f"input {spec.name!r}: expected {spec}, got {type(content).__name__}")
+        for array in content if isinstance(content, list) else [content]:
+            _check_tensor(spec, array)
     names = {spec.name for spec in (*specs, *defaults)}
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")
+
+
+def _check_tensor(spec: TensorSpec, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
+    if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
+        raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
+    if not spec.admits(array.shape):
+        raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")

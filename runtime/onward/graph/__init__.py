@@ -5,7 +5,7 @@ operator means (`Op`, found by domain, type and opset), which types its outputs 
 how new nodes are written (`Builder`). It holds no operator; those are in `onward.ops`, one file each.
 """
 
-from onward.graph.bodies import BodyOp, RunBody, bodies_of, capture, infer_body, inlined
+from onward.graph.bodies import BodyOp, RunBody, around, bodies_of, capture, infer_body, inline, inlined
 from onward.graph.builder import Builder
 from onward.graph.canonical import canonical_graph, canonical_model, current_versions
 from onward.graph.evaluate import Evaluator, Observer
@@ -22,6 +22,7 @@ from onward.graph.types import (
     dims_of,
     dtype_of,
     is_float,
+    is_tensor,
     numpy_dtype,
     spec_of,
     static_shape,
@@ -40,6 +41,7 @@ __all__ = [
     "Op",
     "RunBody",
     "TensorSpec",
+    "around",
     "bind",
     "bodies_of",
     "canonical_graph",
@@ -51,8 +53,10 @@ __all__ = [
     "find",
     "infer_body",
     "infer_node",
+    "inline",
     "inlined",
     "is_float",
+    "is_tensor",
     "numpy_dtype",
     "op",
     "opset_of",

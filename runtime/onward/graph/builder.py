@@ -127,11 +127,22 @@ class Builder:
         if self.declared_opset is not None:
             note_opset(node, self.declared_opset)
         infer_node(node, opset)
+        self._write(node)
+        return tuple(values)
+
+    def insert(self, node: ir.Node) -> None:
+        """Write a node that belongs to no graph; it and its outputs get names that are free."""
+        node.name = self.unique(node.name or node.op_type)
+        for value in node.outputs:
+            if value.name:
+                value.name = self.unique(value.name)
+        self._write(node)
+
+    def _write(self, node: ir.Node) -> None:
         if self._before is None:
             self.graph.append(node)
         else:
             self.graph.insert_before(self._before, node)
-        return tuple(values)
 
     def unique_output(self, node_name: str, index: int) -> str:
         """A free name for an output of a node: the node's own for the first."""

@@ -157,9 +157,9 @@ def _rewrite(g: Builder, node: ir.Node, opset: int, rule: Callable[..., Any]) ->
         with g.scope(node.name or node.op_type):
             results = rule(operator, g, *node.inputs)
         results = (results,) if isinstance(results, ir.Value) else results
-        last = results[0].producer()
+        last = None if results[0] in node.inputs else results[0].producer()
         replace_node(g, node, results)
-        if last is not None and node.name:
+        if last is not None:
             last.name = node.name
     except OnwardError as error:
         where = f"node {node.name!r}, operator {node.op_type}, opset {g.declared_opset}"

@@ -103,7 +103,7 @@ def op(
     def register(cls: type[_O]) -> type[_O]:
         versions = (since,) if isinstance(since, int) else since
         required = ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",)
-        if domain == ONWARD_DOMAIN or not callable(getattr(cls, "canonical", None)):
+        if domain == ONWARD_DOMAIN or not any(hasattr(cls, name) for name in ("canonical", "explicit")):
             for method in required:
                 if not callable(getattr(cls, method, None)):
                     raise TypeError(f"operator class {cls.__name__} has no {method}()")

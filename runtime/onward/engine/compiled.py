@@ -7,8 +7,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -89,6 +89,7 @@ class CompiledEngine:
         self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
         self._background: Background[Plan | None] | None = Background() if background else None
         self._teams: dict[int, Team] = {}
+        self._bodies: dict[ir.Graph, CompiledEngine] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -105,7 +106,10 @@ class CompiledEngine:
         with self._lock:
             if self._closed:
                 raise ConfigError("the session is closed: open a new one")
-            plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+            shapes = {name: a.shape for name, a in inputs.items() if isinstance(a, np.ndarray)}
+            plan = None
+            if len(shapes) == len(inputs):  # no sequence and no optional
+                plan = self._plan(shapes, wait=self._background is None)
             if plan is None:
                 results = self._interpret(inputs)
             else:
@@ -147,6 +151,8 @@ class CompiledEngine:
             for team in self._teams.values():
                 team.close()
             self._teams.clear()
+            for engine in self._bodies.values():
+                engine.close()
 
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], *, wait: bool) -> Plan | None:
         """The plan for input shapes; None where there is none, or, unless `wait`, none yet."""
@@ -187,7 +193,7 @@ class CompiledEngine:
         if (addresses := default_jit().known(spec.kernels)) is None:
             return None
         seconds = {"lower": loaded - started, "compile": time.perf_counter() - loaded}
-        return Plan(spec, self.fixed, addresses, seconds)
+        return Plan(spec, self.fixed, addresses, seconds, self._run_body)
 
     def _made(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> Plan | None:
         """A new plan, which the cache then has; None where shapes depend on data. Needs no lock."""
@@ -204,7 +210,7 @@ class CompiledEngine:
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         if (key := self._key.key(shapes, swapped, target, self.threads, self._options)) is not None:
             default_plans().put(key, made.spec)
-        return Plan(made.spec, self.fixed, addresses, seconds)
+        return Plan(made.spec, self.fixed, addresses, seconds, self._run_body)
 
     def _lowered(
         self,
@@ -219,6 +225,14 @@ class CompiledEngine:
         return plan_model(
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
         )
+
+    def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a body that an operator of a plan has by an engine of its own, on one thread."""
+        if (engine := self._bodies.get(body)) is None:
+            model = ir.Model(body, ir_version=self._model.ir_version)
+            engine = self._bodies[body] = CompiledEngine(model, threads=1, options=self._options)
+        results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
+        return tuple(results[v.name or ""] for v in body.outputs)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._interpreter.load(self.fixed)

@@ -24,7 +24,7 @@ from onward.compile.spec import (
 )
 from onward.engine.team import FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array
+from onward.graph import Array, BodyOp, RunBody
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -43,6 +43,7 @@ class Plan:
         fixed: arrays of state and weights by name, owned by the session; state is updated in place.
         addresses: of the machine code of `spec.kernels`.
         seconds: what making it took, for reports.
+        run_body: runs the bodies of operators such as If; NumPy does by default.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Plan:
         fixed: Mapping[str, Array],
         addresses: Sequence[int],
         seconds: Mapping[str, float] | None = None,
+        run_body: RunBody | None = None,
     ) -> None:
         self.spec = spec
         self.threads = spec.threads
         self.seconds = dict(seconds or {})
         self.weights_changed = True
         self._addresses = addresses
+        self._run_body = run_body
         self._arena, self._kept = _zeros(spec.arena_bytes), _zeros(spec.kept_bytes)
         self._small = {m.name: _zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
@@ -228,6 +231,8 @@ class Plan:
 
     def _numpy(self, step: NumPy) -> Callable[[], object]:
         kernel = step.operator.kernel  # type: ignore[attr-defined]
+        if isinstance(step.operator, BodyOp) and self._run_body is not None:
+            kernel = functools.partial(step.operator.run, self._run_body)
         getters = [None if t is None else self._getter(t) for t in step.inputs]
         targets = [None if t is None else self._view(t) for t in step.outputs]
         where = f"node {step.node!r}, operator {step.op_type}"

@@ -93,8 +93,8 @@ def _survey(graph: ir.Graph) -> tuple[bool, bool]:
                 problems.append(f"node {node.name!r}: {error}")
                 continue
             old = old or hasattr(cls, "canonical") or CONSUMED_INPUTS in node.attributes
-            captures = captures or hasattr(cls, "explicit")
             for body in bodies_of(node):
+                captures = captures or node.domain == ""
                 visit(body, depth + 1)
 
     visit(graph, 0)

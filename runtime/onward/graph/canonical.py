@@ -147,6 +147,8 @@ def _make_explicit(g: Builder) -> None:
         if rule is not None:
             g.declared_opset = opset_of(node, opset)
             _rewrite(g, node, opset, rule)
+        elif any(value.name and value.type is None for value in node.outputs):
+            infer_node(node, opset)
 
 
 def _rewrite(g: Builder, node: ir.Node, opset: int, rule: Callable[..., Any]) -> None:

@@ -61,7 +61,6 @@ def current_versions(model: ir.Model, opset: int = CURRENT_OPSET) -> ir.Model:
     Raises:
         UnsupportedError, InvalidModelError: as `canonical_graph`.
     """
-    _survey(model.graph)
     copy = model.clone()
     _to_current(copy.graph, opset)
     return copy

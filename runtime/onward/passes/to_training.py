@@ -38,7 +38,7 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
     normalises by the batch and gives new running statistics; one that is frozen altogether keeps its own.
 
     Args:
-        model: an inference model at the opset that gradient rules write (21); its graph comes to canonical form.
+        model: an inference model at the opset that gradient rules write (21), put in canonical form here.
         trainable: names of the initializers that will be trained.
 
     Raises:

@@ -17,6 +17,7 @@ from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
+from onward.engine.weights import Weight
 from onward.graph import Array
 
 ROUNDING = 2e-6
@@ -74,7 +75,8 @@ def planned(
     }
     shapes = {name: x.shape for name, x in inputs.items()}
     made = plan_model(model, shapes, fixed, dict(bindings or {}), host_target(lanes), threads)
-    plan = Plan(made.spec, fixed, jit(lanes).addresses(made.texts))
+    weights = {name: Weight(array) for name, array in fixed.items()}
+    plan = Plan(made.spec, weights, jit(lanes).addresses(made.texts))
     return Planned(plan, fixed, threads, made.items, made.index)
 
 

@@ -149,8 +149,8 @@ class NumPy:
 class Start:
     """A call that starts something which goes on while later calls run, such as a collective.
 
-    Everything before it is done, and what it reads and writes is left alone until its `Wait`. One thread of the
-    team calls it; the others go on.
+    Everything before it is done, and what it reads and writes is left alone until its `Wait`. One thread of
+    the team calls it; the others go on.
 
     Attributes:
         name: under which the engine knows the function (`engine.foreign`).

@@ -67,7 +67,8 @@ class CompiledEngine:
         options: what the user chose about kernels.
         background: while the plan for new input shapes is made, the interpreter runs instead. A run's last
             bits then depend on whether the plan is ready. Only for models without state.
-        workspaces: runs of one plan that go on at once, each with memory of its own; others wait. None: as many
+        workspaces: runs of one plan that go on at once, each with memory of its own; others wait. None: as
+        many
             as the process may use cores.
 
     Raises:
@@ -148,9 +149,9 @@ class CompiledEngine:
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
 
-        Runs in progress end with the weights that they began with. State is copied. A weight is read where the
-        caller has it, if it begins at a multiple of 64 bytes and has no gaps: whoever changes such an array does
-        so while nothing runs, and loads it again.
+        Runs in progress end with the weights that they began with. State is copied. A weight is read where
+        the caller has it, if it begins at a multiple of 64 bytes and has no gaps: whoever changes such an
+        array does so while nothing runs, and loads it again.
         """
         if fixed := [name for name in arrays if name not in self._weights]:
             raise InputError(
@@ -255,7 +256,7 @@ class CompiledEngine:
         making: dict[_Shapes, Future[_Made | None]],
         swapped: frozenset[str],
     ) -> _Made | None:
-        """What is made for input shapes: by the first thread that asks; others that ask meanwhile wait for it."""
+        """What is made for input shapes: by the first thread that asks, for which others wait."""
         with self._lock:
             future = making.get(key)
             mine = future is None

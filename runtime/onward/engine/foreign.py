@@ -17,10 +17,12 @@ class Foreign:
     """What a name stands for in this process.
 
     Attributes:
-        start, wait: addresses of functions `int64_t (int64_t *args)`. `args[0]` is `context`; the arguments of
+        start, wait: addresses of functions `int64_t (int64_t *args)`. `args[0]` is `context`; the arguments
+        of
             the plan's step follow: addresses, and numbers. They are called by some thread of the team, not
             always the same and never two at once, without the GIL, and must not raise through. 0 says that
-            the call has done its work; a positive number asks to be called again; a negative one ends the run.
+            the call has done its work; a positive number asks to be called again; a negative one ends the
+            run.
         context: any 64-bit number, such as the address of what the functions work on.
     """
 

@@ -1,9 +1,9 @@
 """Whether a run's parts are worth a team just now: measured, not assumed.
 
 Where another process keeps a core busy, a team's second thread runs half of the time, and the first waits for
-the part that it was stopped in: several milliseconds, many times what a small network takes. Neither thread can
-see that coming. So runs of few milliseconds are timed, with the team and by one thread alone, and the way that
-takes less time is taken; how parts are cut does not change, so the bits do not either.
+the part that it was stopped in: several milliseconds, many times what a small network takes. Neither thread
+can see that coming. So runs of few milliseconds are timed, with the team and by one thread alone, and the way
+that takes less time is taken; how parts are cut does not change, so the bits do not either.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import final
 __all__ = ["Pace"]
 
 _WINDOW = 0.3e-3
-"""Seconds, at least, whose runs are averaged before they are judged: a core's interruption is not an average."""
+"""Seconds, at least, whose runs are averaged before they are judged."""
+
+_RUNS = 3
+"""Runs, at least, that are averaged."""
 
 _WARM = 0.2e-3
 """Seconds of a team's runs that are not counted after it has slept: waking a thread takes 30 to 50 µs."""
@@ -28,7 +31,7 @@ _SHORTEST, _LONGEST = 0.3e-3, 100e-3
 """Seconds that one thread runs before the team is tried again: twice as long after each vain attempt."""
 
 _LONG = 5e-3
-"""Seconds of a run above which the team is always taken: a stopped thread is waited for once or twice only."""
+"""Seconds of a run above which the team is always taken: stopped threads are waited for only a few times."""
 
 
 @final
@@ -44,6 +47,8 @@ class Pace:
         self._left = _WARM
         """Seconds to pass before runs count; by one thread: before the team is tried."""
         self._stay = _SHORTEST
+        self._doubted = False
+        """Whether the last runs took long: once may be chance."""
         self._seconds, self._runs, self._kept = 0.0, 0, 0.0
 
     def ran(self, seconds: float) -> None:
@@ -57,7 +62,7 @@ class Pace:
         self._seconds += seconds
         self._runs += 1
         if self.team:
-            if self._seconds >= _WINDOW:
+            if self._seconds >= _WINDOW and self._runs >= _RUNS:
                 self._judge(self._seconds / self._runs)
         elif self._seconds >= self._left:
             self._one = self._seconds / self._runs
@@ -75,15 +80,18 @@ class Pace:
                 self._turn(team=False, left=self._stay)
                 return
             self._seconds, self._runs = 0.0, 0
+        elif average > _SUSPECT * self._usual and not self._doubted:
+            self._doubted = True
+            self._seconds, self._runs = 0.0, 0
         elif average > _SUSPECT * self._usual:
-            if self._kept > _LONGEST:
-                self._stay = _SHORTEST
+            self._stay = _SHORTEST if self._kept > _LONGEST else min(2 * self._stay, _LONGEST)
             self._turn(team=False, left=self._stay)
         else:
+            self._doubted = False
             self._usual = min(self._usual, average)
             self._kept += self._seconds
             self._seconds, self._runs = 0.0, 0
 
     def _turn(self, *, team: bool, left: float) -> None:
-        self.team, self._left, self._usual = team, left, None
+        self.team, self._left, self._usual, self._doubted = team, left, None, False
         self._seconds, self._runs = 0.0, 0

@@ -2,8 +2,8 @@
 
 The calls of a plan's prologue fall into components that share no KEPT buffer. Their results follow from the
 component's kernels, its arguments and the contents of the weights and constants among them: that is the key
-under which they are kept in the process. So plans for other batch sizes, and sessions of the same model, read one
-copy of the packed weights.
+under which they are kept in the process. So plans for other batch sizes, and sessions of the same model, read
+one copy of the packed weights.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Packed:
 @final
 @dataclass(frozen=True)
 class Component:
-    """Calls of a prologue, by position, and the KEPT buffers that they touch, with their offsets in a block."""
+    """Calls of a prologue, by position, and the KEPT buffers that they touch: offsets in a block."""
 
     steps: tuple[int, ...]
     offsets: Mapping[int, int]
@@ -57,7 +57,7 @@ class Component:
 
 @final
 class Packings:
-    """Packed weights by what they follow from, for as long as a plan has them. Safe to use from several threads."""
+    """Packed weights by what they follow from, for as long as a plan has them; safe under several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

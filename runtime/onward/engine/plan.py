@@ -1,4 +1,4 @@
-"""A plan in memory: everything that runs share. It never changes, and several runs of it may go on at once."""
+"""A plan in memory: everything that runs share. It never changes, so several may go on at once."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Plan:
             self.give(workspace)
 
     def take(self) -> Workspace:
-        """Memory for one run, to be given back with `give`; waits while as many runs as there may be go on."""
+        """Memory for one run, to be given back with `give`; waits while as many as there may be are out."""
         with self._free:
             while not self._idle:
                 if self._made < self._limit:
@@ -163,7 +163,7 @@ class Plan:
         with self.workspace() as workspace:
             workspace.bind(inputs)
             self.prepare(workspace, team)
-            singles = [Step(*map(int, row)) for row in workspace.steps.table]
+            singles = [Step(int(k), int(a), int(flags)) for k, a, flags in workspace.steps.table]
             steps = [Steps([single]) for single in singles]
             counts = [1] * len(steps)
             best = [float("inf")] * len(steps)

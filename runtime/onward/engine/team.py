@@ -1,13 +1,13 @@
 """The thread team: runs an array of native steps on a fixed number of threads.
 
-A step is a kernel of the ABI `void (i64* args, i64 part, i64 parts)`: a team of P threads cuts it into P parts,
-which its threads claim as they come (`team_code` says how). Each worker is a Python thread that enters a compiled
-loop once, with the GIL released, and stays there until the team is closed. A thread that waits spins briefly and
-then gives the core away. Between runs a worker spins for a bounded time, so that the next run of a training loop
-finds it awake, and then sleeps on a condition variable.
+A step is a kernel of the ABI `void (i64* args, i64 part, i64 parts)`: a team of P threads cuts it into P
+parts, which its threads claim as they come (`team_code` says how). Each worker is a Python thread that enters
+a compiled loop once, with the GIL released, and stays there until the team is closed. A thread that waits
+spins briefly and then gives the core away. Between runs a worker spins for a bounded time, so that the next
+run of a training loop finds it awake, and then sleeps on a condition variable.
 
-One run at a time uses a team; calls from several Python threads queue. Different teams are independent. The same
-steps give the same bits whether all threads of a team run them or one alone.
+One run at a time uses a team; calls from several Python threads queue. Different teams are independent. The
+same steps give the same bits whether all threads of a team run them or one alone.
 
 A process made by `os.fork` has none of the threads: a team used in a child starts new ones there. A fork
 while a run is in progress in another thread is safe, as the child's copy of the team starts afresh.
@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,11 @@ class Step:
     Flags:
         ALONE: run by thread 0 only, as `kernel(args, 0, 1)`; the others wait for it.
         FREE: no barrier after this step. The next step must not read what another part writes in it.
-        FOREIGN: a function `i64 (i64* args)`, called by one thread while the others go on. It is called again as
-            long as it returns a positive number; 0 says that it is done, a negative number that it failed, which
-            ends the run. With FREE it starts something, and all that stands before it is done; without, all
-            that stands after it waits for it.
+        FOREIGN: a function `i64 (i64* args)`, called by one thread while the others go on. It is called again
+        as
+            long as it returns a positive number; 0 says that it is done, a negative number that it failed,
+            which ends the run. With FREE it starts something, and all that stands before it is done; without,
+            all that stands after it waits for it.
     """
 
     kernel: int
@@ -168,8 +169,8 @@ class Team:
     def run(self, steps: Steps) -> None:
         """Run all steps in order, each by all threads; returns when all are done.
 
-        Raises what a Python step raised, `OnwardError` where a foreign function failed, and `ConfigError` on a
-        closed team.
+        Raises what a Python step raised, `OnwardError` where a foreign function failed, and `ConfigError` on
+        a closed team.
         """
         with self._lock:
             if self._closed:
@@ -251,9 +252,8 @@ _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 def _address(function: Any) -> int:
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    assert address is not None
-    return address
+    # `ctypes.cast` would make the function refer to itself, and so keep what it refers to until a collection
+    return ctypes.c_int64.from_address(ctypes.addressof(function)).value
 
 
 def _system(mutex: int, condition: int) -> tuple[int, ...]:
@@ -305,9 +305,9 @@ def _program() -> _Program:
 def _compiled(code: Code) -> _Program:
     from onward.compile.codegen.jit import default_jit
 
-    addresses = default_jit().addresses([getattr(code, f.name) for f in fields(code)])
-    *entries, looks = (_KERNEL(address) for address in addresses)
-    return _Program(*entries, _seconds_of(looks))
+    addresses = default_jit().addresses((code.run, code.work, code.quit, code.solo, code.looks))
+    run, work, quit_, solo, looks = (_KERNEL(address) for address in addresses)
+    return _Program(run, work, quit_, solo, _seconds_of(looks))
 
 
 def _seconds_of(looks: Callable[[int, int, int], None]) -> float:

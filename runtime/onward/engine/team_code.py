@@ -1,30 +1,30 @@
 """The code that a team's threads run, as LLVM IR: claiming parts of segments, waiting, waking.
 
-A run is a list of segments. A segment is some steps that need no barrier between them; a team of P threads cuts
-it into P parts, and part q calls each of its kernels as `kernel(args, q, P)`. A part's result depends on q and P
-alone, so whichever thread comes first may compute it: its own thread as a rule, which finds the data in its
-cache, else one that has nothing left to do.
+A run is a list of segments. A segment is some steps that need no barrier between them; a team of P threads
+cuts it into P parts, and part q calls each of its kernels as `kernel(args, q, P)`. A part's result depends on
+q and P alone, so whichever thread comes first may compute it: its own thread as a rule, which finds the data
+in its cache, else one that has nothing left to do.
 
 What threads share, and why it is right (`control` slots in capitals):
 
-- EPOCH is 4 * n + state, with n raised by one for each segment of each run, so no number comes twice. Its state
-  is OPEN (parts may be claimed), LEADER (a step that thread 0 alone runs), IDLE (no run) or QUIT.
-- A thread that has read an open epoch e claims part q by exchanging CLAIM[q] from a smaller number to e. CLAIM[q]
-  only grows, so one thread alone succeeds for (e, q). The epoch ends only after all P parts of e were claimed
-  and counted in ARRIVED. A claim that succeeds hence proves that e has not ended, and that it will not until the
-  claimer has added itself to ARRIVED. A thread that slept through any number of epochs finds CLAIM[q] >= e for
-  all q and does nothing.
-- What describes the run (RUN, BASE, and the tables that they lead to) is written by the leader between runs, and
-  read by workers only while they hold a claim. So it may be freed as soon as a run has returned, though
-  a worker may not have noticed that there was one.
-- The thread whose addition makes ARRIVED equal P is the last; nobody else can be in this epoch's parts. It sets
-  ARRIVED to 0 and stores the next epoch.
-- A part's writes come before its addition to ARRIVED (release); the last addition comes after all others in one
-  chain of read-modify-writes (acquire), then the store of the next epoch (release); a thread that reads this
-  epoch (acquire) sees all that was written in the one before. All five are sequentially consistent here.
-- A worker going to sleep sets PARKED, then reads EPOCH; who opens an epoch stores EPOCH, then reads PARKED. In
-  the one order of sequentially consistent operations at least one of the two sees the other. The lock closes the
-  gap between the worker's look and its sleep.
+- EPOCH is 4 * n + state, with n raised by one for each segment of each run, so no number comes twice. Its
+  state is OPEN (parts may be claimed), LEADER (a step that thread 0 alone runs), IDLE (no run) or QUIT.
+- A thread that has read an open epoch e claims part q by exchanging CLAIM[q] from a smaller number to e.
+  CLAIM[q] only grows, so one thread alone succeeds for (e, q). The epoch ends only after all P parts of e
+  were claimed and counted in ARRIVED. A claim that succeeds hence proves that e has not ended, and that it
+  will not until the claimer has added itself to ARRIVED. A thread that slept through any number of epochs
+  finds CLAIM[q] >= e for all q and does nothing.
+- What describes the run (RUN, BASE, and the tables that they lead to) is written by the leader between runs,
+  and read by workers only while they hold a claim. So it may be freed as soon as a run has returned, though a
+  worker may not have noticed that there was one.
+- The thread whose addition makes ARRIVED equal P is the last; nobody else can be in this epoch's parts. It
+  sets ARRIVED to 0 and stores the next epoch.
+- A part's writes come before its addition to ARRIVED (release); the last addition comes after all others in
+  one chain of read-modify-writes (acquire), then the store of the next epoch (release); a thread that reads
+  this epoch (acquire) sees all that was written in the one before. All five are sequentially consistent here.
+- A worker going to sleep sets PARKED, then reads EPOCH; who opens an epoch stores EPOCH, then reads PARKED.
+  In the one order of sequentially consistent operations at least one of the two sees the other. The lock
+  closes the gap between the worker's look and its sleep.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ CLAIM = 112  # a line for each part
 OPEN, LEADER, IDLE, QUIT = range(4)
 
 # A run's description. Rows of the table: kernel, args, flags; of the segments: first row, last row, state.
-# WIDTH is in parts. Where STATUS is not 0, the run ends after the segment: 1 for an exception of a Python step,
-# less than 0 for what a foreign function gave, whose row is in FAILED.
+# WIDTH is in parts. Where STATUS is not 0, the run ends after the segment: 1 for an exception of a Python
+# step, less than 0 for what a foreign function gave, whose row is in FAILED.
 TABLE, SEGMENTS, COUNT, WIDTH, STATUS, FAILED = range(6)
 RUN_FIELDS = 6
 
@@ -77,9 +77,9 @@ def slots(parts: int) -> int:
 
 @dataclass(frozen=True)
 class Code:
-    """Modules of IR whose entries are: `run(control, description, 0)` by the leader; `work(control, thread, 0)`,
-    which a worker enters once; `quit(control, 0, 0)`; `solo(description, 0, 0)`, a whole run on one thread;
-    `looks(control, count, 0)`, to measure what a look takes."""
+    """Modules of IR whose entries are: `run(control, description, 0)` by the leader; `work(control, thread,
+    0)`, which a worker enters once; `quit(control, 0, 0)`; `solo(description, 0, 0)`, a whole run on one
+    thread; `looks(control, count, 0)`, to measure what a look takes."""
 
     run: str
     work: str

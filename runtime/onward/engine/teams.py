@@ -93,7 +93,8 @@ _pools: weakref.WeakSet[Teams] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # The runs that were in progress are the parent's, and so may be the lock. Teams start threads of their own.
+    # The runs that were in progress are the parent's, and so may be the lock. Teams start threads of their
+    # own.
     for pool in _pools:
         idle, holders = pool._idle, pool._holders
         pool._start()

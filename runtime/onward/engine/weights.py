@@ -40,7 +40,7 @@ class Weight:
 
 @final
 class Weights:
-    """Read-only arrays by content; an array lives as long as somebody has it. Safe to use from several threads."""
+    """Read-only arrays by content, for as long as somebody has them; safe under several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -88,7 +88,7 @@ def default_weights() -> Weights:
 
 
 def _sample(array: Array) -> Hashable:
-    places = np.linspace(0, array.size - 1, _SAMPLES).astype(np.int64) if array.size else []
+    places = np.linspace(0, max(0, array.size - 1), min(_SAMPLES, array.size)).astype(np.int64)
     return array.dtype, array.shape, array.reshape(-1)[places].tobytes()
 
 

@@ -132,13 +132,11 @@ class CompiledEngine:
         Raises:
             ConfigError: the engine is closed.
         """
-        shapes = {name: a.shape for name, a in inputs.items()}
-        plan = self._plan(shapes, wait=self._background is None)
+        plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
         if self._state_lock is None:
             results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         else:
             with self._state_lock:
-                plan = self._plan(shapes, wait=True)  # state may have been loaded since
                 results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         return results if outputs is None else {name: results[name] for name in outputs}
 

@@ -89,6 +89,7 @@ class Steps:
         self._run[team_code.COUNT] = len(self._segments)
         self.pace = Pace()
         self.address = int(self._run.ctypes.data)
+        self._description = memoryview(self._run)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -105,7 +106,7 @@ class Steps:
 
     def check(self) -> None:
         """Raise what ended the last run early."""
-        if not (status := int(self._run[team_code.STATUS])):
+        if not (status := self._description[team_code.STATUS]):
             return
         if status < 0:
             name = self._names[self._run[team_code.FAILED]]

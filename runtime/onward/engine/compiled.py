@@ -27,7 +27,7 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError
-from onward.graph import Array
+from onward.graph import Array, canonical_model
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -93,6 +93,7 @@ class CompiledEngine:
             )
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
+        model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._bindings = dict(bindings or {})

@@ -61,10 +61,10 @@ class Session:
             self._model, engine, threads, options, background=background, workspaces=workspaces
         )
         self._loaded: dict[str, Array] = {}
-        defaults = graph.initializers
-        self.inputs: tuple[TensorSpec, ...] = tuple(
-            spec_of(v) for v in graph.inputs if v.name not in defaults
-        )
+        given = graph.initializers
+        self.inputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name not in given)
+        self.defaults: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name in given)
+        """Inputs that may be left out: their initializers stand then."""
         self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.outputs)
 
     def run(
@@ -77,7 +77,8 @@ class Session:
         """Run the model.
 
         Args:
-            inputs: an array for each input, of exactly its dtype and of a shape that fits.
+            inputs: an array for each input, of exactly its dtype and of a shape that fits; for an input with
+                a default only where another value is wanted in this run.
             outputs: names of the outputs wanted; all by default, in the model's order.
             observer: called after each node with the node and its outputs; the interpreter runs then.
 
@@ -85,7 +86,7 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
-        check_inputs(self.inputs, inputs)
+        check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
             if unknown := [name for name in outputs if name not in known]:
@@ -140,8 +141,10 @@ def _opened(model: ir.Model | str | Path) -> ir.Model:
     return load(model)
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Refuse inputs that do not fit their specs.
+def check_inputs(
+    specs: Sequence[TensorSpec], inputs: Mapping[str, Array], defaults: Sequence[TensorSpec] = ()
+) -> None:
+    """Refuse inputs that do not fit their specs; those of `defaults` may be absent.
 
     Raises:
         InputError: names the first input that is missing, unknown, or of the wrong dtype or shape.
@@ -149,13 +152,28 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> No
     for spec in specs:
         if spec.name not in inputs:
             raise InputError(f"input {spec.name!r} is missing; expected {spec}")
-        array = inputs[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
-        if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
-            raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
-        if not spec.admits(array.shape):
-            raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")
-    names = {spec.name for spec in specs}
+    for spec in (*specs, *defaults):
+        if spec.name not in inputs:
+            continue
+        content = inputs[spec.name]
+        if spec.kind == "tensor":
+            _check_tensor(spec, content)
+            continue
+        if content is None and spec.kind.startswith("optional"):
+            continue
+        if spec.kind.endswith("sequence") != isinstance(content, list):
+            raise InputError(f"input {spec.name!r}: expected {spec}, got {type(content).__name__}")
+        for array in content if isinstance(content, list) else [content]:
+            _check_tensor(spec, array)
+    names = {spec.name for spec in (*specs, *defaults)}
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")
+
+
+def _check_tensor(spec: TensorSpec, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
+    if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
+        raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
+    if not spec.admits(array.shape):
+        raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")

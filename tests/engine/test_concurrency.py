@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onward.engine.plan_cache import PlanCache
 from onward.engine.teams import Teams
 from onward.errors import ConfigError, ShapeError
 from onward.graph import Array, Builder
+from onward.model import load, save
 from onward.train import CrossEntropy, Trainer
 
 WAIT = 60.0
@@ -323,3 +325,22 @@ def test_teams_go_to_those_for_whom_there_are_cores() -> None:
     teams.release(2)
     assert first._closed
     assert second._closed
+
+
+def test_weights_in_a_mapped_file_are_read_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "network.onnx"
+    save(network(), path, external_data_threshold=0)
+    mapped, copied = load(path, mapped=True), load(path)
+    engines = [CompiledEngine(model, threads=1) for model in (mapped, mapped, network(0.5))]
+    large = mapped.graph.initializers["v"].const_value
+    assert large is not None
+    assert np.shares_memory(engines[0].fixed["v"], large.numpy())
+    assert np.shares_memory(engines[1].fixed["v"], large.numpy())
+    assert not np.shares_memory(engines[2].fixed["v"], large.numpy())
+    assert np.array_equal(large.numpy(), copied.graph.initializers["v"].const_value.numpy())  # type: ignore[union-attr]
+    with Session(copied, engine="compiled", threads=1) as session:
+        assert engines[0].run(feed(2))["y"].tobytes() == session.run(feed(2))["y"].tobytes()
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        files = [line.split()[-1] for line in maps.read_text().splitlines() if str(tmp_path) in line]
+        assert files

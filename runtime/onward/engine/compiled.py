@@ -68,8 +68,7 @@ class CompiledEngine:
         background: while the plan for new input shapes is made, the interpreter runs instead. A run's last
             bits then depend on whether the plan is ready. Only for models without state.
         workspaces: runs of one plan that go on at once, each with memory of its own; others wait. None: as
-        many
-            as the process may use cores.
+            many as the process may use cores.
 
     Raises:
         ConfigError: background planning of a model with state; fewer than 1 workspace.

@@ -18,11 +18,9 @@ class Foreign:
 
     Attributes:
         start, wait: addresses of functions `int64_t (int64_t *args)`. `args[0]` is `context`; the arguments
-        of
-            the plan's step follow: addresses, and numbers. They are called by some thread of the team, not
-            always the same and never two at once, without the GIL, and must not raise through. 0 says that
-            the call has done its work; a positive number asks to be called again; a negative one ends the
-            run.
+            of the plan's step follow: addresses, and numbers. Some thread of the team calls them, not always
+            the same one, without the GIL; in one run never two at once. 0 says that the call has done its
+            work; a positive number asks to be called again; a negative one ends the run with an error.
         context: any 64-bit number, such as the address of what the functions work on.
     """
 

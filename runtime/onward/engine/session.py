@@ -32,8 +32,7 @@ class Session:
             interpreter answers, so the same input may give other last bits before and after. An error of the
             compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
         workspaces: how many runs with inputs of one shape may go on at once, each in memory of its own;
-        others
-            wait. None: as many as the process may use cores.
+            others wait. None: as many as the process may use cores.
 
     Threads may share a session. Runs that go on at once use one thread each where cores are taken; the
     results have the same bits as those of runs one after the other. Sessions in one process read one copy of

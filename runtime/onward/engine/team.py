@@ -55,8 +55,7 @@ class Step:
         ALONE: run by thread 0 only, as `kernel(args, 0, 1)`; the others wait for it.
         FREE: no barrier after this step. The next step must not read what another part writes in it.
         FOREIGN: a function `i64 (i64* args)`, called by one thread while the others go on. It is called again
-        as
-            long as it returns a positive number; 0 says that it is done, a negative number that it failed,
+            as long as it returns a positive number; 0 says that it is done, a negative number that it failed,
             which ends the run. With FREE it starts something, and all that stands before it is done; without,
             all that stands after it waits for it.
     """

@@ -49,8 +49,7 @@ class Weights:
     def share(self, array: Array) -> Weight:
         """The one weight of an array's contents.
 
-        A part of a mapped file that begins at a multiple of 64 bytes is not copied: processes that map the
-        file share it.
+        A part of a mapped file is not copied: processes that map the file share its memory.
         """
         key = _sample(array)
         with self._lock:
@@ -107,7 +106,7 @@ def _bits(array: Array) -> Array:
 
 def _mapped(array: Array) -> bool:
     """Whether an array is a part of a mapped file that kernels can read where it is."""
-    if array.flags.writeable or not array.flags.c_contiguous or array.ctypes.data % _ALIGN:
+    if array.flags.writeable or not array.flags.c_contiguous or not array.flags.aligned:
         return False
     base: Any = array
     while base is not None:

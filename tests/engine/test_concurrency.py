@@ -344,3 +344,19 @@ def test_weights_in_a_mapped_file_are_read_where_they_are(tmp_path: Path) -> Non
     if maps.exists():
         files = [line.split()[-1] for line in maps.read_text().splitlines() if str(tmp_path) in line]
         assert files
+
+
+def test_sessions_of_one_file_hold_its_weights_once(tmp_path: Path) -> None:
+    path = tmp_path / "network.onnx"
+    save(network(), path)
+    with (
+        Session(path, engine="compiled", threads=1) as one,
+        Session(path, engine="compiled", threads=1) as two,
+    ):
+        places = set()
+        for session in (one, two):
+            held = session._model.graph.initializers["v"].const_value
+            assert held is not None
+            places |= {held.numpy().ctypes.data, session._engine.fixed["v"].ctypes.data}  # type: ignore[attr-defined]
+        assert len(places) == 1
+        assert np.array_equal(one.run(feed(1))["y"], two.run(feed(1))["y"])

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
-from onward.engine.weights import aligned
+from onward.engine.weights import Weight, aligned, share_initializers
 from onward.errors import InputError
 from onward.graph import Array, TensorSpec, spec_of
 
@@ -54,11 +54,12 @@ class Session:
         background: bool = False,
         workspaces: int | None = None,
     ) -> None:
-        self._model = _opened(model)
+        self._model, shared = _opened(model)
         graph = self._model.graph
         self._engine = make_engine(
             self._model, engine, threads, options, background=background, workspaces=workspaces
         )
+        del shared  # the engine has them
         self._loaded: dict[str, Array] = {}
         given = graph.initializers
         self.inputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name not in given)
@@ -132,12 +133,14 @@ class Session:
         self.close()
 
 
-def _opened(model: ir.Model | str | Path) -> ir.Model:
+def _opened(model: ir.Model | str | Path) -> tuple[ir.Model, list[Weight]]:
+    """A model; one that is read here has the weights that sessions share for its own."""
     if isinstance(model, ir.Model):
-        return model
+        return model, []
     from onward.model import load
 
-    return load(model)
+    opened = load(model)
+    return opened, share_initializers(opened)
 
 
 def check_inputs(

@@ -88,7 +88,7 @@ class Steps:
         self._run[team_code.COUNT] = len(self._segments)
         self.pace = Pace()
         self.address = int(self._run.ctypes.data)
-        self._description = memoryview(self._run)
+        self._description = self._run.data
 
     def __len__(self) -> int:
         return len(self.table)

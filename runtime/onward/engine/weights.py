@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
+import onnx_ir as ir
 
 from onward.graph import Array
 
-__all__ = ["Weight", "Weights", "aligned", "default_weights", "private"]
+__all__ = ["Weight", "Weights", "aligned", "default_weights", "private", "share_initializers"]
 
 _ALIGN = 64
 
@@ -64,6 +65,20 @@ class Weights:
             for old in [k for k, refs in self._known.items() if all(ref() is None for ref in refs)]:
                 del self._known[old]
         return made
+
+
+def share_initializers(model: ir.Model) -> list[Weight]:
+    """Let a model's weights be the ones that sessions share, instead of copies of its own.
+
+    Returns:
+        The weights. Whoever reads the model as a session does until it shares them itself keeps these.
+    """
+    known, shared = default_weights(), []
+    for name, value in model.graph.initializers.items():
+        if (tensor := value.const_value) is not None and tensor.dtype.is_floating_point():
+            shared.append(known.share(tensor.numpy()))
+            value.const_value = ir.Tensor(shared[-1].array, dtype=tensor.dtype, name=name)
+    return shared
 
 
 def private(array: Array) -> Weight:

@@ -4,9 +4,9 @@
 
 Where x is negative the cotangent is exactly zero and its factor NaN: mathematics says zero, arithmetic NaN.
 Gradient rules need no care of their own. This pass follows, through the nodes that they wrote, where a
-cotangent is zero because a `Where` selected it away, and selects once more behind a factor that may be infinite
-or NaN, before the product goes into a sum, a matrix product or a result. A graph without such factors behind a
-`Where` stays as it was.
+cotangent is zero because a `Where` selected it away, and selects once more behind a factor that may be
+infinite or NaN, before the product goes into a sum, a matrix product or a result. A graph without such
+factors behind a `Where` stays as it was.
 
 A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown.
 """
@@ -235,7 +235,7 @@ class _Pass:
         return content is not None and bool(np.all(np.isfinite(content.numpy()) & (content.numpy() != 0)))
 
     def _is_risky(self, value: ir.Value) -> bool:
-        """Whether a factor may be infinite or NaN: element by element, it comes from something with a pole."""
+        """Whether a factor may be infinite or NaN: it comes, elementwise, from something with a pole."""
         pending, seen = [value], set[ir.Value]()
         while pending:
             at = pending.pop()

@@ -47,7 +47,7 @@ class UpdateCount:
 
     Attributes:
         done: updates made.
-        weight: of what the window under way has seen so far: a window in which nothing counts makes no update.
+        weight: of what the window under way has seen: a window in which nothing counts makes no update.
     """
 
     done: int = 0

@@ -162,7 +162,8 @@ class ReduceOnPlateau(Schedule):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if loss < state.get("best", math.inf) * (1 - self.threshold):
+        best = state.get("best")
+        if not math.isnan(loss) and (best is None or loss < best * (1 - self.threshold)):
             state["best"], state["bad"] = loss, 0.0
             return
         state["bad"] = state.get("bad", 0.0) + 1

@@ -94,7 +94,7 @@ class OptimizerTable(_Table):
     beta1: float | None = None
     beta2: float | None = None
     epsilon: float | None = None
-    alpha: float | None = None
+    rho: float | None = None
     initial_accumulator: float | None = None
     groups: tuple[GroupTable, ...] | None = None
 
@@ -108,6 +108,7 @@ class ScheduleTable(_Table):
     every: int | None = None
     gamma: float | None = None
     minimum: float | None = None
+    epochs: int | None = None
     patience: int | None = None
     threshold: float | None = None
 

@@ -51,12 +51,13 @@ _KEYS = {
     "beta1": "optimizer.beta1",
     "beta2": "optimizer.beta2",
     "epsilon": "optimizer.epsilon",
-    "alpha": "optimizer.alpha",
+    "rho": "optimizer.rho",
     "schedule": "schedule.name",
     "warmup": "schedule.warmup",
     "schedule_every": "schedule.every",
     "gamma": "schedule.gamma",
     "minimum": "schedule.minimum",
+    "schedule_epochs": "schedule.epochs",
     "clip_norm": "clip_norm",
     "clip_value": "clip_value",
     "accumulate": "accumulate",
@@ -177,7 +178,7 @@ def command(
     beta1: Annotated[float | None, typer.Option(rich_help_panel=_OPTIMISER)] = None,
     beta2: Annotated[float | None, typer.Option(rich_help_panel=_OPTIMISER)] = None,
     epsilon: Annotated[float | None, typer.Option(rich_help_panel=_OPTIMISER)] = None,
-    alpha: Annotated[float | None, typer.Option(help="Of rmsprop.", rich_help_panel=_OPTIMISER)] = None,
+    rho: Annotated[float | None, typer.Option(help="Of rmsprop.", rich_help_panel=_OPTIMISER)] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -196,6 +197,10 @@ def command(
     minimum: Annotated[
         float | None,
         typer.Option(help="Lowest factor of cosine and plateau.", rich_help_panel=_OPTIMISER),
+    ] = None,
+    schedule_epochs: Annotated[
+        int | None,
+        typer.Option(help="Length of cosine, if it is not the run's.", rich_help_panel=_OPTIMISER),
     ] = None,
     clip_norm: Annotated[
         float | None, typer.Option(help="Joint norm of the gradients.", rich_help_panel=_OPTIMISER)

@@ -1,6 +1,6 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
-from onward.autodiff import Clip
+from onward.autodiff import Clip, GradientTransform, Weighted
 from onward.train.callbacks import (
     Callback,
     Checkpoints,
@@ -62,6 +62,7 @@ __all__ = [
     "CrossEntropy",
     "EarlyStopping",
     "Exponential",
+    "GradientTransform",
     "Group",
     "History",
     "Huber",
@@ -76,6 +77,7 @@ __all__ = [
     "StopOnNaN",
     "TensorBoardLog",
     "Trainer",
+    "Weighted",
     "available_metrics",
     "balanced_class_weights",
     "create_metric",

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onward import data, model, nn, train, verify
-from onward.cli.assembly import EpochLines
+from onward.runs.assembly import EpochLines
 from onward.engine import Session
 from onward_client import Client
 

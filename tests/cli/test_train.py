@@ -188,7 +188,7 @@ def test_wrong_keys_of_a_file_are_named(onward: Onward, tmp_path: Path, text: st
 def test_interruption_names_the_checkpoint(
     onward: Onward, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from onward.cli.assembly import EpochLines
+    from onward.runs.assembly import EpochLines
 
     def interrupt(self: EpochLines, run: object) -> None:
         if getattr(run, "epoch", 0) > 2:

@@ -44,8 +44,8 @@ def command(
     """
     from rich.console import Console
 
-    from onward.cli.measures import final_activation, measure, outputs_of
-    from onward.cli.preparation import Preparation, choose_part, data_table, read_data
+    from onward.runs.measures import final_activation, measure, outputs_of
+    from onward.runs.preparation import Preparation, choose_part, data_table, read_data
     from onward.cli.train import listed, numbers
     from onward.engine import Session
     from onward.model import load, read_provenance

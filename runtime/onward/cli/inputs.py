@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 
-from onward.cli.preparation import Preparation
+from onward.runs.preparation import Preparation
 from onward.data import read_image
 from onward.data._files import read_rows, reading
 from onward.errors import ConfigError, DataError, InputError, OnwardError

@@ -41,8 +41,8 @@ def command(
     import numpy as np
 
     from onward.cli.inputs import Reader
-    from onward.cli.measures import final_activation
-    from onward.cli.preparation import Preparation, stored_data
+    from onward.runs.measures import final_activation
+    from onward.runs.preparation import Preparation, stored_data
     from onward.engine import Session
     from onward.model import atomic_write, load, read_provenance
 

@@ -13,7 +13,7 @@ import typer
 from onward.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onward.cli.config import RunConfig
+    from onward.runs.config import RunConfig
 
 __all__ = ["command", "listed", "numbers"]
 
@@ -276,7 +276,7 @@ def command(
       epochs = 12
       optimizer = { name = "adamw", learning_rate = 0.002 }
     """
-    from onward.cli.config import read_run, to_toml
+    from onward.runs.config import read_run, to_toml
 
     run = read_run(config, _overrides(ctx.params))
     if print_config:
@@ -331,8 +331,8 @@ def _train(run: RunConfig, resume: Path | None, progress: bool | None) -> None:
     from rich.console import Console
 
     from onward.cli import assembly
-    from onward.cli.measures import final_activation, measure
-    from onward.cli.preparation import Preparation, read_data
+    from onward.runs.measures import final_activation, measure
+    from onward.runs.preparation import Preparation, read_data
     from onward.data import Loader, parse_augmentation
     from onward.engine import CompileOptions
     from onward.train import Trainer
@@ -412,7 +412,7 @@ def _export(
 ) -> Any:
     from datetime import UTC, datetime
 
-    from onward.cli.preparation import feeds_of
+    from onward.runs.preparation import feeds_of
     from onward.model import Provenance, current_versions
     from onward.verify import export
 

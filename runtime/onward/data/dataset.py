@@ -32,6 +32,8 @@ class Dataset:
         floats of shape [N, K] for regression (kept as float32 or float64; [N] is taken as [N, 1]).
     classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)).
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
+    columns: of a table, the column names behind axis 1 of its input.
+    notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
     and labels of a wrong type or out of range; it names the input and the first bad row (from 0).
@@ -43,6 +45,8 @@ class Dataset:
     name: str = "data"
     task: Task = "classification"
     groups: Array | None = None
+    columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):

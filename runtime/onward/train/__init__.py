@@ -11,6 +11,7 @@ from onward.train.callbacks import (
 )
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.history import History
+from onward.train.label_metrics import LabelScore
 from onward.train.losses import (
     L1,
     MSE,
@@ -42,6 +43,7 @@ from onward.train.schedules import (
     Step,
     schedule_named,
 )
+from onward.train.task import Task, infer_task, metric_for
 from onward.train.trainer import Trainer
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "History",
     "Huber",
     "KLDivergence",
+    "LabelScore",
     "Loss",
     "Metric",
     "Optimizer",
@@ -74,12 +77,15 @@ __all__ = [
     "Schedule",
     "Step",
     "StopOnNaN",
+    "Task",
     "TensorBoardLog",
     "Trainer",
     "available_metrics",
     "balanced_class_weights",
     "create_metric",
+    "infer_task",
     "loss_named",
+    "metric_for",
     "optimizer_named",
     "read_checkpoint",
     "schedule_named",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.cli.preparation import feeds_of
+from onward.runs.preparation import feeds_of
 from onward.data import Dataset
 from onward.engine import Session
 from onward.errors import ConfigError

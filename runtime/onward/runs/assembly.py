@@ -11,8 +11,8 @@ from typing import Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.cli.config import RunConfig
-from onward.cli.preparation import Preparation
+from onward.runs.config import RunConfig
+from onward.runs.preparation import Preparation
 from onward.data import Dataset
 from onward.errors import ConfigError, StorageError
 from onward.model import load, read_provenance

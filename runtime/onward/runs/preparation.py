@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 import numpy as np
 from pydantic import ValidationError
 
-from onward.cli.config import DataTable
+from onward.runs.config import DataTable
 from onward.data import Dataset, Normalization, Source, Splits, Vocabulary, resolve
 from onward.errors import ConfigError, DataError, InvalidModelError
 from onward.graph import Array, TensorSpec

@@ -34,9 +34,9 @@ def command(
 
     \b
     Examples:
-      onward predict runs/lenet5/model.onnx seven.png two.png
-      onward predict runs/textcnn/model.onnx "a film to remember"
-      onward predict runs/mlp/model.onnx 5.1,3.5,1.4,0.2 --json
+      onward predict runs/digits-lenet5-1/model.onnx seven.png two.png
+      onward predict runs/reviews-textcnn-1/model.onnx "a film to remember"
+      onward predict runs/iris-mlp-1/model.onnx 5.1,3.5,1.4,0.2 --json
       onward predict model.onnx batch.npz --output answers.npz
     """
     import numpy as np

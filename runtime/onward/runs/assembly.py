@@ -193,9 +193,10 @@ def fit_head(run: RunConfig, base: Base, train: Dataset, *, named: bool) -> tupl
             f"head: the labels 0 … {task.count - 1} are taken as {task.count:,} of the model's {outputs:,} classes; "
             f"--head {task.count} puts a new last layer on it"
         )
-    return _with_head(
-        model, task.count, run.seed, f"the data are {task}" + (", other ones than its" if others else "")
-    )
+    why = f"the data are {task}"
+    if others and train.classes is not None:
+        why += f": {', '.join(train.classes[:5])}" + (", …" if len(train.classes) > 5 else "")
+    return _with_head(model, task.count, run.seed, why)
 
 
 def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.Model, str]:
@@ -301,7 +302,8 @@ def output_of(run: RunConfig) -> Path:
     data = re.sub(r"[^\w.-]+", "_", Path(run.data.spec.replace(":", "/")).name.split(".")[0]) or "data"
     model = Path(run.model.name)
     # every run's file is called model.onnx: the folder tells them apart
-    name = model.parent.name if model.name == "model.onnx" and model.parent.name else model.stem
+    folders = [part for part in model.parts[:-1] if not part.isdigit() and part not in ("/", ".", "..")]
+    name = folders[-1] if model.name == "model.onnx" and folders else model.stem
     root = Path("runs")
     try:
         root.mkdir(parents=True, exist_ok=True)

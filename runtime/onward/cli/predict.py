@@ -100,7 +100,8 @@ def _kind(provenance: Provenance | None, activation: str | None, outputs: Any) -
         return "numbers"
     if targets in ("sequence labels", "dense labels"):
         return "positions"
-    if outputs.ndim != 2:
+    loss = recorded.get("loss")
+    if outputs.ndim != 2 or (isinstance(loss, dict) and loss.get("name") in ("mse", "l1", "huber")):
         return "numbers"
     if targets == "multi-label" or (targets is None and activation == "Sigmoid" and outputs.shape[1] > 1):
         return "labels"

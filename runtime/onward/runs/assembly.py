@@ -46,6 +46,7 @@ __all__ = [
     "checkpoints_of",
     "clip_of",
     "fit_head",
+    "numbered_classes",
     "optimizer_of",
     "output_of",
     "prepared_parts",
@@ -181,22 +182,30 @@ def fit_head(run: RunConfig, base: Base, train: Dataset, *, named: bool) -> tupl
             return model, ""
         return _with_head(model, count, run.seed, f"the data have {count:,} classes")
     task, outputs = infer_task(train), dims[1]
+    used = int(targets.max()) + 1 if train.task == "classification" else 0
     if not isinstance(outputs, int) or (task.kind == "binary" and outputs == 1):
         return model, ""
     others = (
         base.classes is not None and train.classes is not None and not set(train.classes) <= set(base.classes)
     )
     if task.count == outputs and not others:
-        return model, ""
-    if not named and task.kind in ("binary", "multi-class") and task.count < outputs and not others:
+        if named or base.classes is not None or task.kind != "multi-class" or used == outputs:
+            return model, ""
         return model, (
-            f"head: the labels 0 … {task.count - 1} are taken as {task.count:,} of the model's {outputs:,} classes; "
-            f"--head {task.count} puts a new last layer on it"
+            f"head: the labels 0 … {used - 1} are taken as {used:,} of the model's {outputs:,} classes; "
+            f"--head {used} puts a new last layer on it"
         )
     why = f"the data are {task}"
     if others and train.classes is not None:
         why += f": {', '.join(train.classes[:5])}" + (", …" if len(train.classes) > 5 else "")
     return _with_head(model, task.count, run.seed, why)
+
+
+def numbered_classes(base: Base) -> tuple[str, ...] | None:
+    """Names 0, 1, ... for the classes of a file that names none: what labels that are numbers mean."""
+    dims = dims_of(base.model.graph.outputs[0])
+    outputs = None if dims is None or len(dims) != 2 else dims[1]
+    return tuple(map(str, range(outputs))) if isinstance(outputs, int) and outputs > 1 else None
 
 
 def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.Model, str]:

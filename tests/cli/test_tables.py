@@ -61,7 +61,9 @@ def test_columns_are_found_by_name(
     turned, said = answers(onward, model, write(tmp_path / "b.csv", ("age", "height", "weight"), people))
     assert said == ""
     assert turned == plain
-    more, said = answers(onward, model, write(tmp_path / "c.csv", ("note", "age", "weight", "height"), people))
+    more, said = answers(
+        onward, model, write(tmp_path / "c.csv", ("note", "age", "weight", "height"), people)
+    )
     assert more == plain
     assert said == f"note: {tmp_path / 'c.csv'}: column 'note' is not used\n"
     with_target, said = answers(onward, model, write(tmp_path / "d.csv", ("old", *COLUMNS), people))
@@ -144,8 +146,8 @@ def test_several_labels(onward: Onward, people: dict[str, np.ndarray], tmp_path:
     )
     assert done.code == 0, done.err
     assert (
-        "task: multi-label, 2 labels; loss: binary_cross_entropy; metrics: accuracy, subset_accuracy, f1_micro"
-        in done.out
+        "task: multi-label, 2 labels; loss: binary_cross_entropy; metrics: accuracy, subset_accuracy, "
+        "f1_micro" in done.out
     )
     found = json.loads(onward("evaluate", path, "--json").out)
     assert found["classes"] == ["tall", "heavy"]

@@ -118,7 +118,8 @@ def test_several_outputs(onward: Onward, features: np.ndarray, tmp_path: Path) -
     )
     assert done.code == 0, done.err
     assert (
-        "tasks: kind: multi-class, 3 classes, loss cross_entropy; size: regression, 1 value, loss mse" in done.out
+        "tasks: kind: multi-class, 3 classes, loss cross_entropy; size: regression, 1 value, loss mse"
+        in done.out
     )
 
 
@@ -142,7 +143,8 @@ def test_a_head_is_replaced_where_classes_differ(onward: Onward, iris: Path, tmp
     # stable by seed
     onward(*common, "--output", tmp_path / "b.onnx")
     weights = [
-        load(tmp_path / name).graph.initializers["dense_2.weight"].const_value for name in ("a.onnx", "b.onnx")
+        load(tmp_path / name).graph.initializers["dense_2.weight"].const_value
+        for name in ("a.onnx", "b.onnx")
     ]
     assert weights[0] is not None
     assert weights[1] is not None
@@ -150,15 +152,14 @@ def test_a_head_is_replaced_where_classes_differ(onward: Onward, iris: Path, tmp
     assert onward("train", "mlp", "--data", "iris", "--head", 3).code == 2
 
 
-def test_numbers_alone_keep_the_head_and_say_so(
-    onward: Onward, features: np.ndarray, tmp_path: Path
-) -> None:
+def test_numbers_alone_keep_the_head_and_say_so(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
     save(nn.zoo.mlp(10, input_shape=(4,)).model, tmp_path / "ten.onnx")
     spec = npz(tmp_path / "d.npz", x=features, y=np.digitize(features[:, 0], [-0.5, 0.5]))
     common = ("train", tmp_path / "ten.onnx", "--data", spec, "--epochs", 1)
     done = onward(*common, "--output", tmp_path / "kept.onnx")
     assert done.code == 0, done.err
-    assert "--head 3 puts a new last layer on it" in done.out
+    assert "warning: head: the labels 0 … 2 are taken as 3 of the model's 10 classes" in done.err
+    assert "--head 3 puts a new last layer on it" in done.err
     assert load(tmp_path / "kept.onnx").graph.outputs[0].shape[1] == 10  # type: ignore[index]
     assert onward(*common, "--head", 3, "--output", tmp_path / "new.onnx").code == 0
     assert load(tmp_path / "new.onnx").graph.outputs[0].shape[1] == 3  # type: ignore[index]
@@ -193,7 +194,9 @@ def test_tokenizers_travel_in_the_model(onward: Onward, tmp_path: Path, tokenize
     if tokenizer != "words":
         pytest.importorskip("tokenizers")
     good, bad = ("我喜欢这部电影", "很好看", "真精彩"), ("太无聊了", "我讨厌它", "很难看")
-    rows = [f"{text}{i},{label}" for i in range(20) for label, texts in ((1, good), (0, bad)) for text in texts]
+    rows = [
+        f"{text}{i},{label}" for i in range(20) for label, texts in ((1, good), (0, bad)) for text in texts
+    ]
     (tmp_path / "r.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
     path = tmp_path / "m.onnx"
     done = onward(

@@ -35,7 +35,9 @@ def test_texts_labels_and_duplicates(tmp_path: Path) -> None:
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1, 1, 1]
     assert data.name == "reviews"
-    assert data.notes == (f"{path}: 1 of 5 rows repeats the text and label of an earlier row and was left out",)
+    assert data.notes == (
+        f"{path}: 1 of 5 rows repeats the text and label of an earlier row and was left out",
+    )
     whole = load_text_csv(path)
     assert len(whole) == 5
     assert whole.groups is not None

@@ -55,7 +55,8 @@ def test_several_inputs_are_prepared_each_by_its_own() -> None:
     a, b = nn.Input((3,), name="a"), nn.Input((2,), name="b")
     model = nn.Model([a, b], nn.Dense(1)(nn.Concat(1)(a, b)), name="two").model
     found = data.Dataset(
-        {"a": rng.normal(5, 2, (20, 3)).astype(np.float32), "b": rng.integers(0, 90, (20, 2))}, np.arange(20) % 2
+        {"a": rng.normal(5, 2, (20, 3)).astype(np.float32), "b": rng.integers(0, 90, (20, 2))},
+        np.arange(20) % 2,
     )
     preparation = data.Preparation.fit(found)
     prepared = preparation.apply(found)
@@ -115,7 +116,7 @@ def test_what_does_not_fit_is_refused() -> None:
     preparation = data.Preparation.fit(images(channels=1))
     with pytest.raises(ConfigError, match="has 3 channels, its normalisation 1"):
         prepend_preparation(network().model, preparation)
-    with pytest.raises(ConfigError, match="no|the model takes input"):
+    with pytest.raises(ConfigError, match="the model takes input"):
         prepend_preparation(network(1).model, preparation.renamed({"input": "other"}))
     whole = prepend_preparation(network(1).model, preparation)
     with pytest.raises(ConfigError, match="not floats"):

@@ -54,9 +54,7 @@ def test_numbers_are_regression() -> None:
     ("targets", "output"),
     [(TAGS, ("N", 6)), (TAGS, None), (TAGS, ("N", 2, 6)), (TAGS, ("N", 5, 3)), (CLASSES, ("N", 6, 3))],
 )
-def test_targets_that_fit_no_output_are_refused(
-    targets: np.ndarray, output: tuple[Dim, ...] | None
-) -> None:
+def test_targets_that_fit_no_output_are_refused(targets: np.ndarray, output: tuple[Dim, ...] | None) -> None:
     with pytest.raises(ConfigError):
         train.infer_task(dataset(targets), output)
 
@@ -78,7 +76,12 @@ def test_figures_of_labels_are_scikit_learns() -> None:
     assert found["subset_accuracy"] == pytest.approx(reference.accuracy_score(LABELS, predicted))
     for measure in ("precision", "recall", "f1"):
         score = getattr(reference, f"{measure}_score")
-        for average, suffix in (("macro", ""), ("micro", "_micro"), ("weighted", "_weighted"), (None, "_per_class")):
+        for average, suffix in (
+            ("macro", ""),
+            ("micro", "_micro"),
+            ("weighted", "_weighted"),
+            (None, "_per_class"),
+        ):
             expected = score(LABELS, predicted, average=average, zero_division=0)
             np.testing.assert_allclose(found[measure + suffix], expected, rtol=1e-12)
 
@@ -106,7 +109,9 @@ def test_accuracy_of_labels_knows_logits_from_probabilities(ends: str) -> None:
 
 
 def test_one_hot_rows_with_squares() -> None:
-    trainer = train.Trainer(nn.Sequential([nn.Dense(3)], input_shape=(4,)), "mse", metrics=["accuracy", "mae"])
+    trainer = train.Trainer(
+        nn.Sequential([nn.Dense(3)], input_shape=(4,)), "mse", metrics=["accuracy", "mae"]
+    )
     found = trainer.evaluate((X, np.eye(3)[CLASSES]))
     outputs = next(iter(trainer.predict(X).values()))
     assert found["accuracy"] == pytest.approx((outputs.argmax(axis=1) == CLASSES).mean())

@@ -51,8 +51,8 @@ class _Commands(TyperGroup):
                 raise
             if isinstance(error, MemoryError):
                 print(
-                    f"error: not enough memory{f' ({error})' if str(error) else ''}; make the model, the data or the "
-                    "batch smaller",
+                    f"error: not enough memory{f' ({error})' if str(error) else ''}; make the model, the "
+                    "data or the batch smaller",
                     file=sys.stderr,
                 )
                 raise typer.Exit(MISUSED) from None
@@ -82,7 +82,9 @@ def application() -> typer.Typer:
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
         version: Annotated[
             bool,
-            typer.Option("--version", help="Show the version and stop.", callback=_show_version, is_eager=True),
+            typer.Option(
+                "--version", help="Show the version and stop.", callback=_show_version, is_eager=True
+            ),
         ] = False,
     ) -> None:
         """Train, check, export and serve ONNX models.

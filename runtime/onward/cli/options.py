@@ -1,4 +1,4 @@
-"""Command-line options derived from the fields of a configuration: one source of names, types, help, checks."""
+"""Command-line options derived from a configuration: one source of names, types, help and checks."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Compute a model's answers: classes with probabilities, or numbers.
 
-    Inputs are as they are read: image files, the numbers of a table, texts. Columns of a CSV file are matched by
-    name. What the model's graph does not prepare itself is prepared first, as its metadata say.
+    Inputs are as they are read: image files, the numbers of a table, texts. Columns of a CSV file are
+    matched by name. What the model's graph does not prepare itself is prepared first, as its metadata say.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def command(
 
 
 def _kind(provenance: Provenance | None, activation: str | None, outputs: Any) -> str:
-    """How outputs are shown: "classes", "labels", "positions" or, where nothing says what they are, "numbers"."""
+    """How outputs are shown: "classes", "labels", "positions", or "numbers" where nothing says more."""
     recorded = {} if provenance is None else provenance.configuration
     task, targets = recorded.get("task"), recorded.get("targets")
     if task == "regression" or targets == "regression":

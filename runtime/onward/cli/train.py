@@ -16,7 +16,7 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from onward.runs import CancelToken, Event, EpochEnded, Finished, Started
+    from onward.runs import CancelToken, EpochEnded, Event, Finished, Started
 
 __all__ = ["RunView", "command"]
 
@@ -54,8 +54,8 @@ def _command(
 
     Ends with figures on the part of the data that training never saw.
 
-    The exported graph takes inputs as they are read (pixels of 0 … 255, numbers as in the table), and the file
-    carries its classes and where it comes from. With --no-preparation it is the bare network.
+    The exported graph takes inputs as they are read (pixels of 0 … 255, numbers as in the table), and the
+    file carries its classes and where it comes from. With --no-preparation it is the bare network.
 
     \b
     Examples:

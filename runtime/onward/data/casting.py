@@ -21,8 +21,8 @@ def as_dtype(array: Array, dtype: np.dtype[Any], what: str) -> Array:
         what: what the array is called in messages, such as "input 'image'".
 
     Raises:
-        DataError: a number has no equal in the new type (a fraction or 300 as uint8, 1e300 as float32), or the
-            array does not hold numbers.
+        DataError: a number has no equal in the new type (a fraction or 300 as uint8, 1e300 as float32), or
+            the array does not hold numbers.
     """
     if array.dtype == dtype:
         return array

@@ -112,4 +112,6 @@ class Subwords:
 
 
 def _library() -> Any:
-    return optional_module("tokenizers", "the tokenizers package", "a byte-pair or WordPiece tokenizer", "text")
+    return optional_module(
+        "tokenizers", "the tokenizers package", "a byte-pair or WordPiece tokenizer", "text"
+    )

@@ -31,10 +31,10 @@ def load_csv(
 ) -> Dataset:
     """A UTF-8 CSV file (plain or gzip) with a header row: input "features", float32 [N, F].
 
-    target: the column to predict, or several. For classification any text or number, its distinct values being
-        the classes (integers in numerical order, anything else in order of the text); for regression a number,
-        targets float32 [N, 1]. Several columns are labels that hold or not where each value is 0 or 1, int64
-        [N, L], else numbers, float32 [N, K].
+    target: the column to predict, or several. For classification any text or number, its distinct values
+        being the classes (integers in numerical order, anything else in order of the text); for regression a
+        number, targets float32 [N, 1]. Several columns are labels that hold or not where each value is 0 or
+        1, int64 [N, L], else numbers, float32 [N, K].
     task: by default classification for one column, and what the values are for several.
     features: the columns to learn from, in this order and wherever they stand in the file; all but target,
         group and `exclude` unless given. Others are then left out, which `Dataset.notes` says.
@@ -56,7 +56,9 @@ def load_csv(
     if clash := next((column for column in goals if column in used), None):
         raise ConfigError(f"column {clash!r} cannot be a feature and the target at once")
     if not used:
-        raise DataError(f"{path}: no feature columns are left beside the target {', '.join(map(repr, goals))}")
+        raise DataError(
+            f"{path}: no feature columns are left beside the target {', '.join(map(repr, goals))}"
+        )
     extra = [] if features is None else [c for c in header if c not in left_out and c not in used]
     places = [(header.index(column), column) for column in used]
     goal_places = [(header.index(column), column) for column in goals]
@@ -124,8 +126,8 @@ def _targets(
     if task == "classification":
         wrong = next(c for c, column in zip(goals, labels, strict=True) if not set(column) <= {"0", "1"})
         raise DataError(
-            f"{path}: several targets are labels of 0 and 1, column {wrong!r} has other values; choose one target, "
-            "or say task regression"
+            f"{path}: several targets are labels of 0 and 1, column {wrong!r} has other values; choose one "
+            "target, or say task regression"
         )
     numbers = [
         [_number(path, number, name, label) for number, label in enumerate(column, start=1)]

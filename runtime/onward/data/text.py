@@ -28,10 +28,10 @@ def load_text_csv(
 ) -> Dataset:
     """Texts and their classes from a UTF-8 CSV file (plain or gzip): input "text", str objects of shape [N].
 
-    Texts whose first `tokens` words are equal, and which a model of that length cannot tell apart, form a group,
-    so that `split` never puts them into different parts. limit: keep that many rows, drawn with `seed` in
-    proportion of the classes. drop_duplicates: keep the first of the rows with the same text and label; how
-    many there are is in `Dataset.notes` either way.
+    Texts whose first `tokens` words are equal, and which a model of that length cannot tell apart, form a
+    group, so that `split` never puts them into different parts. limit: keep that many rows, drawn with
+    `seed` in proportion of the classes. drop_duplicates: keep the first of the rows with the same text and
+    label; how many there are is in `Dataset.notes` either way.
 
     Raises DataError for an unknown column (it lists those there are), an empty text or label (with its row,
     counted from 1 after the header), and an empty file.
@@ -75,9 +75,8 @@ def _notes(path: PathLike, rows: int, different: int, dropped: bool) -> tuple[st
     if different == rows:
         return ()
     repeats = rows - different
-    text = (
-        f"{path}: {repeats:,} of {rows:,} rows repeat{'' if repeats > 1 else 's'} the text and label of an earlier row"
-    )
+    verb = "repeat" if repeats > 1 else "repeats"
+    text = f"{path}: {repeats:,} of {rows:,} rows {verb} the text and label of an earlier row"
     return (
         f"{text} and {'were' if repeats > 1 else 'was'} left out"
         if dropped

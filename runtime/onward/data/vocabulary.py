@@ -35,9 +35,10 @@ _RESERVED = 2
 def tokenize(text: str, limit: int | None = None, scheme: WordScheme = "unicode") -> list[str]:
     """The words of `text` in lower case, the first `limit` of them.
 
-    scheme: "unicode" divides at the word boundaries of Unicode (UAX #29) and leaves out what has neither letter
-    nor digit, so that scripts without spaces give tokens of their own: each ideograph, kana or Thai letter.
-    "runs" is what files of Onward 0.1 were trained with: runs of letters and digits, inner apostrophes included.
+    scheme: "unicode" divides at the word boundaries of Unicode (UAX #29) and leaves out what has neither
+        letter nor digit, so that scripts without spaces give several tokens: each ideograph, kana or Thai
+        letter. "runs" is what files of Onward 0.1 were trained with: runs of letters and digits, inner
+        apostrophes included.
     """
     found = _unicode_words(text) if scheme == "unicode" else (match.group() for match in _RUN.finditer(text))
     return [word.lower() for word in islice(found, limit)]
@@ -87,7 +88,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.scheme not in get_args(WordScheme):
-            raise DataError(f"vocabulary: scheme {self.scheme!r} is none of {', '.join(get_args(WordScheme))}")
+            raise DataError(
+                f"vocabulary: scheme {self.scheme!r} is none of {', '.join(get_args(WordScheme))}"
+            )
         if len(set(self.words)) != len(self.words):
             repeated = next(word for word, count in Counter(self.words).items() if count > 1)
             raise DataError(f"vocabulary: the word {repeated!r} is there twice")

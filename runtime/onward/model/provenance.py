@@ -33,10 +33,10 @@ class Provenance:
         metrics: final metrics by name; NaN and infinities are kept.
         versions: versions of onward, onnx, numpy and python; see `current_versions`.
         preparation: how inputs as they are read become what the network takes, JSON values only. Its entry
-            `inside` says whether the graph does that, so that nobody else may do it again; without this field,
-            nothing is inside.
-        normalisation: how inputs are to be normalised before the graph takes them, JSON values only: what files
-            of Onward 0.1 say, which have no `preparation`.
+            `inside` says whether the graph does that, so that nobody else may do it again; without this
+            field, nothing is inside.
+        normalisation: how inputs are to be normalised before the graph takes them, JSON values only: what
+            files of Onward 0.1 say, which have no `preparation`.
         vocabulary: the tokens, by index.
         class_names: the names of the classes, by index.
 

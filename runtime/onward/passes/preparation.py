@@ -19,16 +19,17 @@ _SCOPE = "preparation"
 def prepend_preparation(model: ir.Model, preparation: Preparation) -> ir.Model:
     """The model with inputs as they are read: `Cast`, `Div`, `Sub` and `Div` before the network.
 
-    The inputs keep their names and shapes and take the element types of the preparation. What the network takes
-    becomes a value inside, named `preparation/<input>`, by which `detach_preparation` finds it. Texts are not
-    part of it: the graph takes token numbers.
+    The inputs keep their names and shapes and take the element types of the preparation. What the network
+    takes becomes a value inside, named `preparation/<input>`, by which `detach_preparation` finds it. Texts
+    are not part of it: the graph takes token numbers.
 
     Args:
         model: a model that takes prepared inputs; it is not changed.
         preparation: by the model's input names.
 
     Raises:
-        ConfigError: the model has no input of a name, or an input that does not take floats; or channels differ.
+        ConfigError: the model has no input of a name, or an input that does not take floats; or channels
+            differ.
     """
     model = model.clone()
     graph = model.graph

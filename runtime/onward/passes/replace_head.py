@@ -167,7 +167,7 @@ def _is_bias(value: ir.Value, classes: int) -> bool:
 
 def _reshape_after(graph: ir.Graph, weight: ir.Value, old: int, new: int) -> None:
     """Infer shapes anew from the head on; constant shapes of Reshape that hold the old extent get the new."""
-    node = weight.uses()[0].node
+    node = next(iter(weight.uses())).node
     pending, changed = [node], {node}
     while pending:
         for value in pending.pop().outputs:
@@ -190,7 +190,8 @@ def _retarget(graph: ir.Graph, node: ir.Node, old: int, new: int) -> None:
     tensor = None if target is None else ir.convenience.get_const_tensor(target)
     if tensor is None or target is None:
         raise UnsupportedError(
-            f"node {node.name!r}, operator Reshape: its shape is computed, so the head before it cannot be replaced"
+            f"node {node.name!r}, operator Reshape: its shape is computed, so the head before it cannot be "
+            "replaced"
         )
     shape = tensor.numpy()
     if old not in shape:
@@ -209,8 +210,8 @@ def _retarget(graph: ir.Graph, node: ir.Node, old: int, new: int) -> None:
 def _refusal(output: ir.Value, node: ir.Node | None) -> UnsupportedError:
     where = "an input" if node is None else f"node {node.name!r}, operator {node.op_type}"
     return UnsupportedError(
-        f"the head of output {output.name!r} cannot be replaced: the model ends in {where}, not in Gemm, MatMul "
-        "(and Add) or a 1x1 Conv with a weight of its own; train with as many classes as the model has"
+        f"the head of output {output.name!r} cannot be replaced: the model ends in {where}, not in Gemm, "
+        "MatMul (and Add) or a 1x1 Conv with a weight of its own; train with as many classes as the model has"
     )
 
 

@@ -186,4 +186,4 @@ Event: TypeAlias = (
     | Warned
     | Finished
 )
-"""Any of these."""
+"""Any event of a run: what `events` is called with."""

@@ -28,6 +28,7 @@ from onward.runs.events import (
     MetricsSoFar,
     Started,
     StepEnded,
+    Warned,
 )
 from onward.runs.measures import final_activation, measure
 from onward.runs.preparation import (
@@ -133,6 +134,9 @@ def execute(
         if base is None
         else assembly.fit_head(config, base, prepared_train, named=named)
     )
+    if head and base is not None and model is base.model:
+        tell(Warned(head))
+        head = ""
     targets = assembly.targets_of(config, model, prepared_train)
     parts = assembly.prepared_parts(parts, preparation, targets)
     metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)

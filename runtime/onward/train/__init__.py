@@ -6,6 +6,7 @@ from onward.train.callbacks import (
     Checkpoints,
     CSVLog,
     EarlyStopping,
+    EpochLines,
     StopOnNaN,
     TensorBoardLog,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Cosine",
     "CrossEntropy",
     "EarlyStopping",
+    "EpochLines",
     "Exponential",
     "Group",
     "History",

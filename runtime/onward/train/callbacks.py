@@ -17,7 +17,7 @@ from onward.model.atomic import atomic_write
 if TYPE_CHECKING:
     from onward.train.run import Run
 
-__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "StopOnNaN", "TensorBoardLog"]
+__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochLines", "StopOnNaN", "TensorBoardLog"]
 
 
 class Callback:
@@ -150,6 +150,16 @@ class Checkpoints(Callback):
         run.save(self.path)
         if self._written is not None:
             self._written(run)
+
+
+@final
+class EpochLines(Callback):
+    """Prints one line an epoch, for where no progress bar is seen."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        row = run.history.rows[-1]
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {int(row['epoch'])}/{run.epochs}  {figures}", flush=True)
 
 
 @final

@@ -22,11 +22,11 @@ _AVERAGES = {"macro": "", "micro": "_micro", "weighted": "_weighted", "none": "_
 class LabelScore(Metric):
     """A figure of L labels that hold or not: scores [N, L, ...], targets 0 or 1 of the same shape.
 
-    A label is predicted where its score is above `threshold` (0 for logits, 0.5 for probabilities); a score NaN
-    is wrong. "accuracy" is the share of labels that are right (Keras's binary accuracy), "subset_accuracy" the
-    share of samples whose labels are all right (scikit-learn's). Precision, recall and F1 are by label (average
-    "none": float64 [L]), their mean ("macro"), weighted by how often each label holds ("weighted"), or over all
-    labels as one ("micro").
+    A label is predicted where its score is above `threshold` (0 for logits, 0.5 for probabilities); a score
+    NaN is wrong. "accuracy" is the share of labels that are right (Keras's binary accuracy),
+    "subset_accuracy" the share of samples whose labels are all right (scikit-learn's). Precision, recall and
+    F1 are by label (average "none": float64 [L]), their mean ("macro"), weighted by how often each label
+    holds ("weighted"), or over all labels as one ("micro").
     """
 
     def __init__(self, measure: LabelMeasure, average: Average = "macro", *, threshold: float = 0.0) -> None:
@@ -38,14 +38,15 @@ class LabelScore(Metric):
         self._measure = measure
         self._average = average
         self._threshold = threshold
-        self.reset()
+        self._counts: NDArray[np.int64] = np.zeros((3, 0), dtype=np.int64)
+        self._exact = self._total = 0
 
     def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
         scores, labels = np.asarray(outputs), np.asarray(targets)
         if scores.ndim < 2 or scores.shape != labels.shape:
             raise DataError(
-                f"{self.name}: outputs have shape {list(scores.shape)}, targets {list(labels.shape)}; several labels "
-                "a sample need both as [N, L, ...]"
+                f"{self.name}: outputs have shape {list(scores.shape)}, targets {list(labels.shape)}; "
+                "several labels a sample need both as [N, L, ...]"
             )
         if not np.isin(labels, (0, 1)).all():
             raise DataError(f"{self.name}: the targets of several labels a sample are 0 or 1")

@@ -35,9 +35,9 @@ class Task:
     """The targets of one output.
 
     Attributes:
-        kind: "regression": numbers. "binary": two classes. "multi-class": one of several. "one-hot": the same,
-            written as a row of 0 with one 1. "multi-label": each of several labels holds or not. "sequence
-            labels": a class for each position, [N, T]. "dense labels": for each pixel, [N, H, W].
+        kind: "regression": numbers. "binary": two classes. "multi-class": one of several. "one-hot": the
+            same, written as a row of 0 with one 1. "multi-label": each of several labels holds or not.
+            "sequence labels": a class for each position, [N, T]. "dense labels": for each pixel, [N, H, W].
         count: how many values, classes or labels there are.
         axis: of the classes in the output: 1, or -1 where they come last.
     """
@@ -106,8 +106,9 @@ def infer_task(dataset: Dataset, output: Sequence[Dim] | None = None, targets: A
             rows = values.sum(axis=1)
             return Task("one-hot" if (rows == 1).all() else "multi-label", values.shape[1])
         raise ConfigError(
-            f"data set {dataset.name!r}: integer targets [N, {values.shape[1]}] are labels only where all are 0 or 1; "
-            "for classes of positions the model's output must be [N, T, C], for numbers say --task regression"
+            f"data set {dataset.name!r}: integer targets [N, {values.shape[1]}] are labels only where all "
+            "are 0 or 1; for classes of positions the model's output must be [N, T, C], for numbers say "
+            "--task regression"
         )
     if rank == values.ndim + 1 and output is not None:
         last = _agree(shape, output[1:-1]) and _room(output[-1], count)
@@ -126,12 +127,12 @@ def infer_task(dataset: Dataset, output: Sequence[Dim] | None = None, targets: A
 def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
     """The metric of this name, as it is meant for what a loss compares an output with.
 
-    With binary cross-entropy over several columns, `accuracy` and the like are of labels that hold or not; with
-    losses of numbers, such as the mean squared error, targets are one-hot rows, or a column of 0 and 1.
+    With binary cross-entropy over several columns, `accuracy` and the like are of labels that hold or not;
+    with losses of numbers, such as the mean squared error, targets are one-hot rows, or a column of 0 and 1.
 
     Raises:
-        ConfigError: the name is unknown, or means nothing for such targets: an error of numbers where there are
-            classes.
+        ConfigError: the name is unknown, or means nothing for such targets: an error of numbers where there
+            are classes.
     """
     dims = dims_of(output)
     if isinstance(loss, CrossEntropy):
@@ -155,19 +156,19 @@ def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
 
 
 def metric_of(task: Task, name: str, threshold: float = 0.0) -> Metric:
-    """The metric of this name for a task's outputs, their classes on axis 1, and its targets as class numbers.
+    """The metric of this name for a task: of outputs with classes on axis 1, and of class numbers.
 
     Raises:
         ConfigError: the name is unknown, or means nothing for the task.
     """
     if task.kind == "regression":
         if name not in _NUMBERS:
-            raise ConfigError(f"metric {name!r} is for classes, the targets are numbers; choose mae, rmse or r2")
+            raise ConfigError(
+                f"metric {name!r} is for classes, the targets are numbers; choose mae, rmse or r2"
+            )
         return create_metric(name)
     _refuse_numbers(name, "labels" if task.kind == "multi-label" else "classes")
-    return (
-        _label_metric(name, threshold) if task.kind == "multi-label" else _with_threshold(name, threshold)
-    )
+    return _label_metric(name, threshold) if task.kind == "multi-label" else _with_threshold(name, threshold)
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:
@@ -216,8 +217,9 @@ def _label_metric(name: str, threshold: float) -> Metric:
     if measure in ("precision", "recall", "f1") and suffix in averages and not name.endswith("_"):
         return LabelScore(measure, averages[suffix], threshold=threshold)  # type: ignore[arg-type]
     raise ConfigError(
-        f"metric {name!r} is none of samples with several labels; there are accuracy (share of labels that are "
-        "right), subset_accuracy (of samples), precision, recall and f1, each also _micro, _weighted, _per_class"
+        f"metric {name!r} is none of samples with several labels; there are accuracy (share of labels that "
+        "are right), subset_accuracy (of samples), precision, recall and f1, each also _micro, _weighted, "
+        "_per_class"
     )
 
 

@@ -45,8 +45,8 @@ class Trainer:
             first of these in the model's order; targets of the others are inputs named `<output>.target`.
         optimizer: an optimizer or its name.
         metrics: names or metrics, computed on the output that the data set's targets belong to. A name means
-            what fits the loss: `accuracy` with binary cross-entropy over several columns is of labels that hold
-            or not, with the mean squared error of one-hot rows.
+            what fits the loss: `accuracy` with binary cross-entropy over several columns is of labels that
+            hold or not, with the mean squared error of one-hot rows.
         schedule: of the learning rate.
         clip: gradient clipping.
         accumulate: update once in this many steps.
@@ -360,8 +360,8 @@ class Trainer:
             return
         if dataset.classes is not None and len(dataset.classes) != classes:
             raise ConfigError(
-                f"data set {dataset.name!r} has {len(dataset.classes)} classes, output {output!r} has {classes}; "
-                f"Trainer(..., head={len(dataset.classes)}) puts a new last layer on the model"
+                f"data set {dataset.name!r} has {len(dataset.classes)} classes, output {output!r} has "
+                f"{classes}; Trainer(..., head={len(dataset.classes)}) puts a new last layer on the model"
             )
         bad = (targets < 0) | (targets >= classes)
         if loss.ignore_index is not None:

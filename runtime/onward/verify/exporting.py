@@ -51,8 +51,8 @@ def export(
         path: the .onnx file to create or replace.
         weights: arrays by initializer name that replace the model's: parameters and running statistics.
         provenance: stored in the file's metadata.
-        preparation: becomes part of the graph, which then takes inputs as they are read. Written to the metadata
-            where `provenance` says nothing of a preparation.
+        preparation: becomes part of the graph, which then takes inputs as they are read. Written to the
+            metadata where `provenance` says nothing of a preparation.
         inputs, seed, batch, dims, ranges, tolerance: see `compare`.
         check: whether to compare with onnxruntime. The file passes `onnx.checker` and loads in onnxruntime
             either way.

@@ -131,8 +131,8 @@ class Reader:
 
     def _finished(self, argument: str, spec: TensorSpec, array: Array) -> Array:
         before = self._before(spec)
-        prepared = array if before is None else before.apply(array)
-        return as_dtype(prepared, spec.dtype, f"{argument}: input {spec.name!r}")
+        what = f"{argument}: input {spec.name!r}"
+        return as_dtype(array if before is None else before.apply(array, what), spec.dtype, what)
 
     def _texts(self, argument: str, spec: TensorSpec) -> tuple[list[str], dict[str, Array]]:
         path = Path(argument)

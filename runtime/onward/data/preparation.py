@@ -41,13 +41,13 @@ class NumberPreparation:
         """Whether it leaves float32 as it is."""
         return self.dtype == np.float32 and self.divisor == 1 and self.normalization is None
 
-    def apply(self, array: Array) -> Array:
-        """float32 of the array's shape.
+    def apply(self, array: Array, what: str = "the input") -> Array:
+        """float32 of the array's shape; `what` is its name in messages.
 
         Raises:
             DataError: the array is not of the type or of the channels that this is for.
         """
-        raw = as_dtype(array, self.dtype, "the input")
+        raw = as_dtype(array, self.dtype, what)
         scaled = raw.astype(np.float32, copy=False)
         if self.divisor != 1:
             scaled = scaled / np.float32(self.divisor)
@@ -131,7 +131,7 @@ class Preparation:
         chosen = self._aimed(dataset)
         if not chosen:
             return dataset
-        changed = {name: p.apply(dataset.inputs[name]) for name, p in chosen.items()}
+        changed = {name: p.apply(dataset.inputs[name], f"input {name!r}") for name, p in chosen.items()}
         return dataset.with_inputs(dataset.inputs | changed)
 
     def renamed(self, names: Mapping[str, str]) -> Preparation:

@@ -21,7 +21,7 @@ __all__ = ["OnwardClassifier"]
 
 @final
 class OnwardClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
-    """A network that tells classes apart, trained by cross-entropy of softmax, or of sigmoids for several labels.
+    """A network that tells classes apart: softmax, or sigmoids for several labels a sample.
 
     Args:
         network: None: dense layers as `hidden` says; a function of (shape of a sample, numbers needed) that

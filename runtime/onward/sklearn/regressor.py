@@ -24,8 +24,8 @@ class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
     Args:
         network, hidden, activation, optimizer, learning_rate, epochs, batch_size, standardize,
-            early_stopping, validation_fraction, patience, callbacks, random_state, engine, threads, verbose: as in
-            `OnwardClassifier`.
+            early_stopping, validation_fraction, patience, callbacks, random_state, engine, threads,
+            verbose: as in `OnwardClassifier`.
         loss: "mse", "l1" or "huber", or a loss of `onward.train`.
 
     Attributes:

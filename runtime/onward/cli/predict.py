@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Compute a model's answers: classes with probabilities, or numbers.
 
-    What the model's metadata say about normalisation and vocabulary is applied first.
+    Inputs are as they are read: image files, the numbers of a table, texts. Columns of a CSV file are matched by
+    name. What the model's graph does not prepare itself is prepared first, as its metadata say.
 
     \b
     Examples:
@@ -40,21 +41,22 @@ def command(
     """
     import numpy as np
 
-    from onward.cli.inputs import Reader
-    from onward.runs.measures import final_activation
-    from onward.runs.preparation import Preparation, stored_data
+    from onward.cli.inputs import Reader, without_metadata
     from onward.engine import Session
     from onward.model import atomic_write, load, read_provenance
+    from onward.runs.measures import final_activation
+    from onward.runs.preparation import Prepared, stored_data
 
     loaded = load(model)
     provenance = read_provenance(loaded)
     session = Session(loaded)
     stored = stored_data(provenance)
+    target = stored.get("target", ())
     reader = Reader(
         session.inputs,
-        Preparation() if raw else Preparation.of(provenance),
+        without_metadata(Prepared.of(provenance)) if raw else Prepared.of(provenance),
         text_column=str(stored.get("text", "text")),
-        left_out=(str(stored["target"]),) if "target" in stored else (),
+        left_out=tuple([target] if isinstance(target, str) else map(str, target)),
     )
     labels, arrays = reader.read(inputs)
     parts = [

@@ -1,24 +1,26 @@
-"""From a configuration to the objects of a run: model, loss, optimizer, schedule, callbacks."""
+"""From a configuration to the objects of a run: model, tasks, losses, optimizer, schedule, callbacks."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.runs.config import RunConfig
-from onward.runs.preparation import Preparation
-from onward.data import Dataset
+from onward.data import Dataset, Preparation, Splits
 from onward.errors import ConfigError, StorageError
-from onward.model import load, read_provenance
+from onward.graph import dims_of, dtype_of
+from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
+from onward.passes import detach_preparation, find_head, replace_head
+from onward.runs.config import RunConfig
+from onward.runs.preparation import Prepared, input_names
 from onward.train import (
-    BinaryCrossEntropy,
     Callback,
     Checkpoints,
     Clip,
@@ -33,48 +35,65 @@ from onward.train import (
     optimizer_named,
     schedule_named,
 )
-from onward.train.run import Run
+from onward.train.task import Task, infer_task
 
 __all__ = [
-    "EpochLines",
+    "Base",
+    "Targets",
+    "base_of",
+    "build_network",
     "callbacks_of",
+    "checkpoints_of",
     "clip_of",
-    "for_loss",
-    "loss_of",
-    "model_of",
+    "fit_head",
     "optimizer_of",
     "output_of",
+    "prepared_parts",
     "schedule_of",
+    "targets_of",
+    "untouched_inputs",
 ]
 
 
-def model_of(run: RunConfig, train: Dataset, prepared: Preparation) -> ir.Model:
-    """The model to train: a file, or a network of the zoo that fits the data.
+@final
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The .onnx file that is trained further.
 
-    Raises:
-        ConfigError: the network is unknown, or the data are not of its kind.
+    Attributes:
+        model: what takes prepared inputs.
+        prepared: what its metadata say of them.
+        classes: the names of its classes, if it says any.
     """
-    name = run.model.name
-    if is_file(name):
-        if run.model.options:
-            raise ConfigError(f"model options are for networks of the zoo, {name} is a file")
-        return load(name)
-    if name not in zoo.names():
-        raise ConfigError(f"model {name!r} is neither an .onnx file nor one of {', '.join(zoo.names())}")
-    takes = inspect.signature(getattr(zoo, name)).parameters
-    options = {**_fitting(name, takes, train, prepared), "seed": run.seed}
-    if run.loss.name == "binary_cross_entropy" and train.class_count == 2:
-        options["num_classes"] = 1
-    options |= run.model.options
-    return zoo.build(name, **options).model
+
+    model: ir.Model
+    prepared: Prepared
+    classes: tuple[str, ...] | None
 
 
-def known_preparation(run: RunConfig) -> Preparation | None:
-    """How a model that is trained further prepares its inputs; None for a new one."""
-    if not is_file(run.model.name):
-        return None
-    provenance = read_provenance(load(run.model.name))
-    return None if provenance is None else Preparation.of(provenance)
+@final
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What is trained towards what.
+
+    Attributes:
+        tasks: by output; the first output's targets are the data set's own.
+        losses: by output.
+        names: of the losses.
+    """
+
+    tasks: Mapping[str, Task]
+    losses: Mapping[str, Loss]
+    names: Mapping[str, str]
+
+    @property
+    def first(self) -> Task:
+        """The task of the data set's own targets."""
+        return next(iter(self.tasks.values()))
+
+    def fitted(self, dataset: Dataset) -> Dataset:
+        """The data set with targets of the form that the losses take."""
+        return self.first.fitted(dataset, next(iter(self.losses.values())))
 
 
 def is_file(name: str) -> bool:
@@ -82,23 +101,122 @@ def is_file(name: str) -> bool:
     return name.endswith(".onnx") or "/" in name
 
 
-def loss_of(run: RunConfig, train: Dataset) -> Loss:
-    """The loss: as configured, or cross-entropy for classes and the mean squared error for numbers."""
-    name = run.loss.name or ("cross_entropy" if train.task == "classification" else "mse")
-    options = run.loss.given()
-    if options.get("class_weights") == "balanced":
-        if train.targets is None or train.class_count is None:
-            raise ConfigError("balanced class weights need class labels")
-        options["class_weights"] = balanced_class_weights(train.targets.reshape(-1), train.class_count)
-    return loss_named(name, **options)
+def base_of(run: RunConfig) -> Base | None:
+    """The file that a run starts from, its preparation taken out of the graph; None for a network of the zoo.
+
+    Raises:
+        ConfigError: the network is unknown, or options do not belong to a file.
+        InvalidModelError, StorageError: the file cannot be read.
+    """
+    name = run.model.name
+    if not is_file(name):
+        if name not in zoo.names():
+            raise ConfigError(f"model {name!r} is neither an .onnx file nor one of {', '.join(zoo.names())}")
+        if run.model.head is not None:
+            raise ConfigError(f"--head is for .onnx files; the outputs of {name} follow from the data")
+        return None
+    if run.model.options:
+        raise ConfigError(f"model options are for networks of the zoo, {name} is a file")
+    model = load(name)
+    provenance = read_provenance(model)
+    prepared = Prepared.of(provenance)
+    if prepared.inside:
+        changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
+        model = detach_preparation(model, changed)
+    return Base(model, prepared, _classes_of(provenance))
 
 
-def for_loss(dataset: Dataset, loss: Loss) -> Dataset:
-    """The data set with targets of the shape that the loss takes: binary cross-entropy wants [N, 1]."""
-    targets = dataset.targets
-    if not isinstance(loss, BinaryCrossEntropy) or targets is None or targets.ndim != 1:
-        return dataset
-    return dataclasses.replace(dataset, targets=targets[:, None])
+def untouched_inputs(run: RunConfig, base: Base | None, train: Dataset) -> list[str]:
+    """The data set's inputs that the network takes as integers: tokens, or bytes."""
+    if base is None:
+        takes = inspect.signature(getattr(zoo, run.model.name)).parameters
+        if "vocabulary_size" not in takes:
+            return []
+        return [name for name, array in train.inputs.items() if array.dtype.kind in "iu"]
+    values = {v.name or "": v for v in base.model.graph.inputs if v.name not in base.model.graph.initializers}
+    names = input_names(train, list(values))
+    return [own for own, name in names.items() if not dtype_of(values[name]).is_floating_point()]
+
+
+def build_network(run: RunConfig, train: Dataset, preparation: Preparation) -> ir.Model:
+    """A network of the zoo that fits the prepared training part.
+
+    Raises:
+        ConfigError: the data are not of its kind, or an option is none of its own.
+    """
+    name = run.model.name
+    takes = inspect.signature(getattr(zoo, name)).parameters
+    options = {**_fitting(name, takes, train, preparation), "seed": run.seed}
+    if run.loss.name == "binary_cross_entropy" and infer_task(train).kind == "binary":
+        options["num_classes"] = 1
+    return zoo.build(name, **{**options, **run.model.options}).model
+
+
+def fit_head(run: RunConfig, base: Base, task_classes: int | None, train: Dataset) -> tuple[ir.Model, str]:
+    """The file's model with a last layer for the data's classes.
+
+    Args:
+        run: `model.head`, if given, decides; else the head is replaced where classes differ.
+        base: the file.
+        task_classes: the outputs that the data need; None: any.
+        train: the training part.
+
+    Returns:
+        The model, and a line that says what was done; empty where nothing was.
+
+    Raises:
+        UnsupportedError: the classes differ and the model's last layer cannot be replaced.
+    """
+    model, wanted = base.model, run.model.head
+    why = "as --head says"
+    if wanted is None:
+        if task_classes is None:
+            return model, ""
+        dims = dims_of(model.graph.outputs[0])
+        # labels of positions may have their classes on either axis
+        extents = [d for d in dims[1:] if isinstance(d, int)] if dims is not None else []
+        names_differ = (
+            base.classes is not None
+            and train.classes is not None
+            and len(extents) == 1
+            and set(train.classes) != set(base.classes)
+        )
+        if not extents or (task_classes in extents and not names_differ) or (extents == [1] and task_classes == 2):
+            return model, ""
+        wanted = task_classes
+        if len(extents) > 1:
+            return model, ""
+        why = f"the data have {task_classes} classes" + (", other ones" if task_classes in extents else "")
+    head = find_head(model)
+    model = replace_head(model, wanted, seed=run.seed)
+    return model, f"head: {head.weight} had {head.classes:,} outputs, now {wanted:,} new ones ({why})"
+
+
+def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:
+    """Tasks and losses: as configured, or what the targets are.
+
+    Each output that the data set has an input `<output>.target` for is trained on it; the data set's own targets
+    belong to the first other output.
+
+    Raises:
+        ConfigError: targets and outputs do not fit, or a loss is unknown.
+    """
+    outputs = {v.name or "": v for v in model.graph.outputs}
+    extra = [name.removesuffix(".target") for name in train.inputs if name.endswith(".target")]
+    if unknown := [name for name in extra if name not in outputs]:
+        raise ConfigError(
+            f"data set {train.name!r} has targets of {unknown[0]!r}, the outputs are {', '.join(outputs)}"
+        )
+    own = next((name for name in outputs if name not in extra), None)
+    if own is None:
+        raise ConfigError("no output is left for the data set's own targets")
+    tasks, losses, names = {}, {}, {}
+    for name in (own, *extra):
+        given = train.inputs[f"{name}.target"] if name != own else None
+        task = infer_task(train, dims_of(outputs[name]), given)
+        names[name], losses[name] = _loss_of(run, task, outputs[name], train if name == own else None)
+        tasks[name] = task
+    return Targets(tasks, losses, names)
 
 
 def optimizer_of(run: RunConfig) -> Optimizer:
@@ -122,7 +240,7 @@ def clip_of(run: RunConfig) -> Clip | None:
 
 
 def callbacks_of(run: RunConfig) -> list[Callback]:
-    """Early stopping, logs and checkpoints, as configured; folders are made.
+    """Early stopping and logs, as configured; folders are made.
 
     Raises:
         StorageError: a folder cannot be made.
@@ -135,31 +253,76 @@ def callbacks_of(run: RunConfig) -> list[Callback]:
         callbacks.append(CSVLog(_with_folder(run.log.csv)))
     if run.log.tensorboard is not None:
         callbacks.append(TensorBoardLog(run.log.tensorboard))
-    if run.checkpoint.path is not None:
-        callbacks.append(Checkpoints(_with_folder(run.checkpoint.path), run.checkpoint.every))
-    elif run.checkpoint.every is not None:
-        raise ConfigError("checkpoint.every needs checkpoint.path")
     return callbacks
+
+
+def checkpoints_of(run: RunConfig, written: Any) -> Checkpoints | None:
+    """The writer of checkpoints, as configured; `written` is called after each.
+
+    Raises:
+        StorageError: the folder cannot be made.
+        ConfigError: `every` without a path.
+    """
+    if run.checkpoint.path is not None:
+        return Checkpoints(_with_folder(run.checkpoint.path), run.checkpoint.every, written=written)
+    if run.checkpoint.every is not None:
+        raise ConfigError("checkpoint.every needs checkpoint.path")
+    return None
 
 
 def output_of(run: RunConfig) -> Path:
     """Where the model goes; its folder is made now, before hours of training could be in vain.
 
+    Without `output`, a new folder `runs/DATA-MODEL-NUMBER`, which no other run has.
+
     Raises:
         StorageError: the folder cannot be made.
+        ConfigError: the file is there, and `overwrite` is not set.
     """
-    name = Path(run.model.name).stem
-    return _with_folder(run.output if run.output is not None else Path("runs") / name / "model.onnx")
+    if run.output is not None:
+        path = _with_folder(run.output)
+        if path.exists() and not run.overwrite:
+            raise ConfigError(f"{path} is there already: choose another --output, or say --overwrite")
+        return path
+    data = re.sub(r"[^\w.-]+", "_", Path(run.data.spec.replace(":", "/")).name.split(".")[0]) or "data"
+    model = Path(run.model.name)
+    # every run's file is called model.onnx: the folder tells them apart
+    name = model.parent.name if model.name == "model.onnx" and model.parent.name else model.stem
+    root = Path("runs")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = root / f"{data}-{name}-{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return folder / "model.onnx"
+    except OSError as error:
+        raise StorageError(f"folder {root} cannot be made: {error.strerror}") from None
 
 
-@final
-class EpochLines(Callback):
-    """One line an epoch, where no progress bar shows it."""
+def _loss_of(run: RunConfig, task: Task, output: ir.Value, train: Dataset | None) -> tuple[str, Loss]:
+    name = run.loss.name if run.loss.name is not None and train is not None else task.loss
+    dims = dims_of(output)
+    if run.loss.name is None and task.kind == "binary" and dims is not None and dims[-1] == 1:
+        name = "binary_cross_entropy"
+    options = run.loss.given() if train is not None else {}
+    if name == "cross_entropy" and task.axis != 1:
+        options.setdefault("axis", task.axis)
+    if options.get("class_weights") == "balanced":
+        if train is None or train.targets is None or train.class_count is None or task.kind == "multi-label":
+            raise ConfigError("balanced class weights need class labels")
+        labels = train.targets.argmax(axis=1) if task.kind == "one-hot" else train.targets
+        count = task.count if task.kind == "one-hot" else train.class_count
+        options["class_weights"] = balanced_class_weights(labels.reshape(-1), count)
+    return name, loss_named(name, **options)
 
-    def on_epoch_end(self, run: Run) -> None:
-        row = run.history.rows[-1]
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        print(f"epoch {int(row['epoch'])}/{run.epochs}  {figures}", flush=True)
+
+def _classes_of(provenance: Provenance | None) -> tuple[str, ...] | None:
+    return None if provenance is None else provenance.class_names
 
 
 def _with_folder(path: Path) -> Path:
@@ -172,34 +335,37 @@ def _with_folder(path: Path) -> Path:
     return path
 
 
-def _fitting(name: str, takes: Mapping[str, Any], train: Dataset, prepared: Preparation) -> dict[str, Any]:
+def _fitting(
+    name: str, takes: Mapping[str, Any], train: Dataset, preparation: Preparation
+) -> dict[str, Any]:
     """Options of a network that follow from the data."""
     arrays = [a for key, a in train.inputs.items() if not key.endswith(".target")]
     if len(arrays) != 1:
         raise ConfigError(f"network {name!r} has one input, data set {train.name!r} has {len(arrays)}")
     shape = arrays[0].shape[1:]
-    options: dict[str, Any] = {"num_classes": _outputs(train)}
+    options: dict[str, Any] = {"num_classes": infer_task(train).count}
     if "vocabulary_size" in takes:
         if arrays[0].dtype.kind not in "iu" or len(shape) != 1:
             raise _unfit(name, "text (text:FILE) or integer tokens [N, T]", train, arrays[0].dtype, shape)
-        size = len(prepared.vocabulary) if prepared.vocabulary is not None else int(arrays[0].max()) + 1
+        text = preparation.text
+        size = len(text.encoder) if text is not None else int(arrays[0].max()) + 1
         options |= {"vocabulary_size": size, "length": shape[0]}
     elif "image_size" in takes:
         if len(shape) != 3 or shape[1] != shape[2]:
             raise _unfit(name, "square images [N, C, S, S]", train, arrays[0].dtype, shape)
         options |= {"channels": shape[0], "image_size": shape[1]}
     elif "input_shape" in takes:
+        if arrays[0].dtype.kind != "f":
+            raise _unfit(name, "numbers", train, arrays[0].dtype, shape)
         options["input_shape"] = shape
     return options
-
-
-def _outputs(train: Dataset) -> int:
-    if train.task == "classification":
-        return train.class_count or 2
-    assert train.targets is not None
-    return int(np.prod(train.targets.shape[1:]))
 
 
 def _unfit(name: str, what: str, data: Dataset, dtype: np.dtype[Any], shape: Sequence[int]) -> ConfigError:
     dims = ", ".join(("N", *map(str, shape)))
     return ConfigError(f"network {name!r} takes {what}; data set {data.name!r} has {dtype}[{dims}]")
+
+
+def prepared_parts(parts: Splits, preparation: Preparation, targets: Targets) -> Splits:
+    """The parts as the network and the losses take them."""
+    return parts.map(lambda part: targets.fitted(preparation.apply(part)))

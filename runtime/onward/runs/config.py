@@ -1,4 +1,4 @@
-"""What a training run is: a TOML file, and over it the command line."""
+"""What a training run is: its configuration, as an object, a TOML file, or options over one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onward.engine.engines import EngineName
 from onward.errors import ConfigError
+from onward.runs.options import Option
 
-__all__ = ["RunConfig", "read_run", "to_toml"]
+__all__ = ["DataTable", "RunConfig", "read_run", "to_toml"]
 
-_Positive = Field(default=None, gt=0)
 _SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
 _REQUIRED = dict.fromkeys(("model", "model.name"), "a model") | dict.fromkeys(
     ("data", "data.spec"), "a data set (--data)"
 )
+
+_Positive = Annotated[int, Field(gt=0)]
+_Seed = Annotated[int, Field(ge=0)]
 
 
 class _Table(BaseModel):
@@ -35,40 +37,84 @@ class _Table(BaseModel):
 class ModelTable(_Table):
     """`[model]`: a name of the zoo with its options, or the path of an .onnx file."""
 
-    name: str
-    options: dict[str, Any] = {}
-    trainable: tuple[str, ...] | None = None
-    freeze: tuple[str, ...] = ()
+    name: Annotated[str, Option("A network of the zoo or an .onnx file.", name="model", argument=True)]
+    options: Annotated[
+        dict[str, Any],
+        Option("An option of the network: width=0.5.", name="option", short=("-o",), form="assignments"),
+    ] = {}
+    head: Annotated[
+        _Positive | None,
+        Option("Put a new last layer with this many outputs on an .onnx file; by itself where classes differ."),
+    ] = None
+    trainable: Annotated[
+        tuple[str, ...] | None, Option("Train only weights of this pattern; repeatable.", form="repeat")
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...], Option("Leave weights of this pattern as they are; repeatable.", form="repeat")
+    ] = ()
 
 
 @final
 class DataTable(_Table):
     """`[data]`: where the samples come from, how they are divided and prepared."""
 
-    spec: str
-    target: str | None = None
-    task: Literal["classification", "regression"] | None = None
-    text: str | None = None
-    image_size: int | None = _Positive
-    channels: int | None = _Positive
-    limit: int | None = _Positive
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    split_seed: int = Field(default=0, ge=0)
-    normalise: bool = True
-    augment: str | None = None
-    tokens: int = Field(default=64, gt=0)
-    vocabulary_size: int = Field(default=20_000, gt=1)
-    min_count: int = Field(default=2, gt=0)
+    spec: Annotated[
+        str,
+        Option(
+            "digits, iris, wine, breast_cancer, diabetes, idx:FOLDER, csv:FILE, npz:FILE, images:FOLDER or "
+            "text:FILE.",
+            name="data",
+        ),
+    ]
+    target: Annotated[
+        str | tuple[str, ...] | None,
+        Option("The column or array to predict; several columns of a CSV file with commas."),
+    ] = None
+    task: Annotated[
+        Literal["classification", "regression"] | None, Option("By default what the targets are.")
+    ] = None
+    text: Annotated[str | None, Option("The column that holds the text.")] = None
+    image_size: Annotated[_Positive | None, Option("The side of an image.")] = None
+    channels: Annotated[_Positive | None, Option("1 for grey, 3 for colour images.")] = None
+    limit: Annotated[_Positive | None, Option("Use this many rows of a text file.")] = None
+    drop_duplicates: Annotated[
+        bool, Option("Leave out rows of a text file that repeat text and label of an earlier one.")
+    ] = False
+    split: Annotated[
+        tuple[float, float, float], Option("Fractions: train,validation,test.", form="numbers")
+    ] = (0.8, 0.1, 0.1)
+    split_seed: Annotated[_Seed, Option("Decides which sample goes where.")] = 0
+    normalise: Annotated[bool, Option("Zero mean, unit variance, measured on the training part.")] = True
+    augment: Annotated[
+        str | None, Option("Such as flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8.")
+    ] = None
+    tokens: Annotated[_Positive, Option("Tokens of a text; longer ones are cut.")] = 64
+    tokenizer: Annotated[
+        Literal["words", "bpe", "wordpiece"],
+        Option("Words of Unicode, or parts of words (the last two need onward[text])."),
+    ] = "words"
+    vocabulary_size: Annotated[int, Field(gt=1), Option("Tokens that are known.")] = 20_000
+    min_count: Annotated[_Positive, Option("Leave rarer words out.")] = 2
 
 
 @final
 class LossTable(_Table):
     """`[loss]`; without a name it follows from the task."""
 
-    name: str | None = None
-    label_smoothing: float | None = None
-    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
+    name: Annotated[
+        str | None,
+        Option(
+            "cross_entropy, binary_cross_entropy, mse, l1, huber, kl_divergence; by default what fits the task.",
+            name="loss",
+        ),
+    ] = None
+    label_smoothing: Annotated[float | None, Option("Of cross-entropy.")] = None
+    class_weights: Annotated[
+        tuple[float, ...] | Literal["balanced"] | None,
+        Option("balanced, or one number a class.", form="weights"),
+    ] = None
     ignore_index: int | None = None
+    axis: Literal[1, -1] | None = None
     positive_weight: float | None = None
     delta: float | None = None
 
@@ -86,15 +132,15 @@ class GroupTable(_Table):
 class OptimizerTable(_Table):
     """`[optimizer]`; what is not set keeps the optimizer's own default."""
 
-    name: str = "adam"
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    beta1: float | None = None
-    beta2: float | None = None
-    epsilon: float | None = None
-    alpha: float | None = None
+    name: Annotated[str, Option("sgd, adam, adamw, rmsprop, adagrad.", name="optimizer")] = "adam"
+    learning_rate: Annotated[float | None, Option("Of the optimizer.", short=("--lr",))] = None
+    weight_decay: Annotated[float | None, Option("Of the optimizer.")] = None
+    momentum: Annotated[float | None, Option("Of sgd and rmsprop.")] = None
+    nesterov: Annotated[bool | None, Option("Nesterov's form of momentum.", only_on=True)] = None
+    beta1: Annotated[float | None, Option("Of adam and adamw.")] = None
+    beta2: Annotated[float | None, Option("Of adam and adamw.")] = None
+    epsilon: Annotated[float | None, Option("Of all but sgd.")] = None
+    alpha: Annotated[float | None, Option("Of rmsprop.")] = None
     initial_accumulator: float | None = None
     groups: tuple[GroupTable, ...] | None = None
 
@@ -103,11 +149,13 @@ class OptimizerTable(_Table):
 class ScheduleTable(_Table):
     """`[schedule]` of the learning rate."""
 
-    name: str = "constant"
-    warmup: int | None = None
-    every: int | None = None
-    gamma: float | None = None
-    minimum: float | None = None
+    name: Annotated[str, Option("constant, step, exponential, cosine, plateau.", name="schedule")] = (
+        "constant"
+    )
+    warmup: Annotated[int | None, Option("Updates until the full learning rate.")] = None
+    every: Annotated[int | None, Option("Epochs between steps.", name="schedule-every")] = None
+    gamma: Annotated[float | None, Option("Factor of step, exponential, plateau.")] = None
+    minimum: Annotated[float | None, Option("Lowest factor of cosine and plateau.")] = None
     patience: int | None = None
     threshold: float | None = None
 
@@ -116,43 +164,65 @@ class ScheduleTable(_Table):
 class CheckpointTable(_Table):
     """`[checkpoint]`: the file, and after how many steps it is written (without: after each epoch)."""
 
-    path: Path | None = None
-    every: int | None = _Positive
+    path: Annotated[Path | None, Option("Keep a checkpoint in this file.", name="checkpoint")] = None
+    every: Annotated[
+        _Positive | None, Option("Steps between checkpoints; else each epoch.", name="checkpoint-every")
+    ] = None
 
 
 @final
 class StoppingTable(_Table):
     """`[early_stopping]`; off without a patience."""
 
-    patience: int | None = Field(default=None, ge=0)
-    monitor: str = "val_loss"
+    patience: Annotated[
+        Annotated[int, Field(ge=0)] | None, Option("Stop after so many epochs without improvement.")
+    ] = None
+    monitor: Annotated[str, Option("The figure to watch.")] = "val_loss"
 
 
 @final
 class LogTable(_Table):
     """`[log]`: the history as a CSV file, and as TensorBoard events in a folder."""
 
-    csv: Path | None = None
-    tensorboard: Path | None = None
+    csv: Annotated[Path | None, Option("The history as CSV.", name="csv-log")] = None
+    tensorboard: Annotated[Path | None, Option("A folder for TensorBoard events.")] = None
 
 
 @final
 class RunConfig(_Table):
-    """A whole training run."""
+    """A whole training run: frozen and validated, read by `read_run` and run by `execute`."""
 
     model: ModelTable
     data: DataTable
-    output: Path | None = None
-    epochs: int = Field(default=10, gt=0)
-    batch_size: int = Field(default=32, gt=0)
-    seed: int = Field(default=0, ge=0)
-    metrics: tuple[str, ...] | None = None
-    accumulate: int = Field(default=1, gt=0)
-    clip_norm: float | None = _Positive
-    clip_value: float | None = _Positive
-    engine: EngineName = "auto"
-    threads: int | None = _Positive
-    winograd: Literal[2, 4] = 2
+    output: Annotated[
+        Path | None, Option("The model's file; by default runs/DATA-MODEL-NUMBER/model.onnx, a new folder.")
+    ] = None
+    overwrite: Annotated[bool, Option("Replace the output if it is there.", only_on=True)] = False
+    preparation: Annotated[
+        bool,
+        Option("Export a graph that takes inputs as they are read; else the bare network."),
+    ] = True
+    epochs: Annotated[_Positive, Option("Passes over the training part.")] = 10
+    batch_size: Annotated[_Positive, Option("Samples a step.")] = 32
+    seed: Annotated[_Seed, Option("Of first weights, order, dropout.")] = 0
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        Option("Such as accuracy,top5,f1; by default what fits the task.", form="list"),
+    ] = None
+    accumulate: Annotated[_Positive, Option("Batches an update.")] = 1
+    clip_norm: Annotated[
+        Annotated[float, Field(gt=0)] | None, Option("Joint norm of the gradients.")
+    ] = None
+    clip_value: Annotated[
+        Annotated[float, Field(gt=0)] | None, Option("Size of each gradient element.")
+    ] = None
+    engine: Annotated[
+        Literal["auto", "compiled", "interpreter"], Option("What runs the training step.")
+    ] = "auto"
+    threads: Annotated[_Positive | None, Option("Of the compiled engine; else all cores.")] = None
+    winograd: Annotated[
+        Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
+    ] = 2
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()

@@ -39,6 +39,7 @@ class Run:
         step: steps done since the start of the run.
         last: figures of the last step: loss, learning_rate.
         stopped: why the run ends early; empty while it does not.
+        halted: whether it ends before the next step, in the middle of an epoch.
     """
 
     loader: Loader
@@ -59,13 +60,15 @@ class Run:
     step: int = 0
     last: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
+    halted: bool = False
     _schedule_state: dict[str, float] = field(default_factory=dict)
     _loss_sum: float = 0.0
     _samples: int = 0
 
-    def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """End the run after this epoch, or `now`, after this step; the epoch is then not closed."""
         self.stopped = reason
+        self.halted = now
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""

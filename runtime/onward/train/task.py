@@ -16,7 +16,7 @@ from onward.train.label_metrics import Adapted, LabelScore
 from onward.train.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from onward.train.metrics import Metric, create_metric
 
-__all__ = ["TargetKind", "Task", "default_metrics", "infer_task", "metric_for"]
+__all__ = ["TargetKind", "Task", "default_metrics", "describe", "infer_task", "metric_for", "metric_of"]
 
 TargetKind = Literal[
     "regression", "binary", "multi-class", "one-hot", "multi-label", "sequence labels", "dense labels"
@@ -152,6 +152,22 @@ def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
     if dims is not None and len(dims) > 1 and dims[1] != 1:
         return Adapted(create_metric(name), _from_one_hot)
     return _with_threshold(name, 0.5)
+
+
+def metric_of(task: Task, name: str, threshold: float = 0.0) -> Metric:
+    """The metric of this name for a task's outputs, their classes on axis 1, and its targets as class numbers.
+
+    Raises:
+        ConfigError: the name is unknown, or means nothing for the task.
+    """
+    if task.kind == "regression":
+        if name not in _NUMBERS:
+            raise ConfigError(f"metric {name!r} is for classes, the targets are numbers; choose mae, rmse or r2")
+        return create_metric(name)
+    _refuse_numbers(name, "labels" if task.kind == "multi-label" else "classes")
+    return (
+        _label_metric(name, threshold) if task.kind == "multi-label" else _with_threshold(name, threshold)
+    )
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:

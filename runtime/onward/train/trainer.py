@@ -242,6 +242,10 @@ class Trainer:
                     bar.step(run.figures() if bar.shown else run.last, len(batch))
                     for hook in hooks:
                         hook.on_step_end(run)
+                    if run.halted:
+                        break
+                if run.halted:
+                    break
                 held = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in held.items()})
                 bar.close_epoch(run.history.rows[-1])

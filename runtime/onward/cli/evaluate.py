@@ -38,8 +38,8 @@ def command(
 
     \b
     Examples:
-      onward evaluate runs/lenet5/model.onnx
-      onward evaluate runs/lenet5/model.onnx --part validation --json
+      onward evaluate runs/digits-lenet5-1/model.onnx
+      onward evaluate runs/digits-lenet5-1/model.onnx --part validation --json
       onward evaluate imported.onnx --data images:photos --image-size 224 --part all
     """
     from rich.console import Console

@@ -120,7 +120,7 @@ def _targets(
         targets, classes = encode_labels(labels[0])
         return targets, classes, "classification"
     if task != "regression" and all(set(column) <= {"0", "1"} for column in labels):
-        return np.array(labels, dtype=np.int64).T.copy(), None, "classification"
+        return np.array(labels, dtype=np.int64).T.copy(), tuple(goals), "classification"
     if task == "classification":
         wrong = next(c for c, column in zip(goals, labels, strict=True) if not set(column) <= {"0", "1"})
         raise DataError(

@@ -152,44 +152,59 @@ def build_network(run: RunConfig, train: Dataset, preparation: Preparation) -> i
     return zoo.build(name, **{**options, **run.model.options}).model
 
 
-def fit_head(run: RunConfig, base: Base, task_classes: int | None, train: Dataset) -> tuple[ir.Model, str]:
-    """The file's model with a last layer for the data's classes.
+def fit_head(run: RunConfig, base: Base, train: Dataset, *, named: bool) -> tuple[ir.Model, str]:
+    """The file's model with a last layer for the data's targets.
 
     Args:
         run: `model.head`, if given, decides; else the head is replaced where classes differ.
         base: the file.
-        task_classes: the outputs that the data need; None: any.
         train: the training part.
+        named: whether the data name their classes; numbers alone may be those of the model's classes.
 
     Returns:
-        The model, and a line that says what was done; empty where nothing was.
+        The model, and a line that says what was done or may have been meant; empty where there is nothing to say.
 
     Raises:
         UnsupportedError: the classes differ and the model's last layer cannot be replaced.
     """
-    model, wanted = base.model, run.model.head
-    why = "as --head says"
-    if wanted is None:
-        if task_classes is None:
+    model = base.model
+    if run.model.head is not None:
+        return _with_head(model, run.model.head, run.seed, "as --head says")
+    dims = dims_of(model.graph.outputs[0])
+    targets = train.targets
+    if dims is None or targets is None or len(dims) < 2:
+        return model, ""
+    if len(dims) > 2:
+        count = train.class_count
+        extents = [d for d in (dims[1], dims[-1]) if isinstance(d, int)]
+        if count is None or len(extents) < 2 or max(extents) >= count:
             return model, ""
-        dims = dims_of(model.graph.outputs[0])
-        # labels of positions may have their classes on either axis
-        extents = [d for d in dims[1:] if isinstance(d, int)] if dims is not None else []
-        names_differ = (
-            base.classes is not None
-            and train.classes is not None
-            and len(extents) == 1
-            and set(train.classes) != set(base.classes)
+        return _with_head(model, count, run.seed, f"the data have {count:,} classes")
+    task, outputs = infer_task(train), dims[1]
+    if not isinstance(outputs, int) or (task.kind == "binary" and outputs == 1):
+        return model, ""
+    others = (
+        base.classes is not None and train.classes is not None and not set(train.classes) <= set(base.classes)
+    )
+    if task.count == outputs and not others:
+        return model, ""
+    if not named and task.kind in ("binary", "multi-class") and task.count < outputs and not others:
+        return model, (
+            f"head: the labels 0 … {task.count - 1} are taken as {task.count:,} of the model's {outputs:,} classes; "
+            f"--head {task.count} puts a new last layer on it"
         )
-        if not extents or (task_classes in extents and not names_differ) or (extents == [1] and task_classes == 2):
-            return model, ""
-        wanted = task_classes
-        if len(extents) > 1:
-            return model, ""
-        why = f"the data have {task_classes} classes" + (", other ones" if task_classes in extents else "")
+    why = f"the data are {task}"
+    if others and train.classes is not None:
+        why += f": {', '.join(train.classes[:5])}" + (", …" if len(train.classes) > 5 else "")
+    return _with_head(model, task.count, run.seed, why)
+
+
+def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.Model, str]:
     head = find_head(model)
-    model = replace_head(model, wanted, seed=run.seed)
-    return model, f"head: {head.weight} had {head.classes:,} outputs, now {wanted:,} new ones ({why})"
+    return (
+        replace_head(model, outputs, seed=seed),
+        f"head: {head.weight} had {head.classes:,} outputs, now {outputs:,} new ones ({why})",
+    )
 
 
 def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:
@@ -287,7 +302,8 @@ def output_of(run: RunConfig) -> Path:
     data = re.sub(r"[^\w.-]+", "_", Path(run.data.spec.replace(":", "/")).name.split(".")[0]) or "data"
     model = Path(run.model.name)
     # every run's file is called model.onnx: the folder tells them apart
-    name = model.parent.name if model.name == "model.onnx" and model.parent.name else model.stem
+    folders = [part for part in model.parts[:-1] if not part.isdigit() and part not in ("/", ".", "..")]
+    name = folders[-1] if model.name == "model.onnx" and folders else model.stem
     root = Path("runs")
     try:
         root.mkdir(parents=True, exist_ok=True)

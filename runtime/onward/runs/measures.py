@@ -66,7 +66,7 @@ class Measures:
         for table in self._tables(title):
             console.print(table)
         if self.support is not None:
-            console.print(figures_text(self.figures))
+            console.print(figures_text(self.figures), soft_wrap=True)
 
     def _tables(self, title: str) -> Iterator[Table]:
         from rich.table import Table

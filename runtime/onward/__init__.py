@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward import autodiff, data, engine, errors, graph, model, nn, passes, sklearn, train, verify
+    from onward import autodiff, data, engine, errors, graph, keras, model, nn, passes, sklearn, train, verify
     from onward.engine import Session
     from onward.model import load, save
     from onward.train import Trainer
@@ -31,6 +31,7 @@ __all__ = [
     "errors",
     "export",
     "graph",
+    "keras",
     "load",
     "model",
     "nn",

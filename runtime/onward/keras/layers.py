@@ -7,16 +7,18 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import onnx_ir as ir
 
 from onward import nn
 from onward.errors import ConfigError
 from onward.graph import Array
 from onward.keras.tensors import Input, KerasTensor
 from onward.nn.initializers import Uniform
-from onward.nn.trace import Tensor
+from onward.nn.trace import Site, Tensor
 
 __all__ = [
     "ELU",
@@ -96,7 +98,8 @@ class Layer(ABC):
         """
         if not isinstance(inputs, KerasTensor):
             raise ConfigError(
-                f"layer {self.name!r}: is called on what Input or a layer gave, not on {type(inputs).__name__}"
+                f"layer {self.name!r}: is called on what Input or a layer gave, "
+                f"not on {type(inputs).__name__}"
             )
         return self.call(inputs)
 
@@ -105,24 +108,36 @@ class Layer(ABC):
         return ()
 
 
-@final
-class Weight:
+class Weight(ABC):
     """A weight: its name in the ONNX model, and how its array turns to Keras's and back."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def to_keras(self, array: Array) -> Array:
+        """Keras's layout: a copy."""
+
+    @abstractmethod
+    def from_keras(self, array: Array, like: Array) -> Array:
+        """The ONNX model's layout; `like` is the array that is replaced."""
+
+
+@final
+class _Axes(Weight):
+    """A weight whose axes Keras has in another order."""
+
     def __init__(self, name: str, order: Sequence[int] | None = None) -> None:
-        self.names = (name,)
+        super().__init__(name)
         self._order = order
 
-    def to_keras(self, arrays: Sequence[Array]) -> Array:
-        """Keras's layout."""
-        array = arrays[0]
+    def to_keras(self, array: Array) -> Array:
         return array.copy() if self._order is None else np.ascontiguousarray(array.transpose(self._order))
 
-    def from_keras(self, array: Array, like: Sequence[Array]) -> list[Array]:
-        """The ONNX model's layout."""
+    def from_keras(self, array: Array, like: Array) -> Array:
         if self._order is not None:
             array = array.transpose(np.argsort(self._order))
-        return [np.ascontiguousarray(array, like[0].dtype)]
+        return np.ascontiguousarray(array, like.dtype)
 
 
 def _numbered(kind: str) -> str:
@@ -174,8 +189,8 @@ class Dense(Layer):
         return _activated(self._activation, KerasTensor(self._layer(x.last())), self.name)
 
     def weights(self) -> Sequence[Weight]:
-        kernel = Weight(f"{self.name}.weight", (1, 0) if self._rank == 2 else None)
-        return [kernel, *([Weight(f"{self.name}.bias")] if self._bias else [])]
+        kernel = _Axes(f"{self.name}.weight", (1, 0) if self._rank == 2 else None)
+        return [kernel, *([_Axes(f"{self.name}.bias")] if self._bias else [])]
 
 
 class _Conv(Layer):
@@ -191,8 +206,8 @@ class _Conv(Layer):
         return _activated(self._activation, KerasTensor(self._layer(x.first()), True), self.name)
 
     def weights(self) -> Sequence[Weight]:
-        kernel = Weight(f"{self.name}.weight", self._order)
-        return [kernel, *([Weight(f"{self.name}.bias")] if self._bias else [])]
+        kernel = _Axes(f"{self.name}.weight", self._order)
+        return [kernel, *([_Axes(f"{self.name}.bias")] if self._bias else [])]
 
 
 class Conv1D(_Conv):
@@ -321,23 +336,23 @@ class DepthwiseConv2D(_Conv):
 
     def weights(self) -> Sequence[Weight]:
         kernel = _Depthwise(f"{self.name}.weight", self._multiplier)
-        return [kernel, *([Weight(f"{self.name}.bias")] if self._bias else [])]  # type: ignore[list-item]
+        return [kernel, *([_Axes(f"{self.name}.bias")] if self._bias else [])]
 
 
-class _Depthwise:
-    """[C * m, 1, kH, kW] and Keras's [kH, kW, C, m]."""
+@final
+class _Depthwise(Weight):
+    """[C * m, 1, kH, kW], in Keras [kH, kW, C, m]."""
 
     def __init__(self, name: str, multiplier: int) -> None:
-        self.names = (name,)
+        super().__init__(name)
         self._multiplier = multiplier
 
-    def to_keras(self, arrays: Sequence[Array]) -> Array:
-        a = arrays[0]
-        split = a.reshape(-1, self._multiplier, *a.shape[2:])
+    def to_keras(self, array: Array) -> Array:
+        split = array.reshape(-1, self._multiplier, *array.shape[2:])
         return np.ascontiguousarray(split.transpose(2, 3, 0, 1))
 
-    def from_keras(self, array: Array, like: Sequence[Array]) -> list[Array]:
-        return [np.ascontiguousarray(array.transpose(2, 3, 0, 1).reshape(like[0].shape), like[0].dtype)]
+    def from_keras(self, array: Array, like: Array) -> Array:
+        return np.ascontiguousarray(array.transpose(2, 3, 0, 1).reshape(like.shape), like.dtype)
 
 
 class SeparableConv2D(Layer):
@@ -379,7 +394,9 @@ class _Spatial(Layer):
 class MaxPooling1D(_Spatial):
     """Maxima of windows: [N, L, C]."""
 
-    def __init__(self, pool_size: Any = 2, strides: Any = None, padding: Any = "valid", **options: Any) -> None:
+    def __init__(
+        self, pool_size: Any = 2, strides: Any = None, padding: Any = "valid", **options: Any
+    ) -> None:
         super().__init__(**options)
         self._layer = nn.MaxPool1D(_pairs(pool_size), _pairs(strides), padding)
 
@@ -397,7 +414,7 @@ class MaxPooling2D(_Spatial):
 class AveragePooling1D(_Spatial):
     """Means of windows: [N, L, C]."""
 
-    def __init__(self, pool_size: Any = 2, strides: Any = None, padding: Any = "valid", **options: Any) -> None:
+    def __init__(self, pool_size: Any, strides: Any = None, padding: Any = "valid", **options: Any) -> None:
         super().__init__(**options)
         self._layer = nn.AveragePool1D(_pairs(pool_size), _pairs(strides), padding)
 
@@ -405,9 +422,7 @@ class AveragePooling1D(_Spatial):
 class AveragePooling2D(_Spatial):
     """Means of windows: [N, H, W, C]."""
 
-    def __init__(
-        self, pool_size: Any = (2, 2), strides: Any = None, padding: Any = "valid", **options: Any
-    ) -> None:
+    def __init__(self, pool_size: Any, strides: Any = None, padding: Any = "valid", **options: Any) -> None:
         super().__init__(**options)
         self._layer = nn.AveragePool2D(_pairs(pool_size), _pairs(strides), padding)
 
@@ -559,20 +574,19 @@ class Rescaling(Layer):
         return KerasTensor(self._layer(x.handle), x.channels_first)
 
 
+@final
+@dataclass(frozen=True, eq=False)
 class _Affine(nn.UnaryLayer):
-    def __init__(self, scale: float, offset: float) -> None:
-        object.__setattr__(self, "name", None)
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "offset", offset)
+    """x * scale + offset in float32."""
 
-    def apply(self, site: Any, x: Any) -> Any:
-        import onnx_ir as ir
+    scale: float
+    offset: float
 
+    def apply(self, site: Site, x: ir.Value) -> ir.Value:
         g = site.g
         y = x if x.dtype == ir.DataType.FLOAT else g.Cast(x, to=ir.DataType.FLOAT)
-        y = g.Mul(y, np.float32(self.scale))  # type: ignore[attr-defined]
-        offset: float = self.offset  # type: ignore[attr-defined]
-        return y if offset == 0 else g.Add(y, np.float32(offset))
+        y = g.Mul(y, np.float32(self.scale))
+        return y if self.offset == 0 else g.Add(y, np.float32(self.offset))
 
 
 class BatchNormalization(Layer):
@@ -586,7 +600,7 @@ class BatchNormalization(Layer):
         return KerasTensor(self._layer(x.first()), len(x.shape) > 2)
 
     def weights(self) -> Sequence[Weight]:
-        return [Weight(f"{self.name}.{part}") for part in ("scale", "bias", "running_mean", "running_var")]
+        return [_Axes(f"{self.name}.{part}") for part in ("scale", "bias", "running_mean", "running_var")]
 
 
 class LayerNormalization(Layer):
@@ -600,7 +614,7 @@ class LayerNormalization(Layer):
         return KerasTensor(self._layer(x.last()))
 
     def weights(self) -> Sequence[Weight]:
-        return [Weight(f"{self.name}.{part}") for part in ("scale", "bias")]
+        return [_Axes(f"{self.name}.{part}") for part in ("scale", "bias")]
 
 
 class Embedding(Layer):
@@ -616,7 +630,7 @@ class Embedding(Layer):
         return KerasTensor(self._layer(x.last()))
 
     def weights(self) -> Sequence[Weight]:
-        return [Weight(f"{self.name}.weight")]
+        return [_Axes(f"{self.name}.weight")]
 
 
 class LSTM(Layer):
@@ -634,20 +648,21 @@ class LSTM(Layer):
 
     def weights(self) -> Sequence[Weight]:
         parts = ("weight", "recurrent_weight", "bias")
-        return [  # type: ignore[return-value]
+        return [
             _Gates(f"{self.name}.{part}", self.units, direction)
             for direction in range(self._directions)
             for part in parts
         ]
 
 
-class _Gates:
+@final
+class _Gates(Weight):
     """One direction's part of an LSTM's weights: ONNX's gates are i, o, f, c; Keras's i, f, c, o."""
 
     _ORDER = (0, 2, 3, 1)
 
     def __init__(self, name: str, units: int, direction: int) -> None:
-        self.names = (name,)
+        super().__init__(name)
         self._units, self._direction = units, direction
         self._bias = name.endswith(".bias")
 
@@ -655,21 +670,21 @@ class _Gates:
         gates = a.reshape(4, self._units, *a.shape[1:])
         return gates[list(order)].reshape(a.shape)
 
-    def to_keras(self, arrays: Sequence[Array]) -> Array:
-        a = arrays[0][self._direction]
+    def to_keras(self, array: Array) -> Array:
+        a = array[self._direction]
         if self._bias:  # of the input and of the state, which Keras has as one
             half = 4 * self._units
             return self._turned(a[:half] + a[half:], self._ORDER)
         return np.ascontiguousarray(self._turned(a, self._ORDER).T)
 
-    def from_keras(self, array: Array, like: Sequence[Array]) -> list[Array]:
-        whole = like[0].copy()
-        back = np.argsort(self._ORDER)
+    def from_keras(self, array: Array, like: Array) -> Array:
+        whole = like.copy()
+        back = np.argsort(self._ORDER).tolist()
         if self._bias:
             whole[self._direction] = np.concatenate([self._turned(array, back), np.zeros_like(array)])
         else:
             whole[self._direction] = self._turned(np.ascontiguousarray(array.T), back)
-        return [whole]
+        return whole
 
 
 class Bidirectional(Layer):

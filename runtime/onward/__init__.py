@@ -14,7 +14,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward import autodiff, data, engine, errors, graph, model, nn, passes, runs, train, verify
+    from onward import (
+        autodiff,
+        data,
+        engine,
+        errors,
+        graph,
+        keras,
+        model,
+        nn,
+        passes,
+        runs,
+        sklearn,
+        train,
+        verify,
+    )
     from onward.engine import Session
     from onward.model import load, save
     from onward.train import Trainer
@@ -31,12 +45,14 @@ __all__ = [
     "errors",
     "export",
     "graph",
+    "keras",
     "load",
     "model",
     "nn",
     "passes",
     "runs",
     "save",
+    "sklearn",
     "train",
     "verify",
 ]

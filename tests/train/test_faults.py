@@ -95,6 +95,14 @@ def test_a_run_whose_last_step_spoils_the_weights_is_no_success(engine: str) -> 
     assert np.isfinite(trainer.predict(np.ones((1, 1), np.float32))["y"]).all()
 
 
+def test_a_gradient_that_waits_in_a_window_is_named_where_it_was_made() -> None:
+    trainer = Trainer(root(), "mse", SGD(learning_rate=0.1), accumulate=3)
+    with pytest.raises(
+        TrainingError, match=r"weight 'w' became .* in epoch 1, step 3; step 2: node 'grad/the root"
+    ):
+        trainer.fit(Loader(column(1, 2, 3, 0, 5, 6), 2, shuffle=False))
+
+
 def test_steps_done_again_are_the_same_steps() -> None:
     """From a copy some steps ago, with dropout, momentum, accumulated batches and a schedule."""
     x, y = networks.blobs(300)

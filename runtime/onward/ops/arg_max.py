@@ -9,7 +9,7 @@ from onward.graph import Array, Lowering, Op, op
 from onward.ops._reduction import position_of
 
 
-@op("ArgMax", since=(12, 13))
+@op("ArgMax", since=(1, 11, 12, 13))
 class ArgMax(Op):
     """The position of the largest element along an axis: the first, or the last, of equal ones."""
 
@@ -22,17 +22,3 @@ class ArgMax(Op):
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
         b.arg_extreme(outputs[0], data, self.axis, "max", last=bool(self.select_last_index))
-
-
-@op("ArgMax", since=(1, 11))
-class ArgMax1(Op):
-    """The position of the first largest element along an axis."""
-
-    axis: int = 0
-    keepdims: int = 1
-
-    def kernel(self, data: Array) -> Array:
-        return position_of(np.argmax, data, self.axis, bool(self.keepdims), False)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        b.arg_extreme(outputs[0], data, self.axis, "max")

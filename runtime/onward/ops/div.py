@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Lowering, Op, op
+from onward.ops._broadcast import AxisBroadcast
 from onward.ops._floats import is_integer
 
 
@@ -29,3 +30,8 @@ class Div(Op):
     ) -> tuple[ir.Value, ...]:
         dA = g.Div(dy, B)
         return dA, g.Neg(g.Mul(dA, y))
+
+
+@op("Div", since=(1, 6))
+class Div1(AxisBroadcast):
+    """Div with broadcasting from `axis` on."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.graph import Array, Expression, Lowering, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Equal", since=(7, 11, 13, 19))
@@ -21,3 +22,8 @@ class Equal(Op):
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
         b.integers("eq", outputs[0], A, B)
+
+
+@op("Equal", since=1)
+class Equal1(AxisBroadcast):
+    """Equal with broadcasting from `axis` on."""

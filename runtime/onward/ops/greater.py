@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.graph import Array, Expression, Lowering, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Greater", since=(7, 9, 13))
@@ -19,3 +20,8 @@ class Greater(Op):
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
         b.integers("gt", outputs[0], A, B)
+
+
+@op("Greater", since=1)
+class Greater1(AxisBroadcast):
+    """Greater with broadcasting from `axis` on."""

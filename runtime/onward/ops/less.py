@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.graph import Array, Expression, Lowering, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Less", since=(7, 9, 13))
@@ -19,3 +20,8 @@ class Less(Op):
 
     def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
         b.integers("lt", outputs[0], A, B)
+
+
+@op("Less", since=1)
+class Less1(AxisBroadcast):
+    """Less with broadcasting from `axis` on."""

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Lowering, Op, op
 from onward.ops._floats import widened
-from onward.ops._shape import split_at
+from onward.ops._shape import over_trailing_axes
 
 
 @op("LogSoftmax", since=13)
@@ -34,13 +34,8 @@ class LogSoftmax1(Op):
 
     axis: int = 1
 
-    @widened
-    def kernel(self, input: Array) -> Array:
-        return log_softmax(split_at(input, self.axis), -1).reshape(input.shape)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        rank = len(b.shape(input))
-        b.softmax(outputs[0], input, range(self.axis % rank, rank), logarithm=True)
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return over_trailing_axes(g, "LogSoftmax", input, self.axis)
 
 
 def log_softmax(x: Array, axis: int) -> Array:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, dtype_of, op
 
 
-@op("Min", since=(6, 8, 12, 13))
+@op("Min", since=(1, 6, 8, 12, 13))
 class Min(Op):
     """The smallest of its operands, element by element; NaN wins. Ties share the gradient."""
 

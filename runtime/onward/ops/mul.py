@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Lowering, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Mul", since=(7, 13, 14))
@@ -24,3 +25,8 @@ class Mul(Op):
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
     ) -> tuple[ir.Value, ...]:
         return g.Mul(dy, B), g.Mul(dy, A)
+
+
+@op("Mul", since=(1, 6))
+class Mul1(AxisBroadcast):
+    """Mul with broadcasting from `axis` on."""

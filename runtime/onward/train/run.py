@@ -244,8 +244,8 @@ class Run:
             )
         name = type(self.schedule).__name__
         way = (
-            f"or give the schedule a length of its own: {name}(epochs={epochs}), --schedule-epochs {epochs} on the "
-            "command line, keeps these rates and then stays at its last"
+            f"or give the schedule a length of its own: {name}(epochs={epochs}), on the command line "
+            f"--schedule-epochs {epochs}, keeps these rates and then stays at its last"
             if hasattr(self.schedule, "epochs")
             else "or begin a new run from its weights"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.errors import ShapeError
@@ -264,8 +264,8 @@ def _sweep(
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     units = 0
     for number, grid in enumerate(grids):
         sweep = _Sweep(f, grid, blocks, epilogue, number, target, values, source.size, sink.size)
@@ -275,7 +275,7 @@ def _sweep(
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
         bytes=Affine(4 * panels_size(grids, blocks), bytes_),
         units=Affine(0, units),

@@ -29,7 +29,7 @@ from onward.compile.kernels.conv import (
     label,
 )
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image, Weights
 from onward.compile.kernels.tile import IDENTITY, Epilogue, split
 from onward.errors import ShapeError
@@ -265,8 +265,8 @@ def _pack(name: str, plan: _Plan, weights: Weights) -> Kernel:
     grid, target = plan.grid, plan.target
     module = Module(target)
     f = module.entry()
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     distances = plan.distances(plan.pixels)
     size = len(distances) * target.lanes
     places = [
@@ -293,7 +293,9 @@ def _pack(name: str, plan: _Plan, weights: Weights) -> Kernel:
                 f.store(weight, sink, f.load(table, "i64", j * plan.pixels + p) + c)
     f.ret()
     bytes_ = 4 * (grid.reduction * plan.channels + plan.packed)
-    return Kernel(name, module.text(), slots, bytes=Affine(bytes_), units=Affine(grid.taps[0] * grid.depth))
+    return Kernel(
+        name, module.text(), parameters, bytes=Affine(bytes_), units=Affine(grid.taps[0] * grid.depth)
+    )
 
 
 def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
@@ -301,8 +303,8 @@ def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
     module = Module(plan.target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     tiles = {
         (rows, number): _define(module, f"tile_{rows}_{number}", plan, piece, rows, epilogue)
         for rows, _, _ in plan.bands
@@ -352,7 +354,7 @@ def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, flops + sink.elements * epilogue.flops),
         bytes=Affine(4 * plan.packed, bytes_),
         units=Affine(0, len(taps)),

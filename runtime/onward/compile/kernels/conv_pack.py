@@ -15,7 +15,7 @@ from onward.compile.kernels.conv import (
     forward_grids,
     panels_size,
 )
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 
 __all__ = ["backward_data_pack", "forward_pack", "packed_backward_size", "packed_forward_size"]
@@ -61,8 +61,8 @@ def _pack(
     module = Module(target)
     f = module.entry()
     _, thread, threads = f.arguments
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     # The first weight of a group lies along output channels, whichever of the two the panels block over.
     group_step = conv.outputs * (backward.output if backward is not None else weights.output)
     for grid in grids:
@@ -86,7 +86,9 @@ def _pack(
                     _gather(f, start, target_row, v, left, weights.output, bool(blocks.rest))
     f.ret()
     size = 4 * (conv.weights + panels_size(grids, blocks))
-    return Kernel(name, module.text(), slots, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks))
+    return Kernel(
+        name, module.text(), parameters, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks)
+    )
 
 
 def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride: int, partial: bool) -> None:

@@ -21,7 +21,7 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import weight_plan
 from onward.compile.kernels.conv import check_halo, label
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
 from onward.compile.kernels.weight_plan import Piece, Plan, Store, make_plan
 from onward.compile.kernels.weight_tile import Loop, WeightTile, define_weight_tile
@@ -48,17 +48,15 @@ def weight_gradient(conv: Convolution, target: Target) -> Kernel:
     plan = make_plan(conv, target)
     module = Module(target)
     f = module.entry()
-    slots: tuple[str, ...] = ("a", "b", "c", "batch")
-    if plan.scratch:
-        slots = (*slots, "scratch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *integer("batch"), *write(*["scratch"] * bool(plan.scratch)))
+    values = slot_values(f, parameters)
     _Gradient(f, plan, values).emit()
     f.ret()
     x, y = conv.x, conv.y
     return Kernel(
         name=f"conv_weight_gradient {x.height}x{x.width}x{x.channels} {y.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops),
         bytes=Affine(4 * plan.size, 4 * (x.elements + y.elements)),
         units=Affine(0, plan.chunks.per_image) if plan.own else Affine(plan.units),

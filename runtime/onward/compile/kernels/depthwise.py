@@ -13,7 +13,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.copy import Copy, copy
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 from onward.compile.kernels.layout import Convolution, Image, Weights
 from onward.compile.kernels.tile import IDENTITY, Epilogue
 from onward.errors import ShapeError
@@ -129,8 +129,8 @@ def _sweep(
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     several = 6 if target.registers == 32 else 4
     for grid in grids:
         low, high = f.share(values["batch"] * grid.height, *f.arguments[1:])
@@ -152,7 +152,7 @@ def _sweep(
     return Kernel(
         name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
         bytes=Affine(4 * conv.weights, 4 * (source.elements + tensors * sink.elements)),
         units=Affine(0, sink.height),
@@ -217,8 +217,8 @@ def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     check_halo("x", conv.x, conv.input_halo())
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "c", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = conv.x, conv.y
     taps, padded = conv.kernel[0] * conv.kernel[1], _padded(conv, target)
     partial = f.at(values["c"], f.arguments[1] * (taps * padded))
@@ -244,7 +244,7 @@ def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     return Kernel(
         name=f"depthwise_weight_gradient {x.height}x{x.width}x{x.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops),
         bytes=Affine(0, 4 * (x.elements + y.elements)),
         units=Affine(0, y.height),
@@ -318,8 +318,9 @@ def depthwise_finish_weights(
     _check(conv)
     module = Module(target)
     f = module.entry()
-    slots = ("c", "dw", "parts")
-    values = slot_values(f, slots, frozenset(("parts",)))
+    gradient = update("dw") if accumulate else write("dw")
+    parameters = (*update("c"), *gradient, *integer("parts"))
+    values = slot_values(f, parameters)
     kh, kw = conv.kernel
     padded, channels, lanes = _padded(conv, target), conv.x.channels, target.lanes
     size = kh * kw * padded
@@ -345,7 +346,7 @@ def depthwise_finish_weights(
     return Kernel(
         name="depthwise_weight_gradient_finish" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         bytes=Affine(4 * (size + conv.weights)),
         units=Affine(padded // lanes),
     )

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.gemm import Gemm, describe
-from onward.compile.kernels.kernel import Kernel, slot_values
+from onward.compile.kernels.gemm import Gemm, describe, result_of
+from onward.compile.kernels.kernel import Kernel, integer, read, slot_values
 
 __all__ = ["dots"]
 
@@ -34,11 +34,11 @@ def dots(spec: Gemm, target: Target) -> Kernel:
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *result_of(spec), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     _product(f, spec, values)
     f.ret()
-    return describe(spec, "dots", module.text(), slots)
+    return describe(spec, "dots", module.text(), parameters)
 
 
 def _block_columns(n: int, target: Target) -> int:

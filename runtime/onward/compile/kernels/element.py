@@ -15,7 +15,7 @@ from typing import final
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
@@ -104,14 +104,14 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     """The kernel. Slots: x0, x1, ... (operands), y0, y1, ... (results), batch."""
     module = Module(target)
     f = module.entry()
-    slots = (
-        *(f"x{i}" for i in range(len(spec.operands))),
-        *(f"y{i}" for i in range(len(spec.results))),
-        "batch",
+    tensors = (
+        *read(*(f"x{i}" for i in range(len(spec.operands)))),
+        *write(*(f"y{i}" for i in range(len(spec.results)))),
     )
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*tensors, *integer("batch"))
+    values = slot_values(f, parameters)
     multiple, sizes, walks = merge(spec.shape, [o.strides for o in (*spec.operands, *spec.results)])
-    pointers = [values[s] for s in slots[:-1]]
+    pointers = [values[p.name] for p in tensors]
     body = ElementBody(f, spec, pointers)
     total = values["batch"] * multiple
     if not sizes:
@@ -129,7 +129,7 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, elements * flops(spec.expressions)),
         bytes=Affine(0, moved),
         units=Affine(0, max(1, elements // 64)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Outer",
     "describe",
     "gemm",
+    "result_of",
 ]
 
 
@@ -72,14 +73,19 @@ def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *result_of(spec), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     _Product(f, spec, target, values).emit()
     f.ret()
-    return describe(spec, name, module.text(), slots)
+    return describe(spec, name, module.text(), parameters)
 
 
-def describe(spec: Gemm, name: str, text: str, slots: tuple[str, ...], scratch: int = 0) -> Kernel:
+def result_of(spec: Gemm) -> tuple[Parameter, ...]:
+    """The slot of C."""
+    return update("c") if spec.accumulate else write("c")
+
+
+def describe(spec: Gemm, name: str, text: str, parameters: tuple[Parameter, ...], scratch: int = 0) -> Kernel:
     """A kernel that computes `spec`, with its costs."""
     sizes = [spec.m, spec.n, spec.k, *(o.count for o in spec.outer)]
     known = 1
@@ -90,7 +96,7 @@ def describe(spec: Gemm, name: str, text: str, slots: tuple[str, ...], scratch: 
     return Kernel(
         name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
         ir=text,
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, flops) if dynamic else Affine(flops),
         bytes=_moved(spec.m, spec.n, spec.k, [o.count for o in spec.outer]),
         units=Affine(0, 1) if dynamic else Affine(-(-known // (8 * spec.n * (spec.k or 1)))),

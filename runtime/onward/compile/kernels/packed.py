@@ -15,8 +15,8 @@ from typing import final
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.blocking import Blocking, blocking
-from onward.compile.kernels.gemm import Gemm, describe
-from onward.compile.kernels.kernel import Kernel, slot_values
+from onward.compile.kernels.gemm import Gemm, describe, result_of
+from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile
 from onward.compile.kernels.panels import define_pack
 
@@ -33,12 +33,18 @@ def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, *(("p",) if spec.partial else ()), "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (
+        *read("a", "b"),
+        *result_of(spec),
+        *read(*extra),
+        *write(*["p"] * spec.partial, "scratch"),
+        *integer("batch"),
+    )
+    values = slot_values(f, parameters)
     plan = blocking(spec, target)
     _Driver(f, spec, plan, values).emit()
     f.ret()
-    return describe(spec, name, module.text(), slots, scratch=4 * plan.scratch)
+    return describe(spec, name, module.text(), parameters, scratch=4 * plan.scratch)
 
 
 @final

@@ -9,7 +9,7 @@ from __future__ import annotations
 from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.transpose import transposed
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.tile import vectors_for
 
 __all__ = ["block_width", "define_pack", "pack_columns", "packed_size", "panel_size", "whole_lanes"]
@@ -46,8 +46,8 @@ def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -
     """
     module = Module(target)
     f = module.entry()
-    slots = ("b", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("b"), *write("packed"))
+    values = slot_values(f, parameters)
     width, size = block_width(n, target), panel_size(n, k, target)
     blocks, parts = -(-n // width), -(-k // _DEPTH)
     pack = define_pack(module, width, size, n_stride, k_stride)
@@ -61,7 +61,7 @@ def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -
     f.ret()
     moved = 4 * (n * k + packed_size(n, k, target))
     return Kernel(
-        f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(moved), units=Affine(blocks * parts)
+        f"pack_columns {k}x{n}", module.text(), parameters, bytes=Affine(moved), units=Affine(blocks * parts)
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, write
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError
 
@@ -55,8 +55,8 @@ def pool_forward(pool: Pool, target: Target) -> Kernel:
     """Slots: x, y, batch."""
     module = Module(_narrowed(target, pool.x.channels))
     f = module.entry()
-    slots = ("x", "y", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("x"), *write("y"), *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = pool.x, pool.y
     low, high = f.share(values["batch"] * y.height, *f.arguments[1:])
     neutral = f.value(float("-inf") if pool.kind == "max" else 0.0, f.vector)
@@ -69,7 +69,7 @@ def pool_forward(pool: Pool, target: Target) -> Kernel:
                 sink = f.at(values["y"], n * y.size + i * y.row + j * y.pixel + y.origin)
                 _reduce(f, pool, window, source, sink, neutral)
     f.ret()
-    return _kernel(f"{pool.kind}_pool", module, slots, pool, y.height)
+    return _kernel(f"{pool.kind}_pool", module, parameters, pool, y.height)
 
 
 def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value, neutral: Value) -> None:
@@ -94,8 +94,9 @@ def pool_backward(pool: Pool, target: Target) -> Kernel:
     """dx from dy. Slots: dy, dx, batch, and for max pooling x and y. dx's border is left alone."""
     module = Module(_narrowed(target, pool.x.channels))
     f = module.entry()
-    slots = ("dy", "dx", "x", "y", "batch") if pool.kind == "max" else ("dy", "dx", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    tensors = (*read("dy"), *write("dx"), *(read("x", "y") if pool.kind == "max" else ()))
+    parameters = (*tensors, *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = pool.x, pool.y
     rows, columns = (_Axis.of(pool, axis) for axis in range(2))
     disjoint = rows.disjoint and columns.disjoint
@@ -126,11 +127,11 @@ def pool_backward(pool: Pool, target: Target) -> Kernel:
                 at_y = n * y.size + i * y.row + j * y.pixel + y.origin
                 at_x = n * x.size + window.origin
                 at = {"dy": at_y, "y": at_y, "dx": at_x, "x": at_x}
-                pointers = {name: f.at(values[name], at[name]) for name in slots[:-1]}
+                pointers = {p.name: f.at(values[p.name], at[p.name]) for p in tensors}
                 band = None if disjoint else (top, bottom)
                 _spread(f, pool, window, pointers, band)
     f.ret()
-    return _kernel(f"{pool.kind}_pool_backward", module, slots, pool, units)
+    return _kernel(f"{pool.kind}_pool_backward", module, parameters, pool, units)
 
 
 def _clear(f: Function, channels: int, sink: Value) -> None:
@@ -200,13 +201,13 @@ def _narrowed(target: Target, channels: int) -> Target:
     return replace(target, lanes=lanes)
 
 
-def _kernel(name: str, module: Module, slots: tuple[str, ...], pool: Pool, units: int) -> Kernel:
+def _kernel(name: str, module: Module, parameters: tuple[Parameter, ...], pool: Pool, units: int) -> Kernel:
     taps = pool.kernel[0] * pool.kernel[1]
-    tensors = len(slots) - 1
+    tensors = len(parameters) - 1
     return Kernel(
         name=f"{name} {pool.x.height}x{pool.x.width}x{pool.x.channels} k{pool.kernel[0]}x{pool.kernel[1]}",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, pool.y.elements * taps),
         bytes=Affine(0, 4 * (pool.x.elements + pool.y.elements) * max(1, tensors // 2)),
         units=Affine(0, units),

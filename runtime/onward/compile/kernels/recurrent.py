@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onward.compile.codegen import math
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.panels import block_width, panel_size
 from onward.compile.kernels.tile import ACCUMULATOR, Epilogue, Tile, define, rows_for
 from onward.graph.expression import operand
@@ -26,8 +26,6 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 ACTIVATIONS = frozenset({"relu", "sigmoid", "softsign", "tanh"})
 """Those that are compiled: their derivatives follow from their results."""
-
-_INTEGERS = frozenset({"batch", "time", "y_time", "y_row"})
 
 _ROWS = 8
 """Rows of a register tile at most: a thread's rows divide into such tiles without small ones left over."""
@@ -180,13 +178,13 @@ class RowProduct:
 class Frame:
     """What forward and backward kernels share: slots, a thread's rows, walks over columns."""
 
-    def __init__(self, spec: Cell, target: Target, slots: Sequence[str]) -> None:
+    def __init__(self, spec: Cell, target: Target, parameters: Sequence[Parameter]) -> None:
         self.spec = spec
         self.target = target
         self.module = Module(target)
         self.f = f = self.module.entry()
-        self.slots = tuple(slots)
-        self.values = slot_values(f, self.slots, _INTEGERS)
+        self.parameters = tuple(parameters)
+        self.values = slot_values(f, self.parameters)
         self.batch, self.time = self.values["batch"], self.values["time"]
         self.low, self.high = f.share(self.batch, *f.arguments[1:])
         self.rows = self.batch * spec.size
@@ -281,7 +279,7 @@ class Frame:
         return Kernel(
             name=f"{name} {self.spec.size}",
             ir=self.module.text(),
-            slots=self.slots,
+            parameters=self.parameters,
             flops=Affine(0, cell_flops(self.spec)),
             bytes=Affine(0, moved),
         )
@@ -298,19 +296,19 @@ def recurrent(spec: Cell, target: Target) -> Kernel:
     reset comes after the product; y, where H is also stored, with the steps y_time and y_row; time, batch.
     """
     states = ("h", "c")[: spec.states]
-    slots = [
-        "gates",
-        "r",
-        *states,
-        *(f"{s}0" for s, given in zip(states, spec.initial, strict=True) if given),
+    parameters = [
+        *(write("gates") if spec.features else update("gates")),
+        *read("r"),
+        *write(*states),
+        *read(*(f"{s}0" for s, given in zip(states, spec.initial, strict=True) if given)),
     ]
-    slots += ["x", "w"] if spec.features else []
-    slots += ["bias"] if spec.bias else []
-    slots += ["p"] if spec.peepholes else []
-    slots += ["lens"] if spec.lens else []
-    slots += ["rh", "extra"] if spec.kind == "GRU" else []
-    slots += ["y", "y_time", "y_row"] if spec.sequence else []
-    frame = Frame(spec, target, [*slots, "time", "batch"])
+    parameters += read("x", "w") if spec.features else ()
+    parameters += read("bias") if spec.bias else ()
+    parameters += read("p") if spec.peepholes else ()
+    parameters += read("lens") if spec.lens else ()
+    parameters += (*read("rh"), *write("extra")) if spec.kind == "GRU" else ()
+    parameters += (*write("y"), *integer("y_time", "y_row")) if spec.sequence else ()
+    frame = Frame(spec, target, [*parameters, *integer("time", "batch")])
     f = frame.f
     maker = _STEPS[spec.kind](frame)
     with f.when(f.compare("slt", frame.low, frame.high)):

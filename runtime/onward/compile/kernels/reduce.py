@@ -15,7 +15,7 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.tile import split
 from onward.compile.kernels.walk import decode
 from onward.errors import ShapeError
@@ -76,8 +76,8 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
     """Partial results [thread][expression][column]. Slots: x0, x1, ..., partial, batch."""
     module = Module(target)
     f = module.entry()
-    slots = (*(f"x{i}" for i in range(len(spec.operands))), "partial", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read(*(f"x{i}" for i in range(len(spec.operands)))), *write("partial"), *integer("batch"))
+    values = slot_values(f, parameters)
     lanes, columns = target.lanes, spec.shape[-1]
     width = _width(spec, target)
     *middle, _ = spec.shape
@@ -106,7 +106,7 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, elements * (flops(spec.expressions) + len(spec.expressions))),
         bytes=Affine(0, moved),
         units=Affine(0, math.prod(middle)),
@@ -191,13 +191,12 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
     """
     module = Module(target)
     f = module.entry()
-    slots = (
-        "partial",
-        *(f"x{i}" for i in range(len(finish.operands))),
-        *(f"y{i}" for i in range(len(finish.results))),
-        "parts",
+    parameters = (
+        *read("partial", *(f"x{i}" for i in range(len(finish.operands)))),
+        *write(*(f"y{i}" for i in range(len(finish.results)))),
+        *integer("parts"),
     )
-    values = slot_values(f, slots, frozenset(("parts",)))
+    values = slot_values(f, parameters)
     lanes = target.lanes
     columns = 1 if spec.everything else spec.shape[-1]
     width, count = _width(spec, target), len(spec.expressions)
@@ -232,7 +231,7 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(columns * flops(finish.expressions)),
         bytes=Affine(4 * columns * (count + len(finish.operands) + len(finish.results))),
         units=Affine(-(-columns // lanes)),

@@ -12,7 +12,7 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand, store_result
 from onward.compile.kernels.expression import Expression, emit, flops
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.reduce import COMBINE, combine
 from onward.errors import ShapeError
 
@@ -51,13 +51,13 @@ def rows_kernel(spec: Rows, target: Target, name: str = "rows") -> Kernel:
     """The kernel. Slots: x0, ... (operands), y0, ... (results), r0, ... (row results), batch."""
     module = Module(target)
     f = module.entry()
-    slots = (
-        *(f"x{i}" for i in range(len(spec.operands))),
-        *(f"y{i}" for i in range(len(spec.results))),
-        *(f"r{i}" for i in range(len(spec.row_results))),
-        "batch",
+    parameters = (
+        *read(*(f"x{i}" for i in range(len(spec.operands)))),
+        *write(*(f"y{i}" for i in range(len(spec.results)))),
+        *write(*(f"r{i}" for i in range(len(spec.row_results)))),
+        *integer("batch"),
     )
-    values = slot_values(f, slots, frozenset(("batch",)))
+    values = slot_values(f, parameters)
     low, high = f.share(values["batch"], *f.arguments[1:])
     with f.range(low, high) as row:
         _Row(f, spec, values, row).emit()
@@ -71,7 +71,7 @@ def rows_kernel(spec: Rows, target: Target, name: str = "rows") -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, spec.columns * work),
         bytes=Affine(0, moved),
         units=Affine(0, 1),

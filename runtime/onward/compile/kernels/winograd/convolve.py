@@ -19,7 +19,7 @@ from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
@@ -121,8 +121,8 @@ def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, ep
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *write("scratch"), *integer("batch"))
+    values = slot_values(f, parameters)
     _Winograd(f, problem, scheme, plan, epilogue, values).emit()
     f.ret()
     squares, n, m = plan.chunk.total, scheme.extent, scheme.size
@@ -131,7 +131,7 @@ def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, ep
         name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
         + ("" if m == 2 else f" F{m}"),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, squares * 2 * n * n * source.channels * sink.channels + transforms),
         bytes=Affine(
             4 * n * n * source.channels * sink.channels,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
@@ -130,8 +130,8 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     plan = _plan(conv, target)
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "c", "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c", "scratch"), *integer("batch"))
+    values = slot_values(f, parameters)
     _Gradient(f, conv, plan, values).emit()
     f.ret()
     x, y = conv.x, conv.y
@@ -140,7 +140,7 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     return Kernel(
         name=f"winograd_weight_gradient {x.height}x{x.width}x{x.channels} {y.channels}",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, squares * 32 * x.channels * y.channels + transforms),
         bytes=Affine(64 * plan.panel, 4 * (x.elements + y.elements)),
         units=Affine(0, plan.chunk.height) if plan.own else Affine(4 * plan.tiles),
@@ -325,8 +325,8 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     module = Module(target)
     f = module.entry()
     _, thread, threads = f.arguments
-    slots = ("c", "dw", "parts", "a", "b", "batch")
-    values = slot_values(f, slots, frozenset(("parts", "batch")))
+    parameters = (*read("c"), *write("dw"), *integer("parts"), *read("a", "b"), *integer("batch"))
+    values = slot_values(f, parameters)
     lanes = target.lanes
     low, high = f.share(plan.padded // lanes * plan.inputs, thread, threads)
     with f.range(low, high) as unit:
@@ -350,7 +350,7 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     return Kernel(
         name="winograd_weight_gradient_finish",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         bytes=Affine(4 * (16 * plan.panel + conv.weights)),
         units=Affine(plan.padded // lanes * plan.inputs),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import vectors_for
 from onward.compile.kernels.winograd.problem import forward_problem
@@ -48,8 +48,8 @@ def _pack(
     scheme = scheme_of(size)
     module = Module(target)
     f = module.entry()
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     lanes, width = target.lanes, block_width(outputs, target)
     vectors, blocks = width // lanes, -(-outputs // width)
     plane = inputs * blocks * width
@@ -75,7 +75,7 @@ def _pack(
     return Kernel(
         name,
         module.text(),
-        slots,
+        parameters,
         bytes=Affine(4 * (9 * inputs * outputs + (scheme.positions + 9) * plane)),
         units=Affine(blocks * inputs),
     )

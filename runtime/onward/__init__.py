@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward import autodiff, data, engine, errors, graph, model, nn, passes, train, verify
+    from onward import autodiff, data, engine, errors, graph, model, nn, passes, runs, train, verify
     from onward.engine import Session
     from onward.model import load, save
     from onward.train import Trainer
@@ -35,6 +35,7 @@ __all__ = [
     "model",
     "nn",
     "passes",
+    "runs",
     "save",
     "train",
     "verify",

@@ -30,9 +30,12 @@ class Dataset:
         of shape [N] for raw text, which a `Vocabulary` turns into integers.
     targets: None for data without answers; integers of shape [N, ...] for classification (kept as int64);
         floats of shape [N, K] for regression (kept as float32 or float64; [N] is taken as [N, 1]).
-    classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)).
+    classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)). Of targets [N, L] that
+        are 0 or 1, the names of the L labels.
     ignore_index: a label, of no class or of one, whose samples do not count: see `CrossEntropy`.
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
+    columns: of a table, the column names behind axis 1 of its input.
+    notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
     and labels of a wrong type or out of range; it names the input and the first bad row (from 0).
@@ -45,6 +48,8 @@ class Dataset:
     task: Task = "classification"
     groups: Array | None = None
     ignore_index: int | None = None
+    columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):

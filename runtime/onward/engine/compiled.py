@@ -27,7 +27,7 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError
-from onward.graph import Array, canonical_model
+from onward.graph import Array, canonical_model, is_tensor
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -95,6 +95,8 @@ class CompiledEngine:
         model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
+        self._plannable = all(is_tensor(value) for value in model.graph.inputs)
+        """Whether inputs have shapes that plans can be made for: sequences have none."""
         self._bindings = dict(bindings or {})
         self._options = options
         self.threads = threads if threads is not None else usable_cores()
@@ -134,10 +136,11 @@ class CompiledEngine:
         Raises:
             ConfigError: the engine is closed.
         """
-        shapes = {name: a.shape for name, a in inputs.items() if isinstance(a, np.ndarray)}
         plan = None
-        if len(shapes) == len(inputs):  # no sequence and no optional
-            plan = self._plan(shapes, wait=self._background is None)
+        if self._plannable:
+            plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+        else:
+            self._check_open()
         if self._state_lock is None:
             results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         else:
@@ -147,7 +150,13 @@ class CompiledEngine:
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
-        return self._plan(shapes, wait=True)
+        return self._plan(shapes, wait=True) if self._plannable else None
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
+        if (plan := self.plan(shapes)) is not None:
+            with plan.workspace() as workspace:
+                plan.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
@@ -197,6 +206,10 @@ class CompiledEngine:
                 engine.close()
         self._release()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the session is closed: open a new one")
+
     def _initial(self, model: ir.Model) -> dict[str, Weight]:
         """State in memory of the engine's own, and weights in memory that engines share."""
         known = default_weights()
@@ -230,8 +243,7 @@ class CompiledEngine:
         key = tuple(sorted(shapes.items()))
         while True:
             with self._lock:
-                if self._closed:
-                    raise ConfigError("the session is closed: open a new one")
+                self._check_open()
                 if key in self._plans:
                     self._plans.move_to_end(key)
                     return self._plans[key]

@@ -18,7 +18,7 @@ from onward.model.atomic import atomic_write
 if TYPE_CHECKING:
     from onward.train.run import Run
 
-__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "StopOnNaN", "TensorBoardLog"]
+__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochLines", "StopOnNaN", "TensorBoardLog"]
 
 
 class Callback:
@@ -141,21 +141,41 @@ class Checkpoints(Callback):
     Args:
         path: the file; each write replaces it atomically.
         every: steps between writes; None: after each epoch.
+        written: called after each write with the run.
     """
 
-    def __init__(self, path: str | Path, every: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, every: int | None = None, written: Callable[[Run], None] | None = None
+    ) -> None:
         if every is not None and every < 1:
             raise ConfigError(f"checkpoints: every must be at least 1 step, got {every}")
         self.path = Path(path)
         self._every = every
+        self._written = written
 
     def on_step_end(self, run: Run) -> None:
         if self._every is not None and run.step % self._every == 0:
-            run.save(self.path)
+            self.write(run)
 
     def on_epoch_end(self, run: Run) -> None:
         if self._every is None:
-            run.save(self.path)
+            self.write(run)
+
+    def write(self, run: Run) -> None:
+        """Write a checkpoint now."""
+        run.save(self.path)
+        if self._written is not None:
+            self._written(run)
+
+
+@final
+class EpochLines(Callback):
+    """Prints one line an epoch, for where no progress bar is seen."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        row = run.history.rows[-1]
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {int(row['epoch'])}/{run.epochs}  {figures}", flush=True)
 
 
 @final

@@ -12,11 +12,10 @@ import onnx_ir as ir
 from onward.autodiff import OPSET
 from onward.errors import ConfigError
 from onward.model import load, trainable_initializers, upgrade
-from onward.train.losses import CrossEntropy, Loss, loss_named
-from onward.train.metrics import R2, Metric, RegressionError, create_metric
+from onward.train.losses import Loss, loss_named
 from onward.train.optimizers import Optimizer
 
-__all__ = ["check_groups", "choose_parameters", "metrics_of", "order_losses", "prepare_model"]
+__all__ = ["check_groups", "choose_parameters", "order_losses", "prepare_model"]
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
@@ -40,19 +39,6 @@ def order_losses(losses: Mapping[str, Loss | str], outputs: Sequence[str]) -> di
     names = sorted(losses, key=lambda name: outputs.index(name) if name in outputs else len(outputs))
     chosen = {name: losses[name] for name in names}
     return {name: loss_named(loss) if isinstance(loss, str) else loss for name, loss in chosen.items()}
-
-
-def metrics_of(metrics: Sequence[Metric | str], loss: Loss) -> list[Metric]:
-    """Metrics, made where they are names: those over labels leave out what the loss leaves out."""
-    ignored = loss.ignore_index if isinstance(loss, CrossEntropy) else None
-    made: list[Metric] = []
-    for metric in metrics:
-        if isinstance(metric, str):
-            plain = create_metric(metric)
-            labels = ignored is not None and not isinstance(plain, RegressionError | R2)
-            metric = create_metric(metric, ignore_index=ignored) if labels else plain
-        made.append(metric)
-    return made
 
 
 def check_groups(optimizer: Optimizer, trainable: Sequence[str]) -> None:

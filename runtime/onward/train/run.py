@@ -48,6 +48,7 @@ class Run:
         last: figures of the last step: loss, learning_rate.
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
+        halted: whether it ends before the next step, in the middle of an epoch.
     """
 
     loader: Loader
@@ -70,6 +71,7 @@ class Run:
     updates: UpdateCount = field(default_factory=UpdateCount)
     last: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
+    halted: bool = False
     _schedule_state: dict[str, float] = field(default_factory=dict)
     _rewind: Rewind = field(default_factory=Rewind)
     _unsound: frozenset[str] = frozenset()
@@ -81,9 +83,10 @@ class Run:
         """Note which weights are not finite before the first step: those the run is not to blame for."""
         self._unsound = frozenset(self.faulty())
 
-    def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """End the run after this epoch, or `now`, after this step; the epoch is then not closed."""
         self.stopped = reason
+        self.halted = now
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""

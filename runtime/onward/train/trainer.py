@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from onward.autodiff import Clip, GradientTransform, TrainingStep, training_step, with_loss
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
-from onward.data import Batch, Dataset, Loader
+from onward.data import Batch, Dataset, Loader, as_dtype
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError, DataError, InputError
 from onward.graph import Array, TensorSpec, dims_of
+from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.history import History
 from onward.train.losses import CrossEntropy, Loss
@@ -28,13 +29,13 @@ from onward.train.optimizers import Optimizer, optimizer_named
 from onward.train.preparation import (
     check_groups,
     choose_parameters,
-    metrics_of,
     order_losses,
     prepare_model,
 )
 from onward.train.progress import ProgressBar
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
+from onward.train.task import metric_for
 
 __all__ = ["Trainer"]
 
@@ -49,7 +50,9 @@ class Trainer:
         loss: a loss, its name, or one for each of several outputs. The data set's targets are those of the
             first of these in the model's order; targets of the others are inputs named `<output>.target`.
         optimizer: an optimizer or its name.
-        metrics: names or metrics, computed on the output that the data set's targets belong to.
+        metrics: names or metrics, computed on the output that the data set's targets belong to. A name means
+            what fits the loss: `accuracy` with binary cross-entropy over several columns is of labels that
+            hold or not, with the mean squared error of one-hot rows.
         schedule: of the learning rate.
         clip: gradient clipping, after all other transforms of gradients.
         gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
@@ -58,7 +61,9 @@ class Trainer:
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
-        seed: of dropout and, where `fit` makes the loader, of the order of samples.
+        head: outputs of a new last layer for the first loss's output, see `onward.passes.replace_head`; None:
+            the model's own.
+        seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
@@ -82,6 +87,7 @@ class Trainer:
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
+        head: int | None = None,
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
@@ -99,10 +105,17 @@ class Trainer:
             raise ConfigError(
                 f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
             )
+        if head is not None:
+            self._model = replace_head(self._model, head, output=next(iter(losses)), seed=seed)
+            graph = self._model.graph
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
         self.schedule = schedule if schedule is not None else Constant()
-        self.metrics = tuple(metrics_of(metrics, next(iter(losses.values()))))
+        first = next(iter(losses), "")
+        measured = next((v for v in graph.outputs if v.name == first), graph.outputs[0])
+        self.metrics = tuple(
+            metric_for(m, losses[first], measured) if isinstance(m, str) else m for m in metrics
+        )
         self.seed = seed
         self._accumulate = accumulate
         self.trainable = choose_parameters(self._model, losses, trainable, freeze)
@@ -229,6 +242,10 @@ class Trainer:
                     bar.step(run.figures() if bar.shown else run.last, len(batch))
                     for hook in hooks:
                         hook.on_step_end(run)
+                    if run.halted:
+                        break
+                if run.halted:
+                    break
                 run.check_weights()
                 held = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in held.items()})
@@ -333,12 +350,14 @@ class Trainer:
 
         def feed(batch: Batch) -> dict[str, Array]:
             arrays = {
-                name: batch.inputs[source].astype(dtypes[name], copy=False) for name, source in names.items()
+                name: as_dtype(batch.inputs[source], dtypes[name], f"input {name!r}")
+                for name, source in names.items()
             }
             if batch.targets is not None:
-                arrays[slots[first]] = batch.targets.astype(kinds[first], copy=False)
+                arrays[slots[first]] = as_dtype(batch.targets, kinds[first], "the targets")
             for output in others:
-                arrays[slots[output]] = batch.inputs[f"{output}.target"].astype(kinds[output], copy=False)
+                name = f"{output}.target"
+                arrays[slots[output]] = as_dtype(batch.inputs[name], kinds[output], f"input {name!r}")
             return arrays
 
         return feed
@@ -359,9 +378,14 @@ class Trainer:
                 f"data set {dataset.name!r} says that label {dataset.ignore_index} does not count, the loss "
                 f"has ignore_index={loss.ignore_index}; give CrossEntropy ignore_index={dataset.ignore_index}"
             )
-        classes = dims[1]
+        classes = dims[loss.axis]
         if not isinstance(classes, int):
             return
+        if dataset.classes is not None and len(dataset.classes) != classes:
+            raise ConfigError(
+                f"data set {dataset.name!r} has {len(dataset.classes)} classes, output {output!r} has "
+                f"{classes}; Trainer(..., head={len(dataset.classes)}) puts a new last layer on the model"
+            )
         bad = (targets < 0) | (targets >= classes)
         if loss.ignore_index is not None:
             bad &= targets != loss.ignore_index
@@ -442,6 +466,6 @@ def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:
 def _named(dataset: Dataset, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     sources = _sources(dataset, specs)
     return {
-        spec.name: dataset.inputs[source].astype(spec.dtype, copy=False)
+        spec.name: as_dtype(dataset.inputs[source], spec.dtype, f"input {spec.name!r}")
         for spec, source in zip(specs, sources, strict=True)
     }

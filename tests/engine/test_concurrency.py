@@ -381,3 +381,21 @@ def test_what_is_prepared_is_not_planned_or_packed_again(
             session.prepare({"x": (1, 3, 32, 32), "z": (1,)})
     with Session(network(), engine="interpreter") as session:
         session.prepare({"x": (1, 3, 32, 32)})
+
+
+def test_sessions_that_are_closed_or_forgotten_leave_no_threads() -> None:
+    def workers() -> set[str]:
+        return {t.name for t in threading.enumerate() if t.name == "onward-team-4"}
+
+    with Session(network(), engine="compiled", threads=5) as session:
+        session.run(feed(2))
+        assert workers()
+    assert not workers()
+    session.close()
+    engine = CompiledEngine(network(), threads=5)
+    engine.run(feed(2))
+    assert workers()
+    del engine
+    gc.collect()
+    CompiledEngine(network(), threads=1)
+    assert not workers()

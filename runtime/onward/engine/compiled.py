@@ -117,7 +117,7 @@ class CompiledEngine:
         """Held by whoever reads or changes state."""
         self._closed = False
         self._teams.hold(self.threads)
-        self._release = weakref.finalize(self, self._teams.release, self.threads)
+        self._release = weakref.finalize(self, self._teams.forget, self.threads)
 
     @property
     def fixed(self) -> dict[str, Array]:
@@ -199,7 +199,8 @@ class CompiledEngine:
         with self._lock:
             self._closed = True
             self._plans.clear()
-        self._release()
+        if self._release.detach() is not None:
+            self._teams.release(self.threads)
 
     def _check_open(self) -> None:
         if self._closed:

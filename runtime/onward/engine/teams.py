@@ -57,7 +57,7 @@ class Teams:
             team.close()
 
     def forget(self, threads: int) -> None:
-        """Release a size at the next call of `hold` or `give`: what a finalizer may do, as it takes no lock."""
+        """Release a size at the next call of `hold` or `give`: finalizers may do so, as it takes no lock."""
         self._forgotten.append(threads)
 
     def _end_forgotten(self) -> None:

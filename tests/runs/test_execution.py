@@ -53,7 +53,9 @@ def test_events_come_in_order(tmp_path: Path) -> None:
     point = tmp_path / "run.ckpt"
     result = runs.execute(
         config(
-            output=tmp_path / "m.onnx", checkpoint={"path": point}, data={"spec": "iris", "split": (0.4, 0.2, 0.4)}
+            output=tmp_path / "m.onnx",
+            checkpoint={"path": point},
+            data={"spec": "iris", "split": (0.4, 0.2, 0.4)},
         ),
         events=events.append,
     )
@@ -143,7 +145,10 @@ def test_what_a_listener_raises_ends_the_run(tmp_path: Path) -> None:
 
 def test_early_stopping_is_no_cancellation(tmp_path: Path) -> None:
     run = config(
-        epochs=50, output=tmp_path / "m.onnx", early_stopping={"patience": 0}, optimizer={"learning_rate": 0.5}
+        epochs=50,
+        output=tmp_path / "m.onnx",
+        early_stopping={"patience": 0},
+        optimizer={"learning_rate": 0.5},
     )
     result = runs.execute(run)
     assert result.finished.status == "stopped"

@@ -44,7 +44,9 @@ class ModelTable(_Table):
     ] = {}
     head: Annotated[
         _Positive | None,
-        Option("Put a new last layer with this many outputs on an .onnx file; by itself where classes differ."),
+        Option(
+            "Put a new last layer with this many outputs on an .onnx file; by itself where classes differ."
+        ),
     ] = None
     trainable: Annotated[
         tuple[str, ...] | None, Option("Train only weights of this pattern; repeatable.", form="repeat")
@@ -85,9 +87,9 @@ class DataTable(_Table):
     ] = (0.8, 0.1, 0.1)
     split_seed: Annotated[_Seed, Option("Decides which sample goes where.")] = 0
     normalise: Annotated[bool, Option("Zero mean, unit variance, measured on the training part.")] = True
-    augment: Annotated[
-        str | None, Option("Such as flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8.")
-    ] = None
+    augment: Annotated[str | None, Option("Such as flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8.")] = (
+        None
+    )
     tokens: Annotated[_Positive, Option("Tokens of a text; longer ones are cut.")] = 64
     tokenizer: Annotated[
         Literal["words", "bpe", "wordpiece"],
@@ -104,7 +106,8 @@ class LossTable(_Table):
     name: Annotated[
         str | None,
         Option(
-            "cross_entropy, binary_cross_entropy, mse, l1, huber, kl_divergence; by default what fits the task.",
+            "cross_entropy, binary_cross_entropy, mse, l1, huber, kl_divergence; by default what fits the "
+            "task.",
             name="loss",
         ),
     ] = None
@@ -210,15 +213,13 @@ class RunConfig(_Table):
         Option("Such as accuracy,top5,f1; by default what fits the task.", form="list"),
     ] = None
     accumulate: Annotated[_Positive, Option("Batches an update.")] = 1
-    clip_norm: Annotated[
-        Annotated[float, Field(gt=0)] | None, Option("Joint norm of the gradients.")
-    ] = None
-    clip_value: Annotated[
-        Annotated[float, Field(gt=0)] | None, Option("Size of each gradient element.")
-    ] = None
-    engine: Annotated[
-        Literal["auto", "compiled", "interpreter"], Option("What runs the training step.")
-    ] = "auto"
+    clip_norm: Annotated[Annotated[float, Field(gt=0)] | None, Option("Joint norm of the gradients.")] = None
+    clip_value: Annotated[Annotated[float, Field(gt=0)] | None, Option("Size of each gradient element.")] = (
+        None
+    )
+    engine: Annotated[Literal["auto", "compiled", "interpreter"], Option("What runs the training step.")] = (
+        "auto"
+    )
     threads: Annotated[_Positive | None, Option("Of the compiled engine; else all cores.")] = None
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.runs.preparation import feeds_of
 from onward.data import Dataset
 from onward.engine import Session
 from onward.errors import ConfigError
 from onward.graph import Array
+from onward.runs.preparation import feeds_of
 from onward.train import infer_task
 from onward.train.task import metric_of
 

@@ -19,7 +19,7 @@ from onward.engine import Session, StepSession, compiled
 from onward.engine.compiled import CompiledEngine
 from onward.engine.plan_cache import PlanCache
 from onward.engine.teams import Teams
-from onward.errors import ConfigError, ShapeError
+from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, Builder
 from onward.model import load, save
 from onward.train import CrossEntropy, Trainer
@@ -360,3 +360,24 @@ def test_sessions_of_one_file_hold_its_weights_once(tmp_path: Path) -> None:
             places |= {held.numpy().ctypes.data, session._engine.fixed["v"].ctypes.data}  # type: ignore[attr-defined]
         assert len(places) == 1
         assert np.array_equal(one.run(feed(1))["y"], two.run(feed(1))["y"])
+
+
+def test_what_is_prepared_is_not_planned_or_packed_again(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(network(), engine="compiled", threads=2) as session:
+        for rows in (1, 4):
+            session.prepare({"x": (rows, 3, 32, 32)})
+        monkeypatch.setattr(planning, "plan_model", None)
+        plan = session._engine.plan({"x": (4, 3, 32, 32)})  # type: ignore[attr-defined]
+        assert plan._packed
+        assert all(packed.filled for _, packed in plan._packed)
+        session.run(feed(4))
+        with pytest.raises(InputError, match="missing"):
+            session.prepare({})
+        with pytest.raises(InputError, match=r"\[1, 4, 32, 32\]"):
+            session.prepare({"x": (1, 4, 32, 32)})
+        with pytest.raises(InputError, match="'z'"):
+            session.prepare({"x": (1, 3, 32, 32), "z": (1,)})
+    with Session(network(), engine="interpreter") as session:
+        session.prepare({"x": (1, 3, 32, 32)})

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError
-from onward.graph import Array, canonical_model
+from onward.graph import Array, canonical_model, is_tensor
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -95,6 +95,8 @@ class CompiledEngine:
         model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
+        self._plannable = all(is_tensor(value) for value in model.graph.inputs)
+        """Whether inputs have shapes that plans can be made for: sequences have none."""
         self._bindings = dict(bindings or {})
         self._options = options
         self.threads = threads if threads is not None else usable_cores()
@@ -109,6 +111,8 @@ class CompiledEngine:
         """What has the weights of now."""
         self._background: Background[_Made | None] | None = Background() if background else None
         self._teams = default_teams()
+        self._bodies: dict[ir.Graph, CompiledEngine] = {}
+        self._bodies_lock = threading.Lock()
         self._lock = threading.Lock()
         """Held for the length of a look-up; never while something is planned or run."""
         self._state_lock = threading.Lock() if self._bindings else None
@@ -132,7 +136,11 @@ class CompiledEngine:
         Raises:
             ConfigError: the engine is closed.
         """
-        plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+        plan = None
+        if self._plannable:
+            plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+        else:
+            self._check_open()
         if self._state_lock is None:
             results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         else:
@@ -142,7 +150,13 @@ class CompiledEngine:
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
-        return self._plan(shapes, wait=True)
+        return self._plan(shapes, wait=True) if self._plannable else None
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
+        if (plan := self.plan(shapes)) is not None:
+            with plan.workspace() as workspace:
+                plan.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
@@ -187,7 +201,14 @@ class CompiledEngine:
         with self._lock:
             self._closed = True
             self._plans.clear()
+        with self._bodies_lock:
+            for engine in self._bodies.values():
+                engine.close()
         self._release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the session is closed: open a new one")
 
     def _initial(self, model: ir.Model) -> dict[str, Weight]:
         """State in memory of the engine's own, and weights in memory that engines share."""
@@ -222,8 +243,7 @@ class CompiledEngine:
         key = tuple(sorted(shapes.items()))
         while True:
             with self._lock:
-                if self._closed:
-                    raise ConfigError("the session is closed: open a new one")
+                self._check_open()
                 if key in self._plans:
                     self._plans.move_to_end(key)
                     return self._plans[key]
@@ -245,7 +265,14 @@ class CompiledEngine:
                             del making[old]
 
     def _bound(self, made: _Made) -> Plan:
-        return Plan(made.spec, self._weights, made.addresses, made.seconds, workspaces=self._workspaces)
+        return Plan(
+            made.spec,
+            self._weights,
+            made.addresses,
+            made.seconds,
+            workspaces=self._workspaces,
+            run_body=self._run_body,
+        )
 
     def _once(
         self,
@@ -345,6 +372,15 @@ class CompiledEngine:
         return plan_model(
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
         )
+
+    def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a body that an operator of a plan has by an engine of its own, on one thread."""
+        with self._bodies_lock:
+            if (engine := self._bodies.get(body)) is None:
+                model = ir.Model(body, ir_version=self._model.ir_version)
+                engine = self._bodies[body] = CompiledEngine(model, threads=1, options=self._options)
+        results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
+        return tuple(results[v.name or ""] for v in body.outputs)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         results = self._interpreter.run(

@@ -15,7 +15,7 @@ from onward.engine.packing import Packings, components, default_packings
 from onward.engine.team import Step, Steps, Team
 from onward.engine.weights import Weight
 from onward.engine.workspace import Workspace
-from onward.graph import Array
+from onward.graph import Array, RunBody
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -31,6 +31,7 @@ class Plan:
         addresses: of the machine code of `spec.kernels`.
         seconds: what making it took, for reports.
         workspaces: runs at once; others wait.
+        run_body: runs the bodies of operators such as If; NumPy does by default.
         packings: where packed weights are kept for other plans.
     """
 
@@ -43,8 +44,10 @@ class Plan:
         *,
         workspaces: int = 1,
         packings: Packings | None = None,
+        run_body: RunBody | None = None,
     ) -> None:
         self.spec = spec
+        self.run_body = run_body
         self.threads = spec.threads
         self.addresses = tuple(addresses)
         self.seconds = dict(seconds or {})
@@ -71,7 +74,14 @@ class Plan:
 
     def rebound(self, weights: Mapping[str, Weight]) -> Plan:
         """The same plan for other weights; packed ones that are equal are shared."""
-        return Plan(self.spec, weights, self.addresses, self.seconds, workspaces=self._limit)
+        return Plan(
+            self.spec,
+            weights,
+            self.addresses,
+            self.seconds,
+            workspaces=self._limit,
+            run_body=self.run_body,
+        )
 
     def run(self, inputs: Mapping[str, Array], team: Team | None) -> dict[str, Array]:
         """Run once.

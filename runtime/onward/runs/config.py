@@ -143,7 +143,7 @@ class OptimizerTable(_Table):
     beta1: Annotated[float | None, Option("Of adam and adamw.")] = None
     beta2: Annotated[float | None, Option("Of adam and adamw.")] = None
     epsilon: Annotated[float | None, Option("Of all but sgd.")] = None
-    alpha: Annotated[float | None, Option("Of rmsprop.")] = None
+    rho: Annotated[float | None, Option("Of rmsprop.")] = None
     initial_accumulator: float | None = None
     groups: tuple[GroupTable, ...] | None = None
 
@@ -159,6 +159,9 @@ class ScheduleTable(_Table):
     every: Annotated[int | None, Option("Epochs between steps.", name="schedule-every")] = None
     gamma: Annotated[float | None, Option("Factor of step, exponential, plateau.")] = None
     minimum: Annotated[float | None, Option("Lowest factor of cosine and plateau.")] = None
+    epochs: Annotated[
+        int | None, Option("Length of cosine, if it is not the run's.", name="schedule-epochs")
+    ] = None
     patience: int | None = None
     threshold: float | None = None
 

@@ -1,6 +1,6 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
-from onward.autodiff import Clip
+from onward.autodiff import Clip, GradientTransform, Weighted
 from onward.train.callbacks import (
     Callback,
     Checkpoints,
@@ -66,6 +66,7 @@ __all__ = [
     "EarlyStopping",
     "EpochLines",
     "Exponential",
+    "GradientTransform",
     "Group",
     "History",
     "Huber",
@@ -82,6 +83,7 @@ __all__ = [
     "Task",
     "TensorBoardLog",
     "Trainer",
+    "Weighted",
     "available_metrics",
     "balanced_class_weights",
     "create_metric",

@@ -137,7 +137,7 @@ def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
     dims = dims_of(output)
     if isinstance(loss, CrossEntropy):
         _refuse_numbers(name, "classes")
-        metric = create_metric(name)
+        metric = create_metric(name, ignore_index=loss.ignore_index)
         if loss.axis == 1:
             return metric
         return Adapted(metric, _classes_first)

@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, TrainingStep, training_step, with_loss
+from onward.autodiff import Clip, GradientTransform, TrainingStep, training_step, with_loss
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Dataset, Loader, as_dtype
 from onward.engine import Session, StepSession
@@ -23,9 +23,15 @@ from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.history import History
 from onward.train.losses import CrossEntropy, Loss
+from onward.train.means import MeanLoss
 from onward.train.metrics import Metric
 from onward.train.optimizers import Optimizer, optimizer_named
-from onward.train.preparation import check_groups, choose_parameters, order_losses, prepare_model
+from onward.train.preparation import (
+    check_groups,
+    choose_parameters,
+    order_losses,
+    prepare_model,
+)
 from onward.train.progress import ProgressBar
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
@@ -48,8 +54,10 @@ class Trainer:
             what fits the loss: `accuracy` with binary cross-entropy over several columns is of labels that
             hold or not, with the mean squared error of one-hot rows.
         schedule: of the learning rate.
-        clip: gradient clipping.
-        accumulate: update once in this many steps.
+        clip: gradient clipping, after all other transforms of gradients.
+        gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
+        accumulate: update once in this many batches, from the mean over all their samples that count. An
+            epoch's last update takes those that are left.
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
@@ -74,6 +82,7 @@ class Trainer:
         metrics: Sequence[Metric | str] = (),
         schedule: Schedule | None = None,
         clip: Clip | None = None,
+        gradient_transforms: Sequence[GradientTransform] = (),
         accumulate: int = 1,
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
@@ -86,6 +95,8 @@ class Trainer:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
+        if accumulate < 1:
+            raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._model = prepare_model(model)
         graph = self._model.graph
         outputs = [v.name or "" for v in graph.outputs]
@@ -115,8 +126,8 @@ class Trainer:
             self.optimizer,
             self.trainable,
             loss_weights=loss_weights,
-            clip=clip,
-            accumulate=accumulate,
+            gradient_transforms=(*gradient_transforms, *([] if clip is None else [clip])),
+            accumulate=accumulate > 1,
         )
         self._session = StepSession(
             self.step.model, self.step.bindings, engine=engine, threads=threads, options=options
@@ -126,7 +137,7 @@ class Trainer:
         self._engine: EngineName = engine
         self._threads = threads
         self._options = options
-        self._evaluation: tuple[Session, str, Mapping[str, str]] | None = None
+        self._evaluation: tuple[Session, Mapping[str, str], Mapping[str, str]] | None = None
         self.history = History()
         self.stopped = ""
 
@@ -186,20 +197,23 @@ class Trainer:
         Raises:
             ConfigError: the data do not fit the model, or options contradict each other.
             DataError: a label out of range.
-            TrainingError: the loss is not finite (with StopOnNaN, which is always there), or the checkpoint
-                does not belong to this run.
+            TrainingError: the loss or a weight is not finite (by StopOnNaN, which is always there): the
+                weights are then those from before the step that made it so; or the checkpoint does not belong
+                to this run.
         """
         if epochs < 1:
             raise ConfigError(f"epochs must be at least 1, got {epochs}")
         loader = self._loader(data, batch_size, shuffle=True)
         held_out = None if validation is None else self._loader(validation, batch_size, shuffle=False)
         feeds = self._feeder(loader.dataset)
+        self._check_some_count(loader.dataset)
         hooks = [StopOnNaN(), *(c for c in callbacks if not isinstance(c, StopOnNaN))]
         hooks.sort(key=lambda c: isinstance(c, Checkpoints))
         run = Run(
             loader=loader,
             validation=held_out,
             epochs=epochs,
+            feed=feeds,
             session=self._session,
             layout=self.step,
             metrics=self.metrics,
@@ -208,7 +222,7 @@ class Trainer:
             base_rate=self.optimizer.learning_rate,
             accumulate=self._accumulate,
             seed=self.seed,
-            identity=self._identity(loader),
+            identity=self._identity(loader, epochs),
         )
         for metric in self.metrics:
             metric.reset()
@@ -217,13 +231,14 @@ class Trainer:
         else:
             self._session.load_state({**self._session.state, **self._fresh_slots()})
         self.history = run.history
+        run.begin()
         for hook in hooks:
             hook.on_train_begin(run)
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
                 for batch in loader.epoch(run.epoch - 1, run.batch):
-                    run.advance(feeds(batch), batch)
+                    run.advance(batch)
                     bar.step(run.figures() if bar.shown else run.last, len(batch))
                     for hook in hooks:
                         hook.on_step_end(run)
@@ -231,6 +246,7 @@ class Trainer:
                         break
                 if run.halted:
                     break
+                run.check_weights()
                 held = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in held.items()})
                 bar.close_epoch(run.history.rows[-1])
@@ -245,29 +261,29 @@ class Trainer:
         """Loss and metrics over data, in inference form.
 
         Returns:
-            `loss`, then each metric by its name: a float, or an array for figures per class.
+            `loss`, then each metric by its name: a float, or an array for figures per class. All are over the
+            samples that count, at any batch size; the loss is NaN where none does.
         """
         loader = self._loader(data, batch_size, shuffle=False)
         if self._evaluation is None:
-            model, loss, targets = with_loss(self._model, *self._losses)
+            model, totals, targets = with_loss(self._model, *self._losses)
             session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
-            self._evaluation = session, loss, targets
-        session, loss_name, targets = self._evaluation
+            self._evaluation = session, totals, targets
+        session, totals, targets = self._evaluation
         session.load_weights(self.weights(), copy=False)
         feeds = self._feeder(loader.dataset, targets)
         metrics = [copy.deepcopy(m) for m in self.metrics]
         for metric in metrics:
             metric.reset()
-        total, samples = 0.0, 0
+        mean = MeanLoss(totals)
         output = next(iter(self.loss))
         for batch in loader.epoch(0):
-            results = session.run(feeds(batch), [loss_name, output])
-            total += float(results[loss_name]) * len(batch)
-            samples += len(batch)
+            results = session.run(feeds(batch), [*totals, *totals.values(), output])
+            mean.add(results)
             if batch.targets is not None:
                 for metric in metrics:
                     metric.update(results[output], batch.targets)
-        return {"loss": total / samples, **{m.name: m.result() for m in metrics}}
+        return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
         self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256
@@ -301,11 +317,13 @@ class Trainer:
             return data
         if not isinstance(data, Dataset):
             inputs, targets = data
-            classification = isinstance(next(iter(self.loss.values())), CrossEntropy)
+            loss = next(iter(self.loss.values()))
+            classification = isinstance(loss, CrossEntropy)
             data = Dataset(
                 {self.inputs[0].name: np.asarray(inputs)},
                 np.asarray(targets),
                 task="classification" if classification else "regression",
+                ignore_index=loss.ignore_index if isinstance(loss, CrossEntropy) else None,
             )
         return Loader(data, size, self.seed, shuffle=shuffle)
 
@@ -355,6 +373,11 @@ class Trainer:
                 f"cross-entropy needs class labels, but data set {dataset.name!r} is for regression; "
                 "choose a loss such as mse"
             )
+        if dataset.ignore_index is not None and dataset.ignore_index != loss.ignore_index:
+            raise ConfigError(
+                f"data set {dataset.name!r} says that label {dataset.ignore_index} does not count, the loss "
+                f"has ignore_index={loss.ignore_index}; give CrossEntropy ignore_index={dataset.ignore_index}"
+            )
         classes = dims[loss.axis]
         if not isinstance(classes, int):
             return
@@ -373,6 +396,17 @@ class Trainer:
                 f"output {output!r} has {classes} classes"
             )
 
+    def _check_some_count(self, dataset: Dataset) -> None:
+        loss = next(iter(self.loss.values()))
+        ignored = loss.ignore_index if isinstance(loss, CrossEntropy) else None
+        if ignored is None or dataset.targets is None or len(self.loss) > 1:
+            return
+        if bool((dataset.targets == ignored).all()):
+            raise DataError(
+                f"data set {dataset.name!r}: every label is {ignored}, which the loss ignores; there is "
+                "nothing to train on"
+            )
+
     def _check_rank(self, dataset: Dataset, output: str) -> None:
         spec = next(spec for spec in self._session.inputs if spec.name == self.step.targets[output])
         if dataset.targets is None or spec.shape is None or dataset.targets.ndim == len(spec.shape):
@@ -384,7 +418,7 @@ class Trainer:
             + hint
         )
 
-    def _identity(self, loader: Loader) -> dict[str, Any]:
+    def _identity(self, loader: Loader, epochs: int) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""
         structure = hashlib.sha256()
         for node in self.step.model.graph:
@@ -402,7 +436,9 @@ class Trainer:
             "order seed": loader.seed,
             "seed": self.seed,
             "optimizer": repr(self.optimizer),
-            "schedule": repr(self.schedule),
+            "schedule": repr(self.schedule.over(epochs)),
+            "number of batches to an update": self._accumulate,
+            "number of batches in an epoch": len(loader),
             "metrics": [m.name for m in self.metrics],
         }
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from tests.compile.plans import planned
 
-from onward.compile.lowering import Lowering
+from onward.compile.context import Context
 from onward.graph import Builder
 
 
@@ -21,11 +21,11 @@ def test_an_address_in_an_argument_block_is_refused(number: int, monkeypatch: py
     g.output(g.Add(x, x), "y")
     model, inputs = ir.Model(graph, ir_version=10), {"x": np.ones((3, 4), np.float32)}
     assert planned(model, inputs).run(inputs)["y"].tolist() == [[2.0] * 4] * 3
-    call: Callable[..., None] = Lowering.call
+    call: Callable[..., None] = Context.call
 
-    def with_address(self: Lowering, kernel: object, slots: dict[str, object], **options: object) -> None:
+    def with_address(self: Context, kernel: object, slots: dict[str, object], **options: object) -> None:
         call(self, kernel, slots | {"x0": number}, **options)
 
-    monkeypatch.setattr(Lowering, "call", with_address)
+    monkeypatch.setattr(Context, "call", with_address)
     with pytest.raises(AssertionError, match="another one in the next process"):
         planned(model, inputs)

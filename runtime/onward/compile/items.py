@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,7 +27,6 @@ class Call:
     Attributes:
         kernel: what is called.
         slots: its arguments by name.
-        reads, writes: the memory that it touches.
         label: the operators that it computes, for reports.
         batch: what the kernel's costs are multiplied by.
         scratch: memory for the length of the call.
@@ -35,12 +35,28 @@ class Call:
 
     kernel: Kernel
     slots: Mapping[str, Slot]
-    reads: tuple[Buffer, ...]
-    writes: tuple[Buffer, ...]
     label: str
     batch: int
     scratch: Buffer | None = None
     element: Element | None = None
+
+    @functools.cached_property
+    def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it, by the kernel's declaration."""
+        return self._buffers(self.kernel.reads)
+
+    @functools.cached_property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes, by the kernel's declaration."""
+        return self._buffers(self.kernel.writes)
+
+    def _buffers(self, names: Iterable[str]) -> tuple[Buffer, ...]:
+        found = []
+        for name in names:
+            slot = self.slots[name]
+            assert not isinstance(slot, int), f"slot {name} of {self.kernel.name} is declared as memory"
+            found.append(slot.buffer if isinstance(slot, Tensor) else slot)
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ how new nodes are written (`Builder`). It holds no operator; those are in `onwar
 from onward.graph.builder import Builder
 from onward.graph.expression import Expression
 from onward.graph.infer import infer_node
-from onward.graph.lowering import Lowering
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
 from onward.graph.types import (
     Array,
@@ -21,6 +20,7 @@ from onward.graph.types import (
     spec_of,
     static_shape,
 )
+from onward.graph.windows import Extents, Geometry
 
 __all__ = [
     "ONWARD_DOMAIN",
@@ -28,7 +28,8 @@ __all__ = [
     "Builder",
     "Dim",
     "Expression",
-    "Lowering",
+    "Extents",
+    "Geometry",
     "Op",
     "TensorSpec",
     "bind",

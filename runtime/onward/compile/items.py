@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from onward.compile.kernels.element import Element
-from onward.compile.kernels.kernel import Kernel
+from onward.compile.kernels.kernel import Access, Kernel
 from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor
 
@@ -40,6 +40,13 @@ class Call:
     scratch: Buffer | None = None
     element: Element | None = None
 
+    def __post_init__(self) -> None:
+        for parameter in self.kernel.parameters:
+            number = isinstance(self.slots[parameter.name], int)
+            if number != (parameter.access is Access.INTEGER):
+                kind = "a number" if number else "memory"
+                raise AssertionError(f"slot {parameter.name} of {self.kernel.name} is not {kind}")
+
     @functools.cached_property
     def reads(self) -> tuple[Buffer, ...]:
         """The memory whose contents matter to it, by the kernel's declaration."""
@@ -51,12 +58,9 @@ class Call:
         return self._buffers(self.kernel.writes)
 
     def _buffers(self, names: Iterable[str]) -> tuple[Buffer, ...]:
-        found = []
-        for name in names:
-            slot = self.slots[name]
-            assert not isinstance(slot, int), f"slot {name} of {self.kernel.name} is declared as memory"
-            found.append(slot.buffer if isinstance(slot, Tensor) else slot)
-        return tuple(dict.fromkeys(found))
+        found = (self.slots[name] for name in names)
+        buffers = (slot.buffer if isinstance(slot, Tensor) else slot for slot in found)
+        return tuple(dict.fromkeys(b for b in buffers if isinstance(b, Buffer)))
 
 
 @dataclass(frozen=True, eq=False)

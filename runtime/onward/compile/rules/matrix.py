@@ -268,7 +268,7 @@ def _product(
     if in_place:
         b.call(_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
         return
-    if needs_partial(spec.k) and any(t.buffer is target.buffer for t in operands):
+    if needs_partial(spec.k, b.target) and any(t.buffer is target.buffer for t in operands):
         # What the sums of the first blocks would be written over is still to be read.
         spec = replace(spec, partial=True)
         reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))

@@ -71,7 +71,7 @@ class ModelKey:
             for name, (value, tensor, digest) in self._contents.items()
             if not is_weight(value, tensor, swapped)
         ]
-        choices = (target.key, threads, options)
+        choices = (target.plan_key, threads, options)
         parts = (compiler_version(), choices, sorted(shapes.items()), sorted(swapped))
         whole = (parts, self._bindings, self._structure, contents)
         return hashlib.sha256(repr(whole).encode()).hexdigest()

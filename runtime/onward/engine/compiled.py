@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -14,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
-from onward.compile.codegen.target import Target, host_target
+from onward.compile.codegen.target import Target, host_cores, host_target
 from onward.compile.model_key import ModelKey
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
@@ -77,7 +76,7 @@ class CompiledEngine:
         self._model = model
         self._bindings = dict(bindings or {})
         self._options = options
-        self.threads = threads if threads is not None else _usable_cores()
+        self.threads = threads if threads is not None else host_cores()
         self.fixed: dict[str, Array] = {
             name: _aligned(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
@@ -225,12 +224,6 @@ class CompiledEngine:
         for name, target in self._bindings.items():
             np.copyto(self.fixed[name], results.pop(target))
         return results
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _aligned(array: Array) -> Array:

@@ -251,7 +251,7 @@ def _product(
     if in_place:
         c.call(_gemm(spec, c.target), slots, batch=batch)
         return
-    if needs_partial(spec.k) and any(t.buffer is target.buffer for t in operands):
+    if needs_partial(spec.k, c.target) and any(t.buffer is target.buffer for t in operands):
         # What the sums of the first blocks would be written over is still to be read.
         spec = replace(spec, partial=True)
         reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))

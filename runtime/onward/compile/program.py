@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array, Op, bind, infer_node, is_float, numpy_dtype, static_shape
+from onward.graph import Array, Op, bind, canonical_model, infer_node, is_float, numpy_dtype, static_shape
 from onward.graph.requests import NO_KERNEL, Request
 
 __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
@@ -51,7 +51,8 @@ class Program:
     Attributes:
         operations: what is left to compute at run time.
         inputs: the values given at each run, by name.
-        state: initializers that are inputs too: they live in the session and may be replaced by outputs.
+        state: floating-point initializers that are inputs too, and not given: they live in the session and
+            may be replaced by outputs.
         weights: initializers that are read only, by name; a session may swap their contents.
         constants: what the graph fixes.
         outputs: the values asked for, by name.
@@ -88,7 +89,7 @@ def specialize(
 
     Args:
         model: it is not changed.
-        shapes: of every input that is not an initializer.
+        shapes: of every input that is not an initializer, and of those initializers that are given as inputs.
         swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
             constants, from which shapes and further constants follow.
 
@@ -96,12 +97,16 @@ def specialize(
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
     """
-    graph = model.clone().graph
+    graph = canonical_model(model).clone().graph
     for value in graph.inputs:
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
-    state = {v.name or "": v for v in graph.inputs if v.name in initializers}
+    for value in graph.inputs:
+        if value.name in shapes:  # a value given at each run stands instead of the initializer
+            initializers.pop(value.name or "", None)
+            value.const_value = None
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
     known: dict[ir.Value, ir.TensorProtocol] = {}
     weights: dict[str, ir.Value] = {}
     constants: dict[ir.Value, Array] = {}

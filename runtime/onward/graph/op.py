@@ -21,7 +21,13 @@ An operator class gives
   the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
 
 A class is registered for the exact schema versions that it implements, so that an operator which changes in
-a later opset is refused, never guessed.
+a later opset is refused, never guessed. Versions that lack some of its attributes mean their defaults. A
+version that differs in more has a class of its own with nothing but
+
+- `canonical(self, g, *inputs)`: the same in terms of current operators, as graph values. `canonical_graph`
+  puts it in the node's place before anything runs, is planned or differentiated.
+
+Operators with graphs as attributes are described in `onward.graph.bodies`.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 
-__all__ = ["ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
+__all__ = ["CONSUMED_INPUTS", "ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
 
 ONWARD_DOMAIN = "ai.onward"
 
@@ -82,9 +88,11 @@ def op(
 
     def register(cls: type[_O]) -> type[_O]:
         versions = (since,) if isinstance(since, int) else since
-        for method in ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",):
-            if not callable(getattr(cls, method, None)):
-                raise TypeError(f"operator class {cls.__name__} has no {method}()")
+        required = ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",)
+        if domain == ONWARD_DOMAIN or not any(hasattr(cls, name) for name in ("canonical", "explicit")):
+            for method in required:
+                if not callable(getattr(cls, method, None)):
+                    raise TypeError(f"operator class {cls.__name__} has no {method}()")
         final = dataclass(frozen=True, kw_only=True)(cls)
         final.op_type, final.domain = op_type, domain
         final.since, final.multiple_outputs = versions, multiple_outputs
@@ -153,18 +161,22 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
         ) from None
 
 
-_attributes: dict[type[Op], Mapping[str, bool]] = {}
+CONSUMED_INPUTS = "consumed_inputs"
+"""An attribute of the first opsets that allowed operators to overwrite operands; it has no meaning."""
 
 
-def _attribute_fields(cls: type[Op]) -> Mapping[str, bool]:
-    """Attribute names of a class, and whether each is required."""
-    if cls not in _attributes:
-        _attributes[cls] = {
-            f.name: f.default is MISSING and f.default_factory is MISSING
-            for f in fields(cls)
-            if f.name != "output_count"
-        }
-    return _attributes[cls]
+@functools.cache
+def _attribute_fields(cls: type[Op], opset: int) -> Mapping[str, bool]:
+    """Names of a class's attributes that the version at an opset has, and whether each is required."""
+    found = {
+        f.name: f.default is MISSING and f.default_factory is MISSING
+        for f in fields(cls)
+        if f.name != "output_count"
+    }
+    if cls.domain == ONWARD_DOMAIN:
+        return found
+    schema = onnx.defs.get_schema(cls.op_type, opset, cls.domain).attributes
+    return {name: required for name, required in found.items() if name in schema}
 
 
 def _attribute_value(attribute: ir.Attr) -> Any:
@@ -189,7 +201,7 @@ def bind(node: ir.Node, opset: int) -> Op:
         InvalidModelError: an attribute is unknown, missing, or refers to a function's attribute.
     """
     cls = find(node.domain, node.op_type, opset)
-    known = _attribute_fields(cls)
+    known = _attribute_fields(cls, opset)
     where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
     values: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
@@ -197,6 +209,8 @@ def bind(node: ir.Node, opset: int) -> Op:
             raise InvalidModelError(
                 f"{where}: attribute {name!r} refers to a function's attribute outside one"
             )
+        if name == CONSUMED_INPUTS and opset < 6:
+            continue
         if name not in known:
             raise InvalidModelError(f"{where}: unknown attribute {name!r}; it has {sorted(known)}")
         values[name] = _attribute_value(attribute)

@@ -19,6 +19,7 @@ __all__ = [
     "SMOOTH",
     "Activation",
     "Attributes",
+    "Earlier",
     "Recurrent",
     "Weights",
     "attributes_of",
@@ -250,6 +251,19 @@ class Recurrent(Attributes):
         )
         found = [grad if grad.name else None for grad in grads]
         return (*found[:4], None, *found[4:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier(Attributes):
+    """A version before 7, which says whether its first output is wanted; others see whether it has a name."""
+
+    output_sequence: int = 0
+
+    def canonical(self, g: Builder, *inputs: ir.Value | None) -> tuple[ir.Value, ...]:
+        """The current version."""
+        given = {**attributes_of(self), "output_sequence": None}
+        given["direction"] = given["direction"].replace("foward", "forward")  # the default of GRU 1
+        return g.emit(self.op_type, *inputs, outputs=self.output_count, **given)
 
 
 def recurrence(

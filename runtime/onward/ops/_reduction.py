@@ -97,24 +97,16 @@ class AxesInput(Op, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AxesAttribute(Op, ABC):
-    """A reduction whose axes are an attribute; all axes by default."""
-
-    compiled: ClassVar[Compiled | None] = None
+class AxesAttribute(Op):
+    """An older version of a reduction, whose axes are an attribute; all axes by default."""
 
     axes: tuple[int, ...] | None = None
     keepdims: int = 1
 
-    @abstractmethod
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        """The reduction over axes, in data's element type."""
-
-    def kernel(self, data: Array) -> Array:
-        return self.reduce(data, self.axes if self.axes else tuple(range(data.ndim)))
-
-    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Reduction | Unsupported:
-        """The same for every reduction that says how it is compiled."""
-        return _request(self.compiled, outputs[0], data, self.axes or ())
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        """The current version, whose axes are an input."""
+        axes = g.const(self.axes, np.int64) if self.axes else None
+        return g.emit(self.op_type, data, axes, keepdims=self.keepdims)[0]
 
 
 def position_of(find: Callable[..., Any], data: Array, axis: int, keepdims: bool, last: bool) -> Array:

@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Add", since=(7, 13, 14))
@@ -23,3 +24,8 @@ class Add(Op):
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
     ) -> tuple[ir.Value, ...]:
         return dy, dy
+
+
+@op("Add", since=(1, 6))
+class Add1(AxisBroadcast):
+    """Add with broadcasting from `axis` on."""

@@ -8,7 +8,7 @@ from onward.graph.requests import Static, Values
 from onward.ops._reduction import position_of
 
 
-@op("ArgMax", since=(12, 13))
+@op("ArgMax", since=(1, 11, 12, 13))
 class ArgMax(Op):
     """The position of the largest element along an axis: the first, or the last, of equal ones."""
 
@@ -21,17 +21,3 @@ class ArgMax(Op):
 
     def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Position:
         return requests.Position(outputs[0], data, self.axis, "max", last=bool(self.select_last_index))
-
-
-@op("ArgMax", since=(1, 11))
-class ArgMax1(Op):
-    """The position of the first largest element along an axis."""
-
-    axis: int = 0
-    keepdims: int = 1
-
-    def kernel(self, data: Array) -> Array:
-        return position_of(np.argmax, data, self.axis, bool(self.keepdims), False)
-
-    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Position:
-        return requests.Position(outputs[0], data, self.axis, "max")

@@ -10,7 +10,7 @@ from onward.ops._pooling import window_sum
 from onward.ops._window import Window, resolve
 
 
-@op("AveragePool", since=(19, 22))
+@op("AveragePool", since=(1, 7, 10, 11, 19, 22))
 class AveragePool(Op):
     """Y is the mean of the elements of X in each window; count_include_pad=1 counts pads as zeros."""
 
@@ -68,53 +68,3 @@ class AveragePool(Op):
                 strides=self.strides,
             ),
         )
-
-
-@op("AveragePool", since=(10, 11))
-class AveragePool10(Op):
-    """As version 19, without dilations."""
-
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
-    count_include_pad: int = 0
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array:
-        return self._latest().kernel(X)
-
-    def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
-        return self._latest().infer(X)
-
-    def _latest(self) -> AveragePool:
-        return AveragePool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-            count_include_pad=self.count_include_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        )
-
-
-@op("AveragePool", since=7)
-class AveragePool7(Op):
-    """As version 10, without ceil_mode."""
-
-    auto_pad: str = "NOTSET"
-    count_include_pad: int = 0
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array:
-        return AveragePool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            count_include_pad=self.count_include_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        ).kernel(X)

@@ -29,3 +29,13 @@ class Concat(Op):
             split = g.Concat(*extents, axis=0)
         parts = g.emit("Split", dy, split, outputs=len(inputs), axis=self.axis)
         return tuple(like(part, x) for part, x in zip(parts, inputs, strict=True))
+
+
+@op("Concat", since=1)
+class Concat1(Op):
+    """Concat with an axis by default."""
+
+    axis: int | None = None
+
+    def canonical(self, g: Builder, *inputs: ir.Value) -> ir.Value:
+        return g.Concat(*inputs, axis=1 if self.axis is None else self.axis)

@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 from onward.ops._floats import is_integer
 
 
@@ -28,3 +29,8 @@ class Div(Op):
     ) -> tuple[ir.Value, ...]:
         dA = g.Div(dy, B)
         return dA, g.Neg(g.Mul(dA, y))
+
+
+@op("Div", since=(1, 6))
+class Div1(AxisBroadcast):
+    """Div with broadcasting from `axis` on."""

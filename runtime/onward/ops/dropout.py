@@ -53,37 +53,34 @@ class Dropout(Op):
         return dy, None, None
 
 
-@op("Dropout", since=10)
-class Dropout10(Op):
-    """output = data, the inference form; the mask, which the specification leaves open, is false."""
-
-    ratio: float = 0.5
-
-    def kernel(self, data: Array) -> tuple[Array, Array]:
-        return data, np.zeros(data.shape, np.bool_)
-
-    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Identity | Unsupported:
-        if len(outputs) > 1:
-            return Unsupported("a mask")
-        return requests.Identity(outputs[0], data)
-
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
-        return (dy,)
-
-
-@op("Dropout", since=7)
+@op("Dropout", since=(7, 10))
 class Dropout7(Op):
-    """output = data, the inference form; the mask, which the specification leaves open, is 0."""
+    """Dropout in inference form, whose ratio is an attribute.
+
+    The mask, which the specification leaves open, is false or 0.
+    """
 
     ratio: float = 0.5
 
-    def kernel(self, data: Array) -> tuple[Array, Array]:
-        return data, np.zeros(data.shape, data.dtype)
+    def canonical(self, g: Builder, data: ir.Value) -> tuple[ir.Value, ...]:
+        return _without_mask(g, data, self.ratio, None, self.output_count)
 
-    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Identity | Unsupported:
-        if len(outputs) > 1:
-            return Unsupported("a mask")
-        return requests.Identity(outputs[0], data)
 
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
-        return (dy,)
+@op("Dropout", since=(1, 6))
+class Dropout1(Op):
+    """Dropout whose ratio and mode are attributes."""
+
+    is_test: int = 0
+    ratio: float = 0.5
+
+    def canonical(self, g: Builder, data: ir.Value) -> tuple[ir.Value, ...]:
+        training = None if self.is_test else g.const(True, np.bool_)
+        return _without_mask(g, data, self.ratio, training, self.output_count)
+
+
+def _without_mask(
+    g: Builder, data: ir.Value, ratio: float, training: ir.Value | None, count: int
+) -> tuple[ir.Value, ...]:
+    """Dropout of the current version, and zeros in place of a mask."""
+    output = g.Dropout(data, g.const(ratio, ir.DataType.FLOAT), training)
+    return (output,) if count == 1 else (output, g.zeros_like(data))

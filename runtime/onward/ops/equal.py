@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Expression, Op, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Equal", since=(7, 11, 13, 19))
@@ -20,3 +21,8 @@ class Equal(Op):
 
     def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
         return requests.Integers(outputs[0], "eq", A, B)
+
+
+@op("Equal", since=1)
+class Equal1(AxisBroadcast):
+    """Equal with broadcasting from `axis` on."""

@@ -47,3 +47,17 @@ class Gemm(Op):
         if C is None:
             return dA, dB
         return dA, dB, dy if self.beta == 1 else g.Mul(dy, self.beta)
+
+
+@op("Gemm", since=(1, 6))
+class Gemm1(Op):
+    """Gemm that says whether C is broadcast."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    broadcast: int = 0
+    transA: int = 0
+    transB: int = 0
+
+    def canonical(self, g: Builder, A: ir.Value, B: ir.Value, C: ir.Value) -> ir.Value:
+        return g.Gemm(A, B, C, alpha=self.alpha, beta=self.beta, transA=self.transA, transB=self.transB)

@@ -8,7 +8,7 @@ from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize, per_channel
 
 
-@op("InstanceNormalization", since=(6, 22))
+@op("InstanceNormalization", since=(1, 6, 22))
 class InstanceNormalization(Op):
     """output = scale · (input − mean) / sqrt(var + epsilon) + B, the statistics of each channel alone."""
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._floats import widened
-from onward.ops._shape import split_at
+from onward.ops._shape import over_trailing_axes
 
 
 @op("LogSoftmax", since=13)
@@ -33,13 +33,8 @@ class LogSoftmax1(Op):
 
     axis: int = 1
 
-    @widened
-    def kernel(self, input: Array) -> Array:
-        return log_softmax(split_at(input, self.axis), -1).reshape(input.shape)
-
-    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Softmax:
-        rank = len(static.shape(input))
-        return requests.Softmax(outputs[0], input, tuple(range(self.axis % rank, rank)), logarithm=True)
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return over_trailing_axes(g, "LogSoftmax", input, self.axis)
 
 
 def log_softmax(x: Array, axis: int) -> Array:

@@ -9,7 +9,7 @@ from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import Extents, Geometry, Window, resolve
 
 
-@op("MaxPool", since=(10, 11, 12, 22), multiple_outputs=True)
+@op("MaxPool", since=(1, 8, 10, 11, 12, 22), multiple_outputs=True)
 class MaxPool(Op):
     """Y is the largest element of each window, NaN where one is; Indices says where in flattened X it is.
 
@@ -89,43 +89,3 @@ class MaxPool(Op):
                 strides=self.strides,
             ),
         )
-
-
-@op("MaxPool", since=8)
-class MaxPool8(Op):
-    """As version 10, without dilations and ceil_mode."""
-
-    auto_pad: str = "NOTSET"
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    storage_order: int = 0
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        return MaxPool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            storage_order=self.storage_order,
-            strides=self.strides,
-        ).kernel(X)
-
-
-@op("MaxPool", since=1)
-class MaxPool1(Op):
-    """As version 8, without Indices."""
-
-    auto_pad: str = "NOTSET"
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        return MaxPool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        ).kernel(X)

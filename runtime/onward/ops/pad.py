@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
-@op("Pad", since=(18, 19, 21, 23, 24, 25))
+@op("Pad", since=(11, 13, 18, 19, 21, 23, 24, 25))
 class Pad(Op):
     """data with elements added before and after each axis, or taken away where a pad is negative.
 
@@ -75,41 +75,36 @@ class Pad(Op):
         return (dy if out is dy else like(out, data),)
 
 
-@op("Pad", since=(11, 13))
-class Pad11(Op):
-    """Pad of all axes."""
-
-    mode: str = "constant"
-
-    def kernel(self, data: Array, pads: Array, constant_value: Array | None = None) -> Array:
-        return padded(data, [int(n) for n in pads], range(data.ndim), self.mode, constant_value)
-
-    def lower(
-        self,
-        static: Static,
-        outputs: Values,
-        data: ir.Value,
-        pads: ir.Value,
-        constant_value: ir.Value | None = None,
-    ) -> requests.Pad | Unsupported:
-        amounts = static.known(pads)
-        if amounts is None:
-            return Unsupported("pads that are not constant")
-        order = range(len(static.shape(data)))
-        return padded_by(static, outputs[0], data, amounts, order, self.mode, constant_value)
-
-
 @op("Pad", since=2)
 class Pad2(Op):
     """Pad whose amounts and value are attributes."""
 
-    pads: tuple[int, ...]
     mode: str = "constant"
+    pads: tuple[int, ...]
     value: float = 0.0
 
-    def kernel(self, data: Array) -> Array:
-        value = np.asarray(self.value, data.dtype)
-        return padded(data, self.pads, range(data.ndim), self.mode, value)
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return padded_by_attributes(g, data, self.pads, self.value, self.mode)
+
+
+@op("Pad", since=1)
+class Pad1(Op):
+    """Pad whose amounts, called paddings, and value are attributes."""
+
+    mode: str = "constant"
+    paddings: tuple[int, ...]
+    value: float = 0.0
+
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return padded_by_attributes(g, data, self.paddings, self.value, self.mode)
+
+
+def padded_by_attributes(
+    g: Builder, data: ir.Value, pads: Sequence[int], value: float, mode: str
+) -> ir.Value:
+    """Pad of the current version."""
+    fill = g.const(value, dtype_of(data)) if mode == "constant" and value else None
+    return g.Pad(data, g.const(pads, np.int64), fill, mode=mode)
 
 
 def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, value: Array | None) -> Array:

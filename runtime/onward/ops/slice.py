@@ -94,16 +94,13 @@ class Slice(Op):
 class Slice1(Op):
     """data[start:end] along each axis named by attributes."""
 
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
     axes: tuple[int, ...] | None = None
+    ends: tuple[int, ...]
+    starts: tuple[int, ...]
 
-    def kernel(self, data: Array) -> Array:
-        picked = [slice(None)] * data.ndim
-        named = range(len(self.starts)) if self.axes is None else self.axes
-        for axis, start, end in zip(named, self.starts, self.ends, strict=True):
-            picked[axis] = slice(start, end)
-        return data[tuple(picked)]
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        axes = None if self.axes is None else g.const(self.axes, np.int64)
+        return g.Slice(data, g.const(self.starts, np.int64), g.const(self.ends, np.int64), axes)
 
 
 def _as_padding(

@@ -29,8 +29,5 @@ class Squeeze1(Op):
 
     axes: tuple[int, ...] | None = None
 
-    def kernel(self, data: Array) -> Array:
-        return np.squeeze(data, self.axes)
-
-    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.View:
-        return requests.View(outputs[0], data)
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return g.Squeeze(data, None if self.axes is None else g.const(self.axes, np.int64))

@@ -4,6 +4,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Sub", since=(7, 13, 14))
@@ -23,3 +24,8 @@ class Sub(Op):
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
     ) -> tuple[ir.Value | None, ...]:
         return dy, g.Neg(dy)
+
+
+@op("Sub", since=(1, 6))
+class Sub1(AxisBroadcast):
+    """Sub with broadcasting from `axis` on."""

@@ -30,3 +30,16 @@ class Tile(Op):
         apart = g.Reshape(dy, g.Reshape(pairs, [-1]), allowzero=1)
         folded = g.ReduceSum(apart, [2 * i for i in range(rank_of(input))], keepdims=0)
         return like(folded, input), None
+
+
+@op("Tile", since=1)
+class Tile1(Op):
+    """input repeated along one axis."""
+
+    def canonical(self, g: Builder, input: ir.Value, tiles: ir.Value, axis: ir.Value) -> ir.Value:
+        rank = g.Shape(g.Shape(input))
+        one, to = g.const([1], np.int64), int(ir.DataType.INT64)
+        where = g.Reshape(g.Cast(axis, to=to), [1])
+        where = g.Where(g.Less(where, [0]), g.Add(where, rank), where)
+        times = g.Reshape(g.Cast(tiles, to=to), [1])
+        return g.Tile(input, g.ScatterElements(g.Expand(one, rank), where, times))

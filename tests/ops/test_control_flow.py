@@ -144,7 +144,7 @@ def test_a_loop_without_an_end_is_one_error(step: str, message: str, monkeypatch
     node = next(n for n in read.graph if n.op_type == "Loop")
     node.name = "endless"
     for engine in (Interpreter(read.graph), CompiledEngine(read, threads=1)):
-        with pytest.raises(ShapeError, match=f"node 'endless', operator Loop, opset 16: .*{message}"):
+        with pytest.raises(ShapeError, match=f"node 'endless', operator Loop(, opset 16)?: .*{message}"):
             engine.run({"n": np.array(3), "x": np.ones(2, np.float32)})
         engine.close()
 
@@ -186,7 +186,8 @@ DIFFERENTIABLE = {
             scan_output_directions = [1, 0], scan_output_axes = [1, 0],
             body = b (double[3] s, double[3] k, double[3] u, double[3] v)
               => (double[3] s2, double[3] k2, double[3] o, double[3] p) {
-              a = Mul(s, w) q = Add(a, u) s2 = Tanh(q) k2 = Mul(k, v) o = Mul(s2, s2) p = Add(k2, a) }> (h, h, x, x)
+              a = Mul(s, w) q = Add(a, u) s2 = Tanh(q) k2 = Mul(k, v) o = Mul(s2, s2)
+              p = Add(k2, a) }> (h, h, x, x)
           t = Transpose(ys) c = Mul(t, zs) axes = Constant<value = int64[1] {0}>()
           r = ReduceSum<keepdims = 0>(c, axes) z = Mul(hn, r) y = Add(z, gn)
         }""",
@@ -203,7 +204,8 @@ DIFFERENTIABLE = {
     ),
     "an if inside a scan": (
         """g (double[4, 3] x, double[3] h, double[3] w) => (double[3] y) {
-          y, ys = Scan <num_scan_inputs = 1, body = b (double[3] s, double[3] u) => (double[3] s2, double[3] o) {
+          y, ys = Scan <num_scan_inputs = 1,
+            body = b (double[3] s, double[3] u) => (double[3] s2, double[3] o) {
             m = ReduceSum<keepdims = 0>(u) zero = Constant<value = double {0}>() c = Less(m, zero)
             s2 = If (c) <then_branch = t () => (double[3] a) { q = Mul(s, w) a = Add(q, u) },
               else_branch = e () => (double[3] d) { d = Tanh(s) }> o = Identity(s2) }> (h, x)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
@@ -41,22 +41,22 @@ class Slice(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         data: ir.Value,
         starts: ir.Value,
         ends: ir.Value,
         axes: ir.Value | None = None,
         steps: ir.Value | None = None,
-    ) -> None:
-        known = [None if v is None else b.known(v) for v in (starts, ends, axes, steps)]
+    ) -> requests.Slices | Unsupported:
+        known = [None if v is None else static.known(v) for v in (starts, ends, axes, steps)]
         first, last = known[:2]
         given = zip((axes, steps), known[2:], strict=True)
         if first is None or last is None or any(v is not None and k is None for v, k in given):
-            b.decline("positions that are not constant")
-        picked = _picked(len(b.shape(data)), first, last, known[2], known[3])
-        within = [_within(cut, extent) for cut, extent in zip(picked, b.shape(data), strict=True)]
-        b.slices(outputs[0], data, within)
+            return Unsupported("positions that are not constant")
+        shape = static.shape(data)
+        picked = zip(_picked(len(shape), first, last, known[2], known[3]), shape, strict=True)
+        return requests.Slices(outputs, data, (tuple(_within(cut, extent) for cut, extent in picked),))
 
     def gradient(
         self,

@@ -19,12 +19,13 @@ def expand_onward(model: ir.Model) -> ir.Model:
 
 
 def _expand_all(g: Builder) -> None:
-    for node in list(g.graph):
-        for body in bodies_of(node):
-            _expand_all(g.inside(body))
     while pending := [node for node in g.graph if node.domain == ONWARD_DOMAIN]:
         for node in pending:
             expand_node(g, node)
+    # bodies come last: until then they read nothing around them
+    for node in g.graph:
+        for body in bodies_of(node):
+            _expand_all(g.inside(body))
 
 
 def expand_node(g: Builder, node: ir.Node) -> None:

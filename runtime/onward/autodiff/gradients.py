@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
-from onward.graph import Builder, Op, bind, dims_of, is_float
+from onward.graph import Builder, Op, bind, bodies_of, dims_of, is_float
 
 __all__ = ["gradients", "sum_to"]
 
@@ -150,7 +150,7 @@ def _path(
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
-        if any(v in depends for v in node.inputs if v is not None):
+        if any(v in depends for v in (*node.inputs, *_captured(node)) if v is not None):
             outputs = [v for v in node.outputs if is_float(v)]
             if outputs:
                 depends.update(outputs)
@@ -171,6 +171,8 @@ def _path(
             continue
         if not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
             problems.append(where)
+        elif any(v in depends for v in _captured(node)):
+            problems.append(f"{where}: its body uses values of the graph around it; see canonical_model")
         steps.append(_Step(node, operator))
     if problems:
         raise UnsupportedError(
@@ -180,6 +182,16 @@ def _path(
         )
     steps.reverse()
     return steps, depends
+
+
+def _captured(node: ir.Node) -> set[ir.Value]:
+    """Values of the graph around a node that bodies in its attributes use without having them as inputs."""
+    bodies = list(bodies_of(node))
+    if not bodies:
+        return set()
+    used = {v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None}
+    used.update(v for body in bodies for v in body.outputs)
+    return {v for v in used if v.graph is node.graph}
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:

@@ -163,7 +163,8 @@ def fit_head(run: RunConfig, base: Base, train: Dataset, *, named: bool) -> tupl
         named: whether the data name their classes; numbers alone may be those of the model's classes.
 
     Returns:
-        The model, and a line that says what was done or may have been meant; empty where there is nothing to say.
+        The model, and a line that says what was done or may have been meant; empty where there is nothing to
+        say.
 
     Raises:
         UnsupportedError: the classes differ and the model's last layer cannot be replaced.
@@ -219,8 +220,8 @@ def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.M
 def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:
     """Tasks and losses: as configured, or what the targets are.
 
-    Each output that the data set has an input `<output>.target` for is trained on it; the data set's own targets
-    belong to the first other output.
+    Each output that the data set has an input `<output>.target` for is trained on it; the data set's own
+    targets belong to the first other output.
 
     Raises:
         ConfigError: targets and outputs do not fit, or a loss is unknown.

@@ -106,7 +106,8 @@ class LossTable(_Table):
     name: Annotated[
         str | None,
         Option(
-            "cross_entropy, binary_cross_entropy, mse, l1, huber, kl_divergence; by default what fits the task.",
+            "cross_entropy, binary_cross_entropy, mse, l1, huber, kl_divergence; by default what fits the "
+            "task.",
             name="loss",
         ),
     ] = None

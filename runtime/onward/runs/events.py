@@ -161,8 +161,8 @@ class Finished:
     """The run is over; nothing comes after this.
 
     Attributes:
-        status: "completed": all epochs. "stopped": early, as a callback asked. "cancelled": by its token, after a
-            step; nothing is exported.
+        status: "completed": all epochs. "stopped": early, as a callback asked. "cancelled": by its token,
+            after a step; nothing is exported.
         reason: why it stopped; empty for "completed".
         output: the model's file; None where none was written.
         checkpoint: the last checkpoint, to go on from.

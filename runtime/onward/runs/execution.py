@@ -108,13 +108,13 @@ def execute(
     Args:
         config: what to do.
         events: called in this thread with each event, in order; what it raises ends the run.
-        cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration names
-            one, and exports nothing.
+        cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration
+            names one, and exports nothing.
         resume: a checkpoint to go on from; the run then equals one that never stopped.
 
     Raises:
-        OnwardError: whatever is wrong with configuration, data or files; before the first step where that can be
-            known.
+        OnwardError: whatever is wrong with configuration, data or files; before the first step where that
+            can be known.
     """
     tell: Listener = events if events is not None else _silent
     token = cancel if cancel is not None else CancelToken()
@@ -328,13 +328,13 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
     notes = []
     if preparation.text is not None:
         notes.append(
-            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the file carries; "
-            "other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
+            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
+            "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
         )
     if not inside and any(not each.empty for each in preparation.numbers.values()):
         notes.append(
-            "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers and other "
-            "runtimes have to (onward.preparation in its metadata)"
+            "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
+            "and other runtimes have to (onward.preparation in its metadata)"
         )
     return tuple(notes)
 

@@ -49,8 +49,8 @@ _MANY_CLASSES = 10_000
 """More classes than this must each have a sample: labels that are identifiers would fill the memory."""
 
 _TEXT_NOTE = (
-    "the graph takes token numbers, not texts: this entry and onward.vocabulary say how texts become those, and "
-    "`onward predict` does it"
+    "the graph takes token numbers, not texts: this entry and onward.vocabulary say how texts become "
+    "those, and `onward predict` does it"
 )
 
 

@@ -201,6 +201,8 @@ TORCH_CLASSES = {
 EXCEPTIONS = {
     # both libraries have the name: its form and default are torch's
     ("keras", "AdamW", "weight_decay"): 0.01,
+    # classes stand where ONNX and torch have them
+    ("keras", "CategoricalCrossentropy", "axis"): 1,
 }
 
 

@@ -278,7 +278,8 @@ class _Pass:
         return content is not None and bool(np.all((content.numpy() >= 0) & (content.numpy() % 1 == 0)))
 
     def _elementwise(self, node: ir.Node) -> bool:
-        return hasattr(find(node.domain, node.op_type, self._g.graph.opset_imports[node.domain]), "element")
+        opset = self._g.graph.opset_imports.get(node.domain)
+        return opset is not None and hasattr(find(node.domain, node.op_type, opset), "element")
 
     def _selected(self, value: ir.Value) -> ir.Value:
         """The value with zeros outside its mask."""

@@ -95,6 +95,20 @@ def test_a_run_whose_last_step_spoils_the_weights_is_no_success(engine: str) -> 
     assert np.isfinite(trainer.predict(np.ones((1, 1), np.float32))["y"]).all()
 
 
+def test_what_a_matrix_product_reads_of_a_branch_not_taken_is_named() -> None:
+    """Rows without a logarithm are left out of the loss, but the gradient of w multiplies by them."""
+    g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="rows"))
+    x, w = g.input("x", FLOAT, ("N", 1)), g.initializer("w", np.ones((1, 1), np.float32))
+    y = g.MatMul(g.Log(x, name="the logarithm"), w)
+    g.output(g.Where(g.Greater(x, 0.0), y, 0.0), "y")
+    trainer = Trainer(ir.Model(g.graph, ir_version=10), "mse", SGD(learning_rate=0.1))
+    with pytest.raises(
+        TrainingError, match=r"weight 'w' became .*; step 1: node 'the logarithm', operator Log"
+    ):
+        trainer.fit(column(1, -2, 3))
+    np.testing.assert_array_equal(trainer.weights()["w"], [[1]])
+
+
 def test_a_gradient_that_waits_in_a_window_is_named_where_it_was_made() -> None:
     trainer = Trainer(root(), "mse", SGD(learning_rate=0.1), accumulate=3)
     with pytest.raises(

@@ -8,8 +8,8 @@ cotangent is zero because a `Where` selected it away, and selects once more behi
 infinite or NaN, before the product goes into a sum, a matrix product or a result. A graph without such
 factors behind a `Where` stays as it was.
 
-A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown. Nor
-are the factors of matrix products and of other sums: what they read of a branch that was not taken must be
+A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown.
+Nor are the factors of matrix products and of other sums: what they read of a branch that was not taken must be
 finite, and a run names the node where it is not.
 """
 
@@ -33,7 +33,8 @@ _POLES = frozenset({
 """Operators that can be infinite or NaN for finite operands."""
 
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 })  # fmt: skip
 """Operators that put elements elsewhere, or add them up; they do to a mask what they do to a value."""

@@ -150,7 +150,7 @@ def _path(
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
-        if any(v in depends for v in (*node.inputs, *_captured(node)) if v is not None):
+        if any(v in depends for v in node.inputs if v is not None):
             outputs = [v for v in node.outputs if is_float(v)]
             if outputs:
                 depends.update(outputs)
@@ -169,10 +169,8 @@ def _path(
         except UnsupportedError as error:
             problems.append(f"{where}: {error}")
             continue
-        if not hasattr(operator, "gradient"):
+        if not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
             problems.append(where)
-        elif any(v in depends for v in _captured(node)):
-            problems.append(f"{where}: its body uses values of the graph around it")
         steps.append(_Step(node, operator))
     if problems:
         raise UnsupportedError(
@@ -184,21 +182,14 @@ def _path(
     return steps, depends
 
 
-def _captured(node: ir.Node) -> set[ir.Value]:
-    """Values of the graph around a node that graphs in its attributes use."""
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    if not bodies:
-        return set()
-    used = {v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None}
-    used.update(v for body in bodies for v in body.outputs)
-    return {v for v in used if v.graph is node.graph}
-
-
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:
-    rule: Any = step.operator.gradient  # type: ignore[attr-defined]
+    rule: Any = getattr(step.operator, "gradient", None)
     node, opset = step.node, g.graph.opset_imports.get(step.node.domain, 0)
     try:
-        if step.operator.multiple_outputs:
+        if rule is None:
+            rule = step.operator.body_gradient  # type: ignore[attr-defined]
+            result = rule(g, gradients, dys, tuple(node.outputs), *node.inputs)
+        elif step.operator.multiple_outputs:
             result = rule(g, dys, tuple(node.outputs), *node.inputs)
         elif dys[0] is None:
             return ()

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -113,6 +113,8 @@ class CompiledEngine:
         """What has the weights of now."""
         self._background: Background[_Made | None] | None = Background() if background else None
         self._teams = default_teams()
+        self._bodies: dict[ir.Graph, CompiledEngine] = {}
+        self._bodies_lock = threading.Lock()
         self._lock = threading.Lock()
         """Held for the length of a look-up; never while something is planned or run."""
         self._state_lock = threading.Lock() if self._bindings else None
@@ -205,6 +207,9 @@ class CompiledEngine:
             self._closed = True
             self._plans.clear()
             self._arenas.clear()
+        with self._bodies_lock:
+            for engine in self._bodies.values():
+                engine.close()
         if self._release.detach() is not None:
             self._teams.release(self.threads)
 
@@ -274,6 +279,7 @@ class CompiledEngine:
             made.addresses,
             made.seconds,
             workspaces=self._workspaces,
+            run_body=self._run_body,
             arenas=self._arenas.pop(key, ()),
         )
 
@@ -375,6 +381,15 @@ class CompiledEngine:
         return plan_model(
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
         )
+
+    def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a body that an operator of a plan has by an engine of its own, on one thread."""
+        with self._bodies_lock:
+            if (engine := self._bodies.get(body)) is None:
+                model = ir.Model(body, ir_version=self._model.ir_version)
+                engine = self._bodies[body] = CompiledEngine(model, threads=1, options=self._options)
+        results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
+        return tuple(results[v.name or ""] for v in body.outputs)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         results = self._interpreter.run(

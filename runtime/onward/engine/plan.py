@@ -15,7 +15,7 @@ from onward.engine.packing import Packings, components, default_packings
 from onward.engine.team import Step, Steps, Team
 from onward.engine.weights import Weight
 from onward.engine.workspace import Workspace
-from onward.graph import Array
+from onward.graph import Array, RunBody
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -32,6 +32,7 @@ class Plan:
         seconds: what making it took, for reports.
         workspaces: runs at once; others wait.
         arenas: working memory that a plan of the same spec has had.
+        run_body: runs the bodies of operators such as If; NumPy does by default.
         packings: where packed weights are kept for other plans.
     """
 
@@ -45,8 +46,10 @@ class Plan:
         workspaces: int = 1,
         arenas: Iterable[Array] = (),
         packings: Packings | None = None,
+        run_body: RunBody | None = None,
     ) -> None:
         self.spec = spec
+        self.run_body = run_body
         self.threads = spec.threads
         self.addresses = tuple(addresses)
         self.seconds = dict(seconds or {})

@@ -26,7 +26,7 @@ from onward.engine.foreign import foreign
 from onward.engine.packing import zeros
 from onward.engine.team import FOREIGN, FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array
+from onward.graph import Array, BodyOp
 
 if TYPE_CHECKING:
     from onward.engine.plan import Plan
@@ -49,6 +49,7 @@ class Workspace:
     def __init__(self, plan: Plan, arena: Array | None = None) -> None:
         self._spec = spec = plan.spec
         self._addresses = plan.addresses
+        self._run_body = plan.run_body
         self.arena = zeros(spec.arena_bytes) if arena is None else arena
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
@@ -192,6 +193,8 @@ class Workspace:
 
     def _numpy(self, step: NumPy) -> Callable[[], object]:
         kernel = step.operator.kernel  # type: ignore[attr-defined]
+        if isinstance(step.operator, BodyOp) and self._run_body is not None:
+            kernel = functools.partial(step.operator.run, self._run_body)
         getters = [None if t is None else self._getter(t) for t in step.inputs]
         targets = [None if t is None else self._view(t) for t in step.outputs]
         where = f"node {step.node!r}, operator {step.op_type}"

@@ -93,8 +93,8 @@ def _survey(graph: ir.Graph) -> tuple[bool, bool]:
                 problems.append(f"node {node.name!r}: {error}")
                 continue
             old = old or hasattr(cls, "canonical") or CONSUMED_INPUTS in node.attributes
-            captures = captures or hasattr(cls, "explicit")
             for body in bodies_of(node):
+                captures = captures or node.domain == ""
                 visit(body, depth + 1)
 
     visit(graph, 0)
@@ -147,6 +147,8 @@ def _make_explicit(g: Builder) -> None:
         if rule is not None:
             g.declared_opset = opset_of(node, opset)
             _rewrite(g, node, opset, rule)
+        elif any(value.name and value.type is None for value in node.outputs):
+            infer_node(node, opset)
 
 
 def _rewrite(g: Builder, node: ir.Node, opset: int, rule: Callable[..., Any]) -> None:

@@ -63,7 +63,7 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
     ) -> train.Optimizer:
         """RMSprop."""
         return train.RMSprop(
-            learning_rate=float(learning_rate), alpha=rho, momentum=momentum, epsilon=epsilon
+            learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon
         )
 
     @staticmethod

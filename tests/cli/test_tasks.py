@@ -102,6 +102,24 @@ def test_sequence_labels(onward: Onward, tmp_path: Path, last: bool) -> None:
     assert [[int(c) for c in row["classes"]] for row in rows] == (tokens[:2] % 3).tolist()
 
 
+def test_labels_that_do_not_count(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
+    labels = np.digitize(features[:, 0], [-0.5, 0.5])
+    ignored = np.arange(90) % 3 == 0
+    # the labels of these rows are wrong, and must neither be learned nor be measured
+    spec = npz(tmp_path / "d.npz", x=features, y=np.where(ignored, -1, labels))
+    config = tmp_path / "run.toml"
+    config.write_text('model = "mlp"\nepochs = 100\n[loss]\nignore_index = -1\nclass_weights = "balanced"\n')
+    done = onward(
+        *("train", "--config", config, "--data", spec, "--lr", 0.01, "-o", "hidden=[16]"),
+        *("--output", tmp_path / "m.onnx"),
+    )
+    assert done.code == 0, done.err
+    assert "task: multi-class, 3 classes" in done.out
+    found = json.loads(onward("evaluate", tmp_path / "m.onnx", "--part", "all", "--json").out)
+    assert np.sum(found["confusion_matrix"]) == 60
+    assert found["accuracy"] > 0.9
+
+
 def test_several_outputs(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
     x = nn.Input((4,), name="x")
     hidden = nn.Dense(8, "relu")(x)

@@ -120,6 +120,20 @@ def test_labels_that_do_not_count(onward: Onward, features: np.ndarray, tmp_path
     assert found["accuracy"] > 0.9
 
 
+def test_inputs_without_numbers_are_refused(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    spec = npz(tmp_path / "d.npz", x=np.zeros((9, 0), np.float32), y=np.arange(9) % 2)
+    done = onward("train", "mlp", "--data", spec, "--output", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "there is no number in it" in done.err
+    np.save(tmp_path / "none.npy", np.zeros((0, 4), np.float32))
+    done = onward("predict", iris, tmp_path / "none.npy")
+    assert done.code == 2
+    assert "holds no samples" in done.err
+    done = onward("inspect", iris, "--plan", "--dim", f"N={10**30}")
+    assert done.code == 2
+    assert "below 2**63" in done.err
+
+
 def test_several_outputs(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
     x = nn.Input((4,), name="x")
     hidden = nn.Dense(8, "relu")(x)
@@ -264,6 +278,7 @@ def test_every_run_has_a_folder_of_its_own(
         ("seed=true", "option 'seed'"),
         ("hidden=2020-01-01", "a list is needed"),
         ("hidden=[100000000000000]", "not enough memory"),
+        ("hidden=[9999999999999999999999]", "units must be below 2**63"),
     ],
 )
 def test_options_of_networks_are_checked_by_type(

@@ -155,9 +155,7 @@ def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
     return _with_threshold(name, 0.5)
 
 
-def metric_of(
-    task: Task, name: str, threshold: float = 0.0, *, ignore_index: int | None = None
-) -> Metric:
+def metric_of(task: Task, name: str, threshold: float = 0.0, *, ignore_index: int | None = None) -> Metric:
     """The metric of this name for a task: of outputs with classes on axis 1, and of class numbers.
 
     Raises:

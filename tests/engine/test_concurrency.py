@@ -169,7 +169,7 @@ def test_old_plans_and_their_memory_go(planner: Planner) -> None:
     engine.run(feed(1))
     plan = engine.plan({"x": (1, 3, 32, 32)})
     assert plan is not None
-    arena = weakref.ref(plan._idle[0]._arena.base)
+    arena = weakref.ref(plan._idle[0].arena.base)
     plan = None
     gc.disable()
     try:
@@ -381,3 +381,37 @@ def test_what_is_prepared_is_not_planned_or_packed_again(
             session.prepare({"x": (1, 3, 32, 32), "z": (1,)})
     with Session(network(), engine="interpreter") as session:
         session.prepare({"x": (1, 3, 32, 32)})
+
+
+def test_sessions_that_are_closed_or_forgotten_leave_no_threads() -> None:
+    def workers() -> set[str]:
+        return {t.name for t in threading.enumerate() if t.name == "onward-team-4"}
+
+    with Session(network(), engine="compiled", threads=5) as session:
+        session.run(feed(2))
+        assert workers()
+    assert not workers()
+    session.close()
+    engine = CompiledEngine(network(), threads=5)
+    engine.run(feed(2))
+    assert workers()
+    del engine
+    gc.collect()
+    CompiledEngine(network(), threads=1)
+    assert not workers()
+
+
+def test_new_weights_find_the_working_memory_of_the_old(planner: Planner) -> None:
+    with Session(network(), engine="compiled", threads=1) as session:
+        v = np.array(network().graph.initializers["v"].const_value.numpy())  # type: ignore[union-attr]
+        session.load_weights({"v": v})
+        places = set()
+        for scale in (1.0, 2.0, 1.0):
+            session.load_weights({"v": v * np.float32(scale)})
+            results = session.run(feed(2))["y"]
+            with Session(network(), engine="compiled", threads=1) as fresh:
+                fresh.load_weights({"v": v * np.float32(scale)})
+                assert np.array_equal(fresh.run(feed(2))["y"], results)
+            plan = session._engine.plan({"x": (2, 3, 32, 32)})  # type: ignore[attr-defined]
+            places.add(plan._idle[0].arena.ctypes.data)
+        assert len(places) == 1

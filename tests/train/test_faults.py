@@ -58,8 +58,8 @@ def test_the_node_that_made_it_is_named(engine: str) -> None:
     trainer = Trainer(root(), "mse", SGD(learning_rate=0.1), engine=engine)
     with pytest.raises(
         TrainingError,
-        match=r"the loss became nan in epoch 1, step 3; step 3: node 'the root', operator Sqrt, opset 21, is the "
-        r"first whose result is not finite for finite operands \(1 of 2 elements\); lower the learning rate",
+        match=r"the loss became nan in epoch 1, step 3; step 3: node 'the root', operator Sqrt, opset 21, is "
+        r"the first whose result is not finite for finite operands \(1 of 2 elements\); lower the learning rate",
     ):
         trainer.fit(Loader(column(1, 2, 3, 4, 5, -1), 2, shuffle=False))
 
@@ -93,6 +93,14 @@ def test_a_run_whose_last_step_spoils_the_weights_is_no_success(engine: str) -> 
         trainer.fit(Loader(column(1, 2, 3, 0), 2, shuffle=False), epochs=1)
     assert np.isfinite(trainer.weights()["w"]).all()
     assert np.isfinite(trainer.predict(np.ones((1, 1), np.float32))["y"]).all()
+
+
+def test_a_gradient_that_waits_in_a_window_is_named_where_it_was_made() -> None:
+    trainer = Trainer(root(), "mse", SGD(learning_rate=0.1), accumulate=3)
+    with pytest.raises(
+        TrainingError, match=r"weight 'w' became .* in epoch 1, step 3; step 2: node 'grad/the root"
+    ):
+        trainer.fit(Loader(column(1, 2, 3, 0, 5, 6), 2, shuffle=False))
 
 
 def test_steps_done_again_are_the_same_steps() -> None:

@@ -53,7 +53,8 @@ def test_cosine_says_what_to_do_and_that_works(tmp_path: Path, schedule: Cosine)
     with pytest.raises(
         TrainingError,
         match=r"is of a run of 2 epochs, and the schedule Cosine depends on that number: over 4 epochs .* "
-        r"would be others\. Resume with 2 epochs, or give the schedule a length of its own: Cosine\(epochs=2\)",
+        r"would be others\. Resume with 2 epochs, or give the schedule a length of its own: "
+        r"Cosine\(epochs=2\), on the command line --schedule-epochs 2, keeps",
     ):
         run(path, schedule, 4, resume=True)
     options = {"warmup": schedule.warmup, "minimum": schedule.minimum}

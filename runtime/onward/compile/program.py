@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +23,9 @@ from onward.graph import (
     numpy_dtype,
     static_shape,
 )
+from onward.graph.requests import NO_KERNEL, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "is_weight", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
 
 _SMALL = 16
 
@@ -37,12 +39,16 @@ class NotStaticError(OnwardError):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape."""
+    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape.
+
+    `request` is what the operator asks of the compiler.
+    """
 
     node: ir.Node
     operator: Op
     inputs: tuple[ir.Value | None, ...]
     outputs: tuple[ir.Value, ...]
+    request: Request = NO_KERNEL
 
     @property
     def label(self) -> str:
@@ -73,6 +79,19 @@ class Program:
     outputs: dict[str, ir.Value]
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+        return self.shapes[value]
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the operators ask for, in order."""
+        return [o.request for o in self.operations]
+
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+        return self.constants.get(value)
 
 
 def specialize(
@@ -143,7 +162,16 @@ def specialize(
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
+    program.operations = [asked(program, o) for o in program.operations]
     return program
+
+
+def asked(program: Program, operation: Operation) -> Operation:
+    """An operation with the request of its operator."""
+    operator: Any = operation.operator
+    if not hasattr(operator, "lower"):
+        return operation
+    return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:

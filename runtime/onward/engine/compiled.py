@@ -107,6 +107,8 @@ class CompiledEngine:
         self._swapped: frozenset[str] = frozenset()
         self._making: dict[_Shapes, Future[_Made | None]] = {}
         """What is made, or being made, for the weights that are constants now."""
+        self._arenas: dict[_Shapes, list[Array]] = {}
+        """Working memory of plans whose weights have been replaced since, for those that follow."""
         self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
         """What has the weights of now."""
         self._background: Background[_Made | None] | None = Background() if background else None
@@ -119,7 +121,7 @@ class CompiledEngine:
         """Held by whoever reads or changes state."""
         self._closed = False
         self._teams.hold(self.threads)
-        self._release = weakref.finalize(self, self._teams.release, self.threads)
+        self._release = weakref.finalize(self, self._teams.forget, self.threads)
 
     @property
     def fixed(self) -> dict[str, Array]:
@@ -187,10 +189,13 @@ class CompiledEngine:
             swapped = self._swapped | fresh.keys()
             self._weights = {**self._weights, **fresh}
             self._interpreter.load({name: weight.array for name, weight in fresh.items()})
+            for key, plan in self._plans.items():
+                if plan is not None:
+                    self._arenas[key] = plan.idle_arenas()
             self._plans.clear()
             if swapped != self._swapped:
                 self._swapped = swapped
-                self._making = {}
+                self._making, self._arenas = {}, {}
                 if self._background is not None:
                     self._background.forget()
 
@@ -201,10 +206,12 @@ class CompiledEngine:
         with self._lock:
             self._closed = True
             self._plans.clear()
+            self._arenas.clear()
         with self._bodies_lock:
             for engine in self._bodies.values():
                 engine.close()
-        self._release()
+        if self._release.detach() is not None:
+            self._teams.release(self.threads)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -257,14 +264,15 @@ class CompiledEngine:
                 made = ready.result()
             with self._lock:
                 if making is self._making and key not in self._plans:
-                    self._plans[key] = None if made is None else self._bound(made)
+                    self._plans[key] = None if made is None else self._bound(key, made)
                     if len(self._plans) > _PLANS:
                         self._plans.popitem(last=False)
                     for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
                         if len(making) > _PLANS:
                             del making[old]
+                            self._arenas.pop(old, None)
 
-    def _bound(self, made: _Made) -> Plan:
+    def _bound(self, key: _Shapes, made: _Made) -> Plan:
         return Plan(
             made.spec,
             self._weights,
@@ -272,6 +280,7 @@ class CompiledEngine:
             made.seconds,
             workspaces=self._workspaces,
             run_body=self._run_body,
+            arenas=self._arenas.pop(key, ()),
         )
 
     def _once(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
 
@@ -31,6 +31,7 @@ class Plan:
         addresses: of the machine code of `spec.kernels`.
         seconds: what making it took, for reports.
         workspaces: runs at once; others wait.
+        arenas: working memory that a plan of the same spec has had.
         run_body: runs the bodies of operators such as If; NumPy does by default.
         packings: where packed weights are kept for other plans.
     """
@@ -43,6 +44,7 @@ class Plan:
         seconds: Mapping[str, float] | None = None,
         *,
         workspaces: int = 1,
+        arenas: Iterable[Array] = (),
         packings: Packings | None = None,
         run_body: RunBody | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class Plan:
         """The bytes of each buffer that runs share; None for those of a workspace."""
         self._limit = workspaces
         self._made = 0
+        self._arenas = list(arenas)
         self._idle: list[Workspace] = []
         self._free = threading.Condition(threading.Lock())
         self._prepared = not self._packed
@@ -72,16 +75,12 @@ class Plan:
         """The plan's calls in order."""
         return self.spec.rows
 
-    def rebound(self, weights: Mapping[str, Weight]) -> Plan:
-        """The same plan for other weights; packed ones that are equal are shared."""
-        return Plan(
-            self.spec,
-            weights,
-            self.addresses,
-            self.seconds,
-            workspaces=self._limit,
-            run_body=self.run_body,
-        )
+    def idle_arenas(self) -> list[Array]:
+        """Working memory that nothing uses, taken from the plan: for another plan of the same spec."""
+        with self._free:
+            idle, self._idle = self._idle, []
+            self._made -= len(idle)
+        return [workspace.arena for workspace in idle]
 
     def run(self, inputs: Mapping[str, Array], team: Team | None) -> dict[str, Array]:
         """Run once.
@@ -113,12 +112,13 @@ class Plan:
             while not self._idle:
                 if self._made < self._limit:
                     self._made += 1
+                    arena = self._arenas.pop() if self._arenas else None
                     break
                 self._free.wait()
             else:
                 return self._idle.pop()
         try:
-            return Workspace(self)
+            return Workspace(self, arena)
         except BaseException:
             with self._free:
                 self._made -= 1

@@ -101,8 +101,8 @@ class Session:
         """Plan, compile and pack weights for inputs of these shapes now, so that no later run has to.
 
         Args:
-            shapes: by name of each input that is a tensor, without open dimensions. The compiled engine keeps 16 sets of them, those
-                that were used last.
+            shapes: by name of each input that is a tensor, without open dimensions. The compiled
+                engine keeps 16 sets of them, those that were used last.
 
         Raises:
             InputError: an input is missing or unknown, or its shape does not fit the declared one.

@@ -43,13 +43,14 @@ class Workspace:
 
     Args:
         plan: what is run; only its parts that never change are read.
+        arena: working memory that another workspace for the same spec had; None: new.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, arena: Array | None = None) -> None:
         self._spec = spec = plan.spec
         self._addresses = plan.addresses
         self._run_body = plan.run_body
-        self._arena = zeros(spec.arena_bytes)
+        self.arena = zeros(spec.arena_bytes) if arena is None else arena
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
         self._memories = [
@@ -125,7 +126,7 @@ class Workspace:
         if memory.region is Region.INPUT:
             return self._small.get(memory.name)
         assert memory.region is Region.ARENA
-        return self._arena[memory.offset : memory.offset + memory.nbytes]
+        return self.arena[memory.offset : memory.offset + memory.nbytes]
 
     def _view(self, window: Window) -> Array:
         """A tensor as a NumPy array."""

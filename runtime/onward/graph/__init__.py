@@ -11,7 +11,6 @@ from onward.graph.canonical import canonical_graph, canonical_model, current_ver
 from onward.graph.evaluate import Evaluator, Observer
 from onward.graph.expression import Expression
 from onward.graph.infer import infer_node
-from onward.graph.lowering import Lowering
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
 from onward.graph.origin import opset_of
 from onward.graph.replace import replace_node
@@ -27,6 +26,7 @@ from onward.graph.types import (
     spec_of,
     static_shape,
 )
+from onward.graph.windows import Extents, Geometry
 
 __all__ = [
     "ONWARD_DOMAIN",
@@ -36,7 +36,8 @@ __all__ = [
     "Dim",
     "Evaluator",
     "Expression",
-    "Lowering",
+    "Extents",
+    "Geometry",
     "Observer",
     "Op",
     "RunBody",

@@ -14,8 +14,9 @@ An operator class gives
 - `element(self, *operands)`: for element-wise operators, the result as an `Expression` of the operands: the
   compiler fuses such operators into one pass.
   One that has such a form for some constant operands only says so in `element_suits(self, *contents)`.
-- `lower(self, b, outputs, *inputs)`: which compiled kernels compute the operator; `b` is the compiler's
-  `Lowering`. Operators without either rule run their NumPy kernel inside the compiled plan.
+- `lower(self, static, outputs, *inputs)`: what the compiler is asked to compute, as a `Request` of
+  `onward.graph.requests`, or `Unsupported` with the reason why no kernel does; `static` knows shapes and
+  constants. Operators with neither `element` nor `lower` run their NumPy kernel inside the compiled plan.
 - `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
   the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
 
@@ -57,23 +58,8 @@ class Op:
     domain: ClassVar[str]
     since: ClassVar[tuple[int, ...]]
     multiple_outputs: ClassVar[bool]
-    image_inputs: ClassVar[tuple[int, ...]] = ()
-    """Operands that the compiled kernel takes channels-last."""
-    image_outputs: ClassVar[tuple[int, ...]] = ()
-    """Results that the compiled kernel gives channels-last."""
-    fuses_elements: ClassVar[bool] = False
-    """Whether the compiled kernel can compute element-wise operators on its result before storing it."""
-    expression_inputs: ClassVar[tuple[int, ...]] = ()
-    """Operands, of one shape, that the compiled kernel takes as expressions of other tensors."""
-    convolution_role: ClassVar[str] = ""
-    """Which of a convolution's three directions it is: "forward", "input" or "weight"; empty for none."""
-
-    image_through: ClassVar[bool] = False
-    """Whether the compiled kernel takes operands in the layout that they are kept in, and gives the results
-    in the same one."""
-    element_scalars: ClassVar[tuple[int, ...]] = ()
-    """Operands that `element` does not see: `scalars(b, *them)` gives tensors of one float32 each, whose
-    expressions follow the operands of `element`."""
+    refuses_data: ClassVar[bool] = True
+    """Whether the kernel may raise an error about data of the right shapes and types."""
 
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""

@@ -117,8 +117,8 @@ class VarianceScaling(Initializer):
     """Zero mean and variance `scale / fan`, where fan is fan_in, fan_out or their mean.
 
     Attributes:
-        distribution: "truncated_normal" draws again what lies beyond two standard deviations of the normal that
-            is cut, and makes up for the variance that this takes; "untruncated_normal"; or "uniform".
+        distribution: "truncated_normal" draws again what lies beyond two standard deviations of the normal
+            that is cut, and makes up for the variance that this takes; "untruncated_normal"; or "uniform".
     """
 
     scale: float = 1.0
@@ -135,8 +135,8 @@ class VarianceScaling(Initializer):
             )
         if self.distribution not in ("truncated_normal", "untruncated_normal", "uniform"):
             raise ConfigError(
-                "initializer VarianceScaling: distribution is truncated_normal, untruncated_normal or uniform, "
-                f"got {self.distribution!r}"
+                "initializer VarianceScaling: distribution is truncated_normal, untruncated_normal or "
+                f"uniform, got {self.distribution!r}"
             )
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int], fans: Fans, dtype: np.dtype[Any]) -> Array:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Lowering, Op, op
+from onward.graph import Array, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._reduction import position_of
 
 
@@ -20,5 +19,5 @@ class ArgMax(Op):
     def kernel(self, data: Array) -> Array:
         return position_of(np.argmax, data, self.axis, bool(self.keepdims), bool(self.select_last_index))
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        b.arg_extreme(outputs[0], data, self.axis, "max", last=bool(self.select_last_index))
+    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Position:
+        return requests.Position(outputs[0], data, self.axis, "max", last=bool(self.select_last_index))

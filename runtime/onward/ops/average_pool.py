@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import window_sum
 from onward.ops._window import Window, resolve
@@ -44,12 +43,9 @@ class AveragePool(Op):
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(X), self.window().pooled_dims(dims_of(X)))]
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        geometry = self.window().over(b.shape(X)[2:])
-        b.average_pool(outputs[0], X, geometry, bool(self.count_include_pad))
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.AveragePool:
+        geometry = self.window().over(static.shape(X)[2:])
+        return requests.AveragePool(outputs[0], X, geometry, bool(self.count_include_pad))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         dims = dims_of(X)

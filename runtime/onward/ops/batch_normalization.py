@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._normalization import batch_statistics, per_channel
 
 
@@ -34,8 +35,20 @@ class BatchNormalization(Op):
         moved = running * dtype(self.momentum) + batch * dtype(1 - self.momentum)
         return moved.astype(running.dtype, copy=False)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        input_mean: ir.Value,
+        input_var: ir.Value,
+    ) -> requests.BatchNormalization:
+        training = bool(self.training_mode)
+        return requests.BatchNormalization(
+            outputs, X, scale, B, input_mean, input_var, self.epsilon, self.momentum, training
+        )
 
     def gradient(
         self,
@@ -99,6 +112,20 @@ class BatchNormalization9(Op):
     ) -> ir.Value:
         return _in_inference(g, self.output_count, X, scale, B, mean, var, self.epsilon)
 
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        mean: ir.Value,
+        var: ir.Value,
+    ) -> requests.BatchNormalization:
+        return requests.BatchNormalization(
+            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
+        )
+
 
 @op("BatchNormalization", since=7)
 class BatchNormalization7(Op):
@@ -113,6 +140,22 @@ class BatchNormalization7(Op):
     ) -> ir.Value:
         operands = (X, scale, B, mean, var)
         return _in_inference(g, self.output_count, *operands, self.epsilon, spatial=bool(self.spatial))
+
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        mean: ir.Value,
+        var: ir.Value,
+    ) -> requests.BatchNormalization | Unsupported:
+        if not self.spatial:
+            return Unsupported("statistics of every element")
+        return requests.BatchNormalization(
+            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
+        )
 
 
 @op("BatchNormalization", since=(1, 6))

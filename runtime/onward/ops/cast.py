@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Builder, Expression, Lowering, Op, dtype_of, is_float, numpy_dtype, op
+from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("Cast", since=(6, 9, 13, 19, 21, 23, 24, 25, 28))
@@ -25,8 +24,8 @@ class Cast(Op):
     def element(self, input: Expression) -> Expression:
         return converted_element(input, self.to)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.convert(outputs[0], input)
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Convert:
+        return requests.Convert(outputs[0], input)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         return (converted_back(g, dy, input),)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 @op("Dropout", since=(12, 13, 22))
@@ -31,16 +30,16 @@ class Dropout(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         data: ir.Value,
         ratio: ir.Value | None = None,
         training_mode: ir.Value | None = None,
-    ) -> None:
-        mode = None if training_mode is None else b.known(training_mode)
+    ) -> requests.Identity | Unsupported:
+        mode = None if training_mode is None else static.known(training_mode)
         if len(outputs) > 1 or (training_mode is not None and (mode is None or mode.any())):
-            b.decline("a mask, or training_mode that is not false")
-        b.forward(outputs[0], data)
+            return Unsupported("a mask, or training_mode that is not false")
+        return requests.Identity(outputs[0], data)
 
     def gradient(
         self,

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._floats import widened
 
 
@@ -27,14 +26,12 @@ class Gemm(Op):
             return y
         return y + (C if self.beta == 1 else (C * self.beta).astype(A.dtype, copy=False))
 
-    fuses_elements = True
-
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value, C: ir.Value | None = None
-    ) -> None:
+        self, static: Static, outputs: Values, A: ir.Value, B: ir.Value, C: ir.Value | None = None
+    ) -> requests.Product | Unsupported:
         if self.alpha != 1 or (C is not None and self.beta != 1):
-            b.decline("alpha or beta is not 1")
-        b.gemm(outputs[0], A, B, C, transpose_a=bool(self.transA), transpose_b=bool(self.transB))
+            return Unsupported("alpha or beta is not 1")
+        return requests.Product(outputs[0], A, B, C, bool(self.transA), bool(self.transB))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value, C: ir.Value | None = None

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._floats import widened
 from onward.ops._shape import over_trailing_axes
 
@@ -20,8 +19,8 @@ class LogSoftmax(Op):
     def kernel(self, input: Array) -> Array:
         return log_softmax(input, self.axis)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.softmax(outputs[0], input, (self.axis,), logarithm=True)
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Softmax:
+        return requests.Softmax(outputs[0], input, (self.axis,), logarithm=True)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         share = g.ReduceSum(dy, [self.axis], keepdims=1)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import Extents, Geometry, Window, resolve
 
@@ -62,13 +61,10 @@ class MaxPool(Op):
         planes = np.arange(X.shape[0] * X.shape[1]) * int(np.prod(geometry.spatial))
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        if len(outputs) > 1 or len(b.shape(X)) > 4:
-            b.decline("indices, or three spatial axes")
-        b.max_pool(outputs[0], X, self.window().over(b.shape(X)[2:]))
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool | Unsupported:
+        if len(outputs) > 1 or len(static.shape(X)) > 4:
+            return Unsupported("indices, or three spatial axes")
+        return requests.MaxPool(outputs[0], X, self.window().over(static.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         dims = self.window().pooled_dims(dims_of(X))

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("Reshape", since=(5, 13, 14, 19, 21, 23, 24, 25))
@@ -19,8 +19,8 @@ class Reshape(Op):
     def kernel(self, data: Array, shape: Array) -> Array:
         return _reshaped(data, shape, copy_zeros=not self.allowzero)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, *rest: ir.Value | None) -> None:
-        b.view(outputs[0], data)
+    def lower(self, static: Static, outputs: Values, data: ir.Value, *rest: ir.Value | None) -> requests.View:
+        return requests.View(outputs[0], data)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, shape: ir.Value

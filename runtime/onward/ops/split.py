@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 @op("Split", since=18, multiple_outputs=True)
@@ -20,9 +21,9 @@ class Split(Op):
         return pieces(input, self.axis, split, count)
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, split: ir.Value | None = None
-    ) -> None:
-        lower_pieces(b, outputs, input, self.axis)
+        self, static: Static, outputs: Values, input: ir.Value, split: ir.Value | None = None
+    ) -> requests.Slices | Unsupported:
+        return windows(static, outputs, input, self.axis)
 
     def gradient(
         self,
@@ -91,18 +92,19 @@ def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: in
     return tuple(np.split(x, ends[:-1], axis))
 
 
-def lower_pieces(b: Lowering, outputs: Sequence[ir.Value], x: ir.Value, axis: int) -> None:
-    """Windows on x; a piece that nobody names would leave the others' places open."""
-    rank = len(b.shape(x))
+def windows(static: Static, outputs: Values, x: ir.Value, axis: int) -> requests.Slices | Unsupported:
+    """The pieces as windows on x."""
+    rank = len(static.shape(x))
     axis %= rank
-    if sum(b.shape(y)[axis] for y in outputs) != b.shape(x)[axis]:
-        b.decline("pieces that are not named")
-    start = 0
+    if sum(static.shape(y)[axis] for y in outputs) != static.shape(x)[axis]:
+        return Unsupported("pieces that are not named")
+    start, picked = 0, []
     for y in outputs:
-        picked = [slice(None)] * rank
-        picked[axis] = slice(start, start + b.shape(y)[axis])
-        start += b.shape(y)[axis]
-        b.slices(y, x, picked)
+        cuts = [slice(None)] * rank
+        cuts[axis] = slice(start, start + static.shape(y)[axis])
+        start += static.shape(y)[axis]
+        picked.append(tuple(cuts))
+    return requests.Slices(outputs, x, tuple(picked))
 
 
 def joined(g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], axis: int) -> ir.Value:

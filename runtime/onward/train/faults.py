@@ -7,7 +7,7 @@ then runs that one node by node, from the state before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
@@ -20,6 +20,7 @@ from onward.errors import OnwardError
 from onward.graph import Array
 
 if TYPE_CHECKING:
+    from onward.data import Batch
     from onward.train.run import Run
 
 __all__ = ["Rewind", "first_fault", "is_finite"]
@@ -34,21 +35,21 @@ class Rewind:
 
     def __init__(self) -> None:
         self._state: dict[str, Array] = {}
-        self._epoch = self._batch = self._step = 0
+        self._step = 0
         self._updates = UpdateCount()
+        self._taken: list[tuple[int, int, float]] = []
 
-    def keep(self, run: Run) -> None:
-        """Copy the state where the last copy is old; called before each step."""
-        if self._state and run.batch and run.step < self._step + _STEPS:
-            return
-        state = run.session.state
-        if self._state:
+    def keep(self, run: Run, rate: float) -> None:
+        """Note a step that is about to be done, and copy the state where the last copy is old."""
+        if not self._state or len(self._taken) == _STEPS:
+            state = run.session.state
+            if not self._state:
+                self._state = {name: np.empty_like(array) for name, array in state.items()}
             for name, array in state.items():
                 np.copyto(self._state[name], array)
-        else:
-            self._state = {name: array.copy() for name, array in state.items()}
-        self._epoch, self._batch, self._step = run.epoch, run.batch, run.step
-        self._updates = replace(run.updates)
+            self._step, self._updates = run.step, replace(run.updates)
+            self._taken.clear()
+        self._taken.append((run.epoch, run.batch, rate))
 
     def explain(self, run: Run) -> str:
         """Say which node first made what is not finite, and leave the session in the state before it.
@@ -59,13 +60,15 @@ class Rewind:
             return ""
         run.session.load_state(self._state)
         updates = replace(self._updates)
-        batches = run.loader.epoch(self._epoch - 1, self._batch)
-        for number, batch in zip(range(self._step, run.step), batches, strict=False):
-            position = self._batch + number - self._step
-            inputs, ends = run.inputs(batch, position, number, updates)
+        batches: Iterator[Batch] = iter(())
+        reading = 0
+        for number, (epoch, position, rate) in enumerate(self._taken, self._step):
+            if epoch != reading:
+                batches, reading = run.loader.epoch(epoch - 1, position), epoch
+            inputs, ends = run.inputs(next(batches), position, number, rate, updates)
             before = {name: array.copy() for name, array in run.session.state.items()}
             results = run.session.run(inputs)
-            if np.isfinite(results[run.layout.loss]) and not run.faulty():
+            if np.isfinite(results[run.layout.loss]) and not run.faulty(everywhere=True):
                 updates.add(sum(float(results[w]) for w in run.layout.totals.values()), ends)
                 continue
             run.session.load_state(before)

@@ -90,17 +90,14 @@ class Run:
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return self._rate(self.batch)
-
-    def _rate(self, position: int) -> float:
         # each epoch ends a window
         windows = math.ceil(len(self.loader) / self.accumulate)
-        done = (self.epoch - 1) * windows + position // self.accumulate
+        done = (self.epoch - 1) * windows + self.batch // self.accumulate
         at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
         return self.base_rate * self.schedule.factor(at, self._schedule_state)
 
     def inputs(
-        self, batch: Batch, position: int, step: int, updates: UpdateCount
+        self, batch: Batch, position: int, step: int, rate: float, updates: UpdateCount
     ) -> tuple[dict[str, Array], bool]:
         """What the step takes, and whether it ends a window.
 
@@ -108,12 +105,13 @@ class Run:
             batch: the batch.
             position: its place in the epoch, from 0.
             step: the number of steps before it.
+            rate: the learning rate.
             updates: the updates before it.
         """
         layout = self.layout
         inputs = {
             **self.feed(batch),
-            layout.learning_rate: np.asarray(self._rate(position), np.float32),
+            layout.learning_rate: np.asarray(rate, np.float32),
             layout.step: np.asarray(step, np.int64),
         }
         if layout.seed is not None:
@@ -126,8 +124,8 @@ class Run:
     def advance(self, batch: Batch) -> None:
         """Do one step."""
         rate = self.learning_rate()
-        inputs, ends = self.inputs(batch, self.batch, self.step, self.updates)
-        self._rewind.keep(self)
+        inputs, ends = self.inputs(batch, self.batch, self.step, rate, self.updates)
+        self._rewind.keep(self, rate)
         results = self.session.run(inputs)
         self.step += 1
         self.batch += 1
@@ -138,10 +136,15 @@ class Run:
                 metric.update(output, batch.targets)
         self.last = {"loss": float(results[self.layout.loss]), "learning_rate": rate}
 
-    def faulty(self) -> list[str]:
-        """Weights and running statistics that hold NaN or infinities which they did not begin with."""
+    def faulty(self, *, everywhere: bool = False) -> list[str]:
+        """Weights and running statistics that hold NaN or infinities which they did not begin with.
+
+        Args:
+            everywhere: look at the optimizer's state and at accumulated gradients too.
+        """
         state = self.session.state
-        names = (*self.layout.parameters, *self.layout.statistics)
+        slots = self.layout.slots if everywhere else ()
+        names = (*self.layout.parameters, *self.layout.statistics, *slots)
         return [name for name in names if name not in self._unsound and not is_finite(state[name])]
 
     def refuse(self, what: str) -> NoReturn:
@@ -244,8 +247,8 @@ class Run:
             )
         name = type(self.schedule).__name__
         way = (
-            f"or give the schedule a length of its own: {name}(epochs={epochs}) keeps these rates and then "
-            "stays at its last"
+            f"or give the schedule a length of its own: {name}(epochs={epochs}), on the command line "
+            f"--schedule-epochs {epochs}, keeps these rates and then stays at its last"
             if hasattr(self.schedule, "epochs")
             else "or begin a new run from its weights"
         )

@@ -164,6 +164,19 @@ class Trainer:
         state = self._session.state
         return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
 
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """Parameters, optimizer state and running statistics by name, as they are now; read-only."""
+        return self._session.state
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put back what `state` gave, here or in another trainer of the same step.
+
+        Raises:
+            InputError: a name is missing or unknown, or an array does not fit.
+        """
+        self._session.load_state(state)
+
     def _fresh_slots(self) -> dict[str, Array]:
         initializers = self.step.model.graph.initializers
         tensors = {name: initializers[name].const_value for name in self.step.slots}
@@ -179,11 +192,12 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         resume: str | Path | None = None,
         progress: bool | None = None,
+        keep_optimizer_state: bool = False,
     ) -> History:
         """Train.
 
-        Each call is a run of its own: it starts from the current weights and statistics, with fresh optimizer
-        state, as a new trainer of `model` would.
+        Each call is a run of its own: it starts from the current weights and statistics, and, unless told
+        otherwise, with fresh optimizer state, as a new trainer of `model` would.
 
         Args:
             data: a loader, a data set, or arrays (inputs [N, ...], targets [N, ...]).
@@ -193,6 +207,7 @@ class Trainer:
             callbacks: called in order; checkpoints last.
             resume: a checkpoint to go on from; the run then equals one that never stopped.
             progress: show a progress bar; None: on a terminal.
+            keep_optimizer_state: go on with the moments that an earlier call left.
 
         Raises:
             ConfigError: the data do not fit the model, or options contradict each other.
@@ -228,7 +243,7 @@ class Trainer:
             metric.reset()
         if resume is not None:
             run.resume(resume)
-        else:
+        elif not keep_optimizer_state:
             self._session.load_state({**self._session.state, **self._fresh_slots()})
         self.history = run.history
         run.begin()

@@ -22,12 +22,12 @@ __all__ = ["backward_data_pack", "forward_pack", "packed_backward_size", "packed
 
 
 def packed_forward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `forward`."""
+    """Elements of the weights packed for `forward`."""
     return panels_size(forward_grids(conv), forward_blocks(conv, target))
 
 
 def packed_backward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `backward_data`."""
+    """Elements of the weights packed for `backward_data`."""
     blocks = backward_blocks(conv, target)
     return panels_size(backward_grids(conv, blocks), blocks)
 
@@ -58,6 +58,7 @@ def _pack(
     backward: Weights | None = None,
 ) -> Kernel:
     """Panels [group, block][tap row, tap column, depth][lane of the block], lanes past the end zero."""
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     _, thread, threads = f.arguments
@@ -85,7 +86,7 @@ def _pack(
                 for v in range(blocks.vectors):
                     _gather(f, start, target_row, v, left, weights.output, bool(blocks.rest))
     f.ret()
-    size = 4 * (conv.weights + panels_size(grids, blocks))
+    size = target.nbytes * (conv.weights + panels_size(grids, blocks))
     return Kernel(
         name, module.text(), parameters, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks)
     )
@@ -101,10 +102,10 @@ def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride:
     if mask is None:
         row = f.zero()
         for lane in range(lanes):
-            element = f.load(start, "float", (v * lanes + lane) * stride)
+            element = f.load(start, None, (v * lanes + lane) * stride)
             row = f.insert(row, element, lane)
         f.vstore(row, sink, v * lanes)
         return
     f.vstore(f.zero(), sink, v * lanes)
     with f.range(0, f.smin(left - v * lanes, lanes)) as place:
-        f.store(f.load(start, "float", (place + v * lanes) * stride), f.at(sink, place + v * lanes))
+        f.store(f.load(start, None, (place + v * lanes) * stride), f.at(sink, place + v * lanes))

@@ -18,9 +18,6 @@ from onward.compile.kernels.kernel import Kernel, integer, read, slot_values
 
 __all__ = ["dots"]
 
-_MOST_ROWS = 8
-"""Rows of a tile at most: more of them save few loads and leave more rows over."""
-
 
 def dots(spec: Gemm, target: Target) -> Kernel:
     """The kernel for lines along k on both sides. Slots: a, b, c, e0, ... (epilogue operands), batch.
@@ -31,6 +28,7 @@ def dots(spec: Gemm, target: Target) -> Kernel:
         raise ValueError("dot products read lines of known length, contiguous on both sides")
     if spec.outer or spec.accumulate or spec.partial:
         raise ValueError("dot products make one matrix and store it once")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
@@ -43,14 +41,14 @@ def dots(spec: Gemm, target: Target) -> Kernel:
 
 def _block_columns(n: int, target: Target) -> int:
     """Columns of a block: nearly equal blocks, their sums at most half a vector of 16 or 8 lanes."""
-    most = max(4, target.lanes // 2)
+    most = min(target.lanes, max(4, target.lanes // 2))
     return -(-n // -(-n // most))
 
 
 def _tile_rows(columns: int, target: Target) -> int:
     """Rows of a tile whose sums, with a vector of each of its rows and one of a column, fit the registers."""
     spare = 1 if target.fused else 2
-    return max(1, min((target.registers - spare) // (columns + 1), _MOST_ROWS))
+    return max(1, min((target.registers - spare) // (columns + 1), target.tuning.dots_rows))
 
 
 def _product(f: Function, spec: Gemm, values: dict[str, Value]) -> None:

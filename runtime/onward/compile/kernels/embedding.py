@@ -1,6 +1,7 @@
 """Rows of a table by index, and the gradient that adds rows back.
 
-Indices are int64. Negative ones count from the end, as in ONNX's Gather; the caller checks their range.
+Rows are of the target's type. Indices are int64. Negative ones count from the end, as in ONNX's Gather; the
+caller checks their range.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def gather_rows(rows: int, columns: int, target: Target) -> Kernel:
         f"gather_rows {rows}x{columns}",
         module.text(),
         parameters,
-        bytes=Affine(0, 8 * columns),
+        bytes=Affine(0, 2 * target.nbytes * columns),
         units=Affine(0, 1),
     )
 
@@ -71,6 +72,6 @@ def scatter_rows(rows: int, columns: int, target: Target, *, skip: int | None = 
         module.text(),
         parameters,
         flops=Affine(0, columns),
-        bytes=Affine(0, 12 * columns),
+        bytes=Affine(0, 3 * target.nbytes * columns),
         units=Affine(-(-columns // lanes)),
     )

@@ -30,6 +30,7 @@ class Response:
     alpha: float
     beta: float
     bias: float
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         extents = {(i.height, i.width, i.channels) for i in self.images}
@@ -53,7 +54,7 @@ def response_backward(spec: Response, target: Target) -> Kernel:
 class _Writer:
     def __init__(self, spec: Response, target: Target, tensors: tuple[str, ...]) -> None:
         self.spec = spec
-        self.target = target
+        self.target = target = target.typed(spec.dtype)
         self.tensors = tensors
         self.module = Module(target)
         self.f = self.module.entry()
@@ -90,9 +91,9 @@ class _Writer:
             ir=self.module.text(),
             parameters=self.parameters,
             flops=Affine(0, elements * (2 * spec.size + 30)),
-            bytes=Affine(0, 4 * elements * len(self.tensors)),
+            bytes=Affine(0, self.target.nbytes * elements * len(self.tensors)),
             units=Affine(0, image.height),
-            scratch=4 * width,
+            scratch=self.target.nbytes * width,
         )
 
     def blocks(self, body: object) -> None:

@@ -20,12 +20,6 @@ from onward.errors import ShapeError
 
 __all__ = ["Pool", "pool_backward", "pool_forward"]
 
-_UNROLLED = 4
-"""Columns of a window up to which they are written out."""
-
-_BAND = 8
-"""Rows of windows that a band of dx meets, about, where windows overlap."""
-
 
 @dataclass(frozen=True)
 class Pool:
@@ -43,6 +37,7 @@ class Pool:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     count_include_pad: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.kind not in ("max", "average"):
@@ -53,7 +48,7 @@ class Pool:
 
 def pool_forward(pool: Pool, target: Target) -> Kernel:
     """Slots: x, y, batch."""
-    module = Module(_narrowed(target, pool.x.channels))
+    module = Module(_narrowed(target.typed(pool.dtype), pool.x.channels))
     f = module.entry()
     parameters = (*read("x"), *write("y"), *integer("batch"))
     values = slot_values(f, parameters)
@@ -87,12 +82,12 @@ def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value
         for v, total in enumerate(totals):
             f.vstore(total * scale if scale is not None else total, sink, first + v * f.lanes, mask)
 
-    _blocks(f, pool.x.channels, 4, block)
+    _blocks(f, pool.x.channels, f.module.target.tuning.pool_vectors, block)
 
 
 def pool_backward(pool: Pool, target: Target) -> Kernel:
     """dx from dy. Slots: dy, dx, batch, and for max pooling x and y. dx's border is left alone."""
-    module = Module(_narrowed(target, pool.x.channels))
+    module = Module(_narrowed(target.typed(pool.dtype), pool.x.channels))
     f = module.entry()
     tensors = (*read("dy"), *write("dx"), *(read("x", "y") if pool.kind == "max" else ()))
     parameters = (*tensors, *integer("batch"))
@@ -100,7 +95,7 @@ def pool_backward(pool: Pool, target: Target) -> Kernel:
     x, y = pool.x, pool.y
     rows, columns = (_Axis.of(pool, axis) for axis in range(2))
     disjoint = rows.disjoint and columns.disjoint
-    height = min(x.height, _BAND * pool.strides[0])
+    height = min(x.height, module.target.tuning.pool_band * pool.strides[0])
     units = y.height if disjoint else -(-x.height // height)
     low, high = f.share(values["batch"] * units, *f.arguments[1:])
     with f.range(low, high) as unit:
@@ -139,7 +134,7 @@ def _clear(f: Function, channels: int, sink: Value) -> None:
         for v in range(vectors):
             f.vstore(f.zero(), sink, first + v * f.lanes, mask)
 
-    _blocks(f, channels, 4, block)
+    _blocks(f, channels, f.module.target.tuning.pool_vectors, block)
 
 
 def _spread(
@@ -190,15 +185,15 @@ def _spread(
             gradient = window.taps(gradient, skip, before)
         window.taps(gradient, tap, within)
 
-    _blocks(f, pool.x.channels, 2, block)
+    _blocks(f, pool.x.channels, f.module.target.tuning.pool_vectors // 2, block)
 
 
 def _narrowed(target: Target, channels: int) -> Target:
     """A target of half or a quarter of the lanes where all channels fit: it crosses fewer cache lines."""
-    lanes = target.lanes
-    while lanes > 4 and channels <= lanes // 2:
-        lanes //= 2
-    return replace(target, lanes=lanes)
+    vector = target.vector_bytes
+    while vector > 16 and channels * target.nbytes <= vector // 2:
+        vector //= 2
+    return replace(target, vector_bytes=vector)
 
 
 def _kernel(name: str, module: Module, parameters: tuple[Parameter, ...], pool: Pool, units: int) -> Kernel:
@@ -209,7 +204,7 @@ def _kernel(name: str, module: Module, parameters: tuple[Parameter, ...], pool: 
         ir=module.text(),
         parameters=parameters,
         flops=Affine(0, pool.y.elements * taps),
-        bytes=Affine(0, 4 * (pool.x.elements + pool.y.elements) * max(1, tensors // 2)),
+        bytes=Affine(0, module.target.nbytes * (pool.x.elements + pool.y.elements) * max(1, tensors // 2)),
         units=Affine(0, units),
     )
 
@@ -319,7 +314,7 @@ class _Window:
             return f.value(1.0 / (pool.kernel[0] * pool.kernel[1]), f.vector)
         (r0, r1), (c0, c1) = self.ranges
         count = (f.value(r1) - r0) * (f.value(c1) - c0)
-        return f.splat(1.0 / f.cast("sitofp", count, "float"))
+        return f.splat(1.0 / f.cast("sitofp", count, f.float))
 
 
 def _few(
@@ -330,7 +325,7 @@ def _few(
 ) -> list[Value]:
     """A loop that carries values, written out when it is known to be short."""
     low, high = bounds
-    if isinstance(low, int) and isinstance(high, int) and high - low <= _UNROLLED:
+    if isinstance(low, int) and isinstance(high, int) and high - low <= f.module.target.tuning.pool_unrolled:
         out = list(carry)
         for number in range(low, high):
             out = body(f.value(number), out)

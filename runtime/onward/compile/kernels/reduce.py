@@ -1,7 +1,7 @@
 """Sums and extremes of element expressions over all axes but the last, or over everything.
 
 `reduce_columns` leaves each thread's share in a partial result of its own; `finish_columns` combines the
-shares in thread order and computes expressions of them. Sums go through runs of at most 64 rows, so rounding
+shares in thread order and computes expressions of them. Sums go through short runs of rows, so rounding
 errors do not pile up along a whole batch. Reproducible bit for bit at a given number of threads.
 """
 
@@ -25,15 +25,13 @@ __all__ = ["COMBINE", "Columns", "Finish", "finish_columns", "partial_size", "re
 COMBINE = {"sum": 0.0, "max": -math.inf, "min": math.inf}
 """Ways to combine, with the result over nothing."""
 
-_RUN = 64
-
 
 @dataclass(frozen=True)
 class Columns:
     """Reduce expressions over [batch, *shape] to vectors along the last axis of `shape`.
 
     `everything` reduces the last axis too: each result is then one value, in lane 0. Strides are as in
-    `Element`. `combine[i]` says how expression i is combined.
+    `Element`. `combine[i]` says how expression i is combined; `dtype` is that of all arithmetic and results.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +39,7 @@ class Columns:
     expressions: tuple[Expression, ...]
     combine: tuple[str, ...]
     everything: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if inputs_of(self.expressions) > len(self.operands):
@@ -53,12 +52,13 @@ class Columns:
 
 
 def _width(spec: Columns, target: Target) -> int:
-    """Floats of one result in a partial."""
+    """Elements of one result in a partial."""
+    target = target.typed(spec.dtype)
     return target.lanes if spec.everything else -(-spec.shape[-1] // target.lanes) * target.lanes
 
 
 def partial_size(spec: Columns, target: Target, threads: int) -> int:
-    """Floats of all partial results on `threads` threads."""
+    """Elements of all partial results on `threads` threads."""
     return threads * len(spec.expressions) * _width(spec, target)
 
 
@@ -74,6 +74,7 @@ def combine(f: Function, how: str, a: Value, b: Value) -> Value:
 
 def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kernel:
     """Partial results [thread][expression][column]. Slots: x0, x1, ..., partial, batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (*read(*(f"x{i}" for i in range(len(spec.operands)))), *write("partial"), *integer("batch"))
@@ -96,7 +97,7 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
     with f.repeat() as leave:
         row = f.load(position, "i64")
         leave(f.compare("sge", row, high))
-        count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), _RUN)
+        count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), target.tuning.reduce_run)
         f.store(row + count, position)
         starts = decode(f, row, middle, [list(o.strides) for o in spec.operands])
         _run(f, spec, values, starts, count, columns, width, partial, neutral)
@@ -189,6 +190,7 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
 
     `parts` is the number of threads that `reduce_columns` ran on.
     """
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (
@@ -221,7 +223,7 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
                 for t, how in zip(totals, spec.combine, strict=True)
             ]
         operands = [
-            load_operand(f, values[f"x{i}"], first if step else f.value(0), step, "float32", mask)
+            load_operand(f, values[f"x{i}"], first if step else f.value(0), step, spec.dtype, mask)
             for i, step in enumerate(finish.operands)
         ]
         results = emit(f, finish.expressions, [*totals, *operands])
@@ -233,6 +235,6 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
         ir=module.text(),
         parameters=parameters,
         flops=Affine(columns * flops(finish.expressions)),
-        bytes=Affine(4 * columns * (count + len(finish.operands) + len(finish.results))),
+        bytes=Affine(target.nbytes * columns * (count + len(finish.operands) + len(finish.results))),
         units=Affine(-(-columns // lanes)),
     )

@@ -35,6 +35,7 @@ class Rows:
     passes: tuple[tuple[str, Expression, Expression | None], ...]
     results: tuple[tuple[Operand, Expression], ...]
     row_results: tuple[tuple[str, Expression], ...] = ()
+    dtype: str = "float32"
 
     @property
     def column(self) -> int:
@@ -49,6 +50,7 @@ class Rows:
 
 def rows_kernel(spec: Rows, target: Target, name: str = "rows") -> Kernel:
     """The kernel. Slots: x0, ... (operands), y0, ... (results), r0, ... (row results), batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (
@@ -100,7 +102,7 @@ class _Row:
             else load_operand(f, self.values[f"x{i}"], self.starts[i] + first, 1, o.dtype, mask)
             for i, o in enumerate(self.spec.operands)
         ]
-        number = f.splat(f.cast("sitofp", first, "float")) + f.cast("sitofp", f.lane_ids("i32"), f.vector)
+        number = f.splat(f.cast("sitofp", first, f.float)) + f.cast("sitofp", f.lane_ids("i32"), f.vector)
         return [*found, number, *self.reduced]
 
     def _reduce(self, how: str, expression: Expression) -> Value:

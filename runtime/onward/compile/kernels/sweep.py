@@ -37,7 +37,7 @@ def sweep(spec: Element, rows: int, target: Target) -> Kernel:
     The code does not depend on the number of rows. `units`, flops and bytes are for one element.
 
     Raises:
-        ShapeError: `spec` is not over a batch of single float32 elements.
+        ShapeError: `spec` is not over a batch of single elements of the type that it computes in.
     """
     parameters = (*integer("rows"), *(p for row in range(rows) for p in _row_parameters(spec, row)))
     return replace(_sweep(spec, target), parameters=parameters)
@@ -46,15 +46,16 @@ def sweep(spec: Element, rows: int, target: Target) -> Kernel:
 @functools.lru_cache(512)
 def _sweep(spec: Element, target: Target) -> Kernel:
     tensors = (*spec.operands, *spec.results)
-    if spec.shape or any(o.dtype != "float32" for o in tensors):
-        raise ShapeError("a sweep is over a batch of single float32 elements")
+    if spec.shape or any(o.dtype != spec.dtype for o in tensors):
+        raise ShapeError(f"a sweep is over a batch of single {spec.dtype} elements")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     args, thread, threads = f.arguments
     width = 1 + len(tensors)
     rows, table = f.load(args, "i64", 0), f.at(args, 1, "i64")
     total = f.load(table, "i64", (rows - 1) * width)
-    block = 16 * target.lanes
+    block = target.tuning.element_block * target.lanes
     low, high = f.share((total + (block - 1)) // block, thread, threads)
     low, high = low * block, f.smin(high * block, total)
     steps = [o.strides[0] for o in tensors]
@@ -75,6 +76,6 @@ def _sweep(spec: Element, target: Target) -> Kernel:
         ir=module.text(),
         parameters=(),
         flops=Affine(0, flops(spec.expressions)),
-        bytes=Affine(0, 4 * sum(steps)),
+        bytes=Affine(0, target.nbytes * sum(steps)),
         units=Affine(0, 1),
     )

@@ -24,6 +24,7 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
     """
     plan = make_plan(conv, target)
     form = plan.form
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (*read("c"), *write("dw"), *integer("parts"))
@@ -46,7 +47,7 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
         name="conv_weight_gradient_finish" + label(conv),
         ir=module.text(),
         parameters=parameters,
-        bytes=Affine(4 * (plan.size + conv.weights)),
+        bytes=Affine(target.nbytes * (plan.size + conv.weights)),
         units=Affine(units),
     )
 

@@ -23,7 +23,8 @@ def block_width(channels: int, target: Target) -> int:
 
 
 def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = False, size: int = 2) -> int:
-    """Floats of the packed weights of one direction for F(size x size, 3x3)."""
+    """Elements of the packed weights of one direction for F(size x size, 3x3)."""
+    target = target.typed(conv.dtype)
     inputs, outputs = (conv.outputs, conv.inputs) if backward else (conv.inputs, conv.outputs)
     width = block_width(outputs, target)
     return (scheme_of(size).positions + 9) * inputs * -(-outputs // width) * width
@@ -32,14 +33,24 @@ def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = 
 def winograd_pack(conv: Convolution, target: Target, weights: Weights, *, size: int = 2) -> Kernel:
     """Weights for the forward direction. Slots: w, packed."""
     forward_problem(conv)
-    return _pack("winograd_pack", conv.inputs, conv.outputs, weights, target, size, turned=False)
+    return _pack(
+        "winograd_pack", conv.inputs, conv.outputs, weights, target.typed(conv.dtype), size, turned=False
+    )
 
 
 def winograd_backward_pack(conv: Convolution, target: Target, weights: Weights, *, size: int = 2) -> Kernel:
     """Weights for backward-data. Slots: w, packed."""
     forward_problem(conv)
     swapped = Weights(weights.input, weights.output, weights.row, weights.column)
-    return _pack("winograd_backward_pack", conv.outputs, conv.inputs, swapped, target, size, turned=True)
+    return _pack(
+        "winograd_backward_pack",
+        conv.outputs,
+        conv.inputs,
+        swapped,
+        target.typed(conv.dtype),
+        size,
+        turned=True,
+    )
 
 
 def _pack(
@@ -76,6 +87,6 @@ def _pack(
         name,
         module.text(),
         parameters,
-        bytes=Affine(4 * (9 * inputs * outputs + (scheme.positions + 9) * plane)),
+        bytes=Affine(target.nbytes * (9 * inputs * outputs + (scheme.positions + 9) * plane)),
         units=Affine(blocks * inputs),
     )

@@ -156,7 +156,7 @@ def _signed(sign: int) -> Callable[[_Rule], _Rule]:
 def _over_axes(op: Any, x: Sequence[Any], slack: Sequence[Array]) -> Iterator[Units]:
     data = x[0]
     axes = getattr(op, "axes", None) if len(x) < 2 or x[1] is None else x[1].reshape(-1).tolist()
-    if not axes and getattr(op, "noop_with_empty_axes", 0):
+    if not axes and getattr(op, "noop_with_empty_axes", False):
         return
     yield from _rivals(data, slack[0], _groups(data.shape, axes or range(data.ndim)))
 
@@ -170,8 +170,8 @@ def _top_k(op: Any, x: Sequence[Any], slack: Sequence[Array]) -> Iterator[Units]
     data = x[0]
     index = _groups(data.shape, [op.axis])
     values = data.reshape(-1)[index]
-    largest = not hasattr(op, "largest") or bool(op.largest)
-    order = np.argsort(-values if largest else values, axis=1, kind="stable")
+    descending = bool(getattr(op, "largest", True))
+    order = np.argsort(-values if descending else values, axis=1, kind="stable")
     index = np.take_along_axis(index, order, 1)[:, : int(np.reshape(x[1], -1)[0]) + 1]
     low, high = index[:, 1:].reshape(-1), index[:, :-1].reshape(-1)
     flat, errors = data.reshape(-1), slack[0].reshape(-1)

@@ -33,6 +33,25 @@ _ORDINARY = 0.9
 _ROUNDING = 2.0**-24
 _FLOAT = ir.DataType.FLOAT
 
+_ROUNDLESS = frozenset(
+    {"Abs", "Clip", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool"}
+    | {
+        "Identity",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Neg",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "Slice",
+    }
+    | {"Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Where"}
+)
+"""Operators that pass elements on: their results are not rounded, and gradients look for them by equality."""
+
 Sides: TypeAlias = tuple[Array, ...]
 """For each entry of `Near.units` the side of every element: −1 below, 0 at, 1 above the kink."""
 
@@ -112,7 +131,7 @@ class Reference:
     """
 
     def __init__(self, model: ir.Model, roots: Iterable[str]) -> None:
-        self._whole = _Run(model, wide=True)
+        self._whole, self._single = _Run(model, wide=True), _Run(model, wide=False)
         kinked, forward = _forward(model, set(roots))
         self._kinked = kinked
         self._made = {v.name for node in model.graph for v in node.outputs}
@@ -167,6 +186,10 @@ class Reference:
             sides: where they are to be.
         """
         return self._whole.run(widened(feeds), edits=near.edits(sides))
+
+    def single(self, feeds: Mapping[str, Array], near: Near, sides: Sides) -> dict[str, Array]:
+        """As `run`, in the model's own precision."""
+        return self._single.run(feeds, edits=near.edits(sides, every=True))
 
     def perturbed(self, feeds: Mapping[str, Array], near: Near, sides: Sides, seed: int) -> dict[str, Array]:
         """As `run`, where every input, weight and result of a node is off by one rounding at random."""
@@ -250,7 +273,8 @@ class _Run:
             for value, x in zip(node.outputs, results, strict=False):
                 if not isinstance(x, np.ndarray):
                     continue
-                if noise is not None and x.dtype == np.float64 and x.flags.owndata and id(x) not in fixed:
+                rounds = noise is not None and node.op_type not in _ROUNDLESS
+                if noise is not None and rounds and x.dtype == np.float64 and _may_change(x, fixed):
                     np.copyto(x, _rounded(x, noise))
                 if edits and value.name is not None and value.name in edits:
                     index, new = edits[value.name]
@@ -259,6 +283,11 @@ class _Run:
         changed: Callable[..., None] | None = observer if edits or noise is not None else None
         results = self._interpreter.run(given, observer=changed)
         return {**self._weights, **given, **results} if watch else results
+
+
+def _may_change(x: Array, fixed: set[int]) -> bool:
+    """Whether an array is a result of its own, and no view of another or input that was passed on."""
+    return bool(x.flags.owndata) and id(x) not in fixed
 
 
 def _rounded(x: Array, noise: np.random.Generator) -> Array:

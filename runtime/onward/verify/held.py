@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, final
 import numpy as np
 
 from onward.graph import Array
-from onward.verify.reference import Near, Reference, Sides
+from onward.verify.reference import WRONG, Near, Reference, Sides
 
 __all__ = ["Explanation", "Failing", "Run", "explain", "settle"]
 
@@ -87,7 +87,10 @@ def explain(reference: Reference, ours: Run, theirs: Run, failing: Failing) -> E
     same = all(np.array_equal(x, theirs.feeds[name], equal_nan=_float(x)) for name, x in ours.feeds.items())
     near = reference.near(theirs.feeds)
     our_near = near if same else reference.near(ours.feeds)
-    sides, our_sides = _observed(near, theirs), _observed(our_near, ours)
+    sides, seen = _observed(near, theirs), _observed(our_near, ours)
+    sides = _known(sides, near.own)
+    # an element that is wrong in ours is not held: there ours has to be theirs as it is
+    our_sides = _known(seen, sides if same else our_near.own)
     exact = reference.run(theirs.feeds, near, sides)
 
     def held(our_sides: Sides) -> dict[str, Array]:
@@ -111,17 +114,16 @@ def explain(reference: Reference, ours: Run, theirs: Run, failing: Failing) -> E
     left = unexplained(results)
     if left and 0 < len(our_near) <= _SOUGHT:
         parts = {name: _flat(results[name]) - _flat(theirs.results[name]) for name in left}
-        found = settle(reference, ours.feeds, our_near, our_sides, parts)
+        found = settle(reference, ours.feeds, our_near, our_sides, parts, wrong=[s == WRONG for s in seen])
         sought = held(found)
         if len(unexplained(sought)) < len(left):
             results, our_sides = sought, found
-    if same:
-        parted = [(near, [a != b for a, b in zip(our_sides, sides, strict=True)])]
-    else:
-        parted = [
-            (n, [a != b for a, b in zip(s, n.own, strict=True)])
-            for n, s in ((our_near, our_sides), (near, sides))
-        ]
+    compared = (
+        [(near, our_sides, sides)]
+        if same
+        else [(n, s, n.own) for n, s in ((our_near, our_sides), (near, sides))]
+    )
+    parted = [(n, [a != b for a, b in zip(first, second, strict=True)]) for n, first, second in compared]
     nodes = {n.nodes[i]: None for n, flags in parted for i, flag in enumerate(flags) if flag.any()}
     return Explanation(
         results=results,
@@ -133,7 +135,13 @@ def explain(reference: Reference, ours: Run, theirs: Run, failing: Failing) -> E
 
 
 def settle(
-    reference: Reference, feeds: Mapping[str, Array], near: Near, sides: Sides, parts: Mapping[str, Array]
+    reference: Reference,
+    feeds: Mapping[str, Array],
+    near: Near,
+    sides: Sides,
+    parts: Mapping[str, Array],
+    *,
+    wrong: Sequence[Array],
 ) -> Sides:
     """Sides whose effects on the outputs account best for what a run differs by.
 
@@ -146,6 +154,7 @@ def settle(
         near: the elements near kinks.
         sides: where they are taken to be.
         parts: for the outputs that differ, the run minus what it should be on those sides, flat.
+        wrong: elements that stay, as rounding cannot have put them where they were seen.
     """
     names = list(parts)
     scales = [1.0 / max(float(np.abs(parts[name]).max(initial=0)), 1e-300) for name in names]
@@ -156,7 +165,7 @@ def settle(
 
     start = vector(reference.run(feeds, near, sides))
     rest = vector(parts)
-    flips = [(n, i) for n, units in enumerate(near.units) for i in range(units.index.size)]
+    flips = [(n, i) for n, flags in enumerate(wrong) for i in np.flatnonzero(~flags).tolist()]
     effects = {flip: vector(reference.run(feeds, near, _flipped(sides, [flip]))) - start for flip in flips}
     chosen: list[tuple[int, int]] = []
     while effects:
@@ -177,6 +186,10 @@ def _flipped(sides: Sides, flips: Sequence[tuple[int, int]]) -> Sides:
 
 def _observed(near: Near, run: Run) -> Sides:
     return near.sides(run.observe(near.values)) if len(near) else near.own
+
+
+def _known(sides: Sides, otherwise: Sides) -> Sides:
+    return tuple(np.where(a == WRONG, b, a) for a, b in zip(sides, otherwise, strict=True))
 
 
 def _moved(

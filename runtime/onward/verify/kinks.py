@@ -137,7 +137,7 @@ def _compared(op: Any, x: Sequence[Any], slack: Sequence[Array]) -> Iterable[Uni
 def _extremum(op: Any, x: Sequence[Any], slack: Sequence[Array]) -> Iterable[Units]:
     for i in range(len(x)):
         for j in range(i):
-            yield from _pairs(x, slack, i, j)
+            yield from _pairs(x, slack, j, i)
 
 
 def _signed(sign: int) -> Callable[[_Rule], _Rule]:

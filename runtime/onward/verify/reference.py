@@ -25,7 +25,7 @@ from onward.graph import Array, bind
 from onward.passes import cast_floats
 from onward.verify.kinks import KINKED, Units, near_kinks
 
-__all__ = ["MARGIN", "Near", "Reference", "Sides", "widened"]
+__all__ = ["MARGIN", "WRONG", "Near", "Reference", "Sides", "widened"]
 
 MARGIN = 4.0
 """How many times the errors of two sample runs another run may err by."""
@@ -53,7 +53,10 @@ _ROUNDLESS = frozenset(
 """Operators that pass elements on: their results are not rounded, and gradients look for them by equality."""
 
 Sides: TypeAlias = tuple[Array, ...]
-"""For each entry of `Near.units` the side of every element: −1 below, 0 at, 1 above the kink."""
+"""For each entry of `Near.units` the side of every element: −1 below, 0 at, 1 above the kink, or `WRONG`."""
+
+WRONG = 2
+"""In the place of a side: the element is not where rounding could have put it."""
 
 
 @final
@@ -86,14 +89,23 @@ class Near:
         return tuple(np.sign(d).astype(np.int8) for d in self.distance)
 
     def sides(self, values: Mapping[str, Array]) -> Sides:
-        """The sides in a run that made these tensors; other tensors are as they were here."""
+        """The sides in a run that made these tensors; other tensors are as they were here.
+
+        An element that is further from where it was here than rounding explains is wrong, and not to be held:
+        its side is `WRONG`.
+        """
         found: list[Array] = []
-        for units, operands, distance in zip(self.units, self.operands, self.distance, strict=True):
+        for n, units in enumerate(self.units):
+            operands = self.operands[n]
             x = values.get(operands[units.operand])
             other = None if units.rival is None else values.get(operands[units.rival])
-            element = units.at + distance if x is None else x.reshape(-1)[units.index]
+            element = units.at + self.distance[n] if x is None else x.reshape(-1)[units.index]
             at = units.at if other is None else other.reshape(-1)[units.rival_index]
-            found.append((element > at).astype(np.int8) - (element < at).astype(np.int8))
+            side = (element > at).astype(np.int8) - (element < at).astype(np.int8)
+            with np.errstate(all="ignore"):
+                distance = element.astype(np.float64) - at.astype(np.float64)
+                right = np.abs(distance - self.distance[n]) <= self.slack[n]
+            found.append(np.where(right, side, WRONG).astype(np.int8))
         return tuple(found)
 
     def edits(self, sides: Sides, *, every: bool = False) -> dict[str, tuple[Array, Array]]:
@@ -106,7 +118,7 @@ class Near:
         found: dict[str, list[tuple[Array, Array]]] = {}
         for n, (units, wanted) in enumerate(zip(self.units, sides, strict=True)):
             d, slack = self.distance[n], self.slack[n]
-            moved = np.full(d.shape, True) if every else np.sign(d) != wanted
+            moved = (np.full(d.shape, True) if every else np.sign(d) != wanted) & (wanted != WRONG)
             if not moved.any():
                 continue
             gap = wanted * np.maximum(np.abs(d), slack / 2)

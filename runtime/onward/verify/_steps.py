@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from onward.autodiff import TrainingStep
+from onward.autodiff import TrainingStep, UpdateCount
 from onward.engine import StepSession
 from onward.engine.engines import EngineName, resolve
 from onward.graph import Array
@@ -34,11 +34,19 @@ class Comparison:
         seed: of dropout.
         tolerance: of every tensor.
         engine: which of our engines is compared.
+        accumulate: how many batches one update gathers.
     """
 
     def __init__(
-        self, step: TrainingStep, learning_rate: float, seed: int, tolerance: Tolerances, engine: EngineName
+        self,
+        step: TrainingStep,
+        learning_rate: float,
+        seed: int,
+        tolerance: Tolerances,
+        engine: EngineName,
+        accumulate: int,
     ) -> None:
+        self._accumulate = accumulate
         self._step, self._engine, self._tolerance, self._seed = step, engine, tolerance, seed
         self._session = StepSession(step.model, step.bindings, engine=engine)
         self._witness = Witness(step.model)
@@ -59,10 +67,15 @@ class Comparison:
         """
         step = self._step
         state = {name: array.copy() for name, array in self._session.state.items()}
+        updates = UpdateCount()
         for number, batch in enumerate(batches):
             feeds: dict[str, Array] = {**batch, **self._scalars, step.step: np.asarray(number, np.int64)}
+            ends = (number + 1) % self._accumulate == 0 or number + 1 == len(batches)
+            if step.update is not None:
+                feeds[step.update] = updates.number(ends)
             before = {name: array.copy() for name, array in self._session.state.items()}
             results = self._session.run(feeds)
+            updates.add(sum(float(results[weight]) for weight in step.totals.values()), ends)
             results |= {target: self._session.state[name].copy() for name, target in step.bindings.items()}
             ours = Run({**feeds, **before}, results, functools.partial(self._ours, feeds, before))
             given = {**feeds, **state}
@@ -140,7 +153,7 @@ class Comparison:
 
 
 def _kinds(step: TrainingStep) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {step.loss: "loss"}
+    kinds: dict[str, Kind] = dict.fromkeys((step.loss, *step.totals, *step.totals.values()), "loss")
     kinds.update(dict.fromkeys(step.outputs, "output"))
     kinds.update(dict.fromkeys(step.gradients.values(), "gradient"))
     groups: tuple[tuple[Kind, tuple[str, ...]], ...] = (

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Loss, Optimizer, TrainingStep, training_step
+from onward.autodiff import (
+    Clip,
+    GradientTransform,
+    Loss,
+    Optimizer,
+    TrainingStep,
+    training_step,
+)
 from onward.autodiff.step import OPSET
 from onward.engine import Session
 from onward.engine.engines import EngineName
@@ -37,6 +44,7 @@ def compare_training(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     learning_rate: float = 0.01,
     clip: Clip | None = None,
+    gradient_transforms: Sequence[GradientTransform] = (),
     accumulate: int = 1,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -56,7 +64,9 @@ def compare_training(
         seed: of the random batches and of dropout.
         batch, dims, ranges: see `random_inputs`.
         learning_rate: at every step.
-        clip, accumulate: see `training_step`.
+        clip: gradient clipping.
+        gradient_transforms: see `training_step`; they come before clipping.
+        accumulate: update once in this many steps, and at the last.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
 
@@ -64,8 +74,10 @@ def compare_training(
         ConfigError, UnsupportedError, InputError, ShapeError: the step cannot be built, or its inputs drawn.
         VerificationError: onnxruntime refuses the step or fails to run it.
     """
-    if steps < 1 or batch < 1:
-        raise ConfigError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    if steps < 1 or batch < 1 or accumulate < 1:
+        raise ConfigError(
+            f"steps, batch and accumulate must be at least 1, got {steps}, {batch} and {accumulate}"
+        )
     if model.graph.opset_imports.get("") != OPSET:
         from onward.model import upgrade
 
@@ -79,7 +91,13 @@ def compare_training(
     if trainable is None:
         trainable = _reached(model, losses)
     step = training_step(
-        model, losses, optimizer, trainable, clip=clip, accumulate=accumulate, expose_gradients=True
+        model,
+        losses,
+        optimizer,
+        trainable,
+        gradient_transforms=(*gradient_transforms, *([] if clip is None else [clip])),
+        accumulate=accumulate > 1,
+        expose_gradients=True,
     )
     if unknown := [name for name in targets or {} if name not in step.targets]:
         raise ConfigError(f"there is a target for {unknown[0]!r}, but no loss; losses: {', '.join(losses)}")
@@ -98,6 +116,7 @@ def compare_training(
         step,
         batches,
         learning_rate=learning_rate,
+        accumulate=accumulate,
         seed=seed,
         tolerance=tolerance,
         engine=engine,
@@ -110,6 +129,7 @@ def compare_step(
     batches: Sequence[Mapping[str, Array]],
     *,
     learning_rate: float = 0.01,
+    accumulate: int = 1,
     seed: int = 0,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -121,6 +141,7 @@ def compare_step(
         step: the step.
         batches: for each run the batch's inputs and targets.
         learning_rate: at every step.
+        accumulate: of a step that accumulates, update once in this many, and at the last.
         seed: of dropout.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
@@ -134,7 +155,7 @@ def compare_step(
     if not isinstance(tolerance, Tolerance):
         tolerance = {**TRAINING_TOLERANCES, **(tolerance or {})}
     refuse_random(step.model)
-    comparison = Comparison(step, learning_rate, seed, tolerance, engine)
+    comparison = Comparison(step, learning_rate, seed, tolerance, engine, accumulate)
     return comparison.run(batches, subject or step.model.graph.name or "model")
 
 

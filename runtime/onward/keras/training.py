@@ -62,7 +62,9 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
         learning_rate: float = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7
     ) -> train.Optimizer:
         """RMSprop."""
-        return train.RMSprop(learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon)
+        return train.RMSprop(
+            learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon
+        )
 
     @staticmethod
     def Adagrad(  # noqa: N802

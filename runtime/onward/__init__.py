@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onward.version import __version__
+
 if TYPE_CHECKING:
     from onward import autodiff, data, engine, errors, graph, model, nn, passes, train, verify
     from onward.engine import Session
@@ -40,7 +42,6 @@ __all__ = [
     "verify",
 ]
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Session": "engine",

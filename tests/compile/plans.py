@@ -18,6 +18,7 @@ from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
+from onward.engine.weights import Weight
 from onward.graph import Array
 
 ROUNDING = 2e-6
@@ -78,7 +79,8 @@ def planned(
     for item in made.items:
         if isinstance(item, Call):
             check_declared(item.kernel)
-    plan = Plan(made.spec, fixed, jit(lanes).addresses(made.texts))
+    weights = {name: Weight(array) for name, array in fixed.items()}
+    plan = Plan(made.spec, weights, jit(lanes).addresses(made.texts))
     return Planned(plan, fixed, threads, made.items, made.index)
 
 

@@ -2,17 +2,19 @@
 
 The engine walks the nodes backwards from the values that are differentiated, asks each operator's
 `gradient` rule, sums what several uses contribute, and sums over the axes along which an operand was
-broadcast. Rules therefore never do either.
+broadcast. Rules therefore never do either, and need not care for branches that were not taken (`masks`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
+from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
 from onward.graph import Builder, Op, bind, dims_of, is_float
 
@@ -43,7 +45,9 @@ def gradients(
         UnsupportedError: operators on the way have no gradient; names all of them.
     """
     path, depends = _path(g.graph, seeds, wrt)
+    last = g.graph[-1] if len(g.graph) else None
     collected: dict[ir.Value, list[ir.Value]] = {}
+    seeds = {value: _own(g, seed) for value, seed in seeds.items()}
     for value, seed in seeds.items():
         collected.setdefault(value, []).append(seed)
     wanted = set(wrt)
@@ -70,7 +74,14 @@ def gradients(
         total = _total(g, collected.get(value, []), value) if value not in found else None
         if total is not None:
             found[value] = total
-    return [found.get(value) for value in wrt]
+    written = list(itertools.takewhile(lambda node: node is not last, reversed(g.graph)))[::-1]
+    return keep_masked(g, written, seeds.values(), [found.get(value) for value in wrt], wrt)
+
+
+def _own(g: Builder, seed: ir.Value) -> ir.Value:
+    """A constant seed that no rule takes for its own constant: what depends on it is a cotangent."""
+    content = seed.const_value if seed.is_initializer() else None
+    return seed if content is None else g.initializer(g.unique("seed", scoped=False), content.numpy())
 
 
 def sum_to(g: Builder, gradient: ir.Value, operand: ir.Value) -> ir.Value:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array, Op, bind, infer_node, is_float, numpy_dtype, static_shape
+from onward.graph import Array, Op, bind, canonical_model, infer_node, is_float, numpy_dtype, static_shape
+from onward.graph.requests import NO_KERNEL, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "is_weight", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
 
 _SMALL = 16
 
@@ -25,12 +27,16 @@ class NotStaticError(OnwardError):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape."""
+    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape.
+
+    `request` is what the operator asks of the compiler.
+    """
 
     node: ir.Node
     operator: Op
     inputs: tuple[ir.Value | None, ...]
     outputs: tuple[ir.Value, ...]
+    request: Request = NO_KERNEL
 
     @property
     def label(self) -> str:
@@ -45,7 +51,8 @@ class Program:
     Attributes:
         operations: what is left to compute at run time.
         inputs: the values given at each run, by name.
-        state: initializers that are inputs too: they live in the session and may be replaced by outputs.
+        state: floating-point initializers that are inputs too, and not given: they live in the session and
+            may be replaced by outputs.
         weights: initializers that are read only, by name; a session may swap their contents.
         constants: what the graph fixes.
         outputs: the values asked for, by name.
@@ -61,6 +68,19 @@ class Program:
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
 
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+        return self.shapes[value]
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the operators ask for, in order."""
+        return [o.request for o in self.operations]
+
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+        return self.constants.get(value)
+
 
 def specialize(
     model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
@@ -69,7 +89,7 @@ def specialize(
 
     Args:
         model: it is not changed.
-        shapes: of every input that is not an initializer.
+        shapes: of every input that is not an initializer, and of those initializers that are given as inputs.
         swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
             constants, from which shapes and further constants follow.
 
@@ -77,12 +97,16 @@ def specialize(
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
     """
-    graph = model.clone().graph
+    graph = canonical_model(model).clone().graph
     for value in graph.inputs:
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
-    state = {v.name or "": v for v in graph.inputs if v.name in initializers}
+    for value in graph.inputs:
+        if value.name in shapes:  # a value given at each run stands instead of the initializer
+            initializers.pop(value.name or "", None)
+            value.const_value = None
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
     known: dict[ir.Value, ir.TensorProtocol] = {}
     weights: dict[str, ir.Value] = {}
     constants: dict[ir.Value, Array] = {}
@@ -122,7 +146,16 @@ def specialize(
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
+    program.operations = [asked(program, o) for o in program.operations]
     return program
+
+
+def asked(program: Program, operation: Operation) -> Operation:
+    """An operation with the request of its operator."""
+    operator: Any = operation.operator
+    if not hasattr(operator, "lower"):
+        return operation
+    return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:

@@ -235,7 +235,7 @@ class Trainer:
             session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
             self._evaluation = session, loss, targets
         session, loss_name, targets = self._evaluation
-        session.load_weights(self.weights())
+        session.load_weights(self.weights(), copy=False)
         feeds = self._feeder(loader.dataset, targets)
         metrics = [copy.deepcopy(m) for m in self.metrics]
         for metric in metrics:
@@ -267,7 +267,7 @@ class Trainer:
             arrays = {self.inputs[0].name: _array(self.inputs[0].name, inputs)}
         if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
             check_inputs(self.inputs, arrays)
-        self._inference.load_weights(self.weights())
+        self._inference.load_weights(self.weights(), copy=False)
         count = len(next(iter(arrays.values())))
         parts = [
             self._inference.run({name: a[i : i + batch_size] for name, a in arrays.items()})

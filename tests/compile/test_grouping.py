@@ -10,9 +10,10 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.compile.fusion import is_element, schedule
-from onward.compile.groups import Group
+from onward.compile.grouping import grouped, is_element
+from onward.compile.groups import Group, ordered
 from onward.compile.program import Program, specialize
+from onward.compile.recompute import recompute
 from onward.graph import Builder
 
 
@@ -33,7 +34,7 @@ def _kinds(groups: list[Group]) -> list[list[str]]:
 
 def _check(program: Program) -> list[Group]:
     """Every group follows what it reads; every operation is there, once if it is not element-wise."""
-    groups = schedule(program)
+    groups = ordered(recompute(grouped(program), program))
     made = {*program.inputs.values(), *program.state.values(), *program.weights.values(), *program.constants}
     for group in groups:
         assert all(v in made for v in group.inputs)

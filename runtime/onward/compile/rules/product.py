@@ -9,24 +9,24 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.finish import Finish
+from onward.compile.codegen.target import Target
+from onward.compile.context import Context, Queries
+from onward.compile.items import Slot
 from onward.compile.kernels import dots, packed, panels
 from onward.compile.kernels import gemm as kernels
 from onward.compile.kernels.blocking import needs_partial
 from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.tile import rows_for
+from onward.compile.registry import lowers
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
+from onward.compile.write_back import WriteBack
+from onward.graph.requests import Product, Transpose
 
-if TYPE_CHECKING:
-    from onward.compile.codegen.target import Target
-    from onward.compile.lowering import Lowering, Slot
-
-__all__ = ["gemm", "matmul", "product"]
+__all__ = ["product"]
 
 _LEFT, _RIGHT = 1 << 16, 1 << 18
 """Floats of either side up to which tiles read it in place at full speed, from the second-level cache."""
@@ -47,35 +47,23 @@ _packed_gemm = functools.lru_cache(512)(packed.packed_gemm)
 _pack = functools.lru_cache(512)(panels.pack_columns)
 
 
-def gemm(
-    b: Lowering,
-    y: ir.Value,
-    a: ir.Value,
-    w: ir.Value,
-    bias: ir.Value | None,
-    *,
-    transpose_a: bool,
-    transpose_b: bool,
-) -> None:
-    """y = op(a) op(w) + bias, for matrices."""
-    b.require_float(a, w)
-    b.require_elements(a, w)
-    n = b.shape(y)[1]
-    if bias is not None and b.shape(bias) not in ((n,), (1, n)):
-        b.decline("a bias that is not one row")
-    left, right = b.present(a), b.present(w)
-    left = _turned(left) if transpose_a else left
-    right = _turned(right) if transpose_b else right
-    _matrices(b, b.finish(y, image=False), left, right, bias, w)
+def _unsuited(q: Queries, request: Product) -> str | None:
+    if reason := q.not_floats(request.left, request.right) or q.empty(request.left, request.right):
+        return reason
+    n = q.shape(request.y)[-1:]
+    if request.bias is not None and q.shape(request.bias) not in (n, (1, *n)):
+        return "a bias that is not one row"
+    return None
 
 
-def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
-    """y = a w as numpy.matmul: leading axes are broadcast, vectors are matrices of one row or column."""
-    b.require_float(a, w)
-    b.require_elements(a, w)
-    left, right = b.present(a), b.present(w)
-    finish = _destination(b, y)
-    target = finish.target
+@lowers(Product, suits=_unsuited)
+def multiply(c: Context, request: Product) -> None:
+    """Products of the last two axes, for each position of the leading ones."""
+    left, right = c.present(request.left), c.present(request.right)
+    left = _turned(left) if request.transpose_left else left
+    right = _turned(right) if request.transpose_right else right
+    back = _destination(c, request)
+    target = back.target
     if len(right.shape) == 1:
         right = replace(right, shape=(*right.shape, 1), strides=(*right.strides, 1), image=None)
         target = replace(target, shape=(*target.shape, 1), strides=(*target.strides, 1))
@@ -83,12 +71,12 @@ def matmul(b: Lowering, y: ir.Value, a: ir.Value, w: ir.Value) -> None:
         left = replace(left, shape=(1, *left.shape), strides=(0, *left.strides), image=None)
         shape, strides = target.shape, target.strides
         target = replace(target, shape=(*shape[:-1], 1, shape[-1]), strides=(*strides[:-1], 0, strides[-1]))
-    _multiply(b, replace(finish, target=target), left, right, a, w)
+    _multiply(c, replace(back, target=target), left, right, request)
 
 
-def product(b: Lowering, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
+def product(c: Context, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
     """target = left right, for matrices with any strides; a packed `right` is kept under the name of `w`."""
-    _matrices(b, Finish(target), left, right, None, w)
+    _matrices(c, WriteBack(target), left, right, None, w)
 
 
 def _turned(x: Tensor) -> Tensor:
@@ -97,25 +85,26 @@ def _turned(x: Tensor) -> Tensor:
     return replace(x, shape=shape, strides=strides, image=None)
 
 
-def _destination(b: Lowering, y: ir.Value) -> Finish:
-    """Where a product goes: where a Transpose that alone reads it wants it, if rows or columns stay whole."""
-    reader = b.uses.sole_reader(y)
-    if reader is not None and reader.node.op_type == "Transpose":
-        shape = b.shape(y)
-        perm = getattr(reader.operator, "perm", None) or tuple(range(len(shape)))[::-1]
+def _destination(c: Context, request: Product) -> WriteBack:
+    """Where a product goes: where a transposition that alone reads it wants it, if lines stay whole."""
+    y = request.y
+    reader = c.uses.sole_reader(y)
+    if reader is not None and isinstance(reader.request, Transpose) and request.bias is None:
+        shape, perm = c.shape(y), reader.request.perm
         strides = [0] * len(shape)
         for axis, step in zip(perm, row_major([shape[a] for a in perm]), strict=True):
             strides[axis] = step
         if len(shape) > 1 and 1 in strides[-2:]:
             window = Tensor(Buffer(4 * prod(shape)), shape, tuple(strides), np.dtype(np.float32))
-            b.alias(y, window)
-            return Finish(window)
-    return b.finish(y, image=False)
+            c.alias(y, window)
+            return WriteBack(window)
+    return c.write_back(y, image=False)
 
 
-def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, a: ir.Value, w: ir.Value) -> None:
+def _multiply(c: Context, back: WriteBack, left: Tensor, right: Tensor, request: Product) -> None:
     """Products of the last two axes over leading axes that are broadcast."""
-    target = finish.target
+    target, w = back.target, request.right
+    bias = None if request.bias is None else c.plain(request.bias)
     lead = target.shape[:-2]
     if not any(_leading(right, lead)):
         # One matrix for all: its rows count together, where they do in memory.
@@ -128,29 +117,29 @@ def _multiply(b: Lowering, finish: Finish, left: Tensor, right: Tensor, a: ir.Va
             and place.strides[1] == 1
         ):
             matrix = replace(right, shape=right.shape[-2:], strides=right.strides[-2:], image=None)
-            _matrices(b, replace(finish, target=place), rows, matrix, None, w)
+            _matrices(c, replace(back, target=place), rows, matrix, bias, w)
             return
     if target.strides[-1] != 1 and target.shape[-1] > 1:
-        left, right, target, w = _turned(right), _turned(left), _turned(target), a
+        left, right, target, w = _turned(right), _turned(left), _turned(target), request.left
     outer = _outer(lead, left, right, target) or [(1, 0, 0, 0)]
     first, *others = outer
     loops = (Outer(None, *first[1:]), *(Outer(*o) for o in others))
     m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
     (a_row, a_k), (b_k, b_column) = left.strides[-2:], right.strides[-2:]
-    epilogue, operands = finish.epilogue(None)
+    epilogue, operands = back.epilogue(bias)
     spec = Gemm(
         *(m, n, k, a_row, a_k, b_k, target.strides[-2]),
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
         outer=loops,
     )
-    in_place = _in_place(spec, m, k, b.target)
+    in_place = _in_place(spec, m, k, c.target)
     source: Tensor | Buffer = right
     if not in_place and not any(step for _, _, step, _ in outer):
         # One right side for all: packing it again for each would cost as much as the products.
         matrix = replace(right, shape=right.shape[-2:], strides=right.strides[-2:], image=None)
-        source, spec = _packed(b, w, matrix, spec)
-    _product(b, spec, left, source, target, operands, first[0], in_place)
+        source, spec = _packed(c, w, matrix, spec)
+    _product(c, spec, left, source, target, operands, first[0], in_place)
 
 
 def _leading(x: Tensor, lead: Sequence[int]) -> list[int]:
@@ -174,46 +163,45 @@ def _outer(lead: Sequence[int], *tensors: Tensor) -> list[tuple[int, int, int, i
 
 
 def _matrices(
-    b: Lowering, finish: Finish, left: Tensor, right: Tensor, bias: ir.Value | None, w: ir.Value
+    c: Context, back: WriteBack, left: Tensor, right: Tensor, bias: Tensor | None, w: ir.Value
 ) -> None:
     """A product of two matrices in any layout, rows of the result without gaps."""
     (m, k), n = left.shape, right.shape[1]
-    epilogue, operands = finish.epilogue(None if bias is None else b.plain(bias))
+    epilogue, operands = back.epilogue(bias)
     a_row, a_k = left.strides
     b_k, b_column = right.strides
     # The batch is m in a forward product and k in a weight gradient's: what weights do not fix.
     by_depth = k > 1 and a_k != 1 and (n == 1 or b_column == 1)
     spec = Gemm(
         *(m if by_depth else None, n, None if by_depth else k),
-        *(a_row, a_k, b_k, finish.target.strides[0]),
+        *(a_row, a_k, b_k, back.target.strides[0]),
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
     )
-    if _by_dots(b, spec, m, w, right):
-        slots: dict[str, Slot] = {"a": left, "b": right, "c": finish.target, "batch": m}
+    if _by_dots(c, spec, m, w, right):
+        slots: dict[str, Slot] = {"a": left, "b": right, "c": back.target, "batch": m}
         slots |= {f"e{i}": t for i, t in enumerate(operands)}
-        reads = [left, right, *operands]
-        b.call(_dots(spec, b.target), slots, reads=reads, writes=[finish.target], batch=m)
+        c.call(_dots(spec, c.target), slots, batch=m)
         return
-    in_place = _in_place(spec, m, k, b.target)
+    in_place = _in_place(spec, m, k, c.target)
     source: Tensor | Buffer = right
-    if not by_depth and _shared(b, spec, w, right):
-        source, spec = _packed(b, w, right, spec)
-        in_place = _in_place(spec, m, k, b.target)
-    _product(b, spec, left, source, finish.target, operands, k if by_depth else m, in_place)
+    if not by_depth and _shared(c, spec, w, right):
+        source, spec = _packed(c, w, right, spec)
+        in_place = _in_place(spec, m, k, c.target)
+    _product(c, spec, left, source, back.target, operands, k if by_depth else m, in_place)
 
 
-def _by_dots(b: Lowering, spec: Gemm, m: int, w: ir.Value, right: Tensor) -> bool:
+def _by_dots(q: Queries, spec: Gemm, m: int, w: ir.Value, right: Tensor) -> bool:
     """Whether lines along k are multiplied in place on both sides, where the right one would be packed.
 
     It saves packing n k weights and costs the adding up of lanes for m n results, so it pays where m is small
     beside k, the sooner the fewer lanes there are. Results narrower than a vector gain always: tiles along n
     leave lanes empty. A side that is packed once for many products costs next to nothing.
     """
-    k, lanes = spec.k, b.target.lanes
+    k, lanes = spec.k, q.target.lanes
     if k is None or (spec.a_k, spec.b_k) != (1, 1) or (spec.b_column == 1 and spec.n > 1):
         return False
-    if b.is_constant(right) or len(_readers(w)) > _PASSES:
+    if q.is_constant(right) or _products_by(q, w) > _PASSES:
         return False
     if k < _LINE or (k > _BLOCK and m > _FEW) or m * k > _RIGHT:
         return False
@@ -235,23 +223,20 @@ def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
     return not batched and short <= _SHORT and m * k <= _LEFT and k * spec.n <= _RIGHT
 
 
-def _shared(b: Lowering, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
+def _shared(q: Queries, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
     """Whether a right side is packed once for all: a constant, or one that several products need turned."""
-    if b.is_constant(right):
+    if q.is_constant(right):
         return spec.b_column != 1 or right.size > _RIGHT
-    if spec.b_column == 1:
-        return False
-    readers = _readers(w)
-    return any(readers.count(kind) > 1 for kind in ("Gemm", "MatMul"))
+    return spec.b_column != 1 and _products_by(q, w) > 1
 
 
-def _readers(w: ir.Value) -> list[str]:
-    """The operators that have a value on their right side."""
-    return [u.node.op_type for u in w.uses() if u.idx == 1]
+def _products_by(q: Queries, w: ir.Value) -> int:
+    """How many products have a value on their right side."""
+    return sum(isinstance(r, Product) and r.right is w for r in q.requests)
 
 
 def _product(
-    b: Lowering,
+    c: Context,
     spec: Gemm,
     left: Tensor,
     right: Tensor | Buffer,
@@ -263,28 +248,27 @@ def _product(
     """The call for one product or a batch of them."""
     slots: dict[str, Slot] = {"a": left, "b": right, "c": target, "batch": batch}
     slots |= {f"e{i}": t for i, t in enumerate(operands)}
-    reads: list[Tensor | Buffer] = [left, right, *operands]
-    writes: list[Tensor | Buffer] = [target]
     if in_place:
-        b.call(_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
+        c.call(_gemm(spec, c.target), slots, batch=batch)
         return
-    if needs_partial(spec.k, b.target) and any(t.buffer is target.buffer for t in operands):
+    if needs_partial(spec.k, c.target) and any(t.buffer is target.buffer for t in operands):
         # What the sums of the first blocks would be written over is still to be read.
         spec = replace(spec, partial=True)
         reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))
-        slots["p"] = partial = b.scratch(reach)
-        writes.append(partial)
-    b.call(_packed_gemm(spec, b.target), slots, reads=reads, writes=writes, batch=batch)
+        slots["p"] = c.scratch(reach)
+    c.call(_packed_gemm(spec, c.target), slots, batch=batch)
 
 
-def _packed(b: Lowering, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
+def _packed(c: Context, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
     """A right-hand matrix in blocks of columns, and the product that reads it; packed once for all alike."""
     (k, n), strides = right.shape, right.strides
     key = ("columns", w, n, k, strides, right.offset)
-    if (found := b.packed.get(key)) is None:
-        found = b.packed[key] = b.scratch(panels.packed_size(n, k, b.target))
-        kernel = _pack(n, k, strides[1], strides[0], b.target)
+    found: Buffer | None = c.kept(key)
+    if found is None:
+        found = c.scratch(panels.packed_size(n, k, c.target))
+        kernel = _pack(n, k, strides[1], strides[0], c.target)
         slots: dict[str, Slot] = {"b": right, "packed": found}
-        b.call(kernel, slots, reads=[right], writes=[found], label="pack columns")
-    width, size = panels.block_width(n, b.target), panels.panel_size(n, k, b.target)
+        c.call(kernel, slots, label="pack columns")
+        c.keep(key, found)
+    width, size = panels.block_width(n, c.target), panels.panel_size(n, k, c.target)
     return found, replace(spec, b_k=width, b_column=1, b_block=size)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.types import ELEMENT_TYPES
 from onward.compile.expressions import number
 from onward.compile.groups import Group
 from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
@@ -37,7 +38,7 @@ from onward.graph.requests import Request
 
 __all__ = ["Context", "Emitted", "Layout", "Queries", "Site"]
 
-_FLOAT = np.dtype(np.float32)
+_SINGLE = np.dtype(np.float32)
 
 
 class Layout(Enum):
@@ -201,9 +202,20 @@ class Queries:
     # -- reasons to leave a node to its NumPy kernel -----------------------------------------------------
 
     def not_floats(self, *values: ir.Value | None) -> str | None:
+        """The first value that is not of a type that is computed with, or not of the type of those before."""
+        given = [v for v in values if v is not None]
+        for value in given:
+            row = ELEMENT_TYPES.get(self.dtype(value).name)
+            if row is None or not row.generated:
+                return f"{value.name} is {self.dtype(value)}"
+            if self.dtype(value) != self.dtype(given[0]):
+                return f"{given[0].name} is {self.dtype(given[0])}, {value.name} is {self.dtype(value)}"
+        return None
+
+    def not_singles(self, *values: ir.Value | None) -> str | None:
         """The first value that is not float32."""
         for value in values:
-            if value is not None and self.dtype(value) != _FLOAT:
+            if value is not None and self.dtype(value) != _SINGLE:
                 return f"{value.name} is {self.dtype(value)}"
         return None
 
@@ -313,9 +325,9 @@ class Context(Queries):
             window = replace(self.plain(of), shape=shape, strides=row_major(shape))
         self.alias(value, window)
 
-    def scratch(self, floats: int) -> Buffer:
+    def scratch(self, elements: int, dtype: np.dtype[np.generic] = _SINGLE) -> Buffer:
         """Memory for the length of one call, or until its last use."""
-        return Buffer(max(64, 4 * floats))
+        return Buffer(max(64, dtype.itemsize * elements))
 
     def keep(self, key: object, thing: object) -> None:
         """Leave something for later calls."""
@@ -355,7 +367,7 @@ class Context(Queries):
             slots: its arguments by name; memory for `scratch` is added.
             batch: what the kernel's costs are multiplied by.
             label: the operators that it computes, for reports; by default those of the site.
-            element: the element-wise pass over gapless float32 tensors that it is, if it is one.
+            element: the element-wise pass over gapless tensors of one type that it is, if it is one.
         """
         scratch = Buffer(kernel.scratch * self.threads + 64) if kernel.scratch else None
         if scratch is not None:

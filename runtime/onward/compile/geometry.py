@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.pool import Pool
 from onward.graph import Geometry
@@ -24,8 +26,10 @@ def image(shape: Sequence[int], border: Sequence[int] = NO_BORDER) -> Image:
     return Image(height, width, shape[1], top=top, left=left, bottom=bottom, right=right)
 
 
-def convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convolution:
-    """A convolution's geometry over one or two axes.
+def convolution(
+    geometry: Geometry, x: Image, y: Image, group: int, dtype: np.dtype[np.generic]
+) -> Convolution:
+    """A convolution of elements of a type over one or two axes.
 
     Raises:
         ShapeError: geometry and images do not agree.
@@ -38,11 +42,20 @@ def convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convoluti
         _pair(geometry.dilations),
         _pads(geometry),
         group,
+        dtype.name,
     )
 
 
-def pool(kind: str, geometry: Geometry, x: Image, y: Image, *, count_include_pad: bool = False) -> Pool:
-    """A pooling's geometry over one or two axes; `kind` is "max" or "average"."""
+def pool(
+    kind: str,
+    geometry: Geometry,
+    x: Image,
+    y: Image,
+    dtype: np.dtype[np.generic],
+    *,
+    count_include_pad: bool = False,
+) -> Pool:
+    """A pooling of elements of a type over one or two axes; `kind` is "max" or "average"."""
     return Pool(
         kind,
         x,
@@ -52,6 +65,7 @@ def pool(kind: str, geometry: Geometry, x: Image, y: Image, *, count_include_pad
         _pads(geometry),
         _pair(geometry.dilations),
         count_include_pad,
+        dtype.name,
     )
 
 

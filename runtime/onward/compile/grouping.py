@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.codegen.types import ELEMENT_TYPES
 from onward.compile.groups import LARGEST, OPERANDS, Group
 from onward.compile.program import Operation, Program
 
 __all__ = ["grouped", "is_element"]
 
-_KINDS = frozenset({np.dtype(np.float32), np.dtype(np.bool_)})
+_TRUTH = np.dtype(np.bool_)
 
 
 def is_element(operation: Operation, program: Program) -> bool:
@@ -25,7 +26,8 @@ def is_element(operation: Operation, program: Program) -> bool:
         return False
     shape = program.shapes[operation.outputs[0]]
     values = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
-    if any(program.dtypes[v] not in _KINDS for v in values):
+    kinds = {program.dtypes[v] for v in values} - {_TRUTH}
+    if len(kinds) > 1 or not all(k.name in ELEMENT_TYPES and ELEMENT_TYPES[k.name].generated for k in kinds):
         return False
     return all(program.shapes[v] == shape for v in operation.outputs) and all(
         _broadcasts(program.shapes[v], shape) for v in values

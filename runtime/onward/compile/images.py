@@ -17,7 +17,7 @@ from onward.compile.uses import Uses
 
 __all__ = ["image_geometry"]
 
-_KINDS = (np.dtype(np.float32), np.dtype(np.bool_))
+_KINDS = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.bool_))
 
 Pair = tuple[ir.Value, ir.Value]
 

@@ -24,6 +24,15 @@ def _image(tensor: Tensor) -> Image:
     return tensor.image
 
 
+def _bordered(
+    request: requests.Convolution | requests.ConvolutionInput | requests.ConvolutionWeight,
+    x: Tensor,
+    y: Tensor,
+) -> Convolution:
+    """A convolution's geometry on its images."""
+    return geometry.convolution(request.geometry, _image(x), _image(y), request.group, x.dtype)
+
+
 def _unbordered(
     program: Program,
     x: ir.Value,
@@ -34,7 +43,7 @@ def _unbordered(
     if len(program.shape(x)) not in (3, 4):
         return None
     source, target = (geometry.image(program.shape(v)) for v in (x, y))
-    return geometry.convolution(request.geometry, source, target, request.group)
+    return geometry.convolution(request.geometry, source, target, request.group, program.dtypes[x])
 
 
 def _packed(c: Context, how: Technique, w: ir.Value, conv: Convolution) -> Buffer:
@@ -42,7 +51,7 @@ def _packed(c: Context, how: Technique, w: ir.Value, conv: Convolution) -> Buffe
     key = (how.name, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
     found: Buffer | None = c.kept(key)
     if found is None:
-        found = c.scratch(how.packed_size(conv, c.target))
+        found = c.scratch(how.packed_size(conv, c.target), c.dtype(w))
         kernel = how.pack(conv, c.target)
         slots: dict[str, Slot] = {how.source: c.plain(w), how.packed: found}
         if "batch" in kernel.slots:
@@ -87,7 +96,7 @@ def forward(c: Context, request: requests.Convolution) -> None:
     """By the technique that is fastest for the shape."""
     back = c.write_back(request.y, image=True)
     source = c.image(request.x)
-    conv = geometry.convolution(request.geometry, _image(source), _image(back.target), request.group)
+    conv = _bordered(request, source, back.target)
     how = technique(conv, c.options, backward=False)
     bias = None if request.bias is None else c.plain(request.bias)
     _convolve(c, how, conv, source, request.w, back, bias)
@@ -109,7 +118,7 @@ def backward_data(c: Context, request: requests.ConvolutionInput) -> None:
     """By the technique that is fastest for the shape."""
     back = c.write_back(request.dx, image=True)
     source = c.image(request.dy)
-    conv = geometry.convolution(request.geometry, _image(back.target), _image(source), request.group)
+    conv = _bordered(request, back.target, source)
     _convolve(c, technique(conv, c.options, backward=True), conv, source, request.w, back, None)
 
 
@@ -130,10 +139,10 @@ def _weight_borders(
 def backward_weights(c: Context, request: requests.ConvolutionWeight) -> None:
     """Sets of sums, then the weights in ONNX's order."""
     source, gradient = c.image(request.x), c.image(request.dy)
-    conv = geometry.convolution(request.geometry, _image(source), _image(gradient), request.group)
+    conv = _bordered(request, source, gradient)
     how = weight_technique(conv)
     parts = how.parts(conv, c.target, c.threads)
-    sums = c.scratch(parts * how.size(conv, c.target))
+    sums = c.scratch(parts * how.size(conv, c.target), source.dtype)
     batch = source.shape[0]
     images: dict[str, Slot] = {"a": source.buffer, "b": gradient.buffer, "c": sums, "batch": batch}
     c.call(how.gradient(conv, c.target), images, batch=batch)

@@ -29,7 +29,7 @@ from onward.graph.requests import BatchNormalization, BatchNormalizationGradient
 
 __all__: list[str] = []
 
-_FLOAT = np.dtype(np.float32)
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 # -- what the program has in place of one operation ----------------------------------------------------------
@@ -180,11 +180,11 @@ def _wide(vector: Array, rank: int) -> Array:
 
 
 def _splits(program: Program, operation: Operation) -> bool:
-    """Whether all operands are float32 and have elements, over an image, a signal or a vector."""
+    """Whether all operands are of one compiled type and have elements, and are images, signals or vectors."""
     values = [v for v in operation.inputs if v is not None]
-    return len(program.shapes[values[0]]) in (2, 3, 4) and all(
-        program.dtypes[v] == _FLOAT and 0 not in program.shapes[v] for v in values
-    )
+    dtype = program.dtypes[values[0]]
+    alike = all(program.dtypes[v] == dtype and 0 not in program.shapes[v] for v in values)
+    return len(program.shapes[values[0]]) in (2, 3, 4) and dtype in _FLOATS and alike
 
 
 def _key(x: ir.Value, epsilon: float) -> object:
@@ -193,8 +193,10 @@ def _key(x: ir.Value, epsilon: float) -> object:
 
 
 def _value(program: Program, like: ir.Value, name: str, shape: tuple[int, ...]) -> ir.Value:
-    value = ir.Value(name=f"{like.name}/{name}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
-    program.shapes[value], program.dtypes[value] = shape, _FLOAT
+    dtype = program.dtypes[like]
+    type_ = ir.TensorType(ir.DataType.from_numpy(dtype))
+    value = ir.Value(name=f"{like.name}/{name}", shape=ir.Shape(shape), type=type_)
+    program.shapes[value], program.dtypes[value] = shape, dtype
     return value
 
 
@@ -258,8 +260,8 @@ def _channels_last(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(tensor.shape[a] for a in order), tuple(tensor.strides[a] for a in order)
 
 
-def _vector(c: Context, channels: int) -> Tensor:
-    return Tensor(c.scratch(channels), (channels,), (1,), _FLOAT)
+def _vector(c: Context, channels: int, dtype: np.dtype[np.generic]) -> Tensor:
+    return Tensor(c.scratch(channels, dtype), (channels,), (1,), dtype)
 
 
 def _unsuited(q: Queries, request: Statistics | StatisticsGradient) -> str | None:
@@ -274,15 +276,15 @@ def statistics(c: Context, request: Statistics) -> None:
     source = c.either(request.x)
     sizes, strides = _channels_last(source)
     first = (*(0,) * (len(sizes) - 1), 1)
-    columns = norm.statistics(sizes[1:], Operand(strides))
+    columns = norm.statistics(sizes[1:], Operand(strides, source.dtype.name))
     finish = norm.forward_finish(request.epsilon, request.momentum)
     start = Tensor(source.buffer, (sizes[-1],), (1,), source.dtype, source.offset)
-    count = c.constant(np.array(prod(sizes[:-1]), np.float32))
+    count = c.constant(np.array(prod(sizes[:-1]), source.dtype))
     weights = (request.scale, request.bias, request.mean, request.variance)
     more = [start, count, *(c.plain(v) for v in weights)]
     # the kernel's order: mean, inverse, slope, shift, new running mean and variance
     slope, shift, mean, inverse, *moved = [c.new_plain(v) for v in request.outputs]
-    moved += [_vector(c, sizes[-1]) for _ in range(2 - len(moved))]
+    moved += [_vector(c, sizes[-1], source.dtype) for _ in range(2 - len(moved))]
     results = [mean, inverse, slope, shift, *moved]
     reduce_in_two(c, sizes, columns, [(source, strides), (source, first)], finish, more, results)
 
@@ -291,16 +293,16 @@ def statistics(c: Context, request: Statistics) -> None:
 def statistics_gradient(c: Context, request: StatisticsGradient) -> None:
     """Column sums over dY and X, which may be expressions."""
     read = expressed(c, request.dy, request.x)
-    sizes = read.sizes
+    sizes, dtype = read.sizes, c.dtype(request.x)
     per_channel = (*(0,) * (len(sizes) - 1), 1)
     pairs = [*zip(read.tensors, read.strides, strict=True), (c.plain(request.mean), per_channel)]
     columns = norm.backward_sums(
         sizes[1:], tuple(Operand(s, t.dtype.name) for t, s in pairs), *read.expressions
     )
-    count = c.constant(np.array(prod(sizes[:-1]), np.float32))
+    count = c.constant(np.array(prod(sizes[:-1]), dtype))
     more = [count, c.plain(request.scale), c.plain(request.inverse), c.plain(request.mean)]
     found = [c.new_plain(v) for v in request.outputs]
-    found += [_vector(c, sizes[-1]) for _ in range(5 - len(found))]
+    found += [_vector(c, sizes[-1], dtype) for _ in range(5 - len(found))]
     # the kernel's order: gradients of scale and bias, then the coefficients
     results = [found[3], found[4], *found[:3]]
     reduce_in_two(c, sizes, columns, pairs, norm.backward_finish(), more, results)

@@ -28,7 +28,7 @@ _pool_gradient = functools.lru_cache(512)(kernels.pool_backward)
 def _geometry(kind: str, over: Geometry, x: Tensor, y: Tensor, *, count_include_pad: bool = False) -> Pool:
     assert x.image is not None
     assert y.image is not None
-    return geometry.pool(kind, over, x.image, y.image, count_include_pad=count_include_pad)
+    return geometry.pool(kind, over, x.image, y.image, x.dtype, count_include_pad=count_include_pad)
 
 
 def _forward(c: Context, kind: str, request: requests.MaxPool | requests.AveragePool) -> None:

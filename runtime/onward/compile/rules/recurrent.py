@@ -31,12 +31,6 @@ __all__: list[str] = []
 
 _FLOAT = np.dtype(np.float32)
 
-_CACHED = 1 << 20
-"""Bytes of packed weights that may be read again at every step."""
-
-_SHARED = 4
-"""Rows of a thread from which reading them pays."""
-
 _pack = functools.lru_cache(512)(panels.pack_columns)
 _forward = functools.lru_cache(64)(kernels.recurrent)
 _backward = functools.lru_cache(64)(gradients.recurrent_gradient)
@@ -101,7 +95,7 @@ def _cell(of: Recurrence, sizes: _Sizes, d: int, *, kept: bool, trained: bool, s
 def _unsuited(q: Queries, request: Recurrent) -> str | None:
     of = request.of
     floats = (of.x, of.w, of.r, of.bias, *of.initial, of.peepholes)
-    if reason := q.not_floats(*floats) or q.empty(*floats):
+    if reason := q.not_singles(*floats) or q.empty(*floats):
         return reason
     for used in of.activations:
         for activation in used:
@@ -191,7 +185,9 @@ def _inside(q: Queries, sizes: _Sizes) -> bool:
     """Whether the kernel makes its products with W: packed W and R stay in the second-level cache, and enough
     rows read them at each step. The gates of all steps then need not come from memory.
     """
-    return 4 * (sizes.features + sizes.size) * sizes.width <= _CACHED and sizes.batch >= _SHARED * q.threads
+    tuning = q.target.tuning
+    stay = q.target.nbytes * (sizes.features + sizes.size) * sizes.width <= tuning.recurrent_weights
+    return stay and sizes.batch >= tuning.recurrent_shared * q.threads
 
 
 @lowers(Recurrent, suits=_unsuited)
@@ -298,7 +294,7 @@ def _gradient_unsuited(q: Queries, request: RecurrentGradient) -> str | None:
         return f"the states of {of.kind} are not kept"
     if of.clip is not None:
         return "clip"
-    return q.not_floats(request.dy, *request.d_last)
+    return q.not_singles(request.dy, *request.d_last)
 
 
 @lowers(RecurrentGradient, suits=_gradient_unsuited)

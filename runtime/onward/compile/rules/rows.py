@@ -28,7 +28,6 @@ from onward.graph import requests
 
 __all__ = ["rows_call"]
 
-_FLOAT = np.dtype(np.float32)
 _rows = functools.lru_cache(512)(kernels.rows_kernel)
 
 Pass = tuple[str, Expression, Expression | None]
@@ -71,9 +70,10 @@ def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
     strides = [0] * len(shape)
     for axis, step in zip(order, row_major(turned), strict=True):
         strides[axis] = step
-    buffer = Buffer(4 * prod(shape))
-    c.alias(y, Tensor(buffer, shape, tuple(strides), _FLOAT))
-    return Tensor(buffer, rows, row_major(rows), _FLOAT)
+    dtype = c.dtype(y)
+    buffer = Buffer(dtype.itemsize * prod(shape))
+    c.alias(y, Tensor(buffer, shape, tuple(strides), dtype))
+    return Tensor(buffer, rows, row_major(rows), dtype)
 
 
 def rows_call(
@@ -90,8 +90,9 @@ def rows_call(
         columns,
         tuple(Operand(s, t.dtype.name) for t, s in operands),
         tuple(passes),
-        tuple((Operand((t.strides[0], 1)), e) for t, e in results),
+        tuple((Operand((t.strides[0], 1), t.dtype.name), e) for t, e in results),
         tuple((t.dtype.name, e) for t, e in row_results),
+        operands[0][0].dtype.name,
     )
     slots: dict[str, Slot] = {f"x{i}": t for i, (t, _) in enumerate(operands)}
     slots |= {f"y{i}": t for i, (t, _) in enumerate(results)}
@@ -234,8 +235,8 @@ def _last_axes(q: Queries, x: ir.Value, axis: int) -> tuple[list[int], int]:
     return axes, prod(shape[a] for a in axes)
 
 
-def _vector(size: int) -> Tensor:
-    return Tensor(Buffer(max(64, 4 * size)), (size,), (1,), _FLOAT)
+def _vector(size: int, dtype: np.dtype[np.generic]) -> Tensor:
+    return Tensor(Buffer(max(64, dtype.itemsize * size)), (size,), (1,), dtype)
 
 
 def _statistics(first: int, columns: int, epsilon: float) -> tuple[list[Pass], Expression, Expression]:
@@ -273,7 +274,7 @@ def layer_normalization(c: Context, request: requests.LayerNormalization) -> Non
         result = result + operand(2)
     target = _new_rows(c, outputs[0], axes)
     kept = [c.new_plain(v) for v in outputs[1:3]]
-    kept += [_vector(count) for _ in range(2 - len(kept))]
+    kept += [_vector(count, rows.dtype) for _ in range(2 - len(kept))]
     c.keep(("row statistics", x, axes[0], epsilon), (kept[0], kept[1]))
     found = list(zip(kept, (mean, inverse), strict=True))
     operands = [_both(rows), *weights]
@@ -300,7 +301,7 @@ def layer_normalization_gradient(c: Context, request: requests.LayerNormalizatio
     kept: tuple[Tensor, Tensor] | None = c.kept(("row statistics", x, axes[0], epsilon))
     if kept is None:
         passes, mean, inverse = _statistics(2, columns, epsilon)
-        kept = (_vector(count), _vector(count))
+        kept = (_vector(count, source.dtype), _vector(count, source.dtype))
         found = list(zip(kept, (mean, inverse), strict=True))
         rows_call(c, "layer_norm_statistics", [_both(source)], columns, count, passes, (), found)
     normalized = (operand(1) - operand(3)) * operand(4)
@@ -362,7 +363,7 @@ def group_normalization(c: Context, request: requests.GroupNormalization) -> Non
     source = c.plain(x)
     columns = source.size // (n * groups)
     rows = replace(source, shape=(n * groups, columns), strides=(columns, 1))
-    mean, inverse = _vector(n * groups), _vector(n * groups)
+    mean, inverse = (_vector(n * groups, source.dtype) for _ in range(2))
     passes, *found = _statistics(2, columns, epsilon)
     kept = list(zip((mean, inverse), found, strict=True))
     rows_call(c, "group_norm_statistics", [_both(rows)], columns, n * groups, passes, (), kept)

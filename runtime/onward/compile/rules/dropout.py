@@ -19,7 +19,7 @@ _dropout = functools.lru_cache(256)(philox.dropout)
 
 
 def _unsuited(q: Queries, request: requests.Dropout) -> str | None:
-    if reason := q.not_floats(request.x) or q.empty(request.x):
+    if reason := q.not_float32(request.x) or q.empty(request.x):
         return reason
     if max(np.prod(q.shape(request.x), dtype=np.float64), 1) >= 2.0**32:
         return "more than 2**32 elements"

@@ -38,7 +38,7 @@ from onward.graph.requests import Request
 
 __all__ = ["Context", "Emitted", "Layout", "Queries", "Site"]
 
-_SINGLE = np.dtype(np.float32)
+_FLOATS = frozenset(name for name, row in ELEMENT_TYPES.items() if row.generated)
 
 
 class Layout(Enum):
@@ -121,6 +121,10 @@ class Queries:
         """The processor."""
         return self._unit.target
 
+    def typed(self, dtype: np.dtype[np.generic]) -> Target:
+        """The processor as generators see it that compute in an element type."""
+        return self._unit.target.typed(dtype.name)
+
     @property
     def threads(self) -> int:
         """How many threads run the plan."""
@@ -202,21 +206,15 @@ class Queries:
     # -- reasons to leave a node to its NumPy kernel -----------------------------------------------------
 
     def not_floats(self, *values: ir.Value | None) -> str | None:
-        """The first value that is not of a type that is computed with, or not of the type of those before."""
-        given = [v for v in values if v is not None]
-        for value in given:
-            row = ELEMENT_TYPES.get(self.dtype(value).name)
-            if row is None or not row.generated:
-                return f"{value.name} is {self.dtype(value)}"
-            if self.dtype(value) != self.dtype(given[0]):
-                return f"{given[0].name} is {self.dtype(given[0])}, {value.name} is {self.dtype(value)}"
-        return None
-
-    def not_singles(self, *values: ir.Value | None) -> str | None:
-        """The first value that is not float32."""
+        """The first value that is not of a type that kernels are made for, or not of the others' type."""
+        common: np.dtype[np.generic] | None = None
         for value in values:
-            if value is not None and self.dtype(value) != _SINGLE:
-                return f"{value.name} is {self.dtype(value)}"
+            if value is None:
+                continue
+            dtype = self.dtype(value)
+            if dtype.name not in _FLOATS or (common is not None and dtype != common):
+                return f"{value.name} is {dtype}"
+            common = dtype
         return None
 
     def empty(self, *values: ir.Value | None) -> str | None:
@@ -325,9 +323,13 @@ class Context(Queries):
             window = replace(self.plain(of), shape=shape, strides=row_major(shape))
         self.alias(value, window)
 
-    def scratch(self, elements: int, dtype: np.dtype[np.generic] = _SINGLE) -> Buffer:
+    def scratch(self, elements: int, dtype: np.dtype[np.generic]) -> Buffer:
         """Memory for the length of one call, or until its last use."""
-        return Buffer(max(64, dtype.itemsize * elements))
+        return Buffer(max(64, elements * dtype.itemsize))
+
+    def vector(self, elements: int, dtype: np.dtype[np.generic]) -> Tensor:
+        """The same as a tensor of one axis."""
+        return whole(self.scratch(elements, dtype), (elements,), dtype)
 
     def keep(self, key: object, thing: object) -> None:
         """Leave something for later calls."""
@@ -367,7 +369,7 @@ class Context(Queries):
             slots: its arguments by name; memory for `scratch` is added.
             batch: what the kernel's costs are multiplied by.
             label: the operators that it computes, for reports; by default those of the site.
-            element: the element-wise pass over gapless tensors of one type that it is, if it is one.
+            element: the element-wise pass over gapless float32 tensors that it is, if it is one.
         """
         scratch = Buffer(kernel.scratch * self.threads + 64) if kernel.scratch else None
         if scratch is not None:

@@ -29,7 +29,7 @@ def image(shape: Sequence[int], border: Sequence[int] = NO_BORDER) -> Image:
 def convolution(
     geometry: Geometry, x: Image, y: Image, group: int, dtype: np.dtype[np.generic]
 ) -> Convolution:
-    """A convolution of elements of a type over one or two axes.
+    """A convolution's geometry over one or two axes.
 
     Raises:
         ShapeError: geometry and images do not agree.
@@ -55,7 +55,7 @@ def pool(
     *,
     count_include_pad: bool = False,
 ) -> Pool:
-    """A pooling of elements of a type over one or two axes; `kind` is "max" or "average"."""
+    """A pooling's geometry over one or two axes; `kind` is "max" or "average"."""
     return Pool(
         kind,
         x,

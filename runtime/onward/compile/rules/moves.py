@@ -120,7 +120,7 @@ def pad(c: Context, request: requests.Pad) -> None:
     if tuple(shape) == extents:
         c.alias(request.y, inside)
         return
-    value, target = c.constant(np.asarray(request.value, c.dtype(request.y))), c.new(request.y)
+    value, target = c.constant(np.asarray(request.value, source.dtype)), c.new(request.y)
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:
@@ -148,7 +148,7 @@ def _convert_unsuited(q: Queries, request: requests.Convert) -> str | None:
         return None
     if reason := q.empty(request.x):
         return reason
-    if target.name not in ("float32", "float64") or source.name not in _CONVERTED:
+    if target not in (np.float32, np.float64) or source.name not in _CONVERTED:
         return f"{source} to {target}"
     return None
 

@@ -37,7 +37,9 @@ _pack = functools.lru_cache(512)(panels.pack_columns)
 
 
 def _unsuited(q: Queries, request: Product) -> str | None:
-    if reason := q.not_floats(request.left, request.right) or q.empty(request.left, request.right):
+    if reason := q.not_floats(request.left, request.right, request.bias) or q.empty(
+        request.left, request.right
+    ):
         return reason
     n = q.shape(request.y)[-1:]
     if request.bias is not None and q.shape(request.bias) not in (n, (1, *n)):
@@ -84,8 +86,7 @@ def _destination(c: Context, request: Product) -> WriteBack:
         for axis, step in zip(perm, row_major([shape[a] for a in perm]), strict=True):
             strides[axis] = step
         if len(shape) > 1 and 1 in strides[-2:]:
-            dtype = c.dtype(y)
-            window = Tensor(Buffer(dtype.itemsize * prod(shape)), shape, tuple(strides), dtype)
+            window = Tensor(Buffer(c.dtype(y).itemsize * prod(shape)), shape, tuple(strides), c.dtype(y))
             c.alias(y, window)
             return WriteBack(window)
     return c.write_back(y, image=False)
@@ -121,10 +122,10 @@ def _multiply(c: Context, back: WriteBack, left: Tensor, right: Tensor, request:
         *(m, n, k, a_row, a_k, b_k, target.strides[-2]),
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
-        outer=loops,
         dtype=target.dtype.name,
+        outer=loops,
     )
-    in_place = _in_place(spec, m, k, c.target)
+    in_place = _in_place(spec, m, k, c.typed(left.dtype))
     source: Tensor | Buffer = right
     if not in_place and not any(step for _, _, step, _ in outer):
         # One right side for all: packing it again for each would cost as much as the products.
@@ -175,11 +176,11 @@ def _matrices(
         slots |= {f"e{i}": t for i, t in enumerate(operands)}
         c.call(_dots(spec, c.target), slots, batch=m)
         return
-    in_place = _in_place(spec, m, k, c.target)
+    in_place = _in_place(spec, m, k, c.typed(left.dtype))
     source: Tensor | Buffer = right
     if not by_depth and _shared(c, spec, w, right):
         source, spec = _packed(c, w, right, spec)
-        in_place = _in_place(spec, m, k, c.target)
+        in_place = _in_place(spec, m, k, c.typed(left.dtype))
     _product(c, spec, left, source, back.target, operands, k if by_depth else m, in_place)
 
 
@@ -190,15 +191,15 @@ def _by_dots(q: Queries, spec: Gemm, m: int, w: ir.Value, right: Tensor) -> bool
     beside k, the sooner the fewer lanes there are. Results narrower than a vector gain always: tiles along n
     leave lanes empty. A side that is packed once for many products costs next to nothing.
     """
-    target = q.target.typed(spec.dtype)
-    k, lanes, tuning = spec.k, target.lanes, target.tuning
+    k, machine = spec.k, q.typed(right.dtype)
+    lanes, tuning, nbytes = machine.lanes, machine.tuning, right.dtype.itemsize
     if k is None or (spec.a_k, spec.b_k) != (1, 1) or (spec.b_column == 1 and spec.n > 1):
         return False
     if q.is_constant(right) or _products_by(q, w) > _PASSES:
         return False
     if k < tuning.dots_line or (k > tuning.dots_block and m > tuning.dots_few):
         return False
-    if m * k * target.nbytes > tuning.product_in_place_right:
+    if m * k * nbytes > tuning.product_in_place_right:
         return False
     return spec.n < lanes or m * lanes <= 8 * k
 
@@ -211,15 +212,14 @@ def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
     """
     if spec.b_column != 1:
         return False
-    target = target.typed(spec.dtype)
     if m <= rows_for(target, panels.block_width(spec.n, target) // target.lanes):
         return True
     short = k if spec.a_k != 1 else m
     batched = any(outer.b for outer in spec.outer)
-    tuning = target.tuning
-    left = m * k * target.nbytes <= tuning.product_in_place_left
-    right = k * spec.n * target.nbytes <= tuning.product_in_place_right
-    return not batched and short <= tuning.product_short and left and right
+    if batched or short > target.tuning.product_short:
+        return False
+    left, right = m * k * target.nbytes, k * spec.n * target.nbytes
+    return left <= target.tuning.product_in_place_left and right <= target.tuning.product_in_place_right
 
 
 def _shared(q: Queries, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
@@ -261,14 +261,13 @@ def _product(
 def _packed(c: Context, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
     """A right-hand matrix in blocks of columns, and the product that reads it; packed once for all alike."""
     (k, n), strides = right.shape, right.strides
-    key = ("columns", w, n, k, strides, right.offset)
-    processor = c.target.typed(spec.dtype)
+    key = ("columns", w, right.dtype, n, k, strides, right.offset)
     found: Buffer | None = c.kept(key)
     if found is None:
-        found = c.scratch(panels.packed_size(n, k, processor), right.dtype)
-        kernel = _pack(n, k, strides[1], strides[0], processor)
+        found = c.scratch(panels.packed_size(n, k, c.typed(right.dtype)), right.dtype)
+        kernel = _pack(n, k, strides[1], strides[0], c.typed(right.dtype))
         slots: dict[str, Slot] = {"b": right, "packed": found}
         c.call(kernel, slots, label="pack columns")
         c.keep(key, found)
-    width, size = panels.block_width(n, processor), panels.panel_size(n, k, processor)
+    width, size = panels.block_width(n, c.typed(right.dtype)), panels.panel_size(n, k, c.typed(right.dtype))
     return found, replace(spec, b_k=width, b_column=1, b_block=size)

@@ -39,7 +39,7 @@ def reduce_to_columns(
         tuple(expressions),
         (how,) * len(expressions),
         everything,
-        operands[0][0].dtype.name,
+        results[0].dtype.name,
     )
     width = 0 if everything else 1
     finish = Finish(

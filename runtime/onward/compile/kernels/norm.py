@@ -10,6 +10,8 @@ cancel when the mean is large. It is divided by the number of values, as ONNX's 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, constant, operand
 from onward.compile.kernels.reduce import Columns, Finish
@@ -24,7 +26,9 @@ def _channel(shape: tuple[int, ...]) -> Operand:
 def statistics(shape: tuple[int, ...], x: Operand) -> Columns:
     """Operands: x, and as a channel vector its first pixel (the address of x itself)."""
     distance = operand(0) - operand(1)
-    return Columns(shape, (x, _channel(shape)), (distance, distance * distance), ("sum", "sum"))
+    first = replace(_channel(shape), dtype=x.dtype)
+    sums = (distance, distance * distance)
+    return Columns(shape, (x, first), sums, ("sum", "sum"), dtype=x.dtype)
 
 
 def forward_finish(epsilon: float, momentum: float) -> Finish:

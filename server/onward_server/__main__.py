@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.check_config:
             return _check_config(settings)
-        logging.getLogger("onward_server").info("settings: %s", settings.model_dump_json())
+        logging.getLogger("onward_server").info("settings: %s", _printed(settings))
         finished = _run(settings, lambda: _settings(options))
     except OnwardError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,11 +56,15 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
     return load_settings(options.config, **_overrides(options))
 
 
+def _printed(settings: ServerSettings, indent: int | None = None) -> str:
+    return settings.model_dump_json(indent=indent, exclude={"keys": {"__all__": {"sha256"}}})
+
+
 def _check_config(settings: ServerSettings) -> int:
     """Print the settings without secrets, and what is wrong with the repository; opens no model."""
     from onward_server.dataplane.repository import scan
 
-    print(settings.model_dump_json(indent=2))
+    print(_printed(settings, indent=2))
     if settings.tls is not None:
         from onward_server.tls import ssl_context
 

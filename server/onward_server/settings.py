@@ -12,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -244,13 +243,13 @@ class KeySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    sha256: SecretStr
+    sha256: str = Field(repr=False)
     roles: frozenset[Role] = frozenset({"predict"})
 
     @field_validator("sha256")
     @classmethod
-    def _is_a_digest(cls, value: SecretStr) -> SecretStr:
-        if not re.fullmatch(r"[0-9a-f]{64}", value.get_secret_value()):
+    def _is_a_digest(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", value):
             raise ValueError("not 64 lower-case hexadecimal digits; `sha256sum` prints them")
         return value
 

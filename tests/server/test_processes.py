@@ -183,14 +183,14 @@ def test_options_come_before_the_environment_before_the_file(
 ) -> None:
     file = tmp_path / "server.toml"
     file.write_text(
-        f"repository = '{tmp_path}'\nthreads = 2\nexecutor_threads = 3\nqueue_size = 4\n"
+        f"repository = '{tmp_path}'\nthreads = 2\ninstances = 3\nqueue_size = 4\n"
         "[cross_check]\npolicy = 'sample'\nrate = 0.5\non_mismatch = 'fail'\n"
     )
     monkeypatch.setenv("ONWARD_SERVER_THREADS", "5")
-    monkeypatch.setenv("ONWARD_SERVER_EXECUTOR_THREADS", "6")
+    monkeypatch.setenv("ONWARD_SERVER_INSTANCES", "6")
     monkeypatch.setenv("ONWARD_SERVER_CROSS_CHECK__RATE", "0.25")
     chosen = load_settings(file, threads=7)
-    assert (chosen.threads, chosen.executor_threads, chosen.queue_size) == (7, 6, 4)
+    assert (chosen.threads, chosen.instances, chosen.queue_size) == (7, 6, 4)
     check = chosen.cross_check
     assert (check.policy, check.rate, check.on_mismatch) == ("sample", 0.25, "fail")
 

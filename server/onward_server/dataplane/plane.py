@@ -227,9 +227,7 @@ class DataPlane:
                 raise RequestError(f"the inputs have different numbers of rows: {rows}")
             if max(rows.values()) > batching.max_batch:
                 most = batching.max_batch
-                raise RequestError(
-                    f"the inputs have {max(rows.values())} rows; the model takes at most {most}"
-                )
+                raise RequestError(f"the inputs have {max(rows.values())} rows; the model takes up to {most}")
         found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
         arrays = found.outputs
         if request.outputs is not None:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from onward.errors import VerificationError
 from onward.graph import Array
-from onward_server.dataplane import CheckOutcome, DataPlane
+from onward_server.dataplane import CheckOutcome, DataPlane, InferRequest, RequestedOutput
 from onward_server.dataplane.executors import EngineFactory
 from onward_server.errors import (
     DrainingError,
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def planes() -> Iterator[Any]:
+async def planes() -> AsyncIterator[Any]:
     opened: list[DataPlane] = []
 
     async def open_plane(repository: Path, using: Mapping[str, EngineFactory] = RIGHT, **fields: Any) -> Any:
@@ -49,6 +49,13 @@ async def infer(
 ) -> Any:
     wanted = None if outputs is None else [RequestedOutput(name) for name in outputs]
     return await plane.infer(InferRequest("m", inputs, version, wanted))
+
+
+def outcome_of(answer: Any) -> CheckOutcome:
+    return CheckOutcome(answer.parameters["cross_check"])
+
+
+FAIL = {"on_mismatch": "fail"}
 
 
 def one_wrong(outputs: dict[str, Array]) -> dict[str, Array]:
@@ -133,7 +140,6 @@ async def test_an_empty_repository_is_allowed_with_a_warning(
 async def test_a_subset_of_outputs_in_the_order_asked_for(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository, cross_check={"policy": "every"})
-    model_ = plane.model("m")
     answer = await infer(plane, FLOAT_PAIR, ["product", "total"])
     assert list(answer.outputs) == ["product", "total"]
     answer = await infer(plane, FLOAT_PAIR, ["product"])
@@ -200,7 +206,7 @@ async def test_a_mismatch_is_logged_and_answered(
 
 async def test_a_mismatch_can_refuse_the_answer(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, engines(one_wrong), cross_check={"policy": "every", "on_mismatch": "fail"})
+    plane = await planes(repository, engines(one_wrong), cross_check={"policy": "every", **FAIL})
     with pytest.raises(VerificationError, match="engines disagree: output 'total'"):
         await infer(plane, FLOAT_PAIR)
     assert plane.model("m").infer_statistics.fail_count == 1
@@ -224,7 +230,9 @@ async def test_a_witness_that_fails_is_a_mismatch(repository: Path, planes: Any)
     plane = await planes(repository, engines(broken), cross_check={"policy": "every"}, engine="onnxruntime")
     answer = await infer(plane, FLOAT_PAIR)
     assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.FAILED, "onnxruntime")
-    assert plane.model("m").check_statistics.last_mismatch == "onward failed: engine trouble"
+    assert (
+        plane.model("m").check_statistics.last_mismatch == "onward failed: FloatingPointError: engine trouble"
+    )
 
 
 async def test_an_engine_that_fails_is_an_execution_error(repository: Path, planes: Any) -> None:
@@ -233,18 +241,36 @@ async def test_an_engine_that_fails_is_an_execution_error(repository: Path, plan
 
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository, engines(broken))
-    with pytest.raises(ExecutionError, match="onward: FloatingPointError: engine trouble"):
+    with pytest.raises(ExecutionError, match="FloatingPointError: engine trouble"):
         await infer(plane, FLOAT_PAIR)
 
 
 async def test_policy_sample_checks_its_share(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, cross_check={"policy": "sample", "rate": 0.25})
-    outcomes = [(await infer(plane, FLOAT_PAIR)),).outcome for _ in range(8)]
+    plane = await planes(repository, cross_check={"policy": "sample", "rate": 0.25, "on_mismatch": "fail"})
+    outcomes = [outcome_of(await infer(plane, FLOAT_PAIR)) for _ in range(8)]
     passed, skipped = CheckOutcome.PASSED, CheckOutcome.SKIPPED
     assert outcomes == [passed, skipped, skipped, skipped] * 2
     statistics = plane.model("m").check_statistics
     assert (statistics.requests, statistics.checks, statistics.skipped) == (8, 2, 6)
+
+
+async def test_policy_sample_answers_first_where_it_only_logs(repository: Path, planes: Any) -> None:
+    release = threading.Event()
+
+    def held(outputs: dict[str, Array]) -> dict[str, Array]:
+        assert release.wait(30)
+        return one_wrong(outputs)
+
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository, engines(held), cross_check={"policy": "sample"}, engine="onnxruntime")
+    try:
+        answer = await infer(plane, FLOAT_PAIR)
+    finally:
+        release.set()
+    assert outcome_of(answer) is CheckOutcome.SHADOW
+    await plane.model("m").settle()
+    assert plane.model("m").check_statistics.failed == 1
 
 
 async def test_policy_shadow_answers_first_and_counts_drops(repository: Path, planes: Any) -> None:
@@ -260,11 +286,11 @@ async def test_policy_shadow_answers_first_and_counts_drops(repository: Path, pl
     plane = await planes(repository, engines(held), cross_check=check, engine="onnxruntime")
     served = plane.model("m")
     try:
-        outcomes = [(await infer(plane, FLOAT_PAIR)),).outcome for _ in range(3)]
+        outcomes = [outcome_of(await infer(plane, FLOAT_PAIR)) for _ in range(3)]
     finally:
         release.set()
     assert outcomes == [CheckOutcome.SHADOW, CheckOutcome.SHADOW, CheckOutcome.SKIPPED]
-    plane.shadow.close(wait=True)
+    await served.settle()
     assert entered.is_set()
     statistics = served.check_statistics
     assert (statistics.requests, statistics.failed, statistics.dropped) == (3, 2, 1)
@@ -278,13 +304,13 @@ async def test_the_event_loop_stays_free_and_the_queue_is_bounded(repository: Pa
         return outputs
 
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, engines(held), executor_threads=1, queue_size=1)
+    plane = await planes(repository, engines(held), instances=1, queue_size=1)
     served = plane.model("m")
     waiting = [asyncio.create_task(infer(plane, FLOAT_PAIR)) for _ in range(2)]
     try:
-        await asyncio.sleep(0)
-        assert plane.pending == 2
-        with pytest.raises(OverloadedError, match="2 requests"):
+        while served.scheduler.waiting < 1:
+            await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError, match="1 requests of this model wait"):
             await infer(plane, FLOAT_PAIR)
         assert not await plane.drain(0.05)
     finally:
@@ -305,7 +331,7 @@ async def test_a_cancelled_request_gives_its_place_back_when_it_has_ended(
         return outputs
 
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, engines(held), executor_threads=1, queue_size=1)
+    plane = await planes(repository, engines(held), instances=1, queue_size=1)
     running, queued = (asyncio.create_task(infer(plane, FLOAT_PAIR)) for _ in range(2))
     try:
         await asyncio.sleep(0.05)

@@ -63,6 +63,8 @@ def call(
     finally:
         connection.close()
     kind = response.headers.get("Content-Type", "")
+    if response.headers.get("Content-Encoding") == "gzip":
+        content = gzip.decompress(content)
     return response.status, json.loads(content) if kind.startswith("application/json") else content, response
 
 
@@ -130,7 +132,7 @@ def test_compression_both_ways(address: str) -> None:
     headers = {"Content-Encoding": "gzip", "Accept-Encoding": "gzip"}
     status, content, response = call(address, "POST", "/v2/models/int64/infer", gzip.compress(body), headers)
     assert (status, response.headers["Content-Encoding"]) == (200, "gzip")
-    del content
+    assert content["outputs"][0]["data"] == x
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(address: str) -> None:

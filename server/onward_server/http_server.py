@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, final
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
@@ -39,6 +39,21 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<po
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MODEL = r"/v2/models/{name:[^/]+}"
 _VERSION = _MODEL + r"/versions/{version:[^/]+}"
+
+
+_MALFORMED = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+
+
+@final
+class _Malformed(logging.Filter):
+    """Leaves out what aiohttp logs, with a traceback, of requests that are not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (*_MALFORMED, ConnectionError))
+
+
+_NO_HTTP = _Malformed()
 
 
 @final
@@ -71,6 +86,7 @@ class HttpServer:
             raise ConfigError(f"http_listen {listen!r}: give host:port or [v6]:port, the port at most 65535")
         if settings.tls is not None:
             self._tls = ssl_context(settings.tls)
+        logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
         application = web.Application(client_max_size=settings.max_message_bytes)
         for method, path, need, handler in self._routes():
             application.router.add_route(method, path, self._guarded(path, need, handler))
@@ -156,6 +172,9 @@ class HttpServer:
             except web.HTTPRequestEntityTooLarge:
                 text = f"the body is larger than {self._plane.settings.max_message_bytes} bytes"
                 response = _error(413, text)
+            except _MALFORMED:
+                text = "the body is not encoded as its Content-Encoding says"
+                response = _error(400, text)
             except (web.HTTPException, ConnectionError):
                 raise
             except Exception:  # noqa: BLE001 - the last line of defence of a request

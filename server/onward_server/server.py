@@ -33,6 +33,17 @@ _MANY = 2**31 - 1
 
 
 @final
+class _DepartedClients(logging.Filter):
+    """Leaves out what gRPC logs, with a traceback, of answers to clients that have gone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "ExecuteBatchError" not in record.getMessage()
+
+
+_DEPARTED = _DepartedClients()
+
+
+@final
 class RunningServer:
     """A server that takes requests.
 
@@ -221,6 +232,7 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
                 ("grpc.so_reuseport", 0),
             ]
         )
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_DEPARTED)
         server.add_generic_rpc_handlers(tuple(handlers(plane, log)))
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)

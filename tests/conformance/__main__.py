@@ -158,7 +158,7 @@ def metadata_names_inputs_outputs_and_versions(stub: Any) -> None:
     found = stub.ModelMetadata(pb.ModelMetadataRequest(name="arithmetic"))
     same(
         [(t.name, t.datatype, list(t.shape)) for t in found.inputs],
-        [("a", "FP32", [-1, 3]), ("b", "FP32", [-1, 3])],
+        INPUTS,
     )
     same([t.name for t in found.outputs], ["total", "product"])
     same(list(found.versions), ["1"])
@@ -312,7 +312,7 @@ def metadata_over_http(rest: Rest) -> None:
     found = rest("GET", "/v2/models/arithmetic")[1]
     same(
         [(t["name"], t["datatype"], t["shape"]) for t in found["inputs"]],
-        [("a", "FP32", [-1, 3]), ("b", "FP32", [-1, 3])],
+        INPUTS,
     )
 
 

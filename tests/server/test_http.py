@@ -143,6 +143,14 @@ def test_a_bomb_is_refused_before_it_is_unpacked(address: str) -> None:
     assert "100000 bytes" in answer["error"]
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x"])
+def test_a_body_that_is_not_encoded_as_it_says_is_refused(address: str, coding: str) -> None:
+    status, *_ = call(
+        address, "POST", "/v2/models/fp32/infer", b"not compressed", {"Content-Encoding": coding}
+    )
+    assert status == 400
+
+
 def test_classification_with_labels(address: str) -> None:
     wanted = [{"name": "total", "parameters": {"classification": 2}}]
     _, answer = infer(address, "arithmetic", inputs=[A, {**B, "data": [9, 5, 1]}], outputs=wanted)

@@ -13,7 +13,6 @@ import http.client
 import json
 import random
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import grpc
 import numpy as np
 from benchmarks.service.models import write_mlp
+from benchmarks.service.starting import memory_mb, server
 
 from onward_protos import grpc_service_pb2 as pb
 
@@ -224,26 +224,6 @@ def on_the_wrong_port(grpc_address: str, http_address: str, random_: random.Rand
                     continue
 
 
-def started(arguments: list[str], log: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    """A server, and the line that it prints."""
-    command = [sys.executable, "-m", "onward_server", *arguments]
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"the server did not start: {log.read_text()}")
-    return process, json.loads(line)
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=6000, help="in all (6000)")
@@ -253,11 +233,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_mlp(Path(folder) / "models")
         log = Path(folder) / "log"
-        ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-        arguments = ["--repository", f"{folder}/models", *ports]
-        process, event = started([*arguments, "--model-control", "explicit"], log)
-        try:
-            before = memory_mb(process.pid)
+        arguments = ["--repository", f"{folder}/models", "--http-listen", "127.0.0.1:0"]
+        with server(*arguments, "--model-control", "explicit", log=log) as (process, event):
+            before = memory_mb([process.pid])
             by_grpc = asyncio.run(over_grpc(event["address"], options.requests * 5 // 6, random_))
             by_http = over_http(event["http_address"], options.requests // 6, random_)
             on_the_wrong_port(event["address"], event["http_address"], random_)
@@ -269,10 +247,8 @@ def main() -> int:
                 answer = channel.unary_unary(f"{_SERVICE}ModelInfer")(valid().SerializeToString())
                 found = pb.ModelInferResponse.FromString(answer)
                 served = np.frombuffer(found.raw_output_contents[0], np.float32).size == 10
-            after = memory_mb(process.pid)
-        finally:
-            process.terminate()
-            code = process.wait(60)
+            after = memory_mb([process.pid])
+        code = process.returncode
         text = log.read_text()
     wrong = sum(by_grpc[code] for code in _FORBIDDEN) + by_http["500"]
     checks: list[tuple[str, Callable[[], bool]]] = [

@@ -14,7 +14,7 @@ __all__ = ["write_mlp", "write_slow"]
 def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
     """784-128-10, float32, a free number of rows."""
     generator = np.random.default_rng(0)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "w1": generator.standard_normal((784, 128)).astype(np.float32) / 28,
         "b1": np.zeros(128, np.float32),
         "w2": generator.standard_normal((128, 10)).astype(np.float32) / 11,

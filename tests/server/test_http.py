@@ -144,7 +144,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(address: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x"])
-def test_a_body_that_is_not_encoded_as_it_says_is_refused(address: str, coding: str) -> None:
+def test_a_body_not_encoded_as_it_says_is_refused(address: str, coding: str) -> None:
     status, *_ = call(
         address, "POST", "/v2/models/fp32/infer", b"not compressed", {"Content-Encoding": coding}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from onward_protos import grpc_service_pb2 as pb
 
-__all__ = ["INFER", "memory_mb", "request", "server"]
+__all__ = ["INFER", "cpu_seconds", "memory_mb", "request", "server"]
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -51,6 +52,25 @@ def request(model: str, array: np.ndarray) -> bytes:
     tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
     message = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()])
     return message.SerializeToString()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and all below it."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(fields[1])
+            ticks[int(folder.name)] = int(fields[11]) + int(fields[12])
+
+    def below(root: int) -> int:
+        return ticks.get(root, 0) + sum(below(child) for child, parent in parents.items() if parent == root)
+
+    return below(pid) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb(pids: Sequence[int]) -> float:

@@ -13,8 +13,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onward.version import __version__
+
 if TYPE_CHECKING:
-    from onward import autodiff, data, engine, errors, graph, model, nn, passes, train, verify
+    from onward import (
+        autodiff,
+        data,
+        engine,
+        errors,
+        graph,
+        keras,
+        model,
+        nn,
+        passes,
+        runs,
+        sklearn,
+        train,
+        verify,
+    )
     from onward.engine import Session
     from onward.model import load, save
     from onward.train import Trainer
@@ -31,16 +47,18 @@ __all__ = [
     "errors",
     "export",
     "graph",
+    "keras",
     "load",
     "model",
     "nn",
     "passes",
+    "runs",
     "save",
+    "sklearn",
     "train",
     "verify",
 ]
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Session": "engine",

@@ -146,7 +146,8 @@ def test_two_weights_with_one_gradient() -> None:
 
 def test_clipping_is_of_the_accumulated_gradient() -> None:
     step = training_step(
-        networks.mlp(), {"scores": CrossEntropy()}, SGD(), ["out.bias"], clip=Clip(norm=0.01), accumulate=2,
+        networks.mlp(), {"scores": CrossEntropy()}, SGD(), ["out.bias"],
+        gradient_transforms=[Clip(norm=0.01)], accumulate=True,
         expose_gradients=True,
     )  # fmt: skip
     session = StepSession(step.model, step.bindings)
@@ -154,6 +155,7 @@ def test_clipping_is_of_the_accumulated_gradient() -> None:
     for k in range(2):
         x, y = networks.blobs(9, seed=k)
         feeds = {"x": x, "target": y, "learning_rate": np.array(1.0, np.float32), "step": np.array(k)}
+        feeds["update"] = np.array(k)
         grads.append(session.run(feeds)[step.gradients["out.bias"]])
     mean = np.mean(grads, axis=0)
     assert np.linalg.norm(mean) > 0.01
@@ -170,11 +172,13 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_the_evaluation_model_gives_the_loss_of_the_step() -> None:
-    evaluation, loss, targets = with_loss(networks.mlp(), {"scores": CrossEntropy()})
+    evaluation, totals, targets = with_loss(networks.mlp(), {"scores": CrossEntropy()})
+    ((total, weight),) = totals.items()
     step = training_step(networks.mlp(), {"scores": CrossEntropy()}, SGD(), ["out.bias"])
     x, y = networks.blobs(12)
-    ours = Session(evaluation).run({"x": x, targets["scores"]: y})[loss]
-    np.testing.assert_allclose(ours, run(step, x=x, target=y)[0]["loss"], rtol=1e-6)
+    ours = Session(evaluation).run({"x": x, targets["scores"]: y})
+    assert ours[weight] == 12
+    np.testing.assert_allclose(ours[total] / 12, run(step, x=x, target=y)[0]["loss"], rtol=1e-6)
 
 
 def test_a_step_reads_back_what_it_says_of_itself() -> None:

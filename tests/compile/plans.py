@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from tests.compile.accesses import check_declared
 
 from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import host_target
-from onward.compile.items import Item
+from onward.compile.items import Call, Item
 from onward.compile.planning import plan_model
 from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.team import Team
+from onward.engine.weights import Weight
 from onward.graph import Array
 
 ROUNDING = 2e-6
@@ -66,7 +68,7 @@ def planned(
     threads: int = 2,
     lanes: int | None = None,
 ) -> Planned:
-    """The plan of a model for inputs of these shapes."""
+    """The plan of a model for inputs of these shapes; its kernels access what they declare."""
     fixed = {
         name: np.array(value.const_value.numpy())
         for name, value in model.graph.initializers.items()
@@ -74,7 +76,11 @@ def planned(
     }
     shapes = {name: x.shape for name, x in inputs.items()}
     made = plan_model(model, shapes, fixed, dict(bindings or {}), host_target(lanes), threads)
-    plan = Plan(made.spec, fixed, jit(lanes).addresses(made.texts))
+    for item in made.items:
+        if isinstance(item, Call):
+            check_declared(item.kernel)
+    weights = {name: Weight(array) for name, array in fixed.items()}
+    plan = Plan(made.spec, weights, jit(lanes).addresses(made.texts))
     return Planned(plan, fixed, threads, made.items, made.index)
 
 

@@ -15,6 +15,7 @@ from tests.compile.test_plans_zoo import make
 from onward.compile.kernels.layout import Image
 from onward.compile.memory import Arena, Lifetime, pack
 from onward.compile.tensors import Buffer
+from onward.engine.workspace import Workspace
 
 IMAGES = (
     Image(4, 4, 3, top=1, left=1, bottom=1, right=1),
@@ -70,8 +71,8 @@ def test_neighbours_in_time_overlap() -> None:
     assert pack(lives).nbytes == 1280
 
 
-def _range(made: Planned, buffer: Buffer) -> tuple[int, int]:
-    memory = made.plan.memory(made.index[buffer])
+def _range(made: Planned, workspace: Workspace, buffer: Buffer) -> tuple[int, int]:
+    memory = workspace.memory(made.index[buffer])
     assert memory is not None
     return memory.ctypes.data, memory.ctypes.data + memory.nbytes
 
@@ -81,13 +82,14 @@ def test_calls_without_a_barrier_between_them_do_not_meet(name: str) -> None:
     """Their addresses are compared, not what the plan believes of its buffers."""
     zoo = make(name, 3, steps=1)
     made = planned(zoo.step.model, zoo.feeds[0], zoo.step.bindings, threads=2)
-    table = made.plan._steps.table
+    workspace = made.plan.take()
+    table = workspace.steps.table
     assert len(table) == len(made.items)
     together: list[tuple[list[tuple[int, int]], list[tuple[int, int]]]] = []
     unfenced = 0
     for item, row in zip(made.items, table, strict=True):
-        reads = [_range(made, b) for b in item.reads if b.place.value != "input"]
-        writes = [_range(made, b) for b in item.writes]
+        reads = [_range(made, workspace, b) for b in item.reads if b.place.value != "input"]
+        writes = [_range(made, workspace, b) for b in item.writes]
         for earlier_reads, earlier_writes in together:
             clashes = [
                 (a, b)

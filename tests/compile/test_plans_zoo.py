@@ -70,6 +70,8 @@ def _feed(
             feed[name] = np.array(number)
         elif name == step.seed:
             feed[name] = np.array(7)
+        elif name == step.update:
+            feed[name] = np.array((number + 1) // 2 if number % 2 else 0)
         elif name in step.targets.values():
             feed[name] = rng.integers(0, classes, shape)
         elif value.dtype.is_floating_point():
@@ -121,8 +123,8 @@ OPTIMIZERS: dict[str, tuple[Optimizer, dict[str, Any]]] = {
     "adagrad": (Adagrad(learning_rate=0.01, epsilon=1e-2), {}),
     "sgd": (SGD(learning_rate=0.1), {}),
     "nesterov": (SGD(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.1), {}),
-    "clipped": (SGD(learning_rate=0.1), {"clip": Clip(value=0.5, norm=1.0)}),
-    "accumulated": (Adam(learning_rate=0.01, epsilon=1e-3), {"accumulate": 2}),
+    "clipped": (SGD(learning_rate=0.1), {"gradient_transforms": [Clip(value=0.5, norm=1.0)]}),
+    "accumulated": (Adam(learning_rate=0.01, epsilon=1e-3), {"accumulate": True}),
 }
 
 

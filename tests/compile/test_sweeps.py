@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onward.compile.codegen.target import host_target
 from onward.compile.items import Call, Item, Slot
 from onward.compile.kernels.element import Element, contiguous, element
 from onward.compile.kernels.expression import operand
-from onward.compile.sweeps import swept
+from onward.compile.sweeps import joined
 from onward.compile.tensors import Buffer, Place, Tensor
 
 TARGET = host_target()
@@ -24,27 +26,20 @@ def _update(state: Tensor, gradient: Tensor, rate: float = 0.5) -> Call:
     whole = contiguous(())
     spec = Element((), (whole, whole), (whole,), (operand(0) - operand(1) * rate,))
     slots: dict[str, Slot] = {"x0": state, "x1": gradient, "y0": state, "batch": state.size}
-    return _call(spec, slots, (state, gradient), (state,), state.size)
+    return _call(spec, slots, state.size)
 
 
-def _call(
-    spec: Element,
-    slots: dict[str, Slot],
-    reads: tuple[Tensor, ...],
-    writes: tuple[Tensor, ...],
-    batch: int,
-) -> Call:
-    buffers = tuple(t.buffer for t in reads), tuple(t.buffer for t in writes)
-    return Call(element(spec, TARGET), slots, *buffers, "call", batch, None, spec)
+def _call(spec: Element, slots: dict[str, Slot], batch: int) -> Call:
+    return Call(element(spec, TARGET), slots, "call", batch, None, spec)
 
 
-def _names(items: list[Item]) -> list[str]:
+def _names(items: Sequence[Item]) -> list[str]:
     return [item.kernel.name if isinstance(item, Call) else "" for item in items]
 
 
 def test_updates_alike_become_one_call() -> None:
     states = [_state(n) for n in (3, 100, 7)]
-    calls = swept([_update(s, _state(s.size)) for s in states], TARGET)
+    calls = joined([_update(s, _state(s.size)) for s in states], TARGET)
     assert _names(calls) == ["sweep"]
     assert [calls[0].slots[f"end {i}"] for i in range(3)] == [3, 103, 110]  # type: ignore[union-attr]
     assert set(calls[0].writes) == {s.buffer for s in states}
@@ -52,20 +47,20 @@ def test_updates_alike_become_one_call() -> None:
 
 def test_other_expressions_are_other_calls() -> None:
     calls = [_update(_state(5), _state(5), rate) for rate in (0.5, 0.25, 0.5)]
-    assert sorted(_names(swept(calls, TARGET))) == ["element", "sweep"]
+    assert sorted(_names(joined(calls, TARGET))) == ["element", "sweep"]
 
 
 def test_large_tensors_and_memory_of_the_arena_stay_where_they_are() -> None:
     large, gradient = _state(1 << 18), _state(1 << 18)
     passing = Tensor(Buffer(20), (5,), (1,), np.dtype(np.float32))
     calls = [_update(large, gradient), _update(passing, _state(5)), _update(passing, _state(5))]
-    assert swept(calls, TARGET) == calls
+    assert joined(calls, TARGET) == tuple(calls)
 
 
 def test_an_update_does_not_pass_what_reads_its_result() -> None:
     first, second = _state(5), _state(5)
     calls = [_update(first, _state(5)), _update(second, first), _update(_state(5), _state(5))]
-    after = swept(calls, TARGET)
+    after = joined(calls, TARGET)
     assert _names(after) == ["element", "sweep"]
     assert after[0] is calls[0]
 
@@ -75,6 +70,6 @@ def test_an_update_does_not_pass_what_overwrites_its_operand() -> None:
     source = _state(5)
     whole = contiguous(())
     spec = Element((), (whole,), (whole,), (operand(0),))
-    overwrite = _call(spec, {"x0": source, "y0": gradient, "batch": 5}, (source,), (gradient,), 5)
+    overwrite = _call(spec, {"x0": source, "y0": gradient, "batch": 5}, 5)
     calls = [_update(_state(5), gradient), overwrite, _update(_state(5), gradient)]
-    assert swept(calls, TARGET) == calls
+    assert joined(calls, TARGET) == tuple(calls)

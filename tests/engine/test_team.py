@@ -7,11 +7,13 @@ import threading
 import numpy as np
 import pytest
 
-from onward.compile.codegen.builder import Module
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import host_target
-from onward.engine.team import ALONE, FREE, Step, Steps, Team
-from onward.errors import ConfigError
+from onward.engine import team as teams
+from onward.engine import team_code
+from onward.engine.team import ALONE, FOREIGN, FREE, Step, Steps, Team
+from onward.errors import ConfigError, OnwardError
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,131 @@ def test_closing_ends_the_threads_and_refuses_further_runs(kernels: dict[str, in
     forgotten = Team(3)
     del forgotten
     assert threading.active_count() == before
+
+
+def _sometimes_late(f: Function) -> None:
+    """Wait for up to about 100 µs at one in 16 of the places where this stands, by the clock's low bits."""
+    clock = f.call("llvm.readcyclecounter", "i64", ())
+    noise = f.binary("lshr", clock * 0x9E3779B97F4A7C1, 32)
+    with f.when(f.compare("eq", f.binary("and", noise, 15), 0)):
+        count = f.binary("and", f.binary("lshr", noise, 8), 2047)
+        with f.range(0, count):
+            f.call("llvm.x86.sse2.pause", "void", ())
+
+
+@pytest.fixture(scope="module")
+def late_program() -> object:
+    return teams._compiled(team_code.code(host_target(), _sometimes_late))
+
+
+@pytest.mark.skipif(not host_target().x86, reason="the delays need a clock that programs may read")
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_parts_are_computed_once_and_in_order_whoever_is_late(
+    kernels: dict[str, int], monkeypatch: pytest.MonkeyPatch, late_program: object, threads: int
+) -> None:
+    """Delays at every place of the protocol make threads miss parts, epochs and whole runs."""
+    monkeypatch.setattr(teams, "_program", lambda: late_program)
+    tables = [np.zeros(threads, np.int64) for _ in range(3)]
+    out = np.zeros(threads, np.int64)
+    marks = [np.array([t.ctypes.data], np.int64) for t in tables]
+    spread = np.array([tables[0].ctypes.data, out.ctypes.data, threads], np.int64)
+    seen: list[list[int]] = []
+    mark = [Step(kernels["mark"], m.ctypes.data) for m in marks]
+    free = [Step(kernels["mark"], m.ctypes.data, FREE) for m in marks]
+    look = Step(kernels["spread"], spread.ctypes.data)
+    steps = [mark[0], look, free[1], free[2], mark[0], look, lambda: seen.append(out.tolist()), mark[0], look]
+    want = {k: [k * 3 * threads * threads] * threads for k in range(1, 401)}
+    pause = threading.Event()
+    with Team(threads) as team:
+        for run in range(1, 401):
+            each = Steps(steps)  # their memory is free again as soon as the run has returned
+            if run % 7:
+                team.run(each)
+            else:
+                each.run(threads)
+            assert out.tolist() == want[run]
+            assert seen[-1] == [x - threads * threads for x in want[run]]
+            if run % 50 == 0:
+                pause.wait(0.003)
+    assert tables[0].tolist() == [400 * 3 * threads] * threads
+    assert tables[1].tolist() == tables[2].tolist() == [400 * threads] * threads
+
+
+def test_one_thread_alone_gives_what_a_team_gives(kernels: dict[str, int]) -> None:
+    tables = [np.zeros(3, np.int64) for _ in range(2)]
+    for table, alone in zip(tables, (True, False), strict=True):
+        mark = np.array([table.ctypes.data], np.int64)
+        steps = Steps(
+            [Step(kernels["mark"], mark.ctypes.data), Step(kernels["mark"], mark.ctypes.data, ALONE)]
+        )
+        with Team(3) as team:
+            for _ in range(5):
+                if alone:
+                    steps.run(3)
+                else:
+                    team.run(steps)
+    assert tables[0].tolist() == tables[1].tolist() == [20, 15, 15]
+
+
+def test_a_worker_that_is_away_is_not_waited_for(kernels: dict[str, int]) -> None:
+    """With more threads than cores, all parts are computed in time by those that come."""
+    threads = 4 * (os.cpu_count() or 1)
+    table = np.zeros(threads, np.int64)
+    mark = np.array([table.ctypes.data], np.int64)
+    steps = Steps([Step(kernels["mark"], mark.ctypes.data)] * 50)
+    with Team(threads) as team:
+        for _ in range(40):
+            team.run(steps)
+    assert table.tolist() == [2000 * threads] * threads
+
+
+@pytest.fixture(scope="module")
+def foreigners() -> dict[str, int]:
+    """count: adds 1 to args[0][0], and asks to be called again until it is args[1]; fail: gives -7."""
+    count = Module(host_target())
+    f = count.function("onward_kernel", (("args", "ptr"),), "i64", internal=False)
+    place = f.load(f.arguments[0], "ptr")
+    now = f.load(place, "i64") + 1
+    f.store(now, place)
+    left = f.load(f.arguments[0], "i64", 1) - now
+    f.emit(f"ret i64 {left.ref}")
+    fail = Module(host_target())
+    f = fail.function("onward_kernel", (("args", "ptr"),), "i64", internal=False)
+    f.emit("ret i64 -7")
+    a, b = Jit(host_target()).addresses([count.text(), fail.text()])
+    return {"count": a, "fail": b}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_foreign_function_is_called_by_one_until_it_is_done(
+    kernels: dict[str, int], foreigners: dict[str, int], threads: int
+) -> None:
+    table, calls = np.zeros(threads, np.int64), np.zeros(1, np.int64)
+    mark = np.array([table.ctypes.data], np.int64)
+    args = np.array([calls.ctypes.data, 100], np.int64)
+    count = Step(foreigners["count"], args.ctypes.data, FOREIGN, "count")
+    native = Step(kernels["mark"], mark.ctypes.data, FREE)
+    with Team(threads) as team:
+        for _ in range(200):
+            calls[:] = 0
+            team.run(Steps([native, count, native]))
+            assert calls[0] == 100
+    assert table.tolist() == [400 * threads] * threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_foreign_function_that_fails_ends_the_run_by_its_name(
+    kernels: dict[str, int], foreigners: dict[str, int], threads: int
+) -> None:
+    table = np.zeros(threads, np.int64)
+    mark = np.array([table.ctypes.data], np.int64)
+    native = Step(kernels["mark"], mark.ctypes.data)
+    steps = Steps([native, Step(foreigners["fail"], 0, FOREIGN, "all_reduce"), native])
+    with Team(threads) as team:
+        for _ in range(3):
+            with pytest.raises(OnwardError, match="'all_reduce' that the plan calls failed with code -7"):
+                team.run(steps)
+    assert table.tolist() == [3 * threads] * threads
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])

@@ -13,6 +13,8 @@ import onnx
 import pytest
 
 from onward.graph import ONWARD_DOMAIN, Op, registered
+from onward.graph.canonical import CURRENT_OPSET
+from onward.graph.op import CONSUMED_INPUTS
 
 _CLASSES = [
     (domain, op_type, since, cls)
@@ -41,12 +43,17 @@ def test_attributes_are_those_of_the_schema(entry: tuple[str, str, int, type[Op]
     schema = onnx.defs.get_schema(op_type, since, domain)
     assert schema.since_version == since, "no such version"
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "output_count"}
-    wanted = {name for name in schema.attributes if name != "consumed_inputs"}
-    assert set(fields) == wanted
+    wanted = {name for name in schema.attributes if name != CONSUMED_INPUTS}
+    if since == max(cls.since):
+        assert set(fields) == wanted, "the newest version of a class has all its attributes"
+    assert set(fields) >= wanted
+    lacking = [name for name in fields if name not in wanted]
+    assert all(fields[name].default is not dataclasses.MISSING for name in lacking)
     for name in wanted:
         attribute, default = schema.attributes[name], fields[name].default
         if attribute.required:
-            assert default is dataclasses.MISSING, name
+            newest = onnx.defs.get_schema(op_type, max(cls.since), domain).attributes[name]
+            assert default is dataclasses.MISSING or not newest.required, name
         elif attribute.default_value.name:
             expected = _schema_value(attribute)
             if isinstance(expected, float):
@@ -64,19 +71,31 @@ def test_classes_are_documented(entry: tuple[str, str, int, type[Op]]) -> None:
     assert not cls.__doc__.startswith(f"{cls.__name__}("), "that is the docstring that dataclass makes up"
 
 
-def test_versions_are_complete_from_the_first_that_is_registered() -> None:
+def test_every_version_from_the_first_is_registered() -> None:
     every: dict[str, set[int]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and not schema.deprecated:
             every.setdefault(schema.name, set()).add(schema.since_version)
-    gaps = {}
-    for (domain, op_type), versions in registered().items():
-        if domain:
-            continue
-        before_7 = max((v for v in every[op_type] if v <= 7), default=0)
-        if missing := {v for v in every[op_type] if v >= before_7} - set(versions):
-            gaps[op_type] = missing
+    gaps = {
+        op_type: missing
+        for (domain, op_type), versions in registered().items()
+        if not domain and (missing := every[op_type] - set(versions))
+    }
     assert gaps == {}
+
+
+@pytest.mark.parametrize("entry", _STANDARD, ids=_name)
+def test_old_versions_have_nothing_but_their_current_form(entry: tuple[str, str, int, type[Op]]) -> None:
+    cls = entry[3]
+    if hasattr(cls, "canonical"):
+        assert not any(hasattr(cls, name) for name in ("kernel", "lower", "element", "gradient", "infer"))
+    else:
+        current = (
+            onnx.defs.get_schema(cls.op_type, CURRENT_OPSET, "") if min(cls.since) <= CURRENT_OPSET else None
+        )
+        assert current is None or current.since_version in cls.since, (
+            "it runs as it stands in a current graph"
+        )
 
 
 def test_files_are_found_by_the_operators_name() -> None:

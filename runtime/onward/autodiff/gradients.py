@@ -2,17 +2,19 @@
 
 The engine walks the nodes backwards from the values that are differentiated, asks each operator's
 `gradient` rule, sums what several uses contribute, and sums over the axes along which an operand was
-broadcast. Rules therefore never do either.
+broadcast. Rules therefore never do either, and need not care for branches that were not taken (`masks`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
+from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
 from onward.graph import Builder, Op, bind, dims_of, is_float
 
@@ -43,7 +45,9 @@ def gradients(
         UnsupportedError: operators on the way have no gradient; names all of them.
     """
     path, depends = _path(g.graph, seeds, wrt)
+    last = g.graph[-1] if len(g.graph) else None
     collected: dict[ir.Value, list[ir.Value]] = {}
+    seeds = {value: _own(g, seed) for value, seed in seeds.items()}
     for value, seed in seeds.items():
         collected.setdefault(value, []).append(seed)
     wanted = set(wrt)
@@ -70,7 +74,14 @@ def gradients(
         total = _total(g, collected.get(value, []), value) if value not in found else None
         if total is not None:
             found[value] = total
-    return [found.get(value) for value in wrt]
+    written = list(itertools.takewhile(lambda node: node is not last, reversed(g.graph)))[::-1]
+    return keep_masked(g, written, seeds.values(), [found.get(value) for value in wrt], wrt)
+
+
+def _own(g: Builder, seed: ir.Value) -> ir.Value:
+    """A constant seed that no rule takes for its own constant: what depends on it is a cotangent."""
+    content = seed.const_value if seed.is_initializer() else None
+    return seed if content is None else g.initializer(g.unique("seed", scoped=False), content.numpy())
 
 
 def sum_to(g: Builder, gradient: ir.Value, operand: ir.Value) -> ir.Value:
@@ -139,7 +150,7 @@ def _path(
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
-        if any(v in depends for v in (*node.inputs, *_captured(node)) if v is not None):
+        if any(v in depends for v in node.inputs if v is not None):
             outputs = [v for v in node.outputs if is_float(v)]
             if outputs:
                 depends.update(outputs)
@@ -158,10 +169,8 @@ def _path(
         except UnsupportedError as error:
             problems.append(f"{where}: {error}")
             continue
-        if not hasattr(operator, "gradient"):
+        if not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
             problems.append(where)
-        elif any(v in depends for v in _captured(node)):
-            problems.append(f"{where}: its body uses values of the graph around it")
         steps.append(_Step(node, operator))
     if problems:
         raise UnsupportedError(
@@ -173,21 +182,14 @@ def _path(
     return steps, depends
 
 
-def _captured(node: ir.Node) -> set[ir.Value]:
-    """Values of the graph around a node that graphs in its attributes use."""
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    if not bodies:
-        return set()
-    used = {v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None}
-    used.update(v for body in bodies for v in body.outputs)
-    return {v for v in used if v.graph is node.graph}
-
-
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:
-    rule: Any = step.operator.gradient  # type: ignore[attr-defined]
+    rule: Any = getattr(step.operator, "gradient", None)
     node, opset = step.node, g.graph.opset_imports.get(step.node.domain, 0)
     try:
-        if step.operator.multiple_outputs:
+        if rule is None:
+            rule = step.operator.body_gradient  # type: ignore[attr-defined]
+            result = rule(g, gradients, dys, tuple(node.outputs), *node.inputs)
+        elif step.operator.multiple_outputs:
             result = rule(g, dys, tuple(node.outputs), *node.inputs)
         elif dys[0] is None:
             return ()

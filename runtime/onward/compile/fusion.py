@@ -1,133 +1,82 @@
-"""Groups element-wise operations that one kernel computes in one pass over memory."""
+"""Lets a producing kernel compute the element-wise group after it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.groups import LARGEST, OPERANDS, Group, ordered
-from onward.compile.program import Operation, Program
-from onward.compile.recompute import recompute
+from onward.compile.context import Context, Queries
+from onward.compile.expressions import expressions
+from onward.compile.groups import Group
+from onward.compile.kernels.expression import Expression, operand
+from onward.compile.write_back import WriteBack
 
-__all__ = ["is_element", "schedule"]
-
-_KINDS = frozenset({np.dtype(np.float32), np.dtype(np.bool_)})
-
-
-def is_element(operation: Operation, program: Program) -> bool:
-    """Whether an operation can be part of an element kernel: it has a rule, and types that are compiled."""
-    if not hasattr(operation.operator, "element") or len(operation.outputs) == 0:
-        return False
-    if (suits := getattr(operation.operator, "element_suits", None)) is not None and not suits(
-        *(None if v is None else program.constants.get(v) for v in operation.inputs)
-    ):
-        return False
-    shape = program.shapes[operation.outputs[0]]
-    scalars = operation.operator.element_scalars
-    inputs = [v for i, v in enumerate(operation.inputs) if i not in scalars]
-    values = [v for v in (*inputs, *operation.outputs) if v is not None]
-    if any(program.dtypes[v] not in _KINDS for v in values):
-        return False
-    return all(program.shapes[v] == shape for v in operation.outputs) and all(
-        _broadcasts(program.shapes[v], shape) for v in values
-    )
+__all__ = ["Fusion", "fusion"]
 
 
-def _broadcasts(operand: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    tail = shape[len(shape) - len(operand) :] if len(operand) <= len(shape) else ()
-    return len(operand) <= len(shape) and all(a in (1, b) for a, b in zip(operand, tail, strict=True))
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """A group that the kernel which produces `value` can compute.
 
-
-def schedule(program: Program) -> list[Group]:
-    """The program's operations in groups, ordered so that every group follows those it reads from.
-
-    An element-wise operation joins the group of one of its operands' producers when both have the same shape
-    and no path leads from that group to it through another group. Truth values are not kept: each group that
-    uses one computes it again. So do groups with other values where that saves memory traffic.
+    Attributes:
+        value: the producer's result, which only the group reads.
+        result: what the group keeps.
+        operands: what else it reads, and how the kernel walks along each: "channel" or "full".
+        numbers: what of that is constant.
     """
-    return ordered(recompute(_joined(program), program))
+
+    value: ir.Value
+    group: Group
+    result: ir.Value
+    operands: tuple[tuple[ir.Value, str], ...]
+    numbers: dict[ir.Value, Expression]
+
+    def write_back(self, c: Context) -> WriteBack:
+        """How the kernel computes the group; operands are converted here, if need be."""
+        operands = tuple((kind, c.either(v) if kind == "full" else c.plain(v)) for v, kind in self.operands)
+        return WriteBack(c.new(self.result), self._expression, operands)
+
+    def _expression(self, accumulator: Expression, first: int) -> Expression:
+        places = {self.value: accumulator, **self.numbers}
+        places |= {v: operand(first + i) for i, (v, _) in enumerate(self.operands)}
+        return expressions(self.group.operations, places)[self.result]
 
 
-def _joined(program: Program) -> list[Group]:
-    """Groups with as many operations as may join them."""
-    reads: dict[Group, set[Group]] = {}
-    home: dict[ir.Value, Group] = {}
-    truths: dict[ir.Value, Operation] = {}
-    elements = {o for o in program.operations if is_element(o, program)}
-    kept = _kept_truths(program, elements)
-    for operation in program.operations:
-        element = operation in elements
-        if element and not any(v in kept for v in operation.outputs) and _is_truth(operation, program):
-            truths.update(dict.fromkeys(operation.outputs, operation))
-            continue
-        members = [*_behind(operation, truths), operation] if element else [operation]
-        inside = {v for o in members for v in o.outputs}
-        outside = [v for o in members for v in o.inputs if v is not None and v not in inside]
-        sources = list(dict.fromkeys(home[v] for v in outside if v in home))
-        shape = program.shapes[operation.outputs[0]] if element else None
-        group = None
-        if shape is not None:
-            for candidate in reversed(sources):
-                if candidate.shape == shape and _may_join(candidate, members, sources, reads):
-                    group = candidate
-                    break
-        if group is None:
-            group = Group([], shape)
-            reads[group] = set()
-        group.operations.extend(o for o in members if o not in group.operations)
-        reads[group].update(g for g in sources if g is not group)
-        for value in operation.outputs:
-            home[value] = group
-    return list(reads)
+def fusion(q: Queries, value: ir.Value, group: Group) -> Fusion | None:
+    """How the kernel that produces `value` can compute `group`, its only reader; None if it cannot.
+
+    The group must have one result, of the value's layout, and operands that the kernel can walk along.
+    """
+    inside = dict.fromkeys(v for o in group.operations for v in o.outputs)
+    wanted = [v for v in inside if q.uses.escapes(v, group)]
+    if len(wanted) != 1 or q.dtype(wanted[0]) != np.float32:
+        return None
+    (result,) = wanted
+    if q.has_image(value) != q.has_image(result):
+        return None
+    others = [v for v in group.inputs if v is not value]
+    numbers = {v: n for v in others if (n := q.number(v)) is not None}
+    operands: list[tuple[ir.Value, str]] = []
+    for other in others:
+        if other not in numbers:
+            if (kind := _kind(q, other, value, result)) is None:
+                return None
+            operands.append((other, kind))
+    return Fusion(value, group, result, tuple(operands), numbers)
 
 
-def _is_truth(operation: Operation, program: Program) -> bool:
-    return all(program.dtypes[v] == np.bool_ for v in operation.outputs)
-
-
-def _kept_truths(program: Program, elements: Collection[Operation]) -> set[ir.Value]:
-    """Truth values that must be in memory: results, and operands of operations that are not element-wise."""
-    kept = set(program.outputs.values())
-    for operation in program.operations:
-        if operation not in elements:
-            kept.update(v for v in operation.inputs if v is not None)
-    return kept
-
-
-def _behind(operation: Operation, truths: dict[ir.Value, Operation]) -> list[Operation]:
-    """The operations that make an operation's truth values, in order."""
-    found: list[Operation] = []
-    for value in operation.inputs:
-        if value is not None and (source := truths.get(value)) is not None:
-            found.extend(o for o in (*_behind(source, truths), source) if o not in found)
-    return found
-
-
-def _may_join(
-    group: Group,
-    members: Sequence[Operation],
-    sources: Iterable[Group],
-    reads: Mapping[Group, Iterable[Group]],
-) -> bool:
-    if len(group.operations) + len(members) > LARGEST:
-        return False
-    tensors = set(group.inputs) | {v for o in members for v in o.inputs if v is not None}
-    if len(tensors) > OPERANDS:
-        return False
-    return not any(source is not group and _reaches(source, group, reads) for source in sources)
-
-
-def _reaches(start: Group, goal: Group, reads: Mapping[Group, Iterable[Group]]) -> bool:
-    """Whether `start` depends on `goal`."""
-    seen: set[Group] = set()
-    pending = [start]
-    while pending:
-        group = pending.pop()
-        if group is goal:
-            return True
-        if group not in seen:
-            seen.add(group)
-            pending.extend(reads[group])
-    return False
+def _kind(q: Queries, value: ir.Value, produced: ir.Value, result: ir.Value) -> str | None:
+    """How the producing kernel can read an operand of the group."""
+    shape, full = q.shape(value), q.shape(produced)
+    if q.dtype(value) != np.float32:
+        return None
+    if shape == full:
+        return "full" if q.geometry(value) == q.geometry(result) else None
+    channel = 1 if q.has_image(produced) else len(full) - 1
+    axis = channel - (len(full) - len(shape))
+    if axis < 0 or shape[axis] != full[channel] or prod(shape) != full[channel]:
+        return None
+    return "channel"

@@ -69,11 +69,11 @@ def host(
         kept: what the group keeps for others.
         alone: whether a value has no other readers than the group, and is no result.
     """
-    if group.shape is None or len(kept) != 1 or any(o.operator.element_scalars for o in group.operations):
+    if group.shape is None or len(kept) != 1:
         return None
     for value in inputs:
         maker = makers.get(value)
-        if maker is None or not maker.operator.fuses_elements:
+        if maker is None or not maker.request.fuses_elements:
             continue
         if program.shapes[value] == group.shape and alone(value):
             return value

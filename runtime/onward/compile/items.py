@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from onward.compile.kernels.element import Element
-from onward.compile.kernels.kernel import Kernel
+from onward.compile.kernels.kernel import Access, Kernel
 from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor
 
@@ -26,7 +27,6 @@ class Call:
     Attributes:
         kernel: what is called.
         slots: its arguments by name.
-        reads, writes: the memory that it touches.
         label: the operators that it computes, for reports.
         batch: what the kernel's costs are multiplied by.
         scratch: memory for the length of the call.
@@ -35,12 +35,32 @@ class Call:
 
     kernel: Kernel
     slots: Mapping[str, Slot]
-    reads: tuple[Buffer, ...]
-    writes: tuple[Buffer, ...]
     label: str
     batch: int
     scratch: Buffer | None = None
     element: Element | None = None
+
+    def __post_init__(self) -> None:
+        for parameter in self.kernel.parameters:
+            number = isinstance(self.slots[parameter.name], int)
+            if number != (parameter.access is Access.INTEGER):
+                kind = "a number" if number else "memory"
+                raise AssertionError(f"slot {parameter.name} of {self.kernel.name} is not {kind}")
+
+    @functools.cached_property
+    def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it, by the kernel's declaration."""
+        return self._buffers(self.kernel.reads)
+
+    @functools.cached_property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes, by the kernel's declaration."""
+        return self._buffers(self.kernel.writes)
+
+    def _buffers(self, names: Iterable[str]) -> tuple[Buffer, ...]:
+        found = (self.slots[name] for name in names)
+        buffers = (slot.buffer if isinstance(slot, Tensor) else slot for slot in found)
+        return tuple(dict.fromkeys(b for b in buffers if isinstance(b, Buffer)))
 
 
 @dataclass(frozen=True, eq=False)

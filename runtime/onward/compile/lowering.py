@@ -1,371 +1,212 @@
-"""From a program to kernel calls: which kernel computes what, on tensors in which layout.
+"""From a placed program to kernel calls: the walk over groups, which asks the rules.
 
-Operators say how they are lowered (`lower` in their file) by calling the methods here; what has no rule runs
-its NumPy kernel inside the plan.
+Operators say what they need (`lower` in their file); rules registered for such requests emit the calls. What
+no rule suits runs its NumPy kernel inside the plan.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import NoReturn, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import final
 
-import numpy as np
-import onnx_ir as ir
-
-from onward.compile.codegen.target import Target
-from onward.compile.finish import Finish, finish_for
-from onward.compile.fusion import is_element
+from onward.compile.context import Context, Emitted, Queries, Site
+from onward.compile.expressions import Elements
+from onward.compile.fusion import fusion
 from onward.compile.groups import Group
-from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
-from onward.compile.kernels import copy as copies
-from onward.compile.kernels.element import Element
-from onward.compile.kernels.expression import Expression, constant
-from onward.compile.kernels.kernel import Kernel
-from onward.compile.options import CompileOptions
-from onward.compile.placement import NotLoweredError, Placement
-from onward.compile.program import Operation, Program
-from onward.compile.rules import convolution as rules_convolution
-from onward.compile.rules import element as rules_element
-from onward.compile.rules import indexing as rules_indexing
-from onward.compile.rules import matrix as rules_matrix
-from onward.compile.rules import recurrent as rules_recurrent
-from onward.compile.rules import reduction as rules_reduction
-from onward.compile.rules import rows as rules_rows
-from onward.compile.rules import shape as rules_shape
-from onward.compile.rules import special as rules_special
-from onward.compile.rules.element import Expressed
-from onward.compile.sweeps import swept
-from onward.compile.tensors import Buffer, Place, Tensor, row_major
-from onward.graph import Array
-from onward.ops._window import Geometry
+from onward.compile.items import Check, Item
+from onward.compile.placement import Placement, whole
+from onward.compile.registry import rule_for
+from onward.compile.tensors import Buffer, Place, Tensor
+from onward.compile.unit import Unit
+from onward.graph.requests import Request, Unsupported
 
-__all__ = ["Lowering", "Slot"]
-
-_FLOAT = np.dtype(np.float32)
+__all__ = ["Lowered", "lower"]
 
 
 @final
-class Lowering(Placement):
-    """Builds the calls of a plan.
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program as calls.
 
-    Args:
-        program: what to compute.
-        target: for which processor.
-        threads: how many threads will run it.
-        fixed: the session's arrays of state and weights, by name.
-        bindings: state inputs and the outputs that replace them.
-        options: what the user chose.
+    Attributes:
+        calls: of a run, in order.
+        prologue: those that depend on weights alone: they run once for given weights.
+        input_checks: checks of the caller's inputs: they run before the first call.
+        outputs: where the results are after a run, but for those that replace state.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        target: Target,
-        threads: int,
-        fixed: Mapping[str, Array],
-        bindings: Mapping[str, str],
-        options: CompileOptions,
-    ) -> None:
-        super().__init__(program, fixed, bindings, options)
-        self.target = target
-        self.threads = threads
-        self.calls: list[Item] = []
-        self.prologue: list[Item] = []
-        self.old_state: dict[str, Tensor] = {}
-        """Copies of state that is an output, by the output's name."""
-        self.input_checks: list[Check] = []
-        """Checks of the caller's inputs: they run before the first call."""
-        self.row_statistics: dict[tuple[ir.Value, int, float], tuple[Tensor, Tensor]] = {}
-        """Mean and inverse deviation of layer normalization, by operand, first axis and epsilon."""
-        self.packed: dict[object, Buffer] = {}
-        """Weights in the order that kernels read them, by what they are packed for."""
-        self.pooled: dict[tuple[ir.Value, Geometry], ir.Value] = {}
-        """Results of max pooling, by operand and window: its gradient needs them."""
-        self.recurrent_states: dict[object, rules_recurrent.Kept] = {}
-        """What recurrent operators leave for their gradients, by operator and operands."""
-        self._bindings = bindings
-        self._position = 0
-        self._label = ""
-        self._changing: set[Buffer] = set()
-        self._waiting: dict[ir.Value, Group] = {}
-        self._finish: Finish | None = None
-        self._expressed: Group | None = None
+    calls: tuple[Item, ...]
+    prologue: tuple[Item, ...]
+    input_checks: tuple[Check, ...]
+    outputs: Mapping[str, Tensor]
 
-    def needed(self, state: ir.Value, value: ir.Value, *, itself: bool) -> bool:
-        """An element-wise group may read what it replaces while it writes, as each element is read first."""
-        if state in self.uses.outputs or any(state in g.inputs for g in self._waiting.values()):
-            return True
-        last = self.uses.last.get(state, -1)
-        elementwise = self.groups[self._position].shape == self.shape(value)
-        return last > self._position or (last == self._position and not (itself and elementwise))
 
-    def finish(self, value: ir.Value, *, image: bool) -> Finish:
-        """Where and how a producing kernel stores a result, with the element-wise operations after it."""
-        if self._finish is not None:
-            return self._finish
-        return Finish(self.new_image(value) if image else self.new_plain(value))
+def lower(unit: Unit, placement: Placement, bindings: Mapping[str, str]) -> Lowered:
+    """The calls that compute a program.
 
-    def number(self, value: ir.Value) -> Expression | None:
-        """A constant of one element as an expression."""
-        content = self.known(value)
-        if content is None or content.size != 1:
-            return None
-        number = constant(float(content.reshape(())))
-        return number.apply("ne", 0.0) if content.dtype == np.bool_ else number
+    Args:
+        unit: what is planned.
+        placement: where state, weights and inputs are; the places of all other values are added.
+        bindings: state inputs and the outputs that replace them.
+    """
+    walk = _Walk(unit, placement)
+    old = _keep_old_state(walk, bindings)
+    waiting: dict[Group, None] = {}
+    for position, group in enumerate(unit.groups):
+        _lower_group(walk, position, group, waiting)
+    assert not waiting, "who waits has a reader"
+    _bring_state_home(walk, bindings)
+    outputs = _outputs(walk, bindings, old)
+    emitted = walk.emitted
+    return Lowered(tuple(emitted.calls), tuple(emitted.prologue), tuple(emitted.input_checks), outputs)
 
-    # -- calls -------------------------------------------------------------------------------------------
 
-    def call(
-        self,
-        kernel: Kernel,
-        slots: Mapping[str, Slot],
-        *,
-        reads: Sequence[Tensor | Buffer],
-        writes: Sequence[Tensor | Buffer],
-        batch: int = 0,
-        label: str | None = None,
-        element: Element | None = None,
-    ) -> None:
-        """Add a kernel call. One that reads constants and weights only runs once, before the first step."""
-        read, written = tuple(map(_buffer, reads)), tuple(map(_buffer, writes))
-        scratch = None
-        if kernel.scratch:
-            scratch = Buffer(kernel.scratch * self.threads + 64)
-            slots = {**slots, "scratch": scratch}
-            written = (*written, scratch)
-        call = Call(kernel, slots, read, written, label or self._label, batch, scratch, element)
-        once = bool(read) and all(b in self.constant_buffers for b in read)
-        if once and all(b.place is not Place.FIXED and b not in self._changing for b in written):
-            for buffer in written:
-                if buffer is not scratch:
-                    self._keep(buffer)
-            self.prologue.append(call)
+@final
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """What the calls of all groups are added to."""
+
+    unit: Unit
+    placement: Placement
+    emitted: Emitted = field(default_factory=Emitted)
+
+    def context(self, site: Site) -> Context:
+        """For the rules that lower a site."""
+        return Context(self.unit, self.placement, self.emitted, site)
+
+
+def _lower_group(walk: _Walk, position: int, group: Group, waiting: dict[Group, None]) -> None:
+    """Add a group's calls, or let it wait for the group that may become part of it."""
+    if group.shape is None:
+        if _can_wait(walk.unit, group):
+            waiting[group] = None
         else:
-            self._changing.update(written)
-            self.constant_buffers.difference_update(written)
-            self.calls.append(call)
-
-    def _keep(self, buffer: Buffer) -> None:
-        """Give a buffer memory of its own for as long as the plan lives."""
-        buffer.place = Place.FIXED
-        self.constant_buffers.add(buffer)
-
-    def fallback(self, operation: Operation, reason: str) -> None:
-        """Run an operation's NumPy kernel inside the plan."""
-        inputs = tuple(None if v is None else self.plain(v) for v in operation.inputs)
-        for value in operation.outputs:
-            self.forget(value)
-        outputs = tuple(self.new_plain(v) if v.name else None for v in operation.outputs)
-        self.calls.append(Fallback(operation, inputs, outputs, reason))
-
-    def copy(self, source: Tensor, target: Tensor) -> None:
-        """Copy between layouts."""
-        label = f"copy for {self._label}"
-        if source.size == 0:
+            _lower_single(walk, Site(position, _label(group), tuple(waiting)), group)
+        return
+    hosts = [g for v in group.inputs for g in waiting if g.last.outputs[0] is v]
+    for host in reversed(hosts):
+        del waiting[host]
+        site = Site(position, _label(host), tuple(waiting))
+        if host is hosts[0] and _lower_fused(walk, site, host, group):
             return
-        if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
-            self._changing.add(target.buffer)
-            self.calls.append(Copy(source, target, label))
-            return
-        batch, *rest = source.shape or (1,)
-        spec = copies.Copy(tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize)
-        slots: dict[str, Slot] = {"x": source, "y": target, "batch": batch}
-        self.call(
-            _copy_kernel(spec, self.target), slots, reads=[source], writes=[target], batch=batch, label=label
-        )
-
-    # -- what operators' rules call ----------------------------------------------------------------------
-
-    def check_indices(
-        self, indices: Tensor, extent: int, *, low: int | None = None, what: str = "index"
-    ) -> None:
-        """Refuse indices outside [low, extent) when the plan runs; low is −extent by default."""
-        lowest = -extent if low is None else low
-        check = Check(self.groups[self._position].last, indices, lowest, extent, what)
-        if indices.buffer.place is Place.INPUT:
-            self.input_checks.append(check)
-        else:
-            self.calls.append(check)
-
-    def decline(self, reason: str) -> NoReturn:
-        """Leave a node to its NumPy kernel; only before the first call of its rule."""
-        raise NotLoweredError(reason)
-
-    def require_float(self, *values: ir.Value) -> None:
-        """Decline unless all are float32."""
-        for value in values:
-            if self.program.dtypes[value] != _FLOAT:
-                self.decline(f"{value.name} is {self.program.dtypes[value]}")
-
-    def require_elements(self, *values: ir.Value) -> None:
-        """Decline when one has no elements."""
-        for value in values:
-            if 0 in self.shape(value):
-                self.decline(f"{value.name} is empty")
-
-    def known(self, value: ir.Value) -> Array | None:
-        """The contents of a constant."""
-        return self.program.constants.get(value)
-
-    elements = rules_element.elements
-    convolution = rules_convolution.forward
-    convolution_input = rules_convolution.backward_data
-    convolution_weight = rules_convolution.backward_weights
-    max_pool = rules_convolution.max_pool
-    max_pool_gradient = rules_convolution.max_pool_gradient
-    average_pool = rules_convolution.average_pool
-    average_pool_gradient = rules_convolution.average_pool_gradient
-    gemm = rules_matrix.gemm
-    matmul = rules_matrix.matmul
-    recurrent = rules_recurrent.recurrent
-    recurrent_gradient = rules_recurrent.recurrent_gradient
-    reduction = rules_rows.reduction
-    arg_extreme = rules_rows.arg_extreme
-    softmax = rules_rows.softmax
-    layer_normalization = rules_rows.layer_normalization
-    layer_normalization_gradient = rules_rows.layer_normalization_gradient
-    rms_normalization = rules_rows.rms_normalization
-    group_normalization = rules_rows.group_normalization
-    gather_rows = rules_indexing.gather_rows
-    scatter_rows = rules_indexing.scatter_rows
-    forward = rules_shape.forward
-    transpose = rules_shape.transpose
-    slices = rules_shape.slices
-    concat = rules_shape.concat
-    pad = rules_shape.pad
-    expand = rules_shape.expand
-    tile = rules_shape.tile
-    fill = rules_shape.fill
-    convert = rules_shape.convert
-    dropout = rules_special.dropout
-    local_response = rules_special.local_response
-    local_response_gradient = rules_special.local_response_gradient
-    adam_factors = rules_special.adam_factors
-    integers = rules_special.integers
-    cross_entropy = rules_reduction.cross_entropy
-    cross_entropy_gradient = rules_reduction.cross_entropy_gradient
-
-    # -- the walk over the program -----------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Lower every group, then bring replaced state home."""
-        self._keep_old_state()
-        for position, group in enumerate(self.groups):
-            self._position = position
-            self._lower(group)
-        self._bring_state_home()
-        self.calls = swept(self.calls, self.target)
-
-    def _bring_state_home(self) -> None:
-        """Copy replacements that are not in the state's place; what is other state goes by way of a copy."""
-        pending: list[tuple[str, Tensor, Tensor]] = []
-        for name, output in self._bindings.items():
-            state, value = self.program.state[name], self.program.outputs[output]
-            source, target = self.plain(value), self._plain[state]
-            if source.buffer is target.buffer:
-                continue
-            self._label = name
-            if source.buffer.place is Place.FIXED and source.buffer not in self.constant_buffers:
-                held = replace(source, buffer=Buffer(max(1, source.nbytes)), offset=0)
-                held = replace(held, strides=row_major(held.shape))
-                self.copy(source, held)
-                source = held
-            pending.append((name, source, target))
-        for name, source, target in pending:
-            self._label = name
-            self.copy(source, target)
-
-    def _keep_old_state(self) -> None:
-        """State that is an output as it was before the run is copied before anything replaces it."""
-        replaced = set(self._bindings.values())
-        for name, value in self.program.outputs.items():
-            if name not in replaced and value in self.program.state.values():
-                self._label = name
-                source = self._plain[value]
-                held = self._whole(Buffer(max(1, source.nbytes)), value)
-                self.copy(source, held)
-                self.old_state[name] = held
-
-    def _lower(self, group: Group) -> None:
-        self._label = " + ".join(o.label for o in group.operations)
-        if group.shape is not None:
-            try:
-                if not self._lower_into_producer(group):
-                    rules_element.lower_group(self, group)
-            except NotLoweredError as error:
-                for operation in group.operations:
-                    self.fallback(operation, str(error))
-            return
-        if self._can_wait(group):
-            self._waiting[group.last.outputs[0]] = group
-            return
-        self._lower_single(group)
-
-    def _can_wait(self, group: Group) -> bool:
-        """Whether a producer's result is read by one element-wise group alone, which it may then compute."""
-        operation = group.last
-        if group.elements or not operation.operator.fuses_elements:
-            return False
-        value = operation.outputs[0]
-        users = self.uses.groups(value)
-        return value not in self.uses.outputs and len(users) == 1 and users[0].shape == self.shape(value)
-
-    def _lower_into_producer(self, group: Group) -> bool:
-        """Let the kernel that produces one of a group's operands compute the group; False if it cannot."""
-        hosts = [v for v in group.inputs if v in self._waiting]
-        label, fused = self._label, False
-        for value in reversed(hosts):
-            producer = self._waiting.pop(value)
-            operation = producer.last
-            finish = finish_for(self, value, group) if value is hosts[0] else None
-            if finish is not None:
-                self._label, self._finish = f"{operation.label} + {label}", finish
-                try:
-                    operation.operator.lower(self, operation.outputs, *operation.inputs)  # type: ignore[attr-defined]
-                    fused = True
-                    continue
-                except NotLoweredError:
-                    fused = False
-                finally:
-                    self._finish = None
-            self._label = operation.label
-            self._lower_single(producer)
-        self._label = label
-        return fused
-
-    def _lower_single(self, group: Group) -> None:
-        """Let an operation's rule lower it, with the element-wise ones before it as expressions if it can."""
-        operation = group.last
-        rule: Callable[..., None] | None = getattr(operation.operator, "lower", None)
-        reason = "no compiled kernel"
-        if rule is not None:
-            before = (len(self.calls), len(self.prologue))
-            try:
-                self._expressed = group
-                rule(self, operation.outputs, *operation.inputs)
-                return
-            except NotLoweredError as error:
-                reason = str(error)
-                assert before == (len(self.calls), len(self.prologue)), (
-                    "a rule declines before its first call"
-                )
-            finally:
-                self._expressed = None
-        assert not is_element(operation, self.program), "element-wise operations are in groups"
-        if group.elements:
-            rules_element.store(self, group.elements, operation.inputs)
-        self.fallback(operation, reason)
-
-    def expressed(self, *values: ir.Value) -> Expressed:
-        """An operation's operands of one shape as expressions of tensors, for a kernel that takes those."""
-        elements = [] if self._expressed is None else self._expressed.elements
-        return rules_element.expressed(self, elements, values)
+        _lower_single(walk, site, host)
+    site = Site(position, _label(group), tuple(waiting))
+    made = (v for o in group.operations for v in o.outputs)
+    wanted = tuple(v for v in made if walk.unit.uses.escapes(v, group))
+    _lower_elements(walk, site, Elements(wanted, tuple(group.operations), group.shape))
 
 
-_copy_kernel = functools.lru_cache(512)(copies.copy)
+def _label(group: Group) -> str:
+    return " + ".join(o.label for o in group.operations)
 
 
-def _buffer(place: Tensor | Buffer) -> Buffer:
-    return place.buffer if isinstance(place, Tensor) else place
+def _can_wait(unit: Unit, group: Group) -> bool:
+    """Whether a producer's result is read by one element-wise group alone, which it may then compute."""
+    if group.elements or not group.last.request.fuses_elements:
+        return False
+    value = group.last.outputs[0]
+    users = unit.uses.groups(value)
+    shape = unit.program.shapes[value]
+    return value not in unit.uses.outputs and len(users) == 1 and users[0].shape == shape
+
+
+def _unsuited(queries: Queries, request: Request) -> str | None:
+    """Why no kernel computes a request; None where one does."""
+    if isinstance(request, Unsupported):
+        return request.reason
+    if (rule := rule_for(request)) is None:
+        return "no compiled kernel"
+    return rule.suits(queries, request)
+
+
+def _emit(context: Context, request: Request) -> None:
+    rule = rule_for(request)
+    assert rule is not None
+    rule.emit(context, request)
+
+
+def _lower_fused(walk: _Walk, site: Site, host: Group, group: Group) -> bool:
+    """Let the kernel that produces an operand of an element-wise group compute the group, if it can."""
+    queries, operation = walk.context(site), host.last
+    if _unsuited(queries, operation.request) is not None:
+        return False
+    if (found := fusion(queries, operation.outputs[0], group)) is None:
+        return False
+    converted = walk.context(replace(site, label=_label(group)))
+    both = f"{_label(host)} + {_label(group)}"
+    _emit(walk.context(replace(site, label=both, write_back=found.write_back(converted))), operation.request)
+    return True
+
+
+def _lower_single(walk: _Walk, site: Site, group: Group) -> None:
+    """Lower an operation, the element-wise ones before it as expressions if its kernel takes them."""
+    operation, elements = group.last, tuple(group.elements)
+    context = walk.context(replace(site, elements=elements))
+    reason = _unsuited(context, operation.request)
+    if reason is None:
+        _emit(context, operation.request)
+        return
+    if elements:
+        wanted = tuple(v for o in elements for v in o.outputs if v in operation.inputs)
+        shape = walk.unit.program.shapes[wanted[0]]
+        _lower_elements(walk, site, Elements(wanted, elements, shape))
+    context.fallback(operation, reason)
+
+
+def _lower_elements(walk: _Walk, site: Site, request: Elements) -> None:
+    """Lower an element-wise pass; what cannot be one runs operation by operation."""
+    context = walk.context(site)
+    reason = _unsuited(context, request)
+    if reason is None:
+        _emit(context, request)
+        return
+    for operation in request.operations:
+        context.fallback(operation, reason)
+
+
+# -- state ---------------------------------------------------------------------------------------------------
+
+
+def _keep_old_state(walk: _Walk, bindings: Mapping[str, str]) -> dict[str, Tensor]:
+    """State that is an output as it was before the run is copied before anything replaces it."""
+    program, placement = walk.unit.program, walk.placement
+    replaced = set(bindings.values())
+    kept: dict[str, Tensor] = {}
+    for name, value in program.outputs.items():
+        if name not in replaced and value in program.state.values():
+            source = placement.plain[value]
+            kept[name] = whole(Buffer(max(1, source.nbytes)), source.shape, source.dtype)
+            walk.context(Site(0, name)).copy(source, kept[name])
+    return kept
+
+
+def _bring_state_home(walk: _Walk, bindings: Mapping[str, str]) -> None:
+    """Copy replacements that are not in the state's place; what is other state goes by way of a copy."""
+    program, placement = walk.unit.program, walk.placement
+    end = len(walk.unit.groups) - 1
+    pending: list[tuple[Context, Tensor, Tensor]] = []
+    for name, output in bindings.items():
+        state, value = program.state[name], program.outputs[output]
+        context = walk.context(Site(end, name))
+        source, target = context.plain(value), placement.plain[state]
+        if source.buffer is target.buffer:
+            continue
+        if source.buffer.place is Place.FIXED and not context.is_constant(source):
+            held = whole(Buffer(max(1, source.nbytes)), source.shape, source.dtype)
+            context.copy(source, held)
+            source = held
+        pending.append((context, source, target))
+    for context, source, target in pending:
+        context.copy(source, target)
+
+
+def _outputs(walk: _Walk, bindings: Mapping[str, str], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Where the results that do not replace state are."""
+    replaced = set(bindings.values())
+    found: dict[str, Tensor] = {}
+    for name, value in walk.unit.program.outputs.items():
+        if name not in replaced:
+            site = Site(max(0, len(walk.unit.groups) - 1), name)
+            found[name] = old.get(name) or walk.context(site).plain(value)
+    return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from onward.compile.barriers import epochs
+from onward.compile.items import Item
 from onward.compile.kernels.layout import Image
-from onward.compile.tensors import Buffer
+from onward.compile.tensors import Buffer, Place, Tensor
 
-__all__ = ["Arena", "Lifetime", "pack"]
+__all__ = ["Arena", "Lifetime", "lifetimes", "pack"]
 
 _ALIGN = 64
 
@@ -29,6 +31,32 @@ class Arena:
 
     nbytes: int
     offsets: dict[Buffer, int]
+
+
+def lifetimes(calls: Sequence[Item], prologue: Sequence[Item], outputs: Collection[Tensor]) -> list[Lifetime]:
+    """How long each buffer of the arena is needed, counted in barriers.
+
+    Args:
+        calls: of a run.
+        prologue: what runs before them, once for given weights.
+        outputs: what is read after a run.
+    """
+    first: dict[Buffer, int] = {}
+    last: dict[Buffer, int] = {}
+    end = len(calls)
+    for i, item in zip(epochs(calls), calls, strict=True):
+        for buffer in (*item.reads, *item.writes):
+            if buffer.place is Place.ARENA:
+                first.setdefault(buffer, i)
+                last[buffer] = i
+    for tensor in outputs:
+        if tensor.buffer in first:
+            last[tensor.buffer] = end
+    for item in prologue:
+        for buffer in (*item.reads, *item.writes):
+            if buffer.place is Place.ARENA:
+                first[buffer], last[buffer] = 0, end
+    return [Lifetime(b, first[b], last[b]) for b in first]
 
 
 def pack(lifetimes: Sequence[Lifetime]) -> Arena:

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-import onward
 from onward.compile.codegen.target import Target
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import is_weight
-from onward.graph import dims_of
+from onward.graph import dims_of, is_float
+from onward.version import __version__
 
 __all__ = ["ModelKey", "compiler_version"]
 
@@ -71,7 +71,7 @@ class ModelKey:
             for name, (value, tensor, digest) in self._contents.items()
             if not is_weight(value, tensor, swapped)
         ]
-        choices = (target.key, threads, options)
+        choices = (target.plan_key, threads, options)
         parts = (compiler_version(), choices, sorted(shapes.items()), sorted(swapped))
         whole = (parts, self._bindings, self._structure, contents)
         return hashlib.sha256(repr(whole).encode()).hexdigest()
@@ -108,7 +108,7 @@ class ModelKey:
         found: dict[str, tuple[ir.Value, ir.TensorProtocol, str]] = {}
         for name, value in self._model.graph.initializers.items():
             tensor = value.const_value
-            if name in state or tensor is None or is_weight(value, tensor, ()):
+            if tensor is None or is_weight(value, tensor, ()) or (name in state and is_float(value)):
                 continue
             if tensor.dtype == ir.DataType.STRING:
                 return None
@@ -119,7 +119,7 @@ class ModelKey:
 @functools.cache
 def compiler_version() -> str:
     """Names the code that makes plans: this package, by version and content, and what it relies on."""
-    digest = hashlib.sha256(repr((onward.__version__, onnx.__version__, np.__version__)).encode())
+    digest = hashlib.sha256(repr((__version__, onnx.__version__, np.__version__)).encode())
     root = Path(__file__).parents[1]
     for package in _SOURCES:
         for path in sorted((root / package).rglob("*.py")):

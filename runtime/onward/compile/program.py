@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array, Op, bind, infer_node, is_float, numpy_dtype, static_shape
+from onward.graph import (
+    Array,
+    BodyOp,
+    Op,
+    bind,
+    canonical_model,
+    infer_node,
+    inlined,
+    is_float,
+    is_tensor,
+    numpy_dtype,
+    static_shape,
+)
+from onward.graph.requests import NO_KERNEL, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "is_weight", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
 
 _SMALL = 16
 
@@ -25,12 +39,16 @@ class NotStaticError(OnwardError):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape."""
+    """A node with its operator bound; absent inputs are None, absent outputs have no name and no shape.
+
+    `request` is what the operator asks of the compiler.
+    """
 
     node: ir.Node
     operator: Op
     inputs: tuple[ir.Value | None, ...]
     outputs: tuple[ir.Value, ...]
+    request: Request = NO_KERNEL
 
     @property
     def label(self) -> str:
@@ -45,7 +63,8 @@ class Program:
     Attributes:
         operations: what is left to compute at run time.
         inputs: the values given at each run, by name.
-        state: initializers that are inputs too: they live in the session and may be replaced by outputs.
+        state: floating-point initializers that are inputs too, and not given: they live in the session and
+            may be replaced by outputs.
         weights: initializers that are read only, by name; a session may swap their contents.
         constants: what the graph fixes.
         outputs: the values asked for, by name.
@@ -61,6 +80,19 @@ class Program:
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
 
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+        return self.shapes[value]
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the operators ask for, in order."""
+        return [o.request for o in self.operations]
+
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+        return self.constants.get(value)
+
 
 def specialize(
     model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
@@ -69,7 +101,7 @@ def specialize(
 
     Args:
         model: it is not changed.
-        shapes: of every input that is not an initializer.
+        shapes: of every input that is not an initializer, and of those initializers that are given as inputs.
         swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
             constants, from which shapes and further constants follow.
 
@@ -77,12 +109,16 @@ def specialize(
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
     """
-    graph = model.clone().graph
+    graph = canonical_model(model).clone().graph
     for value in graph.inputs:
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
-    state = {v.name or "": v for v in graph.inputs if v.name in initializers}
+    for value in graph.inputs:
+        if value.name in shapes:  # a value given at each run stands instead of the initializer
+            initializers.pop(value.name or "", None)
+            value.const_value = None
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
     known: dict[ir.Value, ir.TensorProtocol] = {}
     weights: dict[str, ir.Value] = {}
     constants: dict[ir.Value, Array] = {}
@@ -103,26 +139,39 @@ def specialize(
         state=state,
         weights=weights,
         constants=constants,
-        outputs={v.name or "": v for v in graph.outputs},
+        outputs={},
     )
+    names = [v.name or "" for v in graph.outputs]
     # contents of state must not be taken for constants by inference
     contents = {v: v.const_value for v in (*state.values(), *weights.values())}
     for value in contents:
         value.const_value = None
     try:
         for node in graph:
-            _specialize_node(graph, node, program, known)
+            _specialize_node(graph.opset_imports, node, program, known)
     finally:
         for value, tensor in contents.items():
             value.const_value = tensor
+    program.outputs = dict(zip(names, graph.outputs, strict=True))
     _drop_unused(program)
     for value in _values(program):
+        if not is_tensor(value):
+            raise NotStaticError(f"{value.name!r} is no tensor: {value.type}")
         shape = static_shape(value)
         if shape is None or value.dtype is None:
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
+    program.operations = [asked(program, o) for o in program.operations]
     return program
+
+
+def asked(program: Program, operation: Operation) -> Operation:
+    """An operation with the request of its operator."""
+    operator: Any = operation.operator
+    if not hasattr(operator, "lower"):
+        return operation
+    return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
@@ -131,10 +180,15 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[st
 
 
 def _specialize_node(
-    graph: ir.Graph, node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
+    opsets: Mapping[str, int], node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
 ) -> None:
-    opset = graph.opset_imports.get(node.domain, 0)
+    opset = opsets.get(node.domain, 0)
     operator = bind(node, opset)
+    if isinstance(operator, BodyOp):
+        contents = [None if v is None else program.constants.get(v) for v in node.inputs]
+        if (taken := operator.taken(contents)) is not None:
+            _specialize_inside(opsets, node, *taken, program, known)
+            return
     for value in node.outputs:
         value.shape = None
     try:
@@ -152,8 +206,30 @@ def _specialize_node(
         return
     for value, array in zip(outputs, results, strict=False):
         program.constants[value] = array
-        known[value] = ir.tensor(array)
+        value.const_value = known[value] = ir.tensor(array)
         value.shape = ir.Shape(array.shape)
+
+
+def _specialize_inside(
+    opsets: Mapping[str, int],
+    node: ir.Node,
+    body: ir.Graph,
+    first: int,
+    program: Program,
+    known: dict[ir.Value, ir.TensorProtocol],
+) -> None:
+    """A body in its node's place, on the node's operands from the first that it takes on."""
+    copy, nodes = inlined(body, [v for v in node.inputs[first:] if v is not None])
+    for value in copy.initializers.values():
+        if value.const_value is not None:
+            known[value] = value.const_value
+            program.constants[value] = value.const_value.numpy()
+    for inner in nodes:
+        _specialize_node(opsets, inner, program, known)
+    outputs = list(copy.outputs)
+    copy.outputs.clear()
+    for old, new in zip(node.outputs, outputs, strict=False):
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
@@ -181,7 +257,10 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         raise ShapeError(
             f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
         ) from error
-    return tuple(np.asarray(r) for r in (results if isinstance(results, tuple) else (results,)))
+    results = results if isinstance(results, tuple) else (results,)
+    if not all(isinstance(r, np.ndarray | np.generic) for r in results):
+        return None  # a sequence or an optional
+    return tuple(np.asarray(r) for r in results)
 
 
 def _drop_unused(program: Program) -> None:

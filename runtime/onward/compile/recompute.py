@@ -81,10 +81,7 @@ class _Traffic:
         if group.shape is not None and group.shape != self.program.shapes[value]:
             return False
         return all(
-            i not in o.operator.element_scalars if o in elements else i in o.operator.expression_inputs
-            for o in group.operations
-            for i, v in enumerate(o.inputs)
-            if v is value
+            o in elements or value in o.request.expressions for o in group.operations if value in o.inputs
         )
 
     def _chains(self, home: Group, value: ir.Value) -> Iterator[list[Operation]]:
@@ -181,9 +178,6 @@ class _Traffic:
 def _arithmetic(operation: Operation) -> int:
     """Of one element."""
     operator: Any = operation.operator
-    scalars = operator.element_scalars
-    if scalars:
-        return _FLOPS + 1
     operands = [None if v is None else operand(i) for i, v in enumerate(operation.inputs)]
     found: Expression | tuple[Expression, ...] = operator.element(*operands)
     return flops(found if isinstance(found, tuple) else (found,))

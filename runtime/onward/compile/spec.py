@@ -23,7 +23,9 @@ __all__ = [
     "PlanRow",
     "PlanSpec",
     "Region",
+    "Start",
     "StepSpec",
+    "Wait",
     "Window",
 ]
 
@@ -143,7 +145,34 @@ class NumPy:
     outputs: tuple[Window | None, ...]
 
 
-StepSpec: TypeAlias = "Native | Move | Check | NumPy"
+@dataclass(frozen=True)
+class Start:
+    """A call that starts something which goes on while later calls run, such as a collective.
+
+    Everything before it is done, and what it reads and writes is left alone until its `Wait`. One thread of
+    the team calls it; the others go on.
+
+    Attributes:
+        name: under which the engine knows the function (`engine.foreign`).
+        arguments: as of `Native`.
+    """
+
+    name: str
+    arguments: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A call that returns when what a `Start` began has ended; everything after it comes after that.
+
+    Attributes: as of `Start`.
+    """
+
+    name: str
+    arguments: tuple[tuple[int, int], ...]
+
+
+StepSpec: TypeAlias = "Native | Move | Check | NumPy | Start | Wait"
 
 
 @dataclass(frozen=True)

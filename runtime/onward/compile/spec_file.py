@@ -23,7 +23,9 @@ from onward.compile.spec import (
     PlanRow,
     PlanSpec,
     Region,
+    Start,
     StepSpec,
+    Wait,
     Window,
 )
 from onward.graph import Array, Op
@@ -101,8 +103,11 @@ class _Writer:
         """A step as a list that begins with its kind."""
         match step:
             case Native():
-                flat = [number for pair in step.arguments for number in pair]
-                return ["native", step.kernel, int(step.free), flat]
+                return ["native", step.kernel, int(step.free), _flat(step.arguments)]
+            case Start():
+                return ["start", step.name, _flat(step.arguments)]
+            case Wait():
+                return ["wait", step.name, _flat(step.arguments)]
             case Move():
                 return ["move", _window(step.source), _window(step.target)]
             case Check():
@@ -130,6 +135,14 @@ class _Writer:
         if isinstance(content, np.ndarray):
             return {"array": self.array(content)}
         raise NotStorableError(f"an attribute of {type(content).__name__}")
+
+
+def _flat(arguments: tuple[tuple[int, int], ...]) -> list[int]:
+    return [number for pair in arguments for number in pair]
+
+
+def _pairs(flat: list[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _window(window: Window) -> list[Any]:
@@ -179,7 +192,13 @@ def _step(step: list[Any], arrays: list[Array]) -> StepSpec:
     match kind:
         case "native":
             kernel, free, flat = rest
-            return Native(kernel, tuple(zip(flat[::2], flat[1::2], strict=True)), bool(free))
+            return Native(kernel, _pairs(flat), bool(free))
+        case "start":
+            name, flat = rest
+            return Start(name, _pairs(flat))
+        case "wait":
+            name, flat = rest
+            return Wait(name, _pairs(flat))
         case "move":
             source, target = rest
             return Move(_read_window(source), _read_window(target))
@@ -223,11 +242,13 @@ def _check(plan: PlanSpec) -> None:
             raise ValueError("a buffer is outside its block")
     limits = [m.nbytes for m in plan.buffers]
     for step in (*plan.prologue, *plan.steps):
-        if isinstance(step, Native):
-            if not 0 <= step.kernel < len(plan.kernels):
-                raise ValueError("a call of an unknown kernel")
+        if isinstance(step, Native) and not 0 <= step.kernel < len(plan.kernels):
+            raise ValueError("a call of an unknown kernel")
+        if isinstance(step, Native | Start | Wait):
             for buffer, offset in step.arguments:
                 if not NONE <= buffer < len(plan.buffers) or (
                     buffer != NONE and not 0 <= offset <= limits[buffer]
                 ):
                     raise ValueError("an argument is outside its buffer")
+        if isinstance(step, Start | Wait) and not isinstance(step.name, str):
+            raise ValueError("a function's name is text")

@@ -11,13 +11,13 @@ from onward.compile.kernels.element import Element
 from onward.compile.kernels.sweep import row_slots, sweep
 from onward.compile.tensors import Buffer, Place
 
-__all__ = ["swept"]
+__all__ = ["joined"]
 
 _SMALL = 1 << 17
 """Elements of a tensor at most: a larger one is better updated while its gradient is still in the cache."""
 
 
-def swept(items: Sequence[Item], target: Target) -> list[Item]:
+def joined(items: Sequence[Item], target: Target) -> tuple[Item, ...]:
     """The calls with equal element-wise passes over small tensors of state put together.
 
     Each pass waits for others like it until something reads what it writes, or writes what it touches.
@@ -31,7 +31,7 @@ def swept(items: Sequence[Item], target: Target) -> list[Item]:
             waiting.setdefault(item.element, _Waiting()).add(item)
         else:
             done.append(item)
-    return [*done, *(_together(spec, held.calls, target) for spec, held in waiting.items())]
+    return (*done, *(_together(spec, held.calls, target) for spec, held in waiting.items()))
 
 
 @final
@@ -69,7 +69,5 @@ def _together(spec: Element, calls: Sequence[Call], target: Target) -> Call:
         for name in row_slots(spec, row):
             kind = name.split()[0]
             slots[name] = end if kind == "end" else call.slots[kind]
-    reads = tuple(dict.fromkeys(b for call in calls for b in call.reads))
-    writes = tuple(dict.fromkeys(b for call in calls for b in call.writes))
     label = ", ".join(call.label for call in calls)
-    return Call(sweep(spec, len(calls), target), slots, reads, writes, label, end)
+    return Call(sweep(spec, len(calls), target), slots, label, end)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, final
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +19,15 @@ from onward.compile.codegen.target import Target, host_target
 from onward.compile.model_key import ModelKey
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
+from onward.compile.spec import PlanSpec
 from onward.engine.background import Background
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
-from onward.engine.team import Team
+from onward.engine.teams import default_teams, usable_cores
+from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError
-from onward.graph import Array
+from onward.graph import Array, canonical_model, is_tensor
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -41,21 +44,34 @@ _PLANS = 16
 
 
 @final
+@dataclass(frozen=True)
+class _Made:
+    """A plan before it has weights and memory."""
+
+    spec: PlanSpec
+    addresses: Sequence[int]
+    seconds: Mapping[str, float]
+
+
+@final
 class CompiledEngine:
     """A model that runs by plans of native kernels.
 
-    Runs from several Python threads queue. For the same threads and inputs the results have the same bits.
+    A model without state may be run from several threads at once; runs of one with state queue. For the same
+    threads and inputs the results have the same bits, whatever else goes on.
 
     Args:
         model: the model.
         bindings: state inputs, which are initializers too, and the outputs that replace them.
-        threads: of the team; None: as many as the process may use. Tiny plans run on one.
+        threads: of a run; None: as many as the process may use. Tiny plans run on one.
         options: what the user chose about kernels.
         background: while the plan for new input shapes is made, the interpreter runs instead. A run's last
             bits then depend on whether the plan is ready. Only for models without state.
+        workspaces: runs of one plan that go on at once, each with memory of its own; others wait. None: as
+            many as the process may use cores.
 
     Raises:
-        ConfigError: background planning of a model with state.
+        ConfigError: background planning of a model with state; fewer than 1 workspace.
         UnsupportedError: operators are missing, all of them named.
         InvalidModelError: a node's attributes do not fit its operator.
     """
@@ -68,28 +84,49 @@ class CompiledEngine:
         options: CompileOptions = DEFAULT_OPTIONS,
         *,
         background: bool = False,
+        workspaces: int | None = None,
     ) -> None:
         if background and bindings:
             raise ConfigError(
                 "a model with state cannot be planned in the background: its runs must not differ"
             )
+        if workspaces is not None and workspaces < 1:
+            raise ConfigError(f"workspaces={workspaces}: choose at least 1")
+        model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
+        self._plannable = all(is_tensor(value) for value in model.graph.inputs)
+        """Whether inputs have shapes that plans can be made for: sequences have none."""
         self._bindings = dict(bindings or {})
         self._options = options
-        self.threads = threads if threads is not None else _usable_cores()
-        self.fixed: dict[str, Array] = {
-            name: _aligned(value.const_value.numpy())
-            for name, value in model.graph.initializers.items()
-            if value.const_value is not None and value.const_value.dtype.is_floating_point()
-        }
+        self.threads = threads if threads is not None else usable_cores()
+        self._workspaces = 1 if bindings else workspaces or usable_cores()
+        self._weights = self._initial(model)
+        self._interpreter.load(self.fixed)
         self._key = ModelKey(model, self._bindings)
-        self._swapped: set[str] = set()
+        self._swapped: frozenset[str] = frozenset()
+        self._making: dict[_Shapes, Future[_Made | None]] = {}
+        """What is made, or being made, for the weights that are constants now."""
+        self._arenas: dict[_Shapes, list[Array]] = {}
+        """Working memory of plans whose weights have been replaced since, for those that follow."""
         self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
-        self._background: Background[Plan | None] | None = Background() if background else None
-        self._teams: dict[int, Team] = {}
+        """What has the weights of now."""
+        self._background: Background[_Made | None] | None = Background() if background else None
+        self._teams = default_teams()
+        self._bodies: dict[ir.Graph, CompiledEngine] = {}
+        self._bodies_lock = threading.Lock()
         self._lock = threading.Lock()
+        """Held for the length of a look-up; never while something is planned or run."""
+        self._state_lock = threading.Lock() if self._bindings else None
+        """Held by whoever reads or changes state."""
         self._closed = False
+        self._teams.hold(self.threads)
+        self._release = weakref.finalize(self, self._teams.forget, self.threads)
+
+    @property
+    def fixed(self) -> dict[str, Array]:
+        """State and weights by name. State is updated in place; weights are read-only."""
+        return {name: weight.array for name, weight in self._weights.items()}
 
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run the model; state advances in place.
@@ -101,41 +138,66 @@ class CompiledEngine:
         Raises:
             ConfigError: the engine is closed.
         """
-        with self._lock:
-            if self._closed:
-                raise ConfigError("the session is closed: open a new one")
+        plan = None
+        if self._plannable:
             plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
-            if plan is None:
-                results = self._interpret(inputs)
-            else:
-                if plan.threads not in self._teams:
-                    self._teams[plan.threads] = Team(plan.threads)
-                results = plan.run(inputs, self._teams[plan.threads])
+        else:
+            self._check_open()
+        if self._state_lock is None:
+            results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
+        else:
+            with self._state_lock:
+                results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         return results if outputs is None else {name: results[name] for name in outputs}
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
-        with self._lock:
-            return self._plan(shapes, wait=True)
+        return self._plan(shapes, wait=True) if self._plannable else None
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
+        if (plan := self.plan(shapes)) is not None:
+            with plan.workspace() as workspace:
+                plan.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
-        """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller."""
+        """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
+
+        Runs in progress end with the weights that they began with. State is copied. A weight is read where
+        the caller has it, if it begins at a multiple of 64 bytes and has no gaps: whoever changes such an
+        array does so while nothing runs, and loads it again.
+        """
+        if fixed := [name for name in arrays if name not in self._weights]:
+            raise InputError(
+                f"weight {fixed[0]!r} is not of a floating-point type, so it is part of the compiled "
+                "program; make a session of the changed model"
+            )
+        state = {name: array for name, array in arrays.items() if name in self._bindings}
+        if state:
+            assert self._state_lock is not None
+            with self._state_lock:
+                for name, array in state.items():
+                    np.copyto(self._weights[name].array, array)
+        fresh = {
+            name: Weight(array) if _readable(array) else private(array)
+            for name, array in arrays.items()
+            if name not in state
+        }
+        if not fresh:
+            return
         with self._lock:
-            if fixed := [name for name in arrays if name not in self.fixed]:
-                raise InputError(
-                    f"weight {fixed[0]!r} is not of a floating-point type, so it is part of the compiled "
-                    "program; make a session of the changed model"
-                )
-            if fresh := arrays.keys() - self._swapped - self._bindings.keys():
-                self._swapped |= fresh
-                self._plans.clear()
+            swapped = self._swapped | fresh.keys()
+            self._weights = {**self._weights, **fresh}
+            self._interpreter.load({name: weight.array for name, weight in fresh.items()})
+            for key, plan in self._plans.items():
+                if plan is not None:
+                    self._arenas[key] = plan.idle_arenas()
+            self._plans.clear()
+            if swapped != self._swapped:
+                self._swapped = swapped
+                self._making, self._arenas = {}, {}
                 if self._background is not None:
                     self._background.forget()
-            for name, array in arrays.items():
-                np.copyto(self.fixed[name], array)
-            for plan in self._plans.values():
-                if plan is not None:
-                    plan.weights_changed = True
 
     def close(self) -> None:
         """Release threads; a second call does nothing. Background planning that has begun is waited for."""
@@ -143,53 +205,154 @@ class CompiledEngine:
             self._background.close()
         with self._lock:
             self._closed = True
-            for team in self._teams.values():
-                team.close()
-            self._teams.clear()
+            self._plans.clear()
+            self._arenas.clear()
+        with self._bodies_lock:
+            for engine in self._bodies.values():
+                engine.close()
+        if self._release.detach() is not None:
+            self._teams.release(self.threads)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the session is closed: open a new one")
+
+    def _initial(self, model: ir.Model) -> dict[str, Weight]:
+        """State in memory of the engine's own, and weights in memory that engines share."""
+        known = default_weights()
+        return {
+            name: (private if name in self._bindings else known.share)(value.const_value.numpy())
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None and value.const_value.dtype.is_floating_point()
+        }
+
+    def _execute(self, plan: Plan, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        workspace = plan.take()
+        try:
+            workspace.bind(inputs)
+            pace = workspace.steps.pace
+            team = self._teams.take(plan.threads, wanted=pace.team)
+            try:
+                plan.prepare(workspace, team)
+                if plan.threads == 1 or pace.team != (team is not None):
+                    return workspace.run(team)
+                started = time.perf_counter()
+                results = workspace.run(team)
+                pace.ran(time.perf_counter() - started)
+                return results
+            finally:
+                self._teams.give(team)
+        finally:
+            plan.give(workspace)
 
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], *, wait: bool) -> Plan | None:
         """The plan for input shapes; None where there is none, or, unless `wait`, none yet."""
         key = tuple(sorted(shapes.items()))
-        if key not in self._plans:
-            if self._background is not None and self._background.done(key):
-                self._plans[key] = self._background.take(key)
-            elif wait:
-                self._plans[key] = self._stored(shapes) or self._made(shapes, frozenset(self._swapped))
-            elif (plan := self._stored(shapes)) is not None:
-                self._plans[key] = plan
+        while True:
+            with self._lock:
+                self._check_open()
+                if key in self._plans:
+                    self._plans.move_to_end(key)
+                    return self._plans[key]
+                swapped, making = self._swapped, self._making
+            if wait:
+                made = self._once(key, shapes, making, swapped)
             else:
-                self._begin(key, shapes)
-                return None
-            if len(self._plans) > _PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
+                ready = self._ready(key, shapes, making, swapped)
+                if ready is None:
+                    return None
+                made = ready.result()
+            with self._lock:
+                if making is self._making and key not in self._plans:
+                    self._plans[key] = None if made is None else self._bound(key, made)
+                    if len(self._plans) > _PLANS:
+                        self._plans.popitem(last=False)
+                    for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
+                        if len(making) > _PLANS:
+                            del making[old]
+                            self._arenas.pop(old, None)
 
-    def _begin(self, key: _Shapes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _bound(self, key: _Shapes, made: _Made) -> Plan:
+        return Plan(
+            made.spec,
+            self._weights,
+            made.addresses,
+            made.seconds,
+            workspaces=self._workspaces,
+            run_body=self._run_body,
+            arenas=self._arenas.pop(key, ()),
+        )
+
+    def _once(
+        self,
+        key: _Shapes,
+        shapes: Mapping[str, tuple[int, ...]],
+        making: dict[_Shapes, Future[_Made | None]],
+        swapped: frozenset[str],
+    ) -> _Made | None:
+        """What is made for input shapes: by the first thread that asks, for which others wait."""
+        with self._lock:
+            future = making.get(key)
+            mine = future is None
+            if future is None:
+                future = making[key] = Future()
+        if mine:
+            try:
+                future.set_result(self._stored(shapes, swapped) or self._made(shapes, swapped))
+            except BaseException as error:
+                with self._lock:
+                    del making[key]
+                future.set_exception(error)
+                raise
+        return future.result()
+
+    def _ready(
+        self,
+        key: _Shapes,
+        shapes: Mapping[str, tuple[int, ...]],
+        making: dict[_Shapes, Future[_Made | None]],
+        swapped: frozenset[str],
+    ) -> Future[_Made | None] | None:
+        """What has been made for input shapes; None where it is being made in the background."""
+        assert self._background is not None
+        with self._lock:
+            if (future := making.get(key)) is not None and future.done():
+                return future
+        future = Future()
+        if self._background.done(key):
+            future.set_result(self._background.take(key))
+        elif (stored := self._stored(shapes, swapped)) is not None:
+            future.set_result(stored)
+        else:
+            self._begin(key, shapes, swapped)
+            return None
+        with self._lock:
+            return making.setdefault(key, future)
+
+    def _begin(self, key: _Shapes, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> None:
         """Make a plan in the background, unless that has begun or the engine is gone when its turn comes."""
         assert self._background is not None
-        engine, swapped = weakref.ref(self), frozenset(self._swapped)
+        engine = weakref.ref(self)
 
-        def make() -> Plan | None:
+        def make() -> _Made | None:
             found = engine()
             return None if found is None else found._made(shapes, swapped)
 
         self._background.start(key, make)
 
-    def _stored(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
-        """The plan from the cache."""
+    def _stored(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> _Made | None:
+        """What the cache has."""
         started = time.perf_counter()
-        key = self._key.key(shapes, self._swapped, host_target(), self.threads, self._options)
+        key = self._key.key(shapes, swapped, host_target(), self.threads, self._options)
         if key is None or (spec := default_plans().get(key)) is None:
             return None
         loaded = time.perf_counter()
         if (addresses := default_jit().known(spec.kernels)) is None:
             return None
-        seconds = {"lower": loaded - started, "compile": time.perf_counter() - loaded}
-        return Plan(spec, self.fixed, addresses, seconds)
+        return _Made(spec, addresses, {"lower": loaded - started, "compile": time.perf_counter() - loaded})
 
-    def _made(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> Plan | None:
-        """A new plan, which the cache then has; None where shapes depend on data. Needs no lock."""
+    def _made(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> _Made | None:
+        """A new plan, which the cache then has; None where shapes depend on data."""
         started = time.perf_counter()
         target = host_target()
         try:
@@ -203,7 +366,7 @@ class CompiledEngine:
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         if (key := self._key.key(shapes, swapped, target, self.threads, self._options)) is not None:
             default_plans().put(key, made.spec)
-        return Plan(made.spec, self.fixed, addresses, seconds)
+        return _Made(made.spec, addresses, seconds)
 
     def _lowered(
         self,
@@ -219,24 +382,24 @@ class CompiledEngine:
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
         )
 
+    def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a body that an operator of a plan has by an engine of its own, on one thread."""
+        with self._bodies_lock:
+            if (engine := self._bodies.get(body)) is None:
+                model = ir.Model(body, ir_version=self._model.ir_version)
+                engine = self._bodies[body] = CompiledEngine(model, threads=1, options=self._options)
+        results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
+        return tuple(results[v.name or ""] for v in body.outputs)
+
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self._interpreter.load(self.fixed)
-        results = self._interpreter.run(inputs)
+        results = self._interpreter.run(
+            {**inputs, **{name: self._weights[name].array for name in self._bindings}}
+        )
         for name, target in self._bindings.items():
-            np.copyto(self.fixed[name], results.pop(target))
+            np.copyto(self._weights[name].array, results.pop(target))
         return results
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _aligned(array: Array) -> Array:
-    """A copy that begins at a multiple of 64 bytes."""
-    store = np.empty(array.nbytes + 64, np.uint8)
-    shift = -store.ctypes.data % 64
-    copy = store[shift : shift + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
+def _readable(array: Array) -> bool:
+    """Whether kernels read an array where it is as fast as a copy."""
+    return array.flags.c_contiguous and array.ctypes.data % 64 == 0

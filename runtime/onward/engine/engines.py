@@ -20,13 +20,16 @@ EngineName: TypeAlias = Literal["auto", "compiled", "interpreter"]
 
 
 class Engine(Protocol):
-    """Runs a graph whose inputs have been checked."""
+    """Runs a graph whose inputs have been checked; from several threads at once, too."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run once; the arrays returned are the caller's."""
 
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes, which have been checked, what the first run would have to."""
+
     def load(self, arrays: Mapping[str, Array]) -> None:
-        """Replace initializers."""
+        """Replace initializers; arrays need not be copied."""
 
     def close(self) -> None:
         """Release threads; a second call does nothing."""
@@ -39,6 +42,7 @@ def make_engine(
     options: CompileOptions = DEFAULT_OPTIONS,
     *,
     background: bool = False,
+    workspaces: int | None = None,
 ) -> Engine:
     """The engine for a model without state.
 
@@ -48,16 +52,17 @@ def make_engine(
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
         background: whether the compiled engine plans in the background.
+        workspaces: runs of one plan that the compiled engine lets go on at once.
 
     Raises:
-        ConfigError: an unknown name, or `compiled` where llvmlite is missing.
+        ConfigError: an unknown name, `compiled` where llvmlite is missing, or a senseless number.
         UnsupportedError: operators are missing, all of them named.
     """
     if resolve(name) == "interpreter":
         return Interpreter(model.graph)
     from onward.engine.compiled import CompiledEngine
 
-    return CompiledEngine(model, None, threads, options, background=background)
+    return CompiledEngine(model, None, threads, options, background=background, workspaces=workspaces)
 
 
 def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:

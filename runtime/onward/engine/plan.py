@@ -1,37 +1,23 @@
-"""A plan in memory: kernel calls with fixed addresses, ready for a thread team."""
+"""A plan in memory: everything that runs share. It never changes, so several may go on at once."""
 
 from __future__ import annotations
 
-import functools
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
-from onward.compile.spec import (
-    Check,
-    Memory,
-    Move,
-    Native,
-    NumPy,
-    PlanRow,
-    PlanSpec,
-    Region,
-    StepSpec,
-    Window,
-)
-from onward.engine.team import FREE, Step, Steps, Team
-from onward.errors import OnwardError, ShapeError
-from onward.graph import Array
+from onward.compile.spec import PlanRow, PlanSpec, Region
+from onward.engine.packing import Packings, components, default_packings
+from onward.engine.team import Step, Steps, Team
+from onward.engine.weights import Weight
+from onward.engine.workspace import Workspace
+from onward.graph import Array, RunBody
 
 __all__ = ["Plan", "PlanRow"]
-
-_ALIGN = 64
-
-_SMALL = 4096
-"""Bytes of inputs that are copied."""
 
 
 @final
@@ -40,44 +26,48 @@ class Plan:
 
     Args:
         spec: what it does.
-        fixed: arrays of state and weights by name, owned by the session; state is updated in place.
+        weights: state and weights by name. State is updated in place, so the caller then lets one run at a
+            time use it.
         addresses: of the machine code of `spec.kernels`.
         seconds: what making it took, for reports.
+        workspaces: runs at once; others wait.
+        arenas: working memory that a plan of the same spec has had.
+        run_body: runs the bodies of operators such as If; NumPy does by default.
+        packings: where packed weights are kept for other plans.
     """
 
     def __init__(
         self,
         spec: PlanSpec,
-        fixed: Mapping[str, Array],
+        weights: Mapping[str, Weight],
         addresses: Sequence[int],
         seconds: Mapping[str, float] | None = None,
+        *,
+        workspaces: int = 1,
+        arenas: Iterable[Array] = (),
+        packings: Packings | None = None,
+        run_body: RunBody | None = None,
     ) -> None:
         self.spec = spec
+        self.run_body = run_body
         self.threads = spec.threads
+        self.addresses = tuple(addresses)
         self.seconds = dict(seconds or {})
-        self.weights_changed = True
-        self._addresses = addresses
-        self._arena, self._kept = _zeros(spec.arena_bytes), _zeros(spec.kept_bytes)
-        self._small = {m.name: _zeros(m.nbytes) for m in _small_inputs(spec)}
-        self._copies: dict[str, Array] = {}
-        self._memories = [self._found(memory, fixed) for memory in spec.buffers]
-        starts = [0 if m is None else m.ctypes.data for m in self._memories]
-        self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
-        self._keep: list[Any] = []
-        self._patches: dict[str, list[tuple[Array, int, int]]] = {}
-        self._arrays: Mapping[str, Array] = {}
-        self._steps = self._assemble(spec.steps)
-        self._first = self._assemble(spec.prologue)
-        self._checks = [(check, self._getter(check.tensor)) for check in spec.checks]
-        self._views = {
-            name: self._view(window)
-            for name, window in spec.outputs.items()
-            if spec.buffers[window.buffer].region is not Region.INPUT
-        }
+        self._weights = {m.name: weights[m.name] for m in spec.buffers if m.region is Region.SESSION}
+        known = default_packings() if packings is None else packings
+        self._packed = [(part, known.of(spec, part, weights)) for part in components(spec)]
+        self.memories = self._memories()
+        """The bytes of each buffer that runs share; None for those of a workspace."""
+        self._limit = workspaces
+        self._made = 0
+        self._arenas = list(arenas)
+        self._idle: list[Workspace] = []
+        self._free = threading.Condition(threading.Lock())
+        self._prepared = not self._packed
 
     @property
     def arena_bytes(self) -> int:
-        """Size of the memory that the plan's values share."""
+        """Size of the memory that a run's values share."""
         return self.spec.arena_bytes
 
     @property
@@ -85,28 +75,78 @@ class Plan:
         """The plan's calls in order."""
         return self.spec.rows
 
-    def memory(self, buffer: int) -> Array | None:
-        """The bytes of a buffer; None for an input's."""
-        return self._memories[buffer]
+    def idle_arenas(self) -> list[Array]:
+        """Working memory that nothing uses, taken from the plan: for another plan of the same spec."""
+        with self._free:
+            idle, self._idle = self._idle, []
+            self._made -= len(idle)
+        return [workspace.arena for workspace in idle]
 
-    def run(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], team: Team | None) -> dict[str, Array]:
         """Run once.
 
         Args:
             inputs: arrays of exactly the plan's shapes and dtypes.
-            team: of the number of threads that the plan was made for.
+            team: of the number of threads that the plan was made for; None: the calling thread alone.
 
         Returns:
             The outputs that are not state, as new arrays.
         """
-        held = self._bind(inputs, team)
-        team.run(self._steps)
-        results = {name: view.copy() for name, view in self._views.items()}
-        for name, window in self.spec.outputs.items():
-            if name not in results:
-                results[name] = _cut(held[self.spec.buffers[window.buffer].name], window).copy()
-        self._arrays = {}
-        return results
+        with self.workspace() as workspace:
+            workspace.bind(inputs)
+            self.prepare(workspace, team)
+            return workspace.run(team)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Workspace]:
+        """Memory for one run; waits while as many runs as there may be go on."""
+        workspace = self.take()
+        try:
+            yield workspace
+        finally:
+            self.give(workspace)
+
+    def take(self) -> Workspace:
+        """Memory for one run, to be given back with `give`; waits while as many as there may be are out."""
+        with self._free:
+            while not self._idle:
+                if self._made < self._limit:
+                    self._made += 1
+                    arena = self._arenas.pop() if self._arenas else None
+                    break
+                self._free.wait()
+            else:
+                return self._idle.pop()
+        try:
+            return Workspace(self, arena)
+        except BaseException:
+            with self._free:
+                self._made -= 1
+                self._free.notify()
+            raise
+
+    def give(self, workspace: Workspace) -> None:
+        """Say that a run is over."""
+        workspace.release()
+        with self._free:
+            self._idle.append(workspace)
+            self._free.notify()
+
+    def prepare(self, workspace: Workspace, team: Team | None) -> None:
+        """Compute what depends on weights alone, unless that has been done; every run begins with it."""
+        if self._prepared:
+            return
+        for part, packed in self._packed:
+            with packed.lock:
+                if packed.filled:
+                    continue
+                steps = workspace.some([self.spec.prologue[i] for i in part.steps])
+                if team is None:
+                    steps.run(self.threads)
+                else:
+                    team.run(steps)
+                packed.filled = True
+        self._prepared = True
 
     def time_calls(
         self,
@@ -130,169 +170,36 @@ class Plan:
         Returns:
             For each row the least seconds of one call over the rounds.
         """
-        self._bind(inputs, team)
-        singles = [Step(*map(int, row)) for row in self._steps.table]
-        steps = [Steps([single]) for single in singles]
-        counts = [1] * len(steps)
-        best = [float("inf")] * len(steps)
-        for turn in range(rounds + 1):
-            for i, step in enumerate(steps):
-                started = clock()
-                team.run(step)
-                taken = clock() - started
-                if turn == 0:
-                    counts[i] = max(1, min(1000, int(seconds / max(taken, 1e-7))))
-                    steps[i] = Steps([singles[i]] * counts[i])
-                else:
-                    best[i] = min(best[i], taken / counts[i])
-        self._arrays = {}
+        with self.workspace() as workspace:
+            workspace.bind(inputs)
+            self.prepare(workspace, team)
+            singles = [Step(int(k), int(a), int(flags)) for k, a, flags in workspace.steps.table]
+            steps = [Steps([single]) for single in singles]
+            counts = [1] * len(steps)
+            best = [float("inf")] * len(steps)
+            for turn in range(rounds + 1):
+                for i, step in enumerate(steps):
+                    started = clock()
+                    team.run(step)
+                    taken = clock() - started
+                    if turn == 0:
+                        counts[i] = max(1, min(1000, int(seconds / max(taken, 1e-7))))
+                        steps[i] = Steps([singles[i]] * counts[i])
+                    else:
+                        best[i] = min(best[i], taken / counts[i])
         return best
 
-    def _bind(self, inputs: Mapping[str, Array], team: Team) -> dict[str, Array]:
-        """Point the calls at a run's inputs and bring what depends on weights alone up to date."""
-        self._arrays = held = {name: np.ascontiguousarray(a) for name, a in inputs.items()}
-        for name, store in self._small.items():
-            array = held[name]
-            if name not in self._copies:
-                self._copies[name] = store.view(array.dtype).reshape(array.shape)
-            np.copyto(self._copies[name], array)
-        for check, get in self._checks:
-            check.apply(get())
-        for name, places in self._patches.items():
-            start = _address(held[name])
-            for block, place, offset in places:
-                block[place] = start + offset
-        if self.weights_changed:
-            team.run(self._first)
-            self.weights_changed = False
-        return held
-
-    def _found(self, memory: Memory, fixed: Mapping[str, Array]) -> Array | None:
-        match memory.region:
-            case Region.INPUT:
-                return self._small.get(memory.name)
-            case Region.SESSION:
-                return fixed[memory.name].reshape(-1).view(np.uint8)
-            case Region.CONSTANT:
-                return self.spec.constants[memory.offset].reshape(-1).view(np.uint8)
-        block = self._arena if memory.region is Region.ARENA else self._kept
-        return block[memory.offset : memory.offset + memory.nbytes]
-
-    def _view(self, window: Window) -> Array:
-        """A tensor as a NumPy array."""
-        if window.size == 0:
-            return np.empty(window.shape, window.dtype)
-        memory = self._memories[window.buffer]
-        assert memory is not None
-        size = window.dtype.itemsize
-        return _cut(memory[: memory.nbytes // size * size], window)
-
-    def _getter(self, window: Window) -> Callable[[], Array]:
-        """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
-        memory = self.spec.buffers[window.buffer]
-        if self._memories[window.buffer] is not None:
-            view = self._view(window)
-            return lambda: view
-        return lambda: _cut(self._arrays[memory.name], window)
-
-    def _assemble(self, steps: Sequence[StepSpec]) -> Steps:
-        block = self._block([pair for s in steps if isinstance(s, Native) for pair in s.arguments])
-        start = block.ctypes.data
-        made: list[Step | Callable[[], object]] = []
-        for step in steps:
-            if isinstance(step, Native):
-                made.append(Step(self._addresses[step.kernel], start, FREE if step.free else 0))
-                start += 8 * len(step.arguments)
-            elif isinstance(step, Move):
-                made.append(self._mover(step))
-            elif isinstance(step, Check):
-                made.append(functools.partial(_check, step, self._getter(step.tensor)))
-            else:
-                made.append(self._numpy(step))
-        return Steps(made)
-
-    def _block(self, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-        """The argument blocks of all calls, one after the other; inputs' addresses come with each run."""
-        buffers, offsets = np.array(pairs, np.int64).reshape(-1, 2).T
-        block = self._starts[buffers] + offsets
-        self._keep.append(block)
-        for number, memory in enumerate(self.spec.buffers):
-            if self._memories[number] is None:
-                places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
-                self._patches.setdefault(memory.name, []).extend(places)
-        return block
-
-    def _mover(self, step: Move) -> Callable[[], object]:
-        source, target = self._getter(step.source), self._view(step.target)
-        return lambda: np.copyto(target, source())
-
-    def _numpy(self, step: NumPy) -> Callable[[], object]:
-        kernel = step.operator.kernel  # type: ignore[attr-defined]
-        getters = [None if t is None else self._getter(t) for t in step.inputs]
-        targets = [None if t is None else self._view(t) for t in step.outputs]
-        where = f"node {step.node!r}, operator {step.op_type}"
-
-        def run() -> None:
-            try:
-                with np.errstate(all="ignore"):
-                    results = kernel(*[None if get is None else get() for get in getters])
-            except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, OnwardError) as error:
-                kind = type(error) if isinstance(error, OnwardError) else ShapeError
-                raise kind(f"{where}: {error}") from error
-            for target, result in zip(
-                targets, results if isinstance(results, tuple) else (results,), strict=False
-            ):
-                if target is None:
-                    continue
-                if np.shape(result) != target.shape:
-                    raise ShapeError(
-                        f"{where}: the result has shape {list(np.shape(result))}, "
-                        f"where inference by onnx says {list(target.shape)}"
-                    )
-                np.copyto(target, result)
-
-        return run
-
-
-def _small_inputs(spec: PlanSpec) -> list[Memory]:
-    """Inputs that are copied at each run, which takes less time than telling every call their address."""
-    windows = [*(check.tensor for check in spec.checks), *spec.outputs.values()]
-    for step in (*spec.prologue, *spec.steps):
-        if isinstance(step, NumPy):
-            windows += [w for w in step.inputs if w is not None]
-        elif isinstance(step, Move):
-            windows.append(step.source)
-    objects = {w.buffer for w in windows if w.dtype.hasobject}
-    return [
-        memory
-        for number, memory in enumerate(spec.buffers)
-        if memory.region is Region.INPUT and 0 < memory.nbytes <= _SMALL and number not in objects
-    ]
-
-
-def _address(array: Array) -> int:
-    """Of an array's first element, sooner than `ctypes.data` has it."""
-    return int(array.__array_interface__["data"][0])
-
-
-def _check(check: Check, get: Callable[[], Array]) -> None:
-    check.apply(get())
-
-
-def _zeros(nbytes: int) -> Array:
-    """Zeroed bytes that begin at a multiple of 64."""
-    store = np.zeros(nbytes + _ALIGN, np.uint8)
-    shift = -store.ctypes.data % _ALIGN
-    return store[shift : shift + nbytes]
-
-
-def _cut(array: Array, window: Window) -> Array:
-    """A tensor's elements in the memory that an array without gaps holds."""
-    if window.size == 0:
-        return np.empty(window.shape, window.dtype)
-    if array.dtype == object:
-        return array.reshape(window.shape)
-    size = window.dtype.itemsize
-    strides = [s * size for s in window.strides]
-    memory = array.reshape(-1).view(np.uint8)
-    return np.ndarray(window.shape, window.dtype, memory.data, window.offset * size, strides)
+    def _memories(self) -> list[Array | None]:
+        found: list[Array | None] = []
+        for memory in self.spec.buffers:
+            match memory.region:
+                case Region.SESSION:
+                    found.append(self._weights[memory.name].array.reshape(-1).view(np.uint8))
+                case Region.CONSTANT:
+                    found.append(self.spec.constants[memory.offset].reshape(-1).view(np.uint8))
+                case _:
+                    found.append(None)
+        for part, packed in self._packed:
+            for buffer, offset in part.offsets.items():
+                found[buffer] = packed.block[offset : offset + self.spec.buffers[buffer].nbytes]
+        return found

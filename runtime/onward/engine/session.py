@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
+from onward.engine.weights import Weight, aligned, share_initializers
 from onward.errors import InputError
 from onward.graph import Array, TensorSpec, spec_of
 
@@ -30,13 +31,17 @@ class Session:
         background: do not wait for the compiler. Until the plan for new input shapes is ready, the
             interpreter answers, so the same input may give other last bits before and after. An error of the
             compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
+        workspaces: how many runs with inputs of one shape may go on at once, each in memory of its own;
+            others wait. None: as many as the process may use cores.
 
-    A session may be used as a context manager, which closes it at the end.
+    Threads may share a session. Runs that go on at once use one thread each where cores are taken; the
+    results have the same bits as those of runs one after the other. Sessions in one process read one copy of
+    weights that are equal. A session may be used as a context manager, which closes it at the end.
 
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
         UnsupportedError: operators are missing, all of them named.
-        ConfigError: an engine that there is not.
+        ConfigError: an engine that there is not; fewer than 1 workspace.
     """
 
     def __init__(
@@ -47,15 +52,19 @@ class Session:
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
         background: bool = False,
+        workspaces: int | None = None,
     ) -> None:
-        self._model = _opened(model)
+        self._model, shared = _opened(model)
         graph = self._model.graph
-        self._engine = make_engine(self._model, engine, threads, options, background=background)
-        self._loaded: dict[str, Array] = {}
-        defaults = graph.initializers
-        self.inputs: tuple[TensorSpec, ...] = tuple(
-            spec_of(v) for v in graph.inputs if v.name not in defaults
+        self._engine = make_engine(
+            self._model, engine, threads, options, background=background, workspaces=workspaces
         )
+        del shared  # the engine has them
+        self._loaded: dict[str, Array] = {}
+        given = graph.initializers
+        self.inputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name not in given)
+        self.defaults: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name in given)
+        """Inputs that may be left out: their initializers stand then."""
         self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.outputs)
 
     def run(
@@ -68,7 +77,8 @@ class Session:
         """Run the model.
 
         Args:
-            inputs: an array for each input, of exactly its dtype and of a shape that fits.
+            inputs: an array for each input, of exactly its dtype and of a shape that fits; for an input with
+                a default only where another value is wanted in this run.
             outputs: names of the outputs wanted; all by default, in the model's order.
             observer: called after each node with the node and its outputs; the interpreter runs then.
 
@@ -76,7 +86,7 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
-        check_inputs(self.inputs, inputs)
+        check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
             if unknown := [name for name in outputs if name not in known]:
@@ -87,8 +97,36 @@ class Session:
             return interpreter.run(inputs, outputs, observer=observer)
         return self._engine.run(inputs, outputs)
 
-    def load_weights(self, weights: Mapping[str, Array]) -> None:
-        """Replace initializers by arrays of the same dtype and shape; they are not copied.
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Plan, compile and pack weights for inputs of these shapes now, so that no later run has to.
+
+        Args:
+            shapes: by name of each input that is a tensor, without open dimensions. The compiled
+                engine keeps 16 sets of them, those that were used last.
+
+        Raises:
+            InputError: an input is missing or unknown, or its shape does not fit the declared one.
+            ShapeError: the shapes fit the declared ones but not each other.
+        """
+        for spec in self.inputs:
+            if spec.kind != "tensor":
+                continue
+            if spec.name not in shapes:
+                raise InputError(f"the shape of input {spec.name!r} is missing; expected {spec}")
+            if not spec.admits(shapes[spec.name]):
+                raise InputError(f"input {spec.name!r}: expected {spec}, got {list(shapes[spec.name])}")
+        names = {spec.name for spec in (*self.inputs, *self.defaults)}
+        if unknown := [name for name in shapes if name not in names]:
+            raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")
+        self._engine.prepare(shapes)
+
+    def load_weights(self, weights: Mapping[str, Array], *, copy: bool = True) -> None:
+        """Replace initializers by arrays of the same dtype and shape. Runs in progress end with the old ones.
+
+        Args:
+            weights: arrays by name.
+            copy: False: the session may read the arrays where they are, such as the state of a `StepSession`.
+                Whoever changes one does so while the session does not run, and loads it again.
 
         Raises:
             InputError: an unknown name, or an array that does not fit.
@@ -103,8 +141,9 @@ class Session:
                     f"weight {name!r}: expected {old.dtype.numpy()}{list(old.shape.numpy())}, "
                     f"got {array.dtype}{list(array.shape)}"
                 )
-        self._loaded.update(weights)
-        self._engine.load(weights)
+        arrays = {name: aligned(array) for name, array in weights.items()} if copy else weights
+        self._loaded.update(arrays)
+        self._engine.load(arrays)
 
     def close(self) -> None:
         """Release threads, after background planning that has begun; a second call does nothing."""
@@ -117,16 +156,20 @@ class Session:
         self.close()
 
 
-def _opened(model: ir.Model | str | Path) -> ir.Model:
+def _opened(model: ir.Model | str | Path) -> tuple[ir.Model, list[Weight]]:
+    """A model; one that is read here has the weights that sessions share for its own."""
     if isinstance(model, ir.Model):
-        return model
+        return model, []
     from onward.model import load
 
-    return load(model)
+    opened = load(model)
+    return opened, share_initializers(opened)
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Refuse inputs that do not fit their specs.
+def check_inputs(
+    specs: Sequence[TensorSpec], inputs: Mapping[str, Array], defaults: Sequence[TensorSpec] = ()
+) -> None:
+    """Refuse inputs that do not fit their specs; those of `defaults` may be absent.
 
     Raises:
         InputError: names the first input that is missing, unknown, or of the wrong dtype or shape.
@@ -134,13 +177,28 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> No
     for spec in specs:
         if spec.name not in inputs:
             raise InputError(f"input {spec.name!r} is missing; expected {spec}")
-        array = inputs[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
-        if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
-            raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
-        if not spec.admits(array.shape):
-            raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")
-    names = {spec.name for spec in specs}
+    for spec in (*specs, *defaults):
+        if spec.name not in inputs:
+            continue
+        content = inputs[spec.name]
+        if spec.kind == "tensor":
+            _check_tensor(spec, content)
+            continue
+        if content is None and spec.kind.startswith("optional"):
+            continue
+        if spec.kind.endswith("sequence") != isinstance(content, list):
+            raise InputError(f"input {spec.name!r}: expected {spec}, got {type(content).__name__}")
+        for array in content if isinstance(content, list) else [content]:
+            _check_tensor(spec, array)
+    names = {spec.name for spec in (*specs, *defaults)}
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")
+
+
+def _check_tensor(spec: TensorSpec, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {spec.name!r}: expected a NumPy array, got {type(array).__name__}")
+    if array.dtype != spec.dtype and not (spec.dtype == object and array.dtype.kind in "OUST"):
+        raise InputError(f"input {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype}")
+    if not spec.admits(array.shape):
+        raise InputError(f"input {spec.name!r}: expected {spec}, got shape {list(array.shape)}")

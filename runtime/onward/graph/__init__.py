@@ -5,11 +5,15 @@ operator means (`Op`, found by domain, type and opset), which types its outputs 
 how new nodes are written (`Builder`). It holds no operator; those are in `onward.ops`, one file each.
 """
 
+from onward.graph.bodies import BodyOp, RunBody, around, bodies_of, capture, infer_body, inline, inlined
 from onward.graph.builder import Builder
+from onward.graph.canonical import canonical_graph, canonical_model, current_versions
+from onward.graph.evaluate import Evaluator, Observer
 from onward.graph.expression import Expression
 from onward.graph.infer import infer_node
-from onward.graph.lowering import Lowering
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
+from onward.graph.origin import opset_of
+from onward.graph.replace import replace_node
 from onward.graph.types import (
     Array,
     Dim,
@@ -17,29 +21,48 @@ from onward.graph.types import (
     dims_of,
     dtype_of,
     is_float,
+    is_tensor,
     numpy_dtype,
     spec_of,
     static_shape,
 )
+from onward.graph.windows import Extents, Geometry
 
 __all__ = [
     "ONWARD_DOMAIN",
     "Array",
+    "BodyOp",
     "Builder",
     "Dim",
+    "Evaluator",
     "Expression",
-    "Lowering",
+    "Extents",
+    "Geometry",
+    "Observer",
     "Op",
+    "RunBody",
     "TensorSpec",
+    "around",
     "bind",
+    "bodies_of",
+    "canonical_graph",
+    "canonical_model",
+    "capture",
+    "current_versions",
     "dims_of",
     "dtype_of",
     "find",
+    "infer_body",
     "infer_node",
+    "inline",
+    "inlined",
     "is_float",
+    "is_tensor",
     "numpy_dtype",
     "op",
+    "opset_of",
     "registered",
+    "replace_node",
     "spec_of",
     "static_shape",
 ]

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onward.errors import ShapeError
 from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN
+from onward.graph.origin import note_opset
 from onward.graph.types import Array, Dim, dims_of, dtype_of, is_float, numpy_dtype, static_shape
 
 __all__ = ["Builder", "Operand"]
@@ -41,6 +42,8 @@ class Builder:
         self._names = _used_names(graph)
         self._counts: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self.declared_opset: int | None = None
+        """The opset of the user's model that new nodes are said to come from."""
 
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -54,6 +57,13 @@ class Builder:
     def at(self, node: ir.Node | None) -> None:
         """Write before this node from now on; None: at the end."""
         self._before = node
+
+    def inside(self, body: ir.Graph) -> Builder:
+        """A builder on a body that stands in the graph: names are unique in both."""
+        inner = Builder(body)
+        inner._names, inner._counts, inner._scope = self._names, self._counts, self._scope
+        inner.declared_opset = self.declared_opset
+        return inner
 
     def unique(self, base: str, *, scoped: bool = True) -> str:
         """A name that the graph does not have yet, below the current scope."""
@@ -114,12 +124,25 @@ class Builder:
         ]
         given = {key: _attribute(key, value) for key, value in attributes.items() if value is not None}
         node = ir.node(op_type, operands, given, domain=domain, outputs=values, name=base)
+        if self.declared_opset is not None:
+            note_opset(node, self.declared_opset)
         infer_node(node, opset)
+        self._write(node)
+        return tuple(values)
+
+    def insert(self, node: ir.Node) -> None:
+        """Write a node that belongs to no graph; it and its outputs get names that are free."""
+        node.name = self.unique(node.name or node.op_type)
+        for value in node.outputs:
+            if value.name:
+                value.name = self.unique(value.name)
+        self._write(node)
+
+    def _write(self, node: ir.Node) -> None:
         if self._before is None:
             self.graph.append(node)
         else:
             self.graph.insert_before(self._before, node)
-        return tuple(values)
 
     def unique_output(self, node_name: str, index: int) -> str:
         """A free name for an output of a node: the node's own for the first."""

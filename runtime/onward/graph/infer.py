@@ -55,6 +55,8 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     except onnx.defs.SchemaError:
         where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
         raise UnsupportedError(f"{where}: domain {node.domain or 'ai.onnx'!r} has no such operator") from None
+    if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return  # what its bodies give is declared
     contents = [_content(value, known) for value in node.inputs]
     key = _key(node, opset, contents)
     types = _known.get(key) if key is not None else None
@@ -152,8 +154,8 @@ def _key(node: ir.Node, opset: int, contents: Sequence[ir.TensorProtocol | None]
 
 def _infer_by_class(node: ir.Node, operator: Op) -> None:
     results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
-    for value, (dtype, dims) in zip(node.outputs, results, strict=False):
-        value.type = ir.TensorType(dtype)
+    for value, (kind, dims) in zip(node.outputs, results, strict=False):
+        value.type = ir.TensorType(kind) if isinstance(kind, ir.DataType) else kind
         value.shape = None if dims is None else ir.Shape(dims)
 
 

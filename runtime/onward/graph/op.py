@@ -14,13 +14,20 @@ An operator class gives
 - `element(self, *operands)`: for element-wise operators, the result as an `Expression` of the operands: the
   compiler fuses such operators into one pass.
   One that has such a form for some constant operands only says so in `element_suits(self, *contents)`.
-- `lower(self, b, outputs, *inputs)`: which compiled kernels compute the operator; `b` is the compiler's
-  `Lowering`. Operators without either rule run their NumPy kernel inside the compiled plan.
+- `lower(self, static, outputs, *inputs)`: what the compiler is asked to compute, as a `Request` of
+  `onward.graph.requests`, or `Unsupported` with the reason why no kernel does; `static` knows shapes and
+  constants. Operators with neither `element` nor `lower` run their NumPy kernel inside the compiled plan.
 - `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
   the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
 
 A class is registered for the exact schema versions that it implements, so that an operator which changes in
-a later opset is refused, never guessed.
+a later opset is refused, never guessed. Versions that lack some of its attributes mean their defaults. A
+version that differs in more has a class of its own with nothing but
+
+- `canonical(self, g, *inputs)`: the same in terms of current operators, as graph values. `canonical_graph`
+  puts it in the node's place before anything runs, is planned or differentiated.
+
+Operators with graphs as attributes are described in `onward.graph.bodies`.
 """
 
 from __future__ import annotations
@@ -37,7 +44,7 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 
-__all__ = ["ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
+__all__ = ["CONSUMED_INPUTS", "ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
 
 ONWARD_DOMAIN = "ai.onward"
 
@@ -51,23 +58,8 @@ class Op:
     domain: ClassVar[str]
     since: ClassVar[tuple[int, ...]]
     multiple_outputs: ClassVar[bool]
-    image_inputs: ClassVar[tuple[int, ...]] = ()
-    """Operands that the compiled kernel takes channels-last."""
-    image_outputs: ClassVar[tuple[int, ...]] = ()
-    """Results that the compiled kernel gives channels-last."""
-    fuses_elements: ClassVar[bool] = False
-    """Whether the compiled kernel can compute element-wise operators on its result before storing it."""
-    expression_inputs: ClassVar[tuple[int, ...]] = ()
-    """Operands, of one shape, that the compiled kernel takes as expressions of other tensors."""
-    convolution_role: ClassVar[str] = ""
-    """Which of a convolution's three directions it is: "forward", "input" or "weight"; empty for none."""
-
-    image_through: ClassVar[bool] = False
-    """Whether the compiled kernel takes operands in the layout that they are kept in, and gives the results
-    in the same one."""
-    element_scalars: ClassVar[tuple[int, ...]] = ()
-    """Operands that `element` does not see: `scalars(b, *them)` gives tensors of one float32 each, whose
-    expressions follow the operands of `element`."""
+    refuses_data: ClassVar[bool] = True
+    """Whether the kernel may raise an error about data of the right shapes and types."""
 
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""
@@ -96,9 +88,11 @@ def op(
 
     def register(cls: type[_O]) -> type[_O]:
         versions = (since,) if isinstance(since, int) else since
-        for method in ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",):
-            if not callable(getattr(cls, method, None)):
-                raise TypeError(f"operator class {cls.__name__} has no {method}()")
+        required = ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",)
+        if domain == ONWARD_DOMAIN or not any(hasattr(cls, name) for name in ("canonical", "explicit")):
+            for method in required:
+                if not callable(getattr(cls, method, None)):
+                    raise TypeError(f"operator class {cls.__name__} has no {method}()")
         final = dataclass(frozen=True, kw_only=True)(cls)
         final.op_type, final.domain = op_type, domain
         final.since, final.multiple_outputs = versions, multiple_outputs
@@ -167,18 +161,22 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
         ) from None
 
 
-_attributes: dict[type[Op], Mapping[str, bool]] = {}
+CONSUMED_INPUTS = "consumed_inputs"
+"""An attribute of the first opsets that allowed operators to overwrite operands; it has no meaning."""
 
 
-def _attribute_fields(cls: type[Op]) -> Mapping[str, bool]:
-    """Attribute names of a class, and whether each is required."""
-    if cls not in _attributes:
-        _attributes[cls] = {
-            f.name: f.default is MISSING and f.default_factory is MISSING
-            for f in fields(cls)
-            if f.name != "output_count"
-        }
-    return _attributes[cls]
+@functools.cache
+def _attribute_fields(cls: type[Op], opset: int) -> Mapping[str, bool]:
+    """Names of a class's attributes that the version at an opset has, and whether each is required."""
+    found = {
+        f.name: f.default is MISSING and f.default_factory is MISSING
+        for f in fields(cls)
+        if f.name != "output_count"
+    }
+    if cls.domain == ONWARD_DOMAIN:
+        return found
+    schema = onnx.defs.get_schema(cls.op_type, opset, cls.domain).attributes
+    return {name: required for name, required in found.items() if name in schema}
 
 
 def _attribute_value(attribute: ir.Attr) -> Any:
@@ -203,7 +201,7 @@ def bind(node: ir.Node, opset: int) -> Op:
         InvalidModelError: an attribute is unknown, missing, or refers to a function's attribute.
     """
     cls = find(node.domain, node.op_type, opset)
-    known = _attribute_fields(cls)
+    known = _attribute_fields(cls, opset)
     where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
     values: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
@@ -211,6 +209,8 @@ def bind(node: ir.Node, opset: int) -> Op:
             raise InvalidModelError(
                 f"{where}: attribute {name!r} refers to a function's attribute outside one"
             )
+        if name == CONSUMED_INPUTS and opset < 6:
+            continue
         if name not in known:
             raise InvalidModelError(f"{where}: unknown attribute {name!r}; it has {sorted(known)}")
         values[name] = _attribute_value(attribute)

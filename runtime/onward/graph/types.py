@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +15,7 @@ __all__ = [
     "dims_of",
     "dtype_of",
     "is_float",
+    "is_tensor",
     "numpy_dtype",
     "spec_of",
     "static_shape",
@@ -29,22 +30,26 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16,
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A named tensor of a model's surface.
+    """A named value of a model's surface.
 
     Attributes:
         name: the graph input's or output's name.
         dtype: the NumPy element type (`ml_dtypes` for bfloat16, float8 and 4-bit types; object for strings).
         shape: one entry a dimension: an extent, a symbolic name, or None; `shape` is None where the rank
-            itself is unknown.
+            itself is unknown. Of a sequence or optional, the shape of its tensors.
+        kind: what it is: a tensor, an array; a sequence, a list of arrays; an optional, which may be None;
+            or an optional sequence.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[Dim, ...] | None
+    kind: Literal["tensor", "sequence", "optional", "optional sequence"] = "tensor"
 
     def __str__(self) -> str:
         dims = "?" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name}: {self.dtype}[{dims}]"
+        of = "" if self.kind == "tensor" else f"{self.kind} of "
+        return f"{self.name}: {of}{self.dtype}[{dims}]"
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape fits: same rank, equal extents where they are static."""
@@ -55,9 +60,14 @@ class TensorSpec:
         )
 
 
+def is_tensor(value: ir.Value) -> bool:
+    """Whether a value is a tensor, not a sequence or an optional; untyped values count as tensors."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
 def dims_of(value: ir.Value) -> tuple[Dim, ...] | None:
-    """The dimensions of a value as ints, names and None; None where the rank is unknown."""
-    if value.shape is None:
+    """The dimensions of a tensor as ints, names and None; None where the rank is unknown, or of no tensor."""
+    if value.shape is None or not is_tensor(value):
         return None
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
@@ -77,8 +87,8 @@ def dtype_of(value: ir.Value) -> ir.DataType:
 
 
 def is_float(value: ir.Value) -> bool:
-    """Whether a value holds floating-point numbers: only those carry gradients."""
-    return dtype_of(value) in _FLOATS
+    """Whether a value is a tensor of floating-point numbers: only those carry gradients."""
+    return dtype_of(value) in _FLOATS and is_tensor(value)
 
 
 def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
@@ -88,4 +98,11 @@ def numpy_dtype(dtype: ir.DataType) -> np.dtype[Any]:
 
 def spec_of(value: ir.Value) -> TensorSpec:
     """The named type of a graph input or output."""
-    return TensorSpec(value.name or "", numpy_dtype(dtype_of(value)), dims_of(value))
+    kind: Literal["tensor", "sequence", "optional", "optional sequence"] = "tensor"
+    if isinstance(value.type, ir.SequenceType):
+        kind = "sequence"
+    elif isinstance(value.type, ir.OptionalType):
+        inner = value.type.elem_type
+        kind = "optional sequence" if isinstance(inner, ir.SequenceType) else "optional"
+    dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return TensorSpec(value.name or "", numpy_dtype(dtype_of(value)), dims, kind)

@@ -8,6 +8,7 @@ twice, so nothing can be swapped between check and use.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import stat
 from types import TracebackType
@@ -24,6 +25,9 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_MAPPED = 1 << 16
+"""Bytes from which a tensor is mapped: a mapping is at least a page, and processes may have few."""
+
 _RELATIVE = os.open in os.supports_dir_fd
 
 
@@ -45,6 +49,15 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> int:
     return done
 
 
+def _map(descriptor: int, offset: int, needed: int, label: str) -> np.ndarray:
+    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    try:
+        block = mmap.mmap(descriptor, needed + offset - start, access=mmap.ACCESS_READ, offset=start)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{label} cannot be mapped ({error})") from error
+    return np.frombuffer(block, np.uint8, needed, offset - start)
+
+
 @final
 class ModelFolder:
     """The folder of a model file, held open while its external tensors are read.
@@ -52,13 +65,15 @@ class ModelFolder:
     Args:
         path: the folder.
         max_bytes: bound on the bytes of all tensors together.
+        mapped: whether `read` maps large tensors into memory rather than copies them.
 
     Raises:
         StorageError: the folder cannot be opened.
     """
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    def __init__(self, path: str, max_bytes: int, *, mapped: bool = False) -> None:
         self._path = path or "."
+        self._mapped = mapped
         self._left = self._max = max_bytes
         self._files: dict[str, int] = {}
         try:
@@ -78,7 +93,7 @@ class ModelFolder:
                     os.close(descriptor)
 
     def read(self, tensor: onnx.TensorProto, needed: int, where: str) -> np.ndarray:
-        """The bytes of an external tensor: a new uint8 array [needed].
+        """The bytes of an external tensor: uint8 [needed], new or a read-only part of the mapped file.
 
         Raises:
             InvalidModelError: the location leaves the folder, is a link, is not a regular file, has other
@@ -107,6 +122,8 @@ class ModelFolder:
             raise InvalidModelError(
                 f"{label}: bytes {offset} to {offset + needed} are past the end of {location!r}, {size} bytes"
             )
+        if self._mapped and needed >= _MAPPED:
+            return _map(descriptor, offset, needed, f"{label}: {location!r}")
         data = np.empty(needed, dtype=np.uint8)
         try:
             done = _fill(descriptor, memoryview(data.data), offset) if needed else 0

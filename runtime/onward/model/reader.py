@@ -28,18 +28,21 @@ TRAINING_INFO = "onward.training_info"
 _LAST_IR_WITH_FORCED_INPUTS = 3
 
 
-def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> ir.Model:
+def load(path: str | os.PathLike[str], *, limits: Limits | None = None, mapped: bool = False) -> ir.Model:
     """Read an ONNX file, with its external data, into memory.
 
-    The result is checked (structure, `onnx.checker`), has model-local functions inlined, sparse
-    initialisers made dense, tensor constants of two or more elements and the initialisers of subgraphs
-    turned into initialisers of the main graph, and types and shapes inferred. Every tensor is a read-only
-    NumPy array: nothing refers to a file any more. A file of IR version 3 or older, which had to list its
+    The result is checked (structure, `onnx.checker`), has model-local functions inlined, sparse initialisers
+    made dense, tensor constants of two or more elements and the initialisers of subgraphs turned into
+    initialisers of the main graph, and types and shapes inferred. Every tensor is a read-only NumPy array:
+    nothing refers to a file any more, unless `mapped`. A file of IR version 3 or older, which had to list its
     initialisers as inputs, becomes version 4 with those inputs gone.
 
     Args:
         path: the .onnx file. External data must be regular files in the same folder, not links.
         limits: bounds on size, nodes and nesting; `Limits()` when left out.
+        mapped: read large external tensors where the file has them, so that processes that use the model
+            share their memory. The file must then neither change nor become shorter while the model is used:
+            a process that reads what is no longer there is ended. Replacing it by another file is safe.
 
     Raises:
         StorageError: the file is missing, not a regular file, or cannot be read.
@@ -49,7 +52,7 @@ def load(path: str | os.PathLike[str], *, limits: Limits | None = None) -> ir.Mo
     """
     bounds = Limits() if limits is None else limits
     name = os.fspath(path)
-    with ModelFolder(os.path.dirname(name), bounds.max_external_bytes) as folder:
+    with ModelFolder(os.path.dirname(name), bounds.max_external_bytes, mapped=mapped) as folder:
         return _named(lambda: _parse(_read(name, bounds)), name, bounds, folder)
 
 

@@ -11,16 +11,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, requests
+from onward.graph.requests import Static, Values
 
 __all__ = [
     "DEFAULT_ACTIVATIONS",
     "SMOOTH",
     "Activation",
     "Attributes",
+    "Earlier",
     "Recurrent",
     "Weights",
     "attributes_of",
+    "recurrence",
 ]
 
 DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -222,8 +225,8 @@ class Recurrent(Attributes):
         )
         return tuple(np.ascontiguousarray(r).astype(dtype, copy=False) for r in results)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], *inputs: ir.Value | None) -> None:
-        b.recurrent(outputs, inputs, self)
+    def lower(self, static: Static, outputs: Values, *inputs: ir.Value | None) -> requests.Recurrent:
+        return requests.Recurrent(outputs, recurrence(self, static, inputs))
 
     def gradient(
         self, g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], *inputs: ir.Value | None
@@ -248,6 +251,49 @@ class Recurrent(Attributes):
         )
         found = [grad if grad.name else None for grad in grads]
         return (*found[:4], None, *found[4:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier(Attributes):
+    """A version before 7, which says whether its first output is wanted; others see whether it has a name."""
+
+    output_sequence: int = 0
+
+    def canonical(self, g: Builder, *inputs: ir.Value | None) -> tuple[ir.Value, ...]:
+        """The current version."""
+        given = {**attributes_of(self), "output_sequence": None}
+        given["direction"] = given["direction"].replace("foward", "forward")  # the default of GRU 1
+        return g.emit(self.op_type, *inputs, outputs=self.output_count, **given)
+
+
+def recurrence(
+    operator: Attributes, static: Static, operands: Sequence[ir.Value | None]
+) -> requests.Recurrence:
+    """What an operator and its gradient have in common; `operands` are the operator's, from X on."""
+    kind = operator.op_type.removesuffix("Grad")
+    found: list[ir.Value | None] = [*operands, *[None] * (8 - len(operands))]
+    X, W, R, B, lens, *rest = found
+    assert X is not None
+    assert W is not None
+    assert R is not None
+    directions = static.shape(R)[0]
+    activations = operator.bound_activations(directions)
+    return requests.Recurrence(
+        kind,
+        X,
+        W,
+        R,
+        B,
+        lens,
+        tuple(rest[:2]) if kind == "LSTM" else (rest[0],),
+        rest[2] if kind == "LSTM" else None,
+        tuple(tuple(a.name for a in used) for used in activations),
+        tuple(operator.times(2, d)[0] == 1 for d in range(directions)),
+        batch_major=operator.batch_major,
+        clip=operator.clip,
+        before_reset=bool(getattr(operator, "linear_before_reset", 0)),
+        input_forget=bool(getattr(operator, "input_forget", 0)),
+    )
 
 
 def attributes_of(operator: Attributes) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Lowering, dims_of, dtype_of
-from onward.ops._recurrent import Activation, Attributes, Recurrent, Weights
+from onward.graph import Array, Builder, Dim, dims_of, dtype_of, requests
+from onward.graph.requests import Static, Values
+from onward.ops._recurrent import Activation, Attributes, Recurrent, Weights, recurrence
 from onward.ops._unrolled import unrolled_gradient
 
 __all__ = ["CellGradient", "RecurrentGrad", "Returned"]
@@ -138,8 +139,10 @@ class RecurrentGrad(Attributes):
         results = (dX, dW, dR, dB, *d_initial, dP)
         return tuple(np.ascontiguousarray(a).astype(dtype, copy=False) for a in results)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], *inputs: ir.Value | None) -> None:
-        b.recurrent_gradient(outputs, inputs, self)
+    def lower(self, static: Static, outputs: Values, *inputs: ir.Value | None) -> requests.RecurrentGradient:
+        arriving = 1 + (2 if self.op_type == "LSTMGrad" else 1)
+        of = recurrence(self, static, inputs[arriving:])
+        return requests.RecurrentGradient(outputs, of, inputs[0], inputs[1:arriving])
 
     def types(self, count: int, *inputs: ir.Value | None) -> list[Returned]:
         """The types of the results: those of X, W, R, B, initial states and P, where these are given.

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Lowering, Op
+from onward.graph import Array, Builder, Expression, Op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of
 
 __all__ = ["AxesAttribute", "AxesInput", "Compiled", "position_of"]
@@ -33,10 +34,12 @@ class Compiled:
     after: Callable[[Expression, int], Expression] = _total
 
 
-def _lower(compiled: Compiled | None, b: Lowering, y: ir.Value, data: ir.Value, axes: Sequence[int]) -> None:
+def _request(
+    compiled: Compiled | None, y: ir.Value, data: ir.Value, axes: Sequence[int]
+) -> requests.Reduction | Unsupported:
     if compiled is None:
-        b.decline("no compiled kernel")
-    b.reduction(y, data, axes, compiled.how, compiled.before, compiled.after)
+        return Unsupported("no compiled kernel")
+    return requests.Reduction(y, data, tuple(axes), compiled.how, compiled.before, compiled.after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +60,24 @@ class AxesInput(Op, ABC):
             return self.reduce(data, tuple(int(a) for a in axes.reshape(-1)))
         return self.reduce(data, () if self.noop_with_empty_axes else tuple(range(data.ndim)))
 
-    def named_axes(self, b: Lowering, axes: ir.Value | None) -> tuple[int, ...]:
+    def named_axes(self, static: Static, axes: ir.Value | None) -> tuple[int, ...] | Unsupported:
         """The axes of a node that is being compiled; none for all of them."""
-        found = None if axes is None else b.known(axes)
+        found = None if axes is None else static.known(axes)
         if axes is not None and found is None:
-            b.decline("axes that are not constant")
+            return Unsupported("axes that are not constant")
         named = () if found is None else tuple(int(a) for a in found)
         if not named and self.noop_with_empty_axes:
-            b.decline("no axes to reduce")
+            return Unsupported("no axes to reduce")
         return named
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, axes: ir.Value | None = None
-    ) -> None:
+        self, static: Static, outputs: Values, data: ir.Value, axes: ir.Value | None = None
+    ) -> requests.Reduction | Unsupported:
         """The same for every reduction that says how it is compiled."""
-        _lower(self.compiled, b, outputs[0], data, self.named_axes(b, axes))
+        named = self.named_axes(static, axes)
+        if isinstance(named, Unsupported):
+            return named
+        return _request(self.compiled, outputs[0], data, named)
 
     def spread(self, g: Builder, value: ir.Value, axes: ir.Value | None) -> ir.Value:
         """A value of the output's shape, with the reduced axes back as extents of 1."""
@@ -91,24 +97,16 @@ class AxesInput(Op, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AxesAttribute(Op, ABC):
-    """A reduction whose axes are an attribute; all axes by default."""
-
-    compiled: ClassVar[Compiled | None] = None
+class AxesAttribute(Op):
+    """An older version of a reduction, whose axes are an attribute; all axes by default."""
 
     axes: tuple[int, ...] | None = None
     keepdims: int = 1
 
-    @abstractmethod
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        """The reduction over axes, in data's element type."""
-
-    def kernel(self, data: Array) -> Array:
-        return self.reduce(data, self.axes if self.axes else tuple(range(data.ndim)))
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        """The same for every reduction that says how it is compiled."""
-        _lower(self.compiled, b, outputs[0], data, self.axes or ())
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        """The current version, whose axes are an input."""
+        axes = g.const(self.axes, np.int64) if self.axes else None
+        return g.emit(self.op_type, data, axes, keepdims=self.keepdims)[0]
 
 
 def position_of(find: Callable[..., Any], data: Array, axis: int, keepdims: bool, last: bool) -> Array:

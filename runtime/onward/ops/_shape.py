@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, dims_of
+from onward.graph import Array, Builder, dims_of
 
-__all__ = ["constant_of", "like", "normalized", "rank_of", "split_at"]
+__all__ = ["constant_of", "like", "normalized", "over_trailing_axes", "rank_of", "split_at"]
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
@@ -48,6 +48,15 @@ def normalized(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"axis {axis} is out of range for {rank} dimensions")
     return axis % rank
+
+
+def over_trailing_axes(g: Builder, op_type: str, x: ir.Value, axis: int) -> ir.Value:
+    """An operator along one axis, applied to all axes from `axis` on as if they were one."""
+    dims = dims_of(x)
+    if dims is not None and axis in (-1, len(dims) - 1):
+        return g.emit(op_type, x, axis=-1)[0]
+    rows = g.Flatten(x, axis=axis)
+    return g.reshape_like(g.emit(op_type, rows, axis=-1)[0], x)
 
 
 def split_at(x: Array, axis: int) -> Array:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, ShapeError
-from onward.graph import Array, Dim
+from onward.graph import Array, Dim, Extents, Geometry
 
 __all__ = [
     "Extents",
@@ -33,65 +33,6 @@ __all__ = [
     "shaped_like",
     "tap_slices",
 ]
-
-Extents: TypeAlias = tuple[int, ...]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """A window over axes of known extents.
-
-    Attributes:
-        spatial: input extents.
-        out: output extents.
-        kernel: taps an axis.
-        strides: steps of the window.
-        dilations: steps between taps.
-        begin: pads before each axis.
-        end: pads behind each axis, as given or as `auto_pad` resolves them; a window may reach beyond them
-            under `ceil_mode`.
-    """
-
-    spatial: Extents
-    out: Extents
-    kernel: Extents
-    strides: Extents
-    dilations: Extents
-    begin: Extents
-    end: Extents
-
-    @property
-    def span(self) -> Extents:
-        """How far the last window reaches, counted from the first position of the begin padding."""
-        return tuple(
-            (o - 1) * s + d * (k - 1) + 1 if o else 0
-            for o, s, d, k in zip(self.out, self.strides, self.dilations, self.kernel, strict=True)
-        )
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether every window is one element and the output has the input's extents, unmoved."""
-        return (
-            all(k == 1 for k in self.kernel)
-            and all(s == 1 for s in self.strides)
-            and not any(self.begin)
-            and self.out == self.spatial
-        )
-
-    def counts(self, *, include_pad: bool, dtype: np.dtype[np.generic]) -> Array:
-        """How many positions of each window average pooling divides by, shape `out`.
-
-        Positions beyond the end padding, where `ceil_mode` lets a window reach, never count.
-        """
-        total = np.ones((), np.int64)
-        for axis, (i, o) in enumerate(zip(self.spatial, self.out, strict=True)):
-            k, s, d = self.kernel[axis], self.strides[axis], self.dilations[axis]
-            a, b = self.begin[axis], self.end[axis]
-            at = np.arange(o)[:, None] * s + np.arange(k) * d
-            inside = at < a + i + b if include_pad else (at >= a) & (at < a + i)
-            total = np.multiply.outer(total, inside.sum(axis=1))
-        return np.maximum(total, 1).astype(dtype)
 
 
 @final

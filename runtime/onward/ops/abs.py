@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Abs", since=(6, 13))
+@op("Abs", since=(1, 6, 13))
 class Abs(Op):
     """Y = |X|."""
 

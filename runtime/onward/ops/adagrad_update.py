@@ -18,6 +18,8 @@ class AdagradUpdate(Op):
     epsilon: float
     weight_decay: float = 0.0
 
+    refuses_data = False
+
     def kernel(self, P: Array, G: Array, S: Array, learning_rate: Array) -> tuple[Array, Array]:
         t = P.dtype.type
         d = G + t(self.weight_decay) * P if self.weight_decay else G

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Lowering, Op, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._update import Types, like
 
 
@@ -25,6 +26,8 @@ class AdamUpdate(Op):
     weight_decay: float = 0.0
     decoupled: int = 0
 
+    refuses_data = False
+
     def kernel(
         self, P: Array, G: Array, M: Array, V: Array, learning_rate: Array, t: Array
     ) -> tuple[Array, Array, Array]:
@@ -41,23 +44,28 @@ class AdamUpdate(Op):
         denominator = np.sqrt(second) / np.sqrt(scale2) + f(self.epsilon)
         return P - (rate / scale1) * first / denominator, first, second
 
-    element_scalars = (4, 5)
-
-    def scalars(self, b: Lowering, learning_rate: ir.Value, t: ir.Value) -> tuple[object, ...]:
-        """What all elements share: η / (1 − β1^t), sqrt(1 − β2^t), 1 − η weight_decay."""
-        found: tuple[object, ...] = b.adam_factors(
-            learning_rate, t, self.beta1, self.beta2, self.weight_decay
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        P: ir.Value,
+        G: ir.Value,
+        M: ir.Value,
+        V: ir.Value,
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> requests.AdamUpdate:
+        b1, b2 = self.beta1, self.beta2
+        return requests.AdamUpdate(
+            outputs, (P, G, M, V), learning_rate, t, b1, b2, self.weight_decay, self._element
         )
-        return found
 
-    def element(
+    def _element(
         self,
         P: Expression,
         G: Expression,
         M: Expression,
         V: Expression,
-        learning_rate: None,
-        t: None,
         rate: Expression,
         root: Expression,
         shrink: Expression,

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Lowering, Op, op
+from onward.graph import Array, Builder, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Add", since=(7, 13, 14))
@@ -17,10 +17,15 @@ class Add(Op):
     def element(self, A: Expression, B: Expression) -> Expression:
         return A + B
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("add", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "add", A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
     ) -> tuple[ir.Value, ...]:
         return dy, dy
+
+
+@op("Add", since=(1, 6))
+class Add1(AxisBroadcast):
+    """Add with broadcasting from `axis` on."""

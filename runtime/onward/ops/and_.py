@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from onward.graph import Array, Expression, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("And", since=7)
@@ -12,3 +13,8 @@ class And(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("and", B)
+
+
+@op("And", since=1)
+class And1(AxisBroadcast):
+    """And with broadcasting from `axis` on."""

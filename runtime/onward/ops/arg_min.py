@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Lowering, Op, op
+from onward.graph import Array, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._reduction import position_of
 
 
-@op("ArgMin", since=(12, 13))
+@op("ArgMin", since=(1, 11, 12, 13))
 class ArgMin(Op):
     """The position of the smallest element along an axis: the first, or the last, of equal ones."""
 
@@ -20,19 +19,5 @@ class ArgMin(Op):
     def kernel(self, data: Array) -> Array:
         return position_of(np.argmin, data, self.axis, bool(self.keepdims), bool(self.select_last_index))
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        b.arg_extreme(outputs[0], data, self.axis, "min", last=bool(self.select_last_index))
-
-
-@op("ArgMin", since=(1, 11))
-class ArgMin1(Op):
-    """The position of the first smallest element along an axis."""
-
-    axis: int = 0
-    keepdims: int = 1
-
-    def kernel(self, data: Array) -> Array:
-        return position_of(np.argmin, data, self.axis, bool(self.keepdims), False)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        b.arg_extreme(outputs[0], data, self.axis, "min")
+    def lower(self, static: Static, outputs: Values, data: ir.Value) -> requests.Position:
+        return requests.Position(outputs[0], data, self.axis, "min", last=bool(self.select_last_index))

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import window_sum
 from onward.ops._window import Window, resolve
 
 
-@op("AveragePool", since=(19, 22))
+@op("AveragePool", since=(1, 7, 10, 11, 19, 22))
 class AveragePool(Op):
     """Y is the mean of the elements of X in each window; count_include_pad=1 counts pads as zeros."""
 
@@ -44,12 +43,9 @@ class AveragePool(Op):
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(X), self.window().pooled_dims(dims_of(X)))]
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        geometry = self.window().over(b.shape(X)[2:])
-        b.average_pool(outputs[0], X, geometry, bool(self.count_include_pad))
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.AveragePool:
+        geometry = self.window().over(static.shape(X)[2:])
+        return requests.AveragePool(outputs[0], X, geometry, bool(self.count_include_pad))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         dims = dims_of(X)
@@ -72,53 +68,3 @@ class AveragePool(Op):
                 strides=self.strides,
             ),
         )
-
-
-@op("AveragePool", since=(10, 11))
-class AveragePool10(Op):
-    """As version 19, without dilations."""
-
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
-    count_include_pad: int = 0
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array:
-        return self._latest().kernel(X)
-
-    def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
-        return self._latest().infer(X)
-
-    def _latest(self) -> AveragePool:
-        return AveragePool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-            count_include_pad=self.count_include_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        )
-
-
-@op("AveragePool", since=7)
-class AveragePool7(Op):
-    """As version 10, without ceil_mode."""
-
-    auto_pad: str = "NOTSET"
-    count_include_pad: int = 0
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array:
-        return AveragePool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            count_include_pad=self.count_include_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        ).kernel(X)

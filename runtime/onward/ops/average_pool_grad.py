@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import spread
 from onward.ops._window import Geometry, inner, resolve, tap_slices
@@ -65,11 +64,8 @@ class AveragePoolGrad(Op):
         share = g.Div(dY, g.const(counts))
         return spread(g, share, geometry)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value) -> None:
-        b.average_pool_gradient(outputs[0], dY, self.geometry(), bool(self.count_include_pad))
+    def lower(self, static: Static, outputs: Values, dY: ir.Value) -> requests.AveragePoolGradient:
+        return requests.AveragePoolGradient(outputs[0], dY, self.geometry(), bool(self.count_include_pad))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, dY: ir.Value) -> tuple[ir.Value | None, ...]:
         return (

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._normalization import batch_statistics, per_channel
 
 
@@ -34,8 +35,20 @@ class BatchNormalization(Op):
         moved = running * dtype(self.momentum) + batch * dtype(1 - self.momentum)
         return moved.astype(running.dtype, copy=False)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        input_mean: ir.Value,
+        input_var: ir.Value,
+    ) -> requests.BatchNormalization:
+        training = bool(self.training_mode)
+        return requests.BatchNormalization(
+            outputs, X, scale, B, input_mean, input_var, self.epsilon, self.momentum, training
+        )
 
     def gradient(
         self,
@@ -89,14 +102,29 @@ class BatchNormalization(Op):
 
 @op("BatchNormalization", since=9)
 class BatchNormalization9(Op):
-    """Y = scale · (X − mean) / sqrt(var + epsilon) + B; the training form of these versions is refused."""
+    """BatchNormalization; the training form, which has further outputs, is refused."""
 
     epsilon: float = 1e-5
     momentum: float = 0.9
 
-    def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> Array:
-        _refuse_training(self.output_count)
-        return _normalized(X, scale, B, mean, var, self.epsilon)
+    def canonical(
+        self, g: Builder, X: ir.Value, scale: ir.Value, B: ir.Value, mean: ir.Value, var: ir.Value
+    ) -> ir.Value:
+        return _in_inference(g, self.output_count, X, scale, B, mean, var, self.epsilon)
+
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        mean: ir.Value,
+        var: ir.Value,
+    ) -> requests.BatchNormalization:
+        return requests.BatchNormalization(
+            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
+        )
 
 
 @op("BatchNormalization", since=7)
@@ -107,20 +135,67 @@ class BatchNormalization7(Op):
     momentum: float = 0.9
     spatial: int = 1
 
-    def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> Array:
-        _refuse_training(self.output_count)
-        if self.spatial:
-            return _normalized(X, scale, B, mean, var, self.epsilon)
-        y = (X - mean) / np.sqrt(var + var.dtype.type(self.epsilon)) * scale + B
-        return y.astype(X.dtype, copy=False)
+    def canonical(
+        self, g: Builder, X: ir.Value, scale: ir.Value, B: ir.Value, mean: ir.Value, var: ir.Value
+    ) -> ir.Value:
+        operands = (X, scale, B, mean, var)
+        return _in_inference(g, self.output_count, *operands, self.epsilon, spatial=bool(self.spatial))
+
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        scale: ir.Value,
+        B: ir.Value,
+        mean: ir.Value,
+        var: ir.Value,
+    ) -> requests.BatchNormalization | Unsupported:
+        if not self.spatial:
+            return Unsupported("statistics of every element")
+        return requests.BatchNormalization(
+            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
+        )
 
 
-def _refuse_training(outputs: int) -> None:
+@op("BatchNormalization", since=(1, 6))
+class BatchNormalization1(Op):
+    """As version 7, in inference form with is_test=1; the training form is refused."""
+
+    epsilon: float = 1e-5
+    is_test: int = 0
+    momentum: float = 0.9
+    spatial: int = 1
+
+    def canonical(
+        self, g: Builder, X: ir.Value, scale: ir.Value, B: ir.Value, mean: ir.Value, var: ir.Value
+    ) -> ir.Value:
+        operands, count = (X, scale, B, mean, var), self.output_count if self.is_test else 5
+        return _in_inference(g, count, *operands, self.epsilon, spatial=bool(self.spatial))
+
+
+def _in_inference(
+    g: Builder,
+    outputs: int,
+    X: ir.Value,
+    scale: ir.Value,
+    B: ir.Value,
+    mean: ir.Value,
+    var: ir.Value,
+    epsilon: float,
+    *,
+    spatial: bool = True,
+) -> ir.Value:
+    """The current version's inference form."""
     if outputs > 1:
         raise UnsupportedError(
-            "BatchNormalization before opset 14 has its training form, with statistics outputs; "
-            "convert the model to opset 14 or later, where training_mode=1 says the same"
+            "BatchNormalization before opset 14 has its training form, with statistics of the batch; convert "
+            "the model to opset 14 or later, where training_mode=1 says the same, or set is_test=1 before 7"
         )
+    if spatial:
+        return g.BatchNormalization(X, scale, B, mean, var, epsilon=epsilon)
+    deviation = g.Sqrt(g.Add(var, epsilon))
+    return g.Add(g.Mul(g.Div(g.Sub(X, mean), deviation), scale), B)
 
 
 def _normalized(X: Array, scale: Array, B: Array, mean: Array, var: Array, epsilon: float) -> Array:

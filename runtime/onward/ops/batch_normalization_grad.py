@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._normalization import batch_statistics, per_channel
 
@@ -38,8 +39,10 @@ class BatchNormalizationGrad(Op):
             dB.astype(scale.dtype, copy=False),
         )
 
-    image_inputs = (0, 1)
-    image_outputs = (0,)
+    def lower(
+        self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value, scale: ir.Value
+    ) -> requests.BatchNormalizationGradient:
+        return requests.BatchNormalizationGradient(outputs, dY, X, scale, self.epsilon)
 
     def infer(
         self, dY: ir.Value, X: ir.Value, scale: ir.Value

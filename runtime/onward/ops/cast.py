@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Lowering, Op, dtype_of, is_float, numpy_dtype, op
+from onward.errors import InvalidModelError
+from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 
 
-@op("Cast", since=(24, 25, 28))
+@op("Cast", since=(6, 9, 13, 19, 21, 23, 24, 25, 28))
 class Cast(Op):
     """input in another element type."""
 
@@ -24,47 +24,25 @@ class Cast(Op):
     def element(self, input: Expression) -> Expression:
         return converted_element(input, self.to)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.convert(outputs[0], input)
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Convert:
+        return requests.Convert(outputs[0], input)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         return (converted_back(g, dy, input),)
 
 
-@op("Cast", since=(19, 21, 23))
-class Cast19(Op):
-    """input in another element type."""
+@op("Cast", since=1)
+class Cast1(Op):
+    """Cast that names the element type in words."""
 
-    to: int
-    saturate: int = 1
+    to: str
 
-    def kernel(self, input: Array) -> Array:
-        return converted(input, self.to, saturate=bool(self.saturate))
-
-    def element(self, input: Expression) -> Expression:
-        return converted_element(input, self.to)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.convert(outputs[0], input)
-
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
-        return (converted_back(g, dy, input),)
-
-
-@op("Cast", since=(6, 9, 13))
-class Cast6(Op):
-    """input in another element type."""
-
-    to: int
-
-    def kernel(self, input: Array) -> Array:
-        return converted(input, self.to)
-
-    def element(self, input: Expression) -> Expression:
-        return converted_element(input, self.to)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.convert(outputs[0], input)
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        try:
+            target = ir.DataType[self.to.upper()]
+        except KeyError:
+            raise InvalidModelError(f"there is no element type {self.to!r}") from None
+        return g.Cast(input, to=int(target))
 
 
 def converted_back(g: Builder, dy: ir.Value, x: ir.Value) -> ir.Value | None:

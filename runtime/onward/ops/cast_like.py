@@ -6,7 +6,7 @@ from onward.graph import Array, Builder, Op, op
 from onward.ops.cast import converted, converted_back
 
 
-@op("CastLike", since=(24, 25))
+@op("CastLike", since=(15, 19, 21, 23, 24, 25))
 class CastLike(Op):
     """input in the element type of target_type."""
 
@@ -22,29 +22,6 @@ class CastLike(Op):
         return converted_back(g, dy, input), None
 
 
-@op("CastLike", since=(19, 21, 23))
-class CastLike19(Op):
-    """input in the element type of target_type."""
-
-    saturate: int = 1
-
-    def kernel(self, input: Array, target_type: Array) -> Array:
-        return _alike(input, target_type, bool(self.saturate))
-
-    def gradient(
-        self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, target_type: ir.Value
-    ) -> tuple[ir.Value | None, ...]:
-        return converted_back(g, dy, input), None
-
-
-@op("CastLike", since=15)
-class CastLike15(Op):
-    """input in the element type of target_type."""
-
-    def kernel(self, input: Array, target_type: Array) -> Array:
-        return _alike(input, target_type)
-
-
-def _alike(x: Array, target: Array, saturate: bool = True, round_mode: str = "up") -> Array:
+def _alike(x: Array, target: Array, saturate: bool, round_mode: str) -> Array:
     to = ir.DataType.STRING if target.dtype.kind in "OUST" else ir.DataType.from_numpy(target.dtype)
     return converted(x, int(to), saturate=saturate, round_mode=round_mode)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Ceil", since=(6, 13))
+@op("Ceil", since=(1, 6, 13))
 class Ceil(Op):
     """The smallest whole number that is not below X."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, op
-from onward.ops._floats import is_integer, widened
+from onward.ops._floats import is_integer
 
 
 @op("Clip", since=(11, 12, 13))
@@ -52,14 +52,21 @@ class Clip(Op):
 
 @op("Clip", since=6)
 class Clip6(Op):
+    """Clip whose limits are attributes: by default the largest finite numbers, as without limits."""
+
+    max: float = 3.4028234663852886e38
+    min: float = -3.4028234663852886e38
+
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return g.Clip(input, self.min, self.max)
+
+
+@op("Clip", since=1)
+class Clip1(Op):
     """Clip whose limits are attributes."""
 
-    min: float = -3.4028234663852886e38
-    max: float = 3.4028234663852886e38
+    max: float | None = None
+    min: float | None = None
 
-    @widened
-    def kernel(self, input: Array) -> Array:
-        return np.minimum(np.maximum(input, input.dtype.type(self.min)), input.dtype.type(self.max))
-
-    def element(self, input: Expression) -> Expression:
-        return input.apply("max", self.min).apply("min", self.max)
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return g.Clip(input, self.min, self.max)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import constant_of, like
 
 
@@ -18,10 +17,8 @@ class Concat(Op):
     def kernel(self, *inputs: Array) -> Array:
         return np.concatenate(inputs, self.axis)
 
-    image_through = True
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], *inputs: ir.Value) -> None:
-        b.concat(outputs[0], inputs, self.axis)
+    def lower(self, static: Static, outputs: Values, *inputs: ir.Value) -> requests.Concat:
+        return requests.Concat(outputs[0], inputs, self.axis)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *inputs: ir.Value) -> tuple[ir.Value, ...]:
         extents = [g.dim(x, self.axis) for x in inputs]
@@ -32,3 +29,13 @@ class Concat(Op):
             split = g.Concat(*extents, axis=0)
         parts = g.emit("Split", dy, split, outputs=len(inputs), axis=self.axis)
         return tuple(like(part, x) for part, x in zip(parts, inputs, strict=True))
+
+
+@op("Concat", since=1)
+class Concat1(Op):
+    """Concat with an axis by default."""
+
+    axis: int | None = None
+
+    def canonical(self, g: Builder, *inputs: ir.Value) -> ir.Value:
+        return g.Concat(*inputs, axis=1 if self.axis is None else self.axis)

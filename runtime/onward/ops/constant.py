@@ -8,7 +8,7 @@ from onward.errors import UnsupportedError
 from onward.graph import Array, Op, op
 
 
-@op("Constant", since=(12, 13, 19, 21, 23, 24, 25))
+@op("Constant", since=(1, 9, 11, 12, 13, 19, 21, 23, 24, 25))
 class Constant(Op):
     """The tensor that one of the attributes holds."""
 
@@ -35,28 +35,3 @@ class Constant(Op):
             if content is not None:
                 return np.array(content, dtype)
         raise UnsupportedError("a Constant with a sparse_value is not supported; store it as a dense tensor")
-
-
-@op("Constant", since=11)
-class Constant11(Op):
-    """The tensor that one of the attributes holds."""
-
-    value: Array | None = None
-    sparse_value: Any = None
-
-    def kernel(self) -> Array:
-        if self.value is None:
-            raise UnsupportedError(
-                "a Constant with a sparse_value is not supported; store it as a dense tensor"
-            )
-        return self.value
-
-
-@op("Constant", since=(1, 9))
-class Constant1(Op):
-    """The tensor that the attribute holds."""
-
-    value: Array
-
-    def kernel(self) -> Array:
-        return self.value

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Lowering, Op, op
+from onward.graph import Array, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("ConstantOfShape", since=(9, 20, 21, 23, 24, 25))
@@ -18,5 +17,6 @@ class ConstantOfShape(Op):
         fill = np.zeros(1, np.float32) if self.value is None else self.value
         return np.full(tuple(int(n) for n in input), fill.reshape(()), fill.dtype)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.fill(outputs[0], np.zeros((), np.float32) if self.value is None else self.value.reshape(()))
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Fill:
+        value = np.zeros((), np.float32) if self.value is None else self.value.reshape(())
+        return requests.Fill(outputs[0], value)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve
 from onward.ops._window import Extents, Geometry, Window, resolve, shaped_like
 
@@ -46,19 +45,16 @@ class Conv(Op):
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-    convolution_role = "forward"
-    fuses_elements = True
-
     def geometry_of(self, X: Extents, W: Extents) -> Geometry:
         """The convolution's geometry for operands of these shapes."""
         return self.window(W[2:]).over(X[2:])
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, W: ir.Value, B: ir.Value | None = None
-    ) -> None:
-        b.convolution(outputs[0], X, W, B, self.geometry_of(b.shape(X), b.shape(W)), self.group)
+        self, static: Static, outputs: Values, X: ir.Value, W: ir.Value, B: ir.Value | None = None
+    ) -> requests.Convolution:
+        return requests.Convolution(
+            outputs[0], X, W, B, self.geometry_of(static.shape(X), static.shape(W)), self.group
+        )
 
     def gradient(
         self,

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve_grad_input
 from onward.ops._window import Extents, Geometry, resolve
 
@@ -36,25 +35,20 @@ class ConvGradInput(Op):
             raise InvalidModelError("ConvGradInput needs its attribute 'spatial' or its input 'shape'")
         return convolve_grad_input(dY, W, self.geometry(W.shape[2:], spatial), self.group)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-    convolution_role = "input"
-    fuses_elements = True
-
     def geometry_of(self, dY: Extents, W: Extents, dX: Extents) -> Geometry:
         """The forward convolution's geometry for operands and result of these shapes."""
         return self.geometry(W[2:], dX[2:])
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         dY: ir.Value,
         W: ir.Value,
         shape: ir.Value | None = None,
-    ) -> None:
-        geometry = self.geometry_of(b.shape(dY), b.shape(W), b.shape(outputs[0]))
-        b.convolution_input(outputs[0], dY, W, geometry, self.group)
+    ) -> requests.ConvolutionInput:
+        geometry = self.geometry_of(static.shape(dY), static.shape(W), static.shape(outputs[0]))
+        return requests.ConvolutionInput(outputs[0], dY, W, geometry, self.group)
 
     def infer(
         self, dY: ir.Value, W: ir.Value, shape: ir.Value | None = None

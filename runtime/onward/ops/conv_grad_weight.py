@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve_grad_weight
 from onward.ops._window import Extents, Geometry, resolve, shaped_like
 
@@ -28,16 +27,15 @@ class ConvGradWeight(Op):
         window = resolve(self.kernel_shape, strides=self.strides, pads=self.pads, dilations=self.dilations)
         return convolve_grad_weight(dY, X, window.over(X.shape[2:]), self.group)
 
-    image_inputs = (0, 1)
-    convolution_role = "weight"
-
     def geometry_of(self, dY: Extents, X: Extents) -> Geometry:
         """The forward convolution's geometry for operands of these shapes."""
         window = resolve(self.kernel_shape, strides=self.strides, pads=self.pads, dilations=self.dilations)
         return window.over(X[2:])
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
-        b.convolution_weight(outputs[0], dY, X, self.geometry_of(b.shape(dY), b.shape(X)), self.group)
+    def lower(self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value) -> requests.ConvolutionWeight:
+        return requests.ConvolutionWeight(
+            outputs[0], dY, X, self.geometry_of(static.shape(dY), static.shape(X)), self.group
+        )
 
     def infer(self, dY: ir.Value, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         dy_dims, x_dims = dims_of(dY), dims_of(X)

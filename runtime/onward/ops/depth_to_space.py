@@ -7,7 +7,7 @@ from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, op
 
 
-@op("DepthToSpace", since=(11, 13, 28))
+@op("DepthToSpace", since=(1, 11, 13, 28))
 class DepthToSpace(Op):
     """Channels moved into blocks of space; the block's position leads (DCR) or trails (CRD) in a channel."""
 
@@ -28,16 +28,6 @@ class DepthToSpace(Op):
         area = self.blocksize**2
         order = np.arange(depth).reshape(area, depth // area).T.reshape(-1)
         return (g.Gather(back, order, axis=1),)
-
-
-@op("DepthToSpace", since=1)
-class DepthToSpace1(Op):
-    """Channels moved into blocks of space, the block's position leading in a channel."""
-
-    blocksize: int
-
-    def kernel(self, input: Array) -> Array:
-        return depth_to_space(input, self.blocksize, "DCR")
 
 
 def depth_to_space(x: Array, block: int, mode: str) -> Array:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Lowering, Op, op
+from onward.graph import Array, Builder, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 from onward.ops._floats import is_integer
 
 
@@ -21,11 +21,16 @@ class Div(Op):
     def element(self, A: Expression, B: Expression) -> Expression:
         return A / B
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("div", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "div", A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value
     ) -> tuple[ir.Value, ...]:
         dA = g.Div(dy, B)
         return dA, g.Neg(g.Mul(dA, y))
+
+
+@op("Div", since=(1, 6))
+class Div1(AxisBroadcast):
+    """Div with broadcasting from `axis` on."""

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 @op("Dropout", since=(12, 13, 22))
@@ -31,16 +30,16 @@ class Dropout(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         data: ir.Value,
         ratio: ir.Value | None = None,
         training_mode: ir.Value | None = None,
-    ) -> None:
-        mode = None if training_mode is None else b.known(training_mode)
+    ) -> requests.Identity | Unsupported:
+        mode = None if training_mode is None else static.known(training_mode)
         if len(outputs) > 1 or (training_mode is not None and (mode is None or mode.any())):
-            b.decline("a mask, or training_mode that is not false")
-        b.forward(outputs[0], data)
+            return Unsupported("a mask, or training_mode that is not false")
+        return requests.Identity(outputs[0], data)
 
     def gradient(
         self,
@@ -54,37 +53,34 @@ class Dropout(Op):
         return dy, None, None
 
 
-@op("Dropout", since=10)
-class Dropout10(Op):
-    """output = data, the inference form; the mask, which the specification leaves open, is false."""
-
-    ratio: float = 0.5
-
-    def kernel(self, data: Array) -> tuple[Array, Array]:
-        return data, np.zeros(data.shape, np.bool_)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        if len(outputs) > 1:
-            b.decline("a mask")
-        b.forward(outputs[0], data)
-
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
-        return (dy,)
-
-
-@op("Dropout", since=7)
+@op("Dropout", since=(7, 10))
 class Dropout7(Op):
-    """output = data, the inference form; the mask, which the specification leaves open, is 0."""
+    """Dropout in inference form, whose ratio is an attribute.
+
+    The mask, which the specification leaves open, is false or 0.
+    """
 
     ratio: float = 0.5
 
-    def kernel(self, data: Array) -> tuple[Array, Array]:
-        return data, np.zeros(data.shape, data.dtype)
+    def canonical(self, g: Builder, data: ir.Value) -> tuple[ir.Value, ...]:
+        return _without_mask(g, data, self.ratio, None, self.output_count)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        if len(outputs) > 1:
-            b.decline("a mask")
-        b.forward(outputs[0], data)
 
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value) -> tuple[ir.Value | None, ...]:
-        return (dy,)
+@op("Dropout", since=(1, 6))
+class Dropout1(Op):
+    """Dropout whose ratio and mode are attributes."""
+
+    is_test: int = 0
+    ratio: float = 0.5
+
+    def canonical(self, g: Builder, data: ir.Value) -> tuple[ir.Value, ...]:
+        training = None if self.is_test else g.const(True, np.bool_)
+        return _without_mask(g, data, self.ratio, training, self.output_count)
+
+
+def _without_mask(
+    g: Builder, data: ir.Value, ratio: float, training: ir.Value | None, count: int
+) -> tuple[ir.Value, ...]:
+    """Dropout of the current version, and zeros in place of a mask."""
+    output = g.Dropout(data, g.const(ratio, ir.DataType.FLOAT), training)
+    return (output,) if count == 1 else (output, g.zeros_like(data))

@@ -7,7 +7,7 @@ from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
-@op("Elu", since=(6, 22))
+@op("Elu", since=(1, 6, 22))
 class Elu(Op):
     """Y = X above zero, else alpha · (exp(X) - 1)."""
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Expression, Lowering, Op, op
+from onward.graph import Array, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Equal", since=(7, 11, 13, 19))
@@ -19,5 +19,10 @@ class Equal(Op):
             return A.apply("and", B).apply("or", A.apply("not").apply("and", B.apply("not")))
         return A.apply("eq", B)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("eq", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "eq", A, B)
+
+
+@op("Equal", since=1)
+class Equal1(AxisBroadcast):
+    """Equal with broadcasting from `axis` on."""

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Exp", since=(6, 13))
+@op("Exp", since=(1, 6, 13))
 class Exp(Op):
     """The exponential."""
 

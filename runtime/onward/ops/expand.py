@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("Expand", since=(8, 13))
@@ -16,8 +15,8 @@ class Expand(Op):
         wanted = tuple(int(n) for n in shape)
         return np.broadcast_to(input, np.broadcast_shapes(input.shape, wanted))
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, shape: ir.Value) -> None:
-        b.expand(outputs[0], input)
+    def lower(self, static: Static, outputs: Values, input: ir.Value, shape: ir.Value) -> requests.Broadcast:
+        return requests.Broadcast(outputs[0], input)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, shape: ir.Value

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import split_at
 
 
@@ -17,8 +16,8 @@ class Flatten(Op):
     def kernel(self, input: Array) -> Array:
         return split_at(input, self.axis)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.view(outputs[0], input)
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.View:
+        return requests.View(outputs[0], input)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         return (g.reshape_like(dy, input),)

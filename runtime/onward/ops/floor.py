@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Floor", since=(6, 13))
+@op("Floor", since=(1, 6, 13))
 class Floor(Op):
     """The largest whole number that is not above X."""
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import normalized, rank_of
 
 
@@ -18,8 +17,8 @@ class Gather(Op):
     def kernel(self, data: Array, indices: Array) -> Array:
         return np.take(data, indices, axis=self.axis)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, indices: ir.Value) -> None:
-        b.gather_rows(outputs[0], data, indices, self.axis)
+    def lower(self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value) -> requests.Gather:
+        return requests.Gather(outputs[0], data, indices, self.axis)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value

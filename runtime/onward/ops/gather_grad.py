@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._indexing import add_rows, wrapped
 from onward.ops._shape import constant_of, normalized, rank_of
 
@@ -63,6 +63,6 @@ class GatherGrad(Op):
         return g.ScatterElements(zeros, g.Expand(along, wanted), values, axis=axis, reduction="add")
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], dy: ir.Value, indices: ir.Value, shape: ir.Value
-    ) -> None:
-        b.scatter_rows(outputs[0], dy, indices, self.axis)
+        self, static: Static, outputs: Values, dy: ir.Value, indices: ir.Value, shape: ir.Value
+    ) -> requests.GatherGradient:
+        return requests.GatherGradient(outputs[0], dy, indices, self.axis)

@@ -9,7 +9,7 @@ from onward.ops._indexing import linear_nd
 from onward.ops._shape import rank_of
 
 
-@op("GatherND", since=(12, 13))
+@op("GatherND", since=(11, 12, 13))
 class GatherND(Op):
     """The slices of data that index tuples name; the first `batch_dims` axes go side by side."""
 
@@ -28,14 +28,6 @@ class GatherND(Op):
             column = g.Unsqueeze(along, [j for j in range(rank) if j != i])
             tuples = g.Concat(g.Expand(column, lead), tuples, axis=-1)
         return g.ScatterND(g.zeros_like(data), tuples, dy, reduction="add"), None
-
-
-@op("GatherND", since=11)
-class GatherND11(Op):
-    """The slices of data that index tuples name."""
-
-    def kernel(self, data: Array, indices: Array) -> Array:
-        return _gathered(data, indices, 0)
 
 
 def _gathered(data: Array, indices: Array, batch_dims: int) -> Array:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._floats import widened
 
 
@@ -27,14 +26,12 @@ class Gemm(Op):
             return y
         return y + (C if self.beta == 1 else (C * self.beta).astype(A.dtype, copy=False))
 
-    fuses_elements = True
-
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value, C: ir.Value | None = None
-    ) -> None:
+        self, static: Static, outputs: Values, A: ir.Value, B: ir.Value, C: ir.Value | None = None
+    ) -> requests.Product | Unsupported:
         if self.alpha != 1 or (C is not None and self.beta != 1):
-            b.decline("alpha or beta is not 1")
-        b.gemm(outputs[0], A, B, C, transpose_a=bool(self.transA), transpose_b=bool(self.transB))
+            return Unsupported("alpha or beta is not 1")
+        return requests.Product(outputs[0], A, B, C, bool(self.transA), bool(self.transB))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value, C: ir.Value | None = None
@@ -50,3 +47,17 @@ class Gemm(Op):
         if C is None:
             return dA, dB
         return dA, dB, dy if self.beta == 1 else g.Mul(dy, self.beta)
+
+
+@op("Gemm", since=(1, 6))
+class Gemm1(Op):
+    """Gemm that says whether C is broadcast."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    broadcast: int = 0
+    transA: int = 0
+    transB: int = 0
+
+    def canonical(self, g: Builder, A: ir.Value, B: ir.Value, C: ir.Value) -> ir.Value:
+        return g.Gemm(A, B, C, alpha=self.alpha, beta=self.beta, transA=self.transA, transB=self.transB)

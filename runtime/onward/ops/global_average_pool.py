@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._window import everything, shaped_like
 
@@ -19,11 +18,8 @@ class GlobalAveragePool(Op):
         axes = tuple(range(2, X.ndim))
         return np.mean(X, axis=axes, keepdims=True, dtype=working_dtype(X.dtype)).astype(X.dtype, copy=False)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        b.average_pool(outputs[0], X, everything(b.shape(X)[2:]), False)
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.AveragePool:
+        return requests.AveragePool(outputs[0], X, everything(static.shape(X)[2:]), False)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         dims = dims_of(X)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op
 from onward.ops._convolution import working_dtype
+from onward.ops.lp_pool import whole
 
 
 @op("GlobalLpPool", since=(2, 22))
@@ -25,3 +26,13 @@ class GlobalLpPool(Op):
         # dY · Y^(1 − p), and 0 where every element is 0
         share = g.Where(g.Equal(y, 0.0), 0.0, g.Div(dy, g.Pow(y, float(self.p - 1))))
         return (g.Mul(g.Mul(g.Sign(X), g.Pow(g.Abs(X), float(self.p - 1))), share),)
+
+
+@op("GlobalLpPool", since=1)
+class GlobalLpPool1(Op):
+    """GlobalLpPool whose p is a float."""
+
+    p: float = 2.0
+
+    def canonical(self, g: Builder, X: ir.Value) -> ir.Value:
+        return g.GlobalLpPool(X, p=whole(self.p))

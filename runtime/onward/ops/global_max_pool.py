@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._window import Extents, Geometry, everything
 
 
@@ -19,15 +18,12 @@ class GlobalMaxPool(Op):
     def kernel(self, X: Array) -> Array:
         return np.max(X, axis=tuple(range(2, X.ndim)), keepdims=True)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
     def pooling(self, spatial: Extents) -> Geometry:
         """The geometry of the one window over everything."""
         return everything(spatial)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        b.max_pool(outputs[0], X, self.pooling(b.shape(X)[2:]))
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool:
+        return requests.MaxPool(outputs[0], X, self.pooling(static.shape(X)[2:]))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         spatial = (dims_of(X) or (None, None, None))[2:]

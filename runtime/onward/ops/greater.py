@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Expression, Lowering, Op, op
+from onward.graph import Array, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Greater", since=(7, 9, 13))
@@ -17,5 +17,10 @@ class Greater(Op):
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("gt", B)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("gt", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "gt", A, B)
+
+
+@op("Greater", since=1)
+class Greater1(AxisBroadcast):
+    """Greater with broadcasting from `axis` on."""

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import grouped, normalize, per_channel
 
 
@@ -32,9 +31,9 @@ class GroupNormalization(Op):
         return [(dtype_of(X), dims_of(X))]
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, scale: ir.Value, bias: ir.Value
-    ) -> None:
-        b.group_normalization(outputs[0], X, scale, bias, self.num_groups, self.epsilon)
+        self, static: Static, outputs: Values, X: ir.Value, scale: ir.Value, bias: ir.Value
+    ) -> requests.GroupNormalization:
+        return requests.GroupNormalization(outputs[0], X, scale, bias, self.num_groups, self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, scale: ir.Value, bias: ir.Value

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from onward.graph import Array, op
-from onward.ops._recurrent import Activation, Recurrent, Weights
+from onward.ops._recurrent import Activation, Earlier, Recurrent, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class _GatedUnit(Recurrent):
         return ((1 - z) * g(x[:, n:] + h + w.Wb[n:]) + z * H,)
 
 
-@op("GRU", since=(14, 22), multiple_outputs=True)
+@op("GRU", since=(7, 14, 22), multiple_outputs=True)
 class GRU(_GatedUnit):
     """Ht = (1 − zt) ⊙ ht + zt ⊙ Ht₋₁, ht = g(Xt·Whᵀ + (rt ⊙ Ht₋₁)·Rhᵀ + b); gates z and r use f.
 
@@ -50,6 +50,15 @@ class GRU(_GatedUnit):
     layout: int = 0
 
 
-@op("GRU", since=7, multiple_outputs=True)
-class GRU7(_GatedUnit):
-    """GRU with the time as the first axis."""
+@op("GRU", since=1, multiple_outputs=True)
+class GRU1(Earlier):
+    """GRU that says whether its first output is wanted."""
+
+    direction: str = "foward"
+
+
+@op("GRU", since=3, multiple_outputs=True)
+class GRU3(Earlier):
+    """GRU that says whether its first output is wanted."""
+
+    linear_before_reset: int = 0

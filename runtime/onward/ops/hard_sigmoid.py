@@ -7,7 +7,7 @@ from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
-@op("HardSigmoid", since=(6, 22))
+@op("HardSigmoid", since=(1, 6, 22))
 class HardSigmoid(Op):
     """Y = max(0, min(1, alpha · X + beta))."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op
-from onward.ops._shape import split_at
+from onward.ops._shape import over_trailing_axes
 
 
 @op("Hardmax", since=13)
@@ -26,8 +26,8 @@ class Hardmax1(Op):
 
     axis: int = 1
 
-    def kernel(self, input: Array) -> Array:
-        return _hardmax(split_at(input, self.axis), -1).reshape(input.shape)
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return over_trailing_axes(g, "Hardmax", input, self.axis)
 
 
 def _hardmax(x: Array, axis: int) -> Array:

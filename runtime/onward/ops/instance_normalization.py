@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize, per_channel
 
 
-@op("InstanceNormalization", since=(6, 22))
+@op("InstanceNormalization", since=(1, 6, 22))
 class InstanceNormalization(Op):
     """output = scale · (input − mean) / sqrt(var + epsilon) + B, the statistics of each channel alone."""
 
@@ -21,9 +20,9 @@ class InstanceNormalization(Op):
         return y.astype(input.dtype, copy=False)
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, scale: ir.Value, B: ir.Value
-    ) -> None:
-        b.group_normalization(outputs[0], input, scale, B, b.shape(input)[1], self.epsilon)
+        self, static: Static, outputs: Values, input: ir.Value, scale: ir.Value, B: ir.Value
+    ) -> requests.GroupNormalization:
+        return requests.GroupNormalization(outputs[0], input, scale, B, static.shape(input)[1], self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, scale: ir.Value, B: ir.Value

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize
 
 
@@ -32,13 +31,13 @@ class LayerNormalization(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         X: ir.Value,
         Scale: ir.Value,
         B: ir.Value | None = None,
-    ) -> None:
-        b.layer_normalization(outputs, X, Scale, B, self.axis, self.epsilon)
+    ) -> requests.LayerNormalization:
+        return requests.LayerNormalization(outputs, X, Scale, B, self.axis, self.epsilon)
 
     def gradient(
         self,

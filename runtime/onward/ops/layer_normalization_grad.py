@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize, normalize_gradient
 
 
@@ -64,6 +63,6 @@ class LayerNormalizationGrad(Op):
         return dX, g.ReduceSum(dScale, lead, keepdims=0), g.ReduceSum(dY, lead, keepdims=0)
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value, Scale: ir.Value
-    ) -> None:
-        b.layer_normalization_gradient(outputs, dY, X, Scale, self.axis, self.epsilon)
+        self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value, Scale: ir.Value
+    ) -> requests.LayerNormalizationGradient:
+        return requests.LayerNormalizationGradient(outputs, dY, X, Scale, self.axis, self.epsilon)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("LeakyRelu", since=(6, 16))
+@op("LeakyRelu", since=(1, 6, 16))
 class LeakyRelu(Op):
     """y = x where x >= 0, else alpha · x; slope alpha at 0."""
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Expression, Lowering, Op, op
+from onward.graph import Array, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Less", since=(7, 9, 13))
@@ -17,5 +17,10 @@ class Less(Op):
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("lt", B)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("lt", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "lt", A, B)
+
+
+@op("Less", since=1)
+class Less1(AxisBroadcast):
+    """Less with broadcasting from `axis` on."""

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Expression, Lowering, Op, op
+from onward.graph import Array, Expression, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("LessOrEqual", since=(12, 16))
@@ -17,5 +16,5 @@ class LessOrEqual(Op):
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("le", B)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
-        b.integers("le", outputs[0], A, B)
+    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
+        return requests.Integers(outputs[0], "le", A, B)

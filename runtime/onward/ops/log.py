@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Log", since=(6, 13))
+@op("Log", since=(1, 6, 13))
 class Log(Op):
     """The natural logarithm."""
 

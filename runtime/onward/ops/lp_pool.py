@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
+from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import spread, window_sum
 from onward.ops._window import Window, resolve, shaped_like
 
 
-@op("LpPool", since=(18, 22))
+@op("LpPool", since=(2, 11, 18, 22))
 class LpPool(Op):
     """Y = (Σ |X|^p)^(1/p) over each window; pads count as zeros."""
 
@@ -55,22 +55,35 @@ class LpPool(Op):
         return (g.Mul(slope, shaped_like(spread(g, share, geometry), X)),)
 
 
-@op("LpPool", since=(2, 11))
-class LpPool2(Op):
-    """As version 18, without dilations and ceil_mode."""
+@op("LpPool", since=1)
+class LpPool1(Op):
+    """LpPool whose p is a float."""
 
     auto_pad: str = "NOTSET"
-    kernel_shape: tuple[int, ...]
-    p: int = 2
+    kernel_shape: tuple[int, ...] | None = None
+    p: float = 2.0
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
 
-    def kernel(self, X: Array) -> Array:
-        return LpPool(
-            output_count=self.output_count,
+    def canonical(self, g: Builder, X: ir.Value) -> ir.Value:
+        if self.kernel_shape is None:
+            raise InvalidModelError("kernel_shape is missing: the version does not say what stands for it")
+        return g.LpPool(
+            X,
             auto_pad=self.auto_pad,
             kernel_shape=self.kernel_shape,
-            p=self.p,
+            p=whole(self.p),
             pads=self.pads,
             strides=self.strides,
-        ).kernel(X)
+        )
+
+
+def whole(p: float) -> int:
+    """The exponent of a norm as the whole number that newer versions take.
+
+    Raises:
+        UnsupportedError: it is not one.
+    """
+    if p != int(p):
+        raise UnsupportedError(f"p is {p}; newer versions take whole numbers only, and so do we")
+    return int(p)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._local_response import scale_base
 
@@ -26,11 +25,8 @@ class LRN(Op):
         base = scale_base(x, self.size, self.alpha, self.bias)
         return (x * base ** x.dtype.type(-self.beta)).astype(X.dtype, copy=False)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        b.local_response(outputs[0], X, self.size, self.alpha, self.beta, self.bias)
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.LocalResponse:
+        return requests.LocalResponse(outputs[0], X, self.size, self.alpha, self.beta, self.bias)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         return (g.onward.LRNGrad(dy, X, alpha=self.alpha, beta=self.beta, bias=self.bias, size=self.size),)

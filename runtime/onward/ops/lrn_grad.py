@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._local_response import channel_band, channel_sum, scale_base
 
@@ -52,8 +52,7 @@ class LRNGrad(Op):
         dx = g.Sub(direct, g.Mul(g.Mul(x, 2 * self.alpha * self.beta / self.size), spread))
         return g.reshape_like(dx, X)
 
-    image_inputs = (0, 1)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
-        b.local_response_gradient(outputs[0], dY, X, self.size, self.alpha, self.beta, self.bias)
+    def lower(
+        self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value
+    ) -> requests.LocalResponseGradient:
+        return requests.LocalResponseGradient(outputs[0], dY, X, self.size, self.alpha, self.beta, self.bias)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from onward.graph import Array, op
-from onward.ops._recurrent import Activation, Recurrent, Weights
+from onward.ops._recurrent import Activation, Earlier, Recurrent, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class _LongShortTerm(Recurrent):
         return f(o + Po * C) * h(C), C
 
 
-@op("LSTM", since=(14, 22), multiple_outputs=True)
+@op("LSTM", since=(7, 14, 22), multiple_outputs=True)
 class LSTM(_LongShortTerm):
     """Ct = ft ⊙ Ct₋₁ + it ⊙ g(Xt·Wcᵀ + Ht₋₁·Rcᵀ + b), Ht = ot ⊙ h(Ct); i, o and f are gates of activation f.
 
@@ -53,6 +53,8 @@ class LSTM(_LongShortTerm):
     layout: int = 0
 
 
-@op("LSTM", since=7, multiple_outputs=True)
-class LSTM7(_LongShortTerm):
-    """LSTM with the time as the first axis."""
+@op("LSTM", since=1, multiple_outputs=True)
+class LSTM1(Earlier):
+    """LSTM that says whether its first output is wanted."""
+
+    input_forget: int = 0

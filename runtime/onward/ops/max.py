@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, dtype_of, op
 
 
-@op("Max", since=(6, 8, 12, 13))
+@op("Max", since=(1, 6, 8, 12, 13))
 class Max(Op):
     """The largest of its operands, element by element; NaN wins. Ties share the gradient."""
 
@@ -21,6 +21,6 @@ class Max(Op):
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *data_0: ir.Value) -> tuple[ir.Value, ...]:
         if len(data_0) == 1:
             return (dy,)
-        chosen = [g.Cast(g.Equal(x, y), to=int(dtype_of(dy))) for x in data_0]
-        share = g.Div(dy, g.Sum(*chosen))
-        return tuple(g.Mul(share, mask) for mask in chosen)
+        chosen = [g.Equal(x, y) for x in data_0]
+        share = g.Div(dy, g.Sum(*(g.Cast(mask, to=int(dtype_of(dy))) for mask in chosen)))
+        return tuple(g.Where(mask, share, 0.0) for mask in chosen)

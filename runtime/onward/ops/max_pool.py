@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import Extents, Geometry, Window, resolve
 
 
-@op("MaxPool", since=(10, 11, 12, 22), multiple_outputs=True)
+@op("MaxPool", since=(1, 8, 10, 11, 12, 22), multiple_outputs=True)
 class MaxPool(Op):
     """Y is the largest element of each window, NaN where one is; Indices says where in flattened X it is.
 
@@ -62,13 +61,10 @@ class MaxPool(Op):
         planes = np.arange(X.shape[0] * X.shape[1]) * int(np.prod(geometry.spatial))
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
 
-    image_inputs = (0,)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value) -> None:
-        if len(outputs) > 1 or len(b.shape(X)) > 4:
-            b.decline("indices, or three spatial axes")
-        b.max_pool(outputs[0], X, self.window().over(b.shape(X)[2:]))
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool | Unsupported:
+        if len(outputs) > 1 or len(static.shape(X)) > 4:
+            return Unsupported("indices, or three spatial axes")
+        return requests.MaxPool(outputs[0], X, self.window().over(static.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         dims = self.window().pooled_dims(dims_of(X))
@@ -93,43 +89,3 @@ class MaxPool(Op):
                 strides=self.strides,
             ),
         )
-
-
-@op("MaxPool", since=8)
-class MaxPool8(Op):
-    """As version 10, without dilations and ceil_mode."""
-
-    auto_pad: str = "NOTSET"
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    storage_order: int = 0
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        return MaxPool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            storage_order=self.storage_order,
-            strides=self.strides,
-        ).kernel(X)
-
-
-@op("MaxPool", since=1)
-class MaxPool1(Op):
-    """As version 8, without Indices."""
-
-    auto_pad: str = "NOTSET"
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        return MaxPool(
-            output_count=self.output_count,
-            auto_pad=self.auto_pad,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
-        ).kernel(X)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._pooling import first_hits, window_maximum
 from onward.ops._window import Extents, Geometry, inner, padded, resolve
 
@@ -40,11 +39,8 @@ class MaxPoolGrad(Op):
             np.add(target, dY, out=target, where=hit)
         return np.ascontiguousarray(dxp[inner(geometry)])
 
-    image_inputs = (0, 1)
-    image_outputs = (0,)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], dY: ir.Value, X: ir.Value) -> None:
-        b.max_pool_gradient(outputs[0], dY, X, self.pooling(b.shape(X)[2:]))
+    def lower(self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value) -> requests.MaxPoolGradient:
+        return requests.MaxPoolGradient(outputs[0], dY, X, self.pooling(static.shape(X)[2:]))
 
     def infer(self, dY: ir.Value, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(dY), dims_of(X))]

@@ -10,7 +10,7 @@ from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
-@op("Mean", since=(6, 8, 13))
+@op("Mean", since=(1, 6, 8, 13))
 class Mean(Op):
     """The mean of its operands, element by element."""
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 @op("Mod", since=(10, 13, 28))
@@ -17,10 +16,12 @@ class Mod(Op):
     def kernel(self, A: Array, B: Array) -> Array:
         return np.fmod(A, B) if self.fmod else np.mod(A, B)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], A: ir.Value, B: ir.Value) -> None:
+    def lower(
+        self, static: Static, outputs: Values, A: ir.Value, B: ir.Value
+    ) -> requests.Integers | Unsupported:
         if self.fmod:
-            b.decline("fmod")
-        b.integers("mod", outputs[0], A, B)
+            return Unsupported("fmod")
+        return requests.Integers(outputs[0], "mod", A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -20,6 +20,8 @@ class MomentumUpdate(Op):
     nesterov: int = 0
     weight_decay: float = 0.0
 
+    refuses_data = False
+
     def kernel(self, P: Array, G: Array, V: Array, learning_rate: Array) -> tuple[Array, Array]:
         t = P.dtype.type
         d = G + t(self.weight_decay) * P if self.weight_decay else G

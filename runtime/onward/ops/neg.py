@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Neg", since=(6, 13))
+@op("Neg", since=(1, 6, 13))
 class Neg(Op):
     """Y = -X."""
 

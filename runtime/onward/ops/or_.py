@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from onward.graph import Array, Expression, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Or", since=7)
@@ -12,3 +13,8 @@ class Or(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("or", B)
+
+
+@op("Or", since=1)
+class Or1(AxisBroadcast):
+    """Or with broadcasting from `axis` on."""

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
-@op("Pad", since=(18, 19, 21, 23, 24, 25))
+@op("Pad", since=(11, 13, 18, 19, 21, 23, 24, 25))
 class Pad(Op):
     """data with elements added before and after each axis, or taken away where a pad is negative.
 
@@ -25,23 +26,21 @@ class Pad(Op):
         named = range(data.ndim) if axes is None else [normalized(int(a), data.ndim) for a in axes]
         return padded(data, [int(n) for n in pads], named, self.mode, constant_value)
 
-    image_through = True
-
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         data: ir.Value,
         pads: ir.Value,
         constant_value: ir.Value | None = None,
         axes: ir.Value | None = None,
-    ) -> None:
-        amounts, named = b.known(pads), None if axes is None else b.known(axes)
+    ) -> requests.Pad | Unsupported:
+        amounts, named = static.known(pads), None if axes is None else static.known(axes)
         if amounts is None or (axes is not None and named is None):
-            b.decline("pads that are not constant")
-        rank = len(b.shape(data))
+            return Unsupported("pads that are not constant")
+        rank = len(static.shape(data))
         order = range(rank) if named is None else [normalized(int(a), rank) for a in named]
-        lower_padded(b, outputs[0], data, amounts, order, self.mode, constant_value)
+        return padded_by(static, outputs[0], data, amounts, order, self.mode, constant_value)
 
     def gradient(
         self,
@@ -76,43 +75,36 @@ class Pad(Op):
         return (dy if out is dy else like(out, data),)
 
 
-@op("Pad", since=(11, 13))
-class Pad11(Op):
-    """Pad of all axes."""
-
-    mode: str = "constant"
-
-    def kernel(self, data: Array, pads: Array, constant_value: Array | None = None) -> Array:
-        return padded(data, [int(n) for n in pads], range(data.ndim), self.mode, constant_value)
-
-    image_through = True
-
-    def lower(
-        self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
-        data: ir.Value,
-        pads: ir.Value,
-        constant_value: ir.Value | None = None,
-    ) -> None:
-        amounts = b.known(pads)
-        if amounts is None:
-            b.decline("pads that are not constant")
-        order = range(len(b.shape(data)))
-        lower_padded(b, outputs[0], data, amounts, order, self.mode, constant_value)
-
-
 @op("Pad", since=2)
 class Pad2(Op):
     """Pad whose amounts and value are attributes."""
 
-    pads: tuple[int, ...]
     mode: str = "constant"
+    pads: tuple[int, ...]
     value: float = 0.0
 
-    def kernel(self, data: Array) -> Array:
-        value = np.asarray(self.value, data.dtype)
-        return padded(data, self.pads, range(data.ndim), self.mode, value)
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return padded_by_attributes(g, data, self.pads, self.value, self.mode)
+
+
+@op("Pad", since=1)
+class Pad1(Op):
+    """Pad whose amounts, called paddings, and value are attributes."""
+
+    mode: str = "constant"
+    paddings: tuple[int, ...]
+    value: float = 0.0
+
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return padded_by_attributes(g, data, self.paddings, self.value, self.mode)
+
+
+def padded_by_attributes(
+    g: Builder, data: ir.Value, pads: Sequence[int], value: float, mode: str
+) -> ir.Value:
+    """Pad of the current version."""
+    fill = g.const(value, dtype_of(data)) if mode == "constant" and value else None
+    return g.Pad(data, g.const(pads, np.int64), fill, mode=mode)
 
 
 def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, value: Array | None) -> Array:
@@ -136,20 +128,20 @@ def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, val
     return y
 
 
-def lower_padded(
-    b: Lowering,
+def padded_by(
+    static: Static,
     y: ir.Value,
     data: ir.Value,
     amounts: Array,
     axes: Sequence[int],
     mode: str,
     value: ir.Value | None,
-) -> None:
+) -> requests.Pad | Unsupported:
     """Padding by a constant; `amounts` holds all amounts before, then all amounts after."""
-    fill = None if value is None else b.known(value)
+    fill = None if value is None else static.known(value)
     if mode != "constant" or (value is not None and fill is None):
-        b.decline(f"mode {mode}, or a value that is not constant")
-    before = [0] * len(b.shape(data))
+        return Unsupported(f"mode {mode}, or a value that is not constant")
+    before = [0] * len(static.shape(data))
     for i, axis in enumerate(axes):
         before[axis] = int(amounts[i])
-    b.pad(y, data, before, 0.0 if fill is None else float(fill.reshape(())))
+    return requests.Pad(y, data, tuple(before), 0.0 if fill is None else float(fill.reshape(())))

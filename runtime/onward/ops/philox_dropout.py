@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._philox import uniform, uniform_body
 
 
@@ -26,12 +25,10 @@ class PhiloxDropout(Op):
         scaled = X * X.dtype.type(1.0 / (1.0 - self.ratio))
         return np.where(u >= np.float32(self.ratio), scaled, X.dtype.type(0))
 
-    image_through = True
-
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, seed: ir.Value, step: ir.Value
-    ) -> None:
-        b.dropout(outputs[0], X, seed, step, self.ratio, self.salt)
+        self, static: Static, outputs: Values, X: ir.Value, seed: ir.Value, step: ir.Value
+    ) -> requests.Dropout:
+        return requests.Dropout(outputs[0], X, seed, step, self.ratio, self.salt)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, seed: ir.Value, step: ir.Value

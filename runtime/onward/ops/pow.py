@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, op
+from onward.ops._broadcast import AxisBroadcast
 from onward.ops._floats import is_integer
 
 
@@ -45,3 +46,8 @@ class Pow(Op):
         log = g.Where(g.Equal(X, 0.0), 0.0, g.Log(X))
         dY = g.Mul(dy, g.Mul(y, log))
         return dX, dY if exponent is Y else g.Cast(dY, to=int(dtype_of(Y)))
+
+
+@op("Pow", since=1)
+class Pow1(AxisBroadcast):
+    """Pow with broadcasting from `axis` on."""

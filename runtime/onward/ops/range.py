@@ -8,7 +8,7 @@ from onward.graph import Array, Op, op
 from onward.ops._floats import is_integer
 
 
-@op("Range", since=27)
+@op("Range", since=(11, 27))
 class Range(Op):
     """start, start + delta, … up to before limit; 2-byte floats are counted in float32 by default."""
 
@@ -17,14 +17,6 @@ class Range(Op):
     def kernel(self, start: Array, limit: Array, delta: Array) -> Array:
         if start.dtype.itemsize == 2 and not is_integer(start) and self.stash_type == 1:
             return _range(*(x.astype(np.float32) for x in (start, limit, delta))).astype(start.dtype)
-        return _range(start, limit, delta)
-
-
-@op("Range", since=11)
-class Range11(Op):
-    """start, start + delta, … up to before limit."""
-
-    def kernel(self, start: Array, limit: Array, delta: Array) -> Array:
         return _range(start, limit, delta)
 
 

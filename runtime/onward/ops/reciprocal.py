@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Reciprocal", since=(6, 13))
+@op("Reciprocal", since=(1, 6, 13))
 class Reciprocal(Op):
     """Y = 1 / X."""
 

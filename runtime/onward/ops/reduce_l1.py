@@ -32,8 +32,3 @@ class ReduceL1(AxesInput):
 @op("ReduceL1", since=(1, 11, 13))
 class ReduceL1AxesAttribute(AxesAttribute):
     """ReduceL1 over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -36,8 +36,3 @@ class ReduceL2(AxesInput):
 @op("ReduceL2", since=(1, 11, 13))
 class ReduceL2AxesAttribute(AxesAttribute):
     """ReduceL2 over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -36,8 +36,3 @@ class ReduceLogSum(AxesInput):
 @op("ReduceLogSum", since=(1, 11, 13))
 class ReduceLogSumAxesAttribute(AxesAttribute):
     """ReduceLogSum over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

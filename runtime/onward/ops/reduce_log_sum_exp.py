@@ -34,6 +34,3 @@ class ReduceLogSumExp(AxesInput):
 @op("ReduceLogSumExp", since=(1, 11, 13))
 class ReduceLogSumExpAxesAttribute(AxesAttribute):
     """ReduceLogSumExp over axes that are an attribute."""
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -41,8 +41,3 @@ class ReduceMax(AxesInput):
 @op("ReduceMax", since=(1, 11, 12, 13))
 class ReduceMaxAxesAttribute(AxesAttribute):
     """ReduceMax over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

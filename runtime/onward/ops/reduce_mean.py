@@ -39,8 +39,3 @@ class ReduceMean(AxesInput):
 @op("ReduceMean", since=(1, 11, 13))
 class ReduceMeanAxesAttribute(AxesAttribute):
     """ReduceMean over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -41,8 +41,3 @@ class ReduceMin(AxesInput):
 @op("ReduceMin", since=(1, 11, 12, 13))
 class ReduceMinAxesAttribute(AxesAttribute):
     """ReduceMin over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -34,6 +34,3 @@ class ReduceProd(AxesInput):
 @op("ReduceProd", since=(1, 11, 13))
 class ReduceProdAxesAttribute(AxesAttribute):
     """ReduceProd over axes that are an attribute."""
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

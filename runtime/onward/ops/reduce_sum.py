@@ -32,8 +32,3 @@ class ReduceSum(AxesInput):
 @op("ReduceSum", since=(1, 11))
 class ReduceSumAxesAttribute(AxesAttribute):
     """ReduceSum over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

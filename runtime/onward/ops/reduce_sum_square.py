@@ -31,8 +31,3 @@ class ReduceSumSquare(AxesInput):
 @op("ReduceSumSquare", since=(1, 11, 13))
 class ReduceSumSquareAxesAttribute(AxesAttribute):
     """ReduceSumSquare over axes that are an attribute."""
-
-    compiled = _COMPILED
-
-    def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
-        return _reduced(data, axes, bool(self.keepdims))

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Relu", since=(6, 13, 14))
+@op("Relu", since=(1, 6, 13, 14))
 class Relu(Op):
     """Y = max(0, X); slope 0 at 0."""
 

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.errors import InvalidModelError
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
-@op("Reshape", since=(14, 19, 21, 23, 24, 25))
+@op("Reshape", since=(5, 13, 14, 19, 21, 23, 24, 25))
 class Reshape(Op):
     """The same elements in another shape: -1 is what remains; 0 is the extent of data there, or 0."""
 
@@ -18,8 +19,8 @@ class Reshape(Op):
     def kernel(self, data: Array, shape: Array) -> Array:
         return _reshaped(data, shape, copy_zeros=not self.allowzero)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, *rest: ir.Value | None) -> None:
-        b.view(outputs[0], data)
+    def lower(self, static: Static, outputs: Values, data: ir.Value, *rest: ir.Value | None) -> requests.View:
+        return requests.View(outputs[0], data)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, shape: ir.Value
@@ -27,15 +28,16 @@ class Reshape(Op):
         return g.reshape_like(dy, data), None
 
 
-@op("Reshape", since=(5, 13))
-class Reshape5(Op):
-    """Reshape where 0 always is the extent of data there."""
+@op("Reshape", since=1)
+class Reshape1(Op):
+    """Reshape to a shape that is an attribute."""
 
-    def kernel(self, data: Array, shape: Array) -> Array:
-        return _reshaped(data, shape, copy_zeros=True)
+    shape: tuple[int, ...] | None = None
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, shape: ir.Value) -> None:
-        b.view(outputs[0], data)
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        if self.shape is None:
+            raise InvalidModelError("attribute 'shape' is missing: say which shape data gets")
+        return g.Reshape(data, g.const(self.shape, np.int64))
 
 
 def _reshaped(data: Array, shape: Array, *, copy_zeros: bool) -> Array:

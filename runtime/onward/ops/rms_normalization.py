@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 
 
@@ -29,8 +28,10 @@ class RMSNormalization(Op):
         y = x / np.sqrt(square + work.type(self.epsilon)) * scale
         return y.astype(scale.dtype, copy=False)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], X: ir.Value, scale: ir.Value) -> None:
-        b.rms_normalization(outputs[0], X, scale, self.axis, self.epsilon)
+    def lower(
+        self, static: Static, outputs: Values, X: ir.Value, scale: ir.Value
+    ) -> requests.RMSNormalization:
+        return requests.RMSNormalization(outputs[0], X, scale, self.axis, self.epsilon)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, scale: ir.Value

@@ -20,6 +20,8 @@ class RMSpropUpdate(Op):
     momentum: float = 0.0
     weight_decay: float = 0.0
 
+    refuses_data = False
+
     def kernel(
         self, P: Array, G: Array, S: Array, V: Array, learning_rate: Array
     ) -> tuple[Array, Array, Array]:

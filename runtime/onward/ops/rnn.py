@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onward.graph import Array, op
-from onward.ops._recurrent import Activation, Recurrent, Weights
+from onward.ops._recurrent import Activation, Earlier, Recurrent, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,15 @@ class _Simple(Recurrent):
         return (activations[0](x + states[0] @ w.R.T + (w.Wb + w.Rb)),)
 
 
-@op("RNN", since=(14, 22), multiple_outputs=True)
+@op("RNN", since=(7, 14, 22), multiple_outputs=True)
 class RNN(_Simple):
     """Ht = f(Xt·Wᵀ + Ht₋₁·Rᵀ + Wb + Rb)."""
 
     layout: int = 0
 
 
-@op("RNN", since=7, multiple_outputs=True)
-class RNN7(_Simple):
-    """RNN with the time as the first axis."""
+@op("RNN", since=1, multiple_outputs=True)
+class RNN1(Earlier):
+    """RNN that says whether its first output is wanted."""
+
+    activations: tuple[str, ...] | None = ("Tanh", "Tanh")

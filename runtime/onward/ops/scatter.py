@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
-from onward.ops.scatter_elements import scattered
+import onnx_ir as ir
+
+from onward.graph import Builder, Op, op
 
 
 @op("Scatter", since=9)
 class Scatter(Op):
-    """data with the elements that indices name along an axis replaced by updates."""
+    """The former name of ScatterElements."""
 
     axis: int = 0
 
-    def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
-        return scattered(data, indices, updates, self.axis, "none")
+    def canonical(self, g: Builder, data: ir.Value, indices: ir.Value, updates: ir.Value) -> ir.Value:
+        return g.ScatterElements(data, indices, updates, axis=self.axis)

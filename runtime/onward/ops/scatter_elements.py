@@ -8,7 +8,7 @@ from onward.ops._indexing import linear_along, scatter
 from onward.ops._shape import normalized
 
 
-@op("ScatterElements", since=(18,))
+@op("ScatterElements", since=(11, 13, 16, 18))
 class ScatterElements(Op):
     """data with the elements that indices name along an axis replaced by, or combined with, updates.
 
@@ -31,27 +31,6 @@ class ScatterElements(Op):
             raise UnsupportedError(f"reduction {self.reduction!r} has no gradient; use none or add")
         kept = g.ScatterElements(dy, indices, g.zeros_like(updates), axis=self.axis)
         return kept, None, picked
-
-
-@op("ScatterElements", since=16)
-class ScatterElements16(Op):
-    """ScatterElements with the reductions none, add and mul."""
-
-    axis: int = 0
-    reduction: str = "none"
-
-    def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
-        return scattered(data, indices, updates, self.axis, self.reduction)
-
-
-@op("ScatterElements", since=(11, 13))
-class ScatterElements11(Op):
-    """ScatterElements that replaces."""
-
-    axis: int = 0
-
-    def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
-        return scattered(data, indices, updates, self.axis, "none")
 
 
 def scattered(data: Array, indices: Array, updates: Array, axis: int, reduction: str) -> Array:

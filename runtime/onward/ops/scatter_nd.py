@@ -9,7 +9,7 @@ from onward.graph import Array, Builder, Op, op
 from onward.ops._indexing import linear_nd, scatter
 
 
-@op("ScatterND", since=18)
+@op("ScatterND", since=(11, 13, 16, 18))
 class ScatterND(Op):
     """data with the slices that index tuples name replaced by, or combined with, updates.
 
@@ -30,24 +30,6 @@ class ScatterND(Op):
         if self.reduction != "none":
             raise UnsupportedError(f"reduction {self.reduction!r} has no gradient; use none or add")
         return g.ScatterND(dy, indices, g.zeros_like(updates)), None, picked
-
-
-@op("ScatterND", since=16)
-class ScatterND16(Op):
-    """ScatterND with the reductions none, add and mul."""
-
-    reduction: str = "none"
-
-    def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
-        return _scattered(data, indices, updates, self.reduction)
-
-
-@op("ScatterND", since=(11, 13))
-class ScatterND11(Op):
-    """ScatterND that replaces."""
-
-    def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
-        return _scattered(data, indices, updates, "none")
 
 
 def _scattered(data: Array, indices: Array, updates: Array, reduction: str) -> Array:

@@ -25,3 +25,14 @@ class Selu(Op):
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value, ...]:
         below = g.Add(y, self.gamma * self.alpha)
         return (g.Mul(dy, g.Where(g.Greater(X, 0.0), self.gamma, below)),)
+
+
+@op("Selu", since=1)
+class Selu1(Op):
+    """Selu with rounder defaults."""
+
+    alpha: float = 1.6732
+    gamma: float = 1.0507
+
+    def canonical(self, g: Builder, X: ir.Value) -> ir.Value:
+        return g.Selu(X, alpha=self.alpha, gamma=self.gamma)

@@ -12,6 +12,8 @@ class SGDUpdate(Op):
 
     weight_decay: float = 0.0
 
+    refuses_data = False
+
     def kernel(self, P: Array, G: Array, learning_rate: Array) -> Array:
         t = P.dtype.type
         return P - t(learning_rate) * (G + t(self.weight_decay) * P if self.weight_decay else G)

@@ -5,7 +5,7 @@ import numpy as np
 from onward.graph import Array, Op, op
 
 
-@op("Shape", since=(15, 19, 21, 23, 24, 25))
+@op("Shape", since=(1, 13, 15, 19, 21, 23, 24, 25))
 class Shape(Op):
     """The extents of data from axis `start` to before axis `end`."""
 
@@ -14,11 +14,3 @@ class Shape(Op):
 
     def kernel(self, data: Array) -> Array:
         return np.array(data.shape[self.start : self.end], np.int64)
-
-
-@op("Shape", since=(1, 13))
-class Shape1(Op):
-    """The extents of data."""
-
-    def kernel(self, data: Array) -> Array:
-        return np.array(data.shape, np.int64)

@@ -7,7 +7,7 @@ from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._floats import widened
 
 
-@op("Sigmoid", since=(6, 13))
+@op("Sigmoid", since=(1, 6, 13))
 class Sigmoid(Op):
     """Y = 1 / (1 + exp(-X))."""
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Lowering, Op, dims_of, op
+from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
 
@@ -31,25 +30,25 @@ class Slice(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         data: ir.Value,
         starts: ir.Value,
         ends: ir.Value,
         axes: ir.Value | None = None,
         steps: ir.Value | None = None,
-    ) -> None:
-        known = [None if v is None else b.known(v) for v in (starts, ends, axes, steps)]
+    ) -> requests.Slices | Unsupported:
+        known = [None if v is None else static.known(v) for v in (starts, ends, axes, steps)]
         first, last = known[:2]
         given = zip((axes, steps), known[2:], strict=True)
         if first is None or last is None or any(v is not None and k is None for v, k in given):
-            b.decline("positions that are not constant")
+            return Unsupported("positions that are not constant")
         named = range(len(first)) if known[2] is None else known[2]
         strides = [1] * len(first) if known[3] is None else known[3]
-        picked = [slice(None)] * len(b.shape(data))
+        picked = [slice(None)] * len(static.shape(data))
         for axis, start, end, step in zip(named, first, last, strides, strict=True):
             picked[int(axis)] = slice(int(start), int(end), int(step))
-        b.slices(outputs[0], data, picked)
+        return requests.Slices(outputs, data, (tuple(picked),))
 
     def gradient(
         self,
@@ -95,16 +94,13 @@ class Slice(Op):
 class Slice1(Op):
     """data[start:end] along each axis named by attributes."""
 
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
     axes: tuple[int, ...] | None = None
+    ends: tuple[int, ...]
+    starts: tuple[int, ...]
 
-    def kernel(self, data: Array) -> Array:
-        picked = [slice(None)] * data.ndim
-        named = range(len(self.starts)) if self.axes is None else self.axes
-        for axis, start, end in zip(named, self.starts, self.ends, strict=True):
-            picked[axis] = slice(start, end)
-        return data[tuple(picked)]
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        axes = None if self.axes is None else g.const(self.axes, np.int64)
+        return g.Slice(data, g.const(self.starts, np.int64), g.const(self.ends, np.int64), axes)
 
 
 def _as_padding(

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._floats import widened
-from onward.ops._shape import split_at
+from onward.ops._shape import over_trailing_axes
 
 
 @op("Softmax", since=13)
@@ -20,8 +19,8 @@ class Softmax(Op):
     def kernel(self, input: Array) -> Array:
         return softmax(input, self.axis)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        b.softmax(outputs[0], input, (self.axis,))
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Softmax:
+        return requests.Softmax(outputs[0], input, (self.axis,))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         weighted = g.Mul(dy, y)
@@ -34,13 +33,8 @@ class Softmax1(Op):
 
     axis: int = 1
 
-    @widened
-    def kernel(self, input: Array) -> Array:
-        return softmax(split_at(input, self.axis), -1).reshape(input.shape)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        rank = len(b.shape(input))
-        b.softmax(outputs[0], input, range(self.axis % rank, rank))
+    def canonical(self, g: Builder, input: ir.Value) -> ir.Value:
+        return over_trailing_axes(g, "Softmax", input, self.axis)
 
 
 def softmax(x: Array, axis: int) -> Array:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Lowering, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 def _wide(per_class: Array, rank: int) -> Array:
@@ -66,11 +65,12 @@ def _target_bodies(
     return g.Add(g.Mul(weighted, 1 - smoothing), spread), mass
 
 
-def _decline_variants(
-    b: Lowering, scores: ir.Value, weights: ir.Value | None, ignore_index: int | None, reduction: str
-) -> None:
-    if weights is not None or ignore_index is not None or reduction == "none" or len(b.shape(scores)) != 2:
-        b.decline("class weights, ignored labels, single losses or more than two axes")
+def _variant(
+    static: Static, scores: ir.Value, weights: ir.Value | None, ignore_index: int | None, reduction: str
+) -> Unsupported | None:
+    if weights is None and ignore_index is None and reduction != "none" and len(static.shape(scores)) == 2:
+        return None
+    return Unsupported("class weights, ignored labels, single losses or more than two axes")
 
 
 @op("SoftmaxCrossEntropy", domain=ONWARD_DOMAIN, since=1, multiple_outputs=True)
@@ -97,14 +97,15 @@ class SoftmaxCrossEntropy(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         scores: ir.Value,
         labels: ir.Value,
         weights: ir.Value | None = None,
-    ) -> None:
-        _decline_variants(b, scores, weights, self.ignore_index, self.reduction)
-        b.cross_entropy(outputs, scores, labels, self.label_smoothing, self.reduction == "mean")
+    ) -> requests.CrossEntropy | Unsupported:
+        if other := _variant(static, scores, weights, self.ignore_index, self.reduction):
+            return other
+        return requests.CrossEntropy(outputs, scores, labels, self.label_smoothing, self.reduction == "mean")
 
     def gradient(
         self,
@@ -167,15 +168,16 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def lower(
         self,
-        b: Lowering,
-        outputs: Sequence[ir.Value],
+        static: Static,
+        outputs: Values,
         dloss: ir.Value,
         log_prob: ir.Value,
         labels: ir.Value,
         weights: ir.Value | None = None,
-    ) -> None:
-        _decline_variants(b, log_prob, weights, self.ignore_index, self.reduction)
-        b.cross_entropy_gradient(
+    ) -> requests.CrossEntropyGradient | Unsupported:
+        if other := _variant(static, log_prob, weights, self.ignore_index, self.reduction):
+            return other
+        return requests.CrossEntropyGradient(
             outputs[0], dloss, log_prob, labels, self.label_smoothing, self.reduction == "mean"
         )
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Op, op
 
 
-@op("SpaceToDepth", since=28)
+@op("SpaceToDepth", since=(1, 13, 28))
 class SpaceToDepth(Op):
     """Blocks of space moved into channels; the block's position leads (DCR) or trails (CRD) in a channel."""
 
@@ -17,19 +17,6 @@ class SpaceToDepth(Op):
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         return (g.DepthToSpace(dy, blocksize=self.blocksize, mode=self.mode),)
-
-
-@op("SpaceToDepth", since=(1, 13))
-class SpaceToDepth1(Op):
-    """Blocks of space moved into channels, the block's position leading in a channel."""
-
-    blocksize: int
-
-    def kernel(self, input: Array) -> Array:
-        return space_to_depth(input, self.blocksize, "DCR")
-
-    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
-        return (g.DepthToSpace(dy, blocksize=self.blocksize),)
 
 
 def space_to_depth(x: Array, block: int, mode: str) -> Array:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Unsupported, Values
 
 
 @op("Split", since=18, multiple_outputs=True)
@@ -20,9 +21,9 @@ class Split(Op):
         return pieces(input, self.axis, split, count)
 
     def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, split: ir.Value | None = None
-    ) -> None:
-        lower_pieces(b, outputs, input, self.axis)
+        self, static: Static, outputs: Values, input: ir.Value, split: ir.Value | None = None
+    ) -> requests.Slices | Unsupported:
+        return windows(static, outputs, input, self.axis)
 
     def gradient(
         self,
@@ -35,33 +36,48 @@ class Split(Op):
         return joined(g, dy, y, self.axis), None
 
 
-@op("Split", since=13, multiple_outputs=True)
+@op("Split", since=13)
 class Split13(Op):
-    """Pieces along an axis: of the lengths in `split`, or equal ones."""
+    """Split that counts its outputs where no lengths are given."""
 
     axis: int = 0
 
-    def kernel(self, input: Array, split: Array | None = None) -> tuple[Array, ...]:
-        return pieces(input, self.axis, split, self.output_count)
-
-    def lower(
-        self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value, split: ir.Value | None = None
-    ) -> None:
-        lower_pieces(b, outputs, input, self.axis)
+    def canonical(self, g: Builder, input: ir.Value, split: ir.Value | None = None) -> tuple[ir.Value, ...]:
+        return split_in(g, input, split, self.axis, self.output_count)
 
 
-@op("Split", since=(2, 11), multiple_outputs=True)
+@op("Split", since=(2, 11))
 class Split2(Op):
-    """Pieces along an axis: of the lengths in the attribute `split`, or equal ones."""
+    """Split whose lengths are an attribute."""
 
     axis: int = 0
     split: tuple[int, ...] | None = None
 
-    def kernel(self, input: Array) -> tuple[Array, ...]:
-        return pieces(input, self.axis, self.split, self.output_count)
+    def canonical(self, g: Builder, input: ir.Value) -> tuple[ir.Value, ...]:
+        lengths = None if self.split is None else g.const(self.split, np.int64)
+        return split_in(g, input, lengths, self.axis, self.output_count)
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], input: ir.Value) -> None:
-        lower_pieces(b, outputs, input, self.axis)
+
+@op("Split", since=1)
+class Split1(Op):
+    """Split whose lengths are an attribute or an input of data's type."""
+
+    axis: int | None = None
+    split: tuple[int, ...] | None = None
+
+    def canonical(self, g: Builder, input: ir.Value, split: ir.Value | None = None) -> tuple[ir.Value, ...]:
+        lengths = None if self.split is None else g.const(self.split, np.int64)
+        if split is not None:
+            lengths = g.Cast(split, to=int(ir.DataType.INT64))
+        return split_in(g, input, lengths, self.axis or 0, self.output_count)
+
+
+def split_in(
+    g: Builder, x: ir.Value, lengths: ir.Value | None, axis: int, count: int
+) -> tuple[ir.Value, ...]:
+    """Split of the current version, into equal pieces where lengths are not given."""
+    equal = count if lengths is None else None
+    return g.emit("Split", x, lengths, outputs=count, axis=axis, num_outputs=equal)
 
 
 def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: int) -> tuple[Array, ...]:
@@ -76,18 +92,19 @@ def pieces(x: Array, axis: int, lengths: Array | Sequence[int] | None, count: in
     return tuple(np.split(x, ends[:-1], axis))
 
 
-def lower_pieces(b: Lowering, outputs: Sequence[ir.Value], x: ir.Value, axis: int) -> None:
-    """Windows on x; a piece that nobody names would leave the others' places open."""
-    rank = len(b.shape(x))
+def windows(static: Static, outputs: Values, x: ir.Value, axis: int) -> requests.Slices | Unsupported:
+    """The pieces as windows on x."""
+    rank = len(static.shape(x))
     axis %= rank
-    if sum(b.shape(y)[axis] for y in outputs) != b.shape(x)[axis]:
-        b.decline("pieces that are not named")
-    start = 0
+    if sum(static.shape(y)[axis] for y in outputs) != static.shape(x)[axis]:
+        return Unsupported("pieces that are not named")
+    start, picked = 0, []
     for y in outputs:
-        picked = [slice(None)] * rank
-        picked[axis] = slice(start, start + b.shape(y)[axis])
-        start += b.shape(y)[axis]
-        b.slices(y, x, picked)
+        cuts = [slice(None)] * rank
+        cuts[axis] = slice(start, start + static.shape(y)[axis])
+        start += static.shape(y)[axis]
+        picked.append(tuple(cuts))
+    return requests.Slices(outputs, x, tuple(picked))
 
 
 def joined(g: Builder, dy: tuple[ir.Value | None, ...], y: tuple[ir.Value, ...], axis: int) -> ir.Value:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Sqrt", since=(6, 13))
+@op("Sqrt", since=(1, 6, 13))
 class Sqrt(Op):
     """The square root; NaN below zero."""
 

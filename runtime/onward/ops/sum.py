@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Sum", since=(6, 8, 13))
+@op("Sum", since=(1, 6, 8, 13))
 class Sum(Op):
     """The sum of its operands, element by element."""
 

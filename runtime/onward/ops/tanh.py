@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Expression, Op, op
 
 
-@op("Tanh", since=(6, 13))
+@op("Tanh", since=(1, 6, 13))
 class Tanh(Op):
     """The hyperbolic tangent."""
 

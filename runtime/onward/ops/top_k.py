@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Op, op
 
 
-@op("TopK", since=(11, 24), multiple_outputs=True)
+@op("TopK", since=(10, 11, 24), multiple_outputs=True)
 class TopK(Op):
     """The K largest or smallest elements along an axis, in order, and their positions; the first of ties."""
 
@@ -30,25 +30,15 @@ class TopK(Op):
         return g.ScatterElements(g.zeros_like(X), y[1], dy[0], axis=self.axis, reduction="add"), None
 
 
-@op("TopK", since=10, multiple_outputs=True)
-class TopK10(Op):
-    """The K largest elements along an axis, in order, and their positions; the first of ties."""
-
-    axis: int = -1
-
-    def kernel(self, X: Array, K: Array) -> tuple[Array, ...]:
-        return _top(X, int(K.reshape(-1)[0]), self.axis, True)
-
-
-@op("TopK", since=1, multiple_outputs=True)
+@op("TopK", since=1)
 class TopK1(Op):
     """TopK whose k is an attribute."""
 
     axis: int = -1
     k: int
 
-    def kernel(self, X: Array) -> tuple[Array, ...]:
-        return _top(X, self.k, self.axis, True)
+    def canonical(self, g: Builder, X: ir.Value) -> tuple[ir.Value, ...]:
+        return g.emit("TopK", X, [self.k], outputs=2, axis=self.axis)
 
 
 def _top(x: Array, k: int, axis: int, largest: bool) -> tuple[Array, ...]:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Lowering, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("Unsqueeze", since=(13, 21, 23, 24, 25))
@@ -15,8 +14,8 @@ class Unsqueeze(Op):
     def kernel(self, data: Array, axes: Array) -> Array:
         return np.expand_dims(data, tuple(int(a) for a in axes.reshape(-1)))
 
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value, *rest: ir.Value | None) -> None:
-        b.view(outputs[0], data)
+    def lower(self, static: Static, outputs: Values, data: ir.Value, *rest: ir.Value | None) -> requests.View:
+        return requests.View(outputs[0], data)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value
@@ -30,8 +29,5 @@ class Unsqueeze1(Op):
 
     axes: tuple[int, ...]
 
-    def kernel(self, data: Array) -> Array:
-        return np.expand_dims(data, self.axes)
-
-    def lower(self, b: Lowering, outputs: Sequence[ir.Value], data: ir.Value) -> None:
-        b.view(outputs[0], data)
+    def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
+        return g.Unsqueeze(data, g.const(self.axes, np.int64))

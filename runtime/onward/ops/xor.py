@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from onward.graph import Array, Expression, Op, op
+from onward.ops._broadcast import AxisBroadcast
 
 
 @op("Xor", since=7)
@@ -12,3 +13,8 @@ class Xor(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("and", B.apply("not")).apply("or", B.apply("and", A.apply("not")))
+
+
+@op("Xor", since=1)
+class Xor1(AxisBroadcast):
+    """Xor with broadcasting from `axis` on."""

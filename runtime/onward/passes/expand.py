@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Builder, bind
+from onward.graph import ONWARD_DOMAIN, Builder, bind, replace_node
 
 __all__ = ["expand_node", "expand_onward"]
 
@@ -32,20 +32,5 @@ def expand_node(g: Builder, node: ir.Node) -> None:
     g.at(node)
     with g.scope(node.name or node.op_type):
         results = operator.expand(g, *node.inputs)  # type: ignore[attr-defined]
-        if isinstance(results, ir.Value):
-            results = (results,)
-        # an output that the node does not name has no result
-        pairs = [(old, new) for old, new in zip(node.outputs, results, strict=False) if old.name]
-        olds, news = [old for old, _ in pairs], [new for _, new in pairs]
-        replacements = [
-            # only what the body made may take over an output's name
-            g.Identity(new) if new.producer() is None or new in (*node.inputs, *news[:i]) else new
-            for i, new in enumerate(news)
-        ]
+        replace_node(g, node, (results,) if isinstance(results, ir.Value) else results)
     g.at(None)
-    for old, new in zip(olds, replacements, strict=True):
-        name, old.name = old.name, None
-        new.type, new.shape = old.type, old.shape
-        new.name = name
-    ir.convenience.replace_all_uses_with(olds, replacements, replace_graph_outputs=True)
-    g.graph.remove(node, safe=True)

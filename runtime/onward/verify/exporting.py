@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onward.data import Preparation
 from onward.errors import ConfigError, InvalidModelError, OnwardError, VerificationError
 from onward.graph import Array
 from onward.model import Provenance, save, to_bytes, write_provenance
+from onward.passes.preparation import prepend_preparation
 from onward.passes.to_inference import to_inference
 from onward.verify.forward import compare
 from onward.verify.report import Report
@@ -30,6 +33,7 @@ def export(
     *,
     weights: Mapping[str, Array] | None = None,
     provenance: Provenance | None = None,
+    preparation: Preparation | None = None,
     inputs: Mapping[str, Array] | None = None,
     seed: int = 0,
     batch: int = 2,
@@ -47,6 +51,8 @@ def export(
         path: the .onnx file to create or replace.
         weights: arrays by initializer name that replace the model's: parameters and running statistics.
         provenance: stored in the file's metadata.
+        preparation: becomes part of the graph, which then takes inputs as they are read. Written to the
+            metadata where `provenance` says nothing of a preparation.
         inputs, seed, batch, dims, ranges, tolerance: see `compare`.
         check: whether to compare with onnxruntime. The file passes `onnx.checker` and loads in onnxruntime
             either way.
@@ -62,6 +68,10 @@ def export(
         StorageError: the file cannot be written.
     """
     clean = to_inference(_with_weights(model, weights or {}))
+    if preparation is not None:
+        clean = prepend_preparation(clean, preparation)
+        if provenance is not None and provenance.preparation is None:
+            provenance = replace(provenance, preparation={**preparation.to_json(), "inside": True})
     if provenance is not None:
         write_provenance(clean, provenance)
     report: Report | None = None

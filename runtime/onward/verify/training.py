@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Loss, Optimizer, TrainingStep, training_step
+from onward.autodiff import (
+    Clip,
+    GradientTransform,
+    Loss,
+    Optimizer,
+    TrainingStep,
+    UpdateCount,
+    training_step,
+)
 from onward.autodiff.step import OPSET
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
@@ -38,6 +46,7 @@ def compare_training(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     learning_rate: float = 0.01,
     clip: Clip | None = None,
+    gradient_transforms: Sequence[GradientTransform] = (),
     accumulate: int = 1,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -57,7 +66,9 @@ def compare_training(
         seed: of the random batches and of dropout.
         batch, dims, ranges: see `random_inputs`.
         learning_rate: at every step.
-        clip, accumulate: see `training_step`.
+        clip: gradient clipping.
+        gradient_transforms: see `training_step`; they come before clipping.
+        accumulate: update once in this many steps, and at the last.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
 
@@ -65,8 +76,10 @@ def compare_training(
         ConfigError, UnsupportedError, InputError, ShapeError: the step cannot be built, or its inputs drawn.
         VerificationError: onnxruntime refuses the step or fails to run it.
     """
-    if steps < 1 or batch < 1:
-        raise ConfigError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    if steps < 1 or batch < 1 or accumulate < 1:
+        raise ConfigError(
+            f"steps, batch and accumulate must be at least 1, got {steps}, {batch} and {accumulate}"
+        )
     if model.graph.opset_imports.get("") != OPSET:
         from onward.model import upgrade
 
@@ -80,7 +93,13 @@ def compare_training(
     if trainable is None:
         trainable = _reached(model, losses)
     step = training_step(
-        model, losses, optimizer, trainable, clip=clip, accumulate=accumulate, expose_gradients=True
+        model,
+        losses,
+        optimizer,
+        trainable,
+        gradient_transforms=(*gradient_transforms, *([] if clip is None else [clip])),
+        accumulate=accumulate > 1,
+        expose_gradients=True,
     )
     if unknown := [name for name in targets or {} if name not in step.targets]:
         raise ConfigError(f"there is a target for {unknown[0]!r}, but no loss; losses: {', '.join(losses)}")
@@ -99,6 +118,7 @@ def compare_training(
         step,
         batches,
         learning_rate=learning_rate,
+        accumulate=accumulate,
         seed=seed,
         tolerance=tolerance,
         engine=engine,
@@ -111,6 +131,7 @@ def compare_step(
     batches: Sequence[Mapping[str, Array]],
     *,
     learning_rate: float = 0.01,
+    accumulate: int = 1,
     seed: int = 0,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -122,6 +143,7 @@ def compare_step(
         step: the step.
         batches: for each run the batch's inputs and targets.
         learning_rate: at every step.
+        accumulate: of a step that accumulates, update once in this many, and at the last.
         seed: of dropout.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
@@ -139,6 +161,7 @@ def compare_step(
     witness = Witness(step.model)
     kinds = _kinds(step)
     collector = Collector(tolerance)
+    updates = UpdateCount()
     difference: Difference | None = None
     state = {name: array.copy() for name, array in session.state.items()}
     for number, batch in enumerate(batches):
@@ -149,8 +172,12 @@ def compare_step(
         }
         if step.seed is not None:
             feeds[step.seed] = np.asarray(seed, np.int64)
+        ends = (number + 1) % accumulate == 0 or number + 1 == len(batches)
+        if step.update is not None:
+            feeds[step.update] = updates.number(ends)
         ours = session.run(feeds)
         theirs = witness.run({**feeds, **state})
+        updates.add(sum(float(ours[weight]) for weight in step.totals.values()), ends)
         agree = [
             collector.add(kind, name, number, ours[name], theirs[name])
             for name, kind in kinds.items()
@@ -194,7 +221,7 @@ def default_losses(model: ir.Model) -> dict[str, Loss]:
 
 
 def _kinds(step: TrainingStep) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {step.loss: "loss"}
+    kinds: dict[str, Kind] = dict.fromkeys((step.loss, *step.totals, *step.totals.values()), "loss")
     kinds.update(dict.fromkeys(step.outputs, "output"))
     kinds.update(dict.fromkeys(step.gradients.values(), "gradient"))
     groups: tuple[tuple[Kind, tuple[str, ...]], ...] = (

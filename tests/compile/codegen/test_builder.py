@@ -100,7 +100,7 @@ def test_reductions_over_lanes(target: Target) -> None:
 
     def write(f: Function, v: list[Value]) -> None:
         x = f.vload(v[0])
-        f.store(f.reduce_add(x), v[1], 0)
+        f.store(f.reduce(x, lambda a, b: a + b), v[1], 0)
         f.store(f.reduce(x, f.maximum), v[1], 1)
         f.store(f.reduce(x, f.minimum), v[1], 2)
 

@@ -13,12 +13,13 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import host_target
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating]
 LANES = [n for n in (16, 8, 4) if n <= host_target().lanes]
 
 
 def apply(function: Callable[[Function, Value], Value], x: Array, lanes: int) -> Array:
-    target = host_target(lanes)
+    target = host_target(lanes).typed(str(x.dtype))
+    lanes = target.lanes
     module = Module(target)
     f = module.entry()
     source, sink = f.load(f.arguments[0], "ptr"), f.load(f.arguments[0], "ptr", 1)
@@ -30,18 +31,18 @@ def apply(function: Callable[[Function, Value], Value], x: Array, lanes: int) ->
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         Jit(target).address(module.text())
     )
-    out = np.full(x.size + 1, 77, np.float32)
+    out = np.full(x.size + 1, 77, x.dtype)
     args = np.array([x.ctypes.data, out.ctypes.data, x.size], np.int64)
     call(args.ctypes.data, 0, 1)
     assert out[-1] == 77
     return out[:-1]
 
 
-def sweep(low: float, high: float) -> Array:
+def sweep(low: float, high: float, dtype: type[np.floating] = np.float32) -> Array:
     rng = np.random.default_rng(3)
     tiny = rng.uniform(-1, 1, 500) * 10.0 ** rng.integers(-44, 1, 500)
     grid = np.linspace(low, high, 20011)
-    return np.concatenate([grid, tiny[(tiny > low) & (tiny < high)]]).astype(np.float32)
+    return np.concatenate([grid, tiny[(tiny > low) & (tiny < high)]]).astype(dtype)
 
 
 def relative_error(got: Array, want: npt.NDArray[np.float64], floor: float) -> float:
@@ -80,13 +81,60 @@ def test_relative_error(
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_limits(lanes: int) -> None:
+@pytest.mark.parametrize(
+    ("function", "reference", "low", "high", "bound"),
+    [
+        (native.exp, np.exp, -708, 709.7, 3e-16),
+        (native.log, np.log, 1e-307, 1.7e308, 3e-16),
+        (native.log, np.log, 0.3, 3.0, 4e-16),
+        (native.tanh, np.tanh, -25, 25, 5e-16),
+        (native.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -708, 40, 5e-16),
+        (native.erf, vector_erf, -7, 7, 5e-16),
+        (native.rsqrt, lambda x: 1 / np.sqrt(x), 1e-6, 1e6, 3e-16),
+        (lambda f, x: native.quotients(f, [native.tanh_fraction(f, x)])[0], np.tanh, -25, 25, 5e-16),
+        (
+            lambda f, x: native.quotients(f, [native.sigmoid_fraction(f, x)] * 3)[1],
+            lambda x: 1 / (1 + np.exp(-x)),
+            *(-235, 40, 2e-15),
+        ),
+    ],
+)
+def test_relative_error_of_doubles(
+    lanes: int,
+    function: Callable[[Function, Value], Value],
+    reference: Callable[[npt.NDArray[np.longdouble]], npt.NDArray[np.longdouble]],
+    low: float,
+    high: float,
+    bound: float,
+) -> None:
+    x = sweep(low, high, np.float64)
+    want = reference(x if function is native.erf else x.astype(np.longdouble))
+    assert relative_error(apply(function, x, lanes), want, float(np.finfo(np.float64).tiny)) < bound
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_limits_of_doubles(lanes: int) -> None:
+    large = np.array([709.8, 1e300, -744.5, -745.2, -1e300])
+    got = apply(native.exp, large, lanes)
+    np.testing.assert_array_equal(got[[0, 1, 3, 4]], [np.inf, np.inf, 0, 0])
+    assert got[2] == 5e-324
+    x = np.linspace(-744, -709, 301)
+    assert np.all(np.abs(apply(native.exp, x, lanes) - np.exp(x)) <= 1.5 * 5e-324 + np.exp(x) * 4e-16)
+    tiny = np.array([5e-324, 1e-310, -3e-309])
+    np.testing.assert_array_equal(apply(native.tanh, tiny, lanes), tiny)
+    assert relative_error(apply(native.log, tiny[:2], lanes), np.log(tiny[:2]), 1.0) < 3e-16
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lanes", LANES)
+def test_limits(lanes: int, dtype: type[np.floating]) -> None:
     nan, inf = math.nan, math.inf
-    np.testing.assert_array_equal(apply(native.exp, SPECIAL, lanes), [nan, inf, 0, 1, 1])
-    np.testing.assert_array_equal(apply(native.log, SPECIAL, lanes), [nan, inf, nan, -inf, -inf])
-    np.testing.assert_array_equal(apply(native.tanh, SPECIAL, lanes), [nan, 1, -1, 0, 0])
-    np.testing.assert_array_equal(apply(native.sigmoid, SPECIAL, lanes), [nan, 1, 0, 0.5, 0.5])
-    np.testing.assert_array_equal(apply(native.erf, SPECIAL, lanes), [nan, 1, -1, 0, 0])
+    special = SPECIAL.astype(dtype)
+    np.testing.assert_array_equal(apply(native.exp, special, lanes), [nan, inf, 0, 1, 1])
+    np.testing.assert_array_equal(apply(native.log, special, lanes), [nan, inf, nan, -inf, -inf])
+    np.testing.assert_array_equal(apply(native.tanh, special, lanes), [nan, 1, -1, 0, 0])
+    np.testing.assert_array_equal(apply(native.sigmoid, special, lanes), [nan, 1, 0, 0.5, 0.5])
+    np.testing.assert_array_equal(apply(native.erf, special, lanes), [nan, 1, -1, 0, 0])
     large = np.array([88.8, 1e30, -103.9, -104.2, -1e30], np.float32)
     got = apply(native.exp, large, lanes)
     np.testing.assert_array_equal(got[[0, 1, 3, 4]], [inf, inf, 0, 0])

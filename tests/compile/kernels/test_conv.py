@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.compile.kernels.layouts import hwio
+from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv, conv_pack
 from onward.compile.kernels.expression import constant, operand
-from onward.compile.kernels.layout import Convolution, Image, hwio, oihw
+from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.tile import Epilogue
 from onward.errors import ShapeError
 
@@ -179,10 +181,8 @@ def test_backward_data(case: Convolution, target: Target, run: Run) -> None:
 @pytest.mark.parametrize(
     "name", ["1x1", "3x3 wide", "3x3 stride 2", "groups", "groups strided", "1-D", "dilated"]
 )
-def test_weights_that_do_not_stay_in_the_cache(
-    name: str, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conv, "_CACHED_WEIGHTS", 0)
+def test_weights_that_do_not_stay_in_the_cache(name: str, target: Target, run: Run) -> None:
+    target = tuned(target, conv_weights=0)
     test_forward(CASES[name], target, run)
     test_backward_data(CASES[name], target, run)
 

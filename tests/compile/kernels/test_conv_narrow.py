@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.compile.kernels.targets import tuned
 from tests.compile.kernels.test_conv import (
     Array,
     Run,
@@ -19,6 +19,7 @@ from tests.compile.kernels.test_conv import (
 )
 
 from onward.compile.codegen.target import Target, host_target
+from onward.compile.codegen.tuning import Caches, tuning_for
 from onward.compile.kernels import conv_narrow
 from onward.compile.kernels.expression import operand
 from onward.compile.kernels.layout import Convolution, Image, oihw
@@ -58,13 +59,10 @@ def case(request: pytest.FixtureRequest) -> Convolution:
     return CASES[request.param]
 
 
-@pytest.fixture(autouse=True)
-def any_number_of_sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def target(target: Target) -> Target:
     """Forms that would be slow must be right as well."""
-    monkeypatch.setattr(conv_narrow, "_SUMS", 1)
-    conv_narrow._plan.cache_clear()
-    yield
-    conv_narrow._plan.cache_clear()
+    return tuned(target, narrow_sums=1, narrow_pixels=4)
 
 
 def forward(
@@ -151,7 +149,7 @@ def test_epilogue_of_bias_residual_and_relu(name: str, target: Target, run: Run)
 
 
 def test_it_is_taken_where_it_multiplies_less_and_refused_where_it_does_not_exist() -> None:
-    target = host_target(4)
+    target = replace(host_target(4), tuning=tuning_for(Caches()))
     few = geometry(16, 16, 2, 2, (3, 3), pads=(1, 1, 1, 1))
     assert conv_narrow.narrow_suits(few, target, backward=False)
     assert conv_narrow.narrow_suits(few, target, backward=True)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.target import Target
-from onward.compile.kernels import conv_weights, weight_plan
+from onward.compile.kernels import conv_weights
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.weight_finish import finish_weights
 from onward.errors import ShapeError
@@ -107,7 +108,7 @@ CASES = {
 }
 
 
-_ALWAYS_PACK = (1 << 30, 1 << 30)
+_ALWAYS_PACK = {"weights_few": 1 << 30, "weights_few_busy": 1 << 30}
 
 
 @pytest.fixture(params=CASES, ids=lambda s: s.replace(" ", "-"))
@@ -143,33 +144,20 @@ def check(g: Convolution, target: Target, run: Run, batch: int, threads: int) ->
     return dw
 
 
-@pytest.fixture
-def blocking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Sets the sizes that plans go by."""
-
-    def set_sizes(**sizes: object) -> None:
-        for name, size in sizes.items():
-            monkeypatch.setattr(weight_plan, name, size)
-        weight_plan.make_plan.cache_clear()
-
-    yield set_sizes
-    weight_plan.make_plan.cache_clear()
-
-
 def test_weight_gradient(case: Convolution, target: Target, run: Run) -> None:
     for batch, threads in ((3, 2), (1, 1), (5, 3), (0, 2)):
         check(case, target, run, batch, threads)
 
 
-def test_packed_chunks(case: Convolution, target: Target, run: Run, blocking: Callable[..., None]) -> None:
-    blocking(FEW_PIXELS=_ALWAYS_PACK)
-    check(case, target, run, 3, 2)
+def test_packed_chunks(case: Convolution, target: Target, run: Run) -> None:
+    check(case, tuned(target, **_ALWAYS_PACK), run, 3, 2)
 
 
 @pytest.mark.parametrize("near", [1 << 8, 1 << 12, 1 << 16])
 @pytest.mark.parametrize("own", [0, 1 << 30])
-def test_any_blocking(own: int, near: int, target: Target, run: Run, blocking: Callable[..., None]) -> None:
-    blocking(OWN_PANELS=own, NEAR=near, FAR_PANELS=1 << 12, FAR_PIXELS=70, LANE_BLOCKS=1 << 12)
+def test_any_blocking(own: int, near: int, target: Target, run: Run) -> None:
+    far = {"weights_far": 1 << 12, "weights_far_pixels": 70, "weights_blocks": 1 << 12}
+    target = tuned(target, weights_own=own, weights_near=near, **far)
     for name in (
         "3x3 stride 2 wide",
         "1x1 wide",
@@ -183,6 +171,7 @@ def test_any_blocking(own: int, near: int, target: Target, run: Run, blocking: C
 
 
 def test_panels_are_shared_out_or_summed(target: Target) -> None:
+    target = tuned(target, weights_own=384 << 10)
     small, large = geometry(8, 8, 16, 16, (3, 3)), geometry(8, 8, 256, 256, (3, 3))
     assert conv_weights.partial_count(small, target, 3) == 3
     assert conv_weights.partial_count(large, target, 3) == 1
@@ -192,10 +181,10 @@ def test_panels_are_shared_out_or_summed(target: Target) -> None:
 @pytest.mark.parametrize("name", ["3x3", "3x3 one vector", "3x3 stride 2", "1x1", "groups", "5x5"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_inf_reach_what_they_reach_in_numpy(
-    value: float, name: str, packed: bool, target: Target, run: Run, blocking: Callable[..., None]
+    value: float, name: str, packed: bool, target: Target, run: Run
 ) -> None:
     if packed:
-        blocking(FEW_PIXELS=_ALWAYS_PACK)
+        target = tuned(target, **_ALWAYS_PACK)
     g = CASES[name]
     operator = ConvGradWeight(
         group=g.group, kernel_shape=g.kernel, pads=g.pads, strides=g.strides, dilations=g.dilations

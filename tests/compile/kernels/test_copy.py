@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.compile.kernels.layouts import image_strides, nchw_strides
 
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.copy import Copy, clear, copy, image_strides, nchw_strides
+from onward.compile.kernels.copy import Copy, clear, copy
 from onward.compile.kernels.embedding import gather_rows, scatter_rows
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError

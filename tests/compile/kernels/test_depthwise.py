@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.compile.kernels.layouts import hwio
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import depthwise
 from onward.compile.kernels.expression import operand
-from onward.compile.kernels.layout import Convolution, Image, hwio, oihw
+from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.tile import Epilogue
 from onward.errors import ShapeError
 

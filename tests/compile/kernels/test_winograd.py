@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.compile.kernels.layouts import hwio
+from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import winograd
 from onward.compile.kernels.expression import operand
-from onward.compile.kernels.layout import Convolution, Image, Weights, hwio, oihw
+from onward.compile.kernels.layout import Convolution, Image, Weights, oihw
 from onward.compile.kernels.tile import Epilogue
-from onward.compile.kernels.winograd import convolve, gradient
 from onward.errors import ShapeError
 
 Array = npt.NDArray[np.float32]
@@ -89,10 +90,8 @@ def correlation(x: Array, w: Array, top: int, left: int, sink: Image) -> npt.NDA
 
 @pytest.mark.parametrize(("size", "squares"), [(2, 56), (2, 6), (4, 56), (4, 6)])
 @pytest.mark.parametrize("g", CASES, ids=range(len(CASES)))
-def test_forward_and_backward_data(
-    g: Convolution, size: int, squares: int, target: Target, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convolve, "_SQUARES", squares)
+def test_forward_and_backward_data(g: Convolution, size: int, squares: int, target: Target, run: Run) -> None:
+    target = tuned(target, winograd_squares=squares)
     g = bordered(g, size)
     error = {2: 1e-5, 4: 4e-5}[size]
     epilogue = Epilogue((operand(0) + operand(1)).apply("relu") + operand(2), ("channel", "full"))
@@ -234,10 +233,8 @@ def test_weight_gradient(
     own: bool,
     target: Target,
     run: Run,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gradient, "_SQUARES", squares)
-    monkeypatch.setattr(gradient, "_OWN_PANELS", 1 << 30 if own else 0)
+    target = tuned(target, winograd_weights_squares=squares, winograd_weights_own=1 << 30 if own else 0)
     if not border:
         g = replace(g, y=Image(g.y.height, g.y.width, g.y.channels, 0, 0, 0, 0, g.y.channels + 3))
     for batch, threads in ((5, 2), (1, 5), (3, 1), (0, 2)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -40,10 +41,10 @@ def test_onwards_engine_gets_its_threads(repository: Path, monkeypatch: pytest.M
     make = session.make_engine
 
     def observed(
-        model: ir.Model, name: EngineName, threads: int | None, options: CompileOptions, *, background: bool
+        model: ir.Model, name: EngineName, threads: int | None, options: CompileOptions, **rest: Any
     ) -> Engine:
         asked.append(threads)
-        return make(model, name, threads, options, background=background)
+        return make(model, name, threads, options, **rest)
 
     monkeypatch.setattr(session, "make_engine", observed)
     path = put(repository, "m", 1, two_by_two())

@@ -15,20 +15,27 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onward.compile.codegen.target import Target
 
-__all__ = ["ENTRY", "Function", "Int", "Module", "Value", "float_literal"]
+__all__ = ["ENTRY", "Function", "Int", "Module", "Value", "float_literal", "is_float"]
 
 ENTRY = "onward_kernel"
 """The name of every kernel's entry function in its IR; the JIT replaces it by one made from the content."""
 
 _FLAGS = "contract"
 _INTEGER = frozenset(("i1", "i8", "i16", "i32", "i64"))
+_FLOATS = ("float", "double")
 
 
-def float_literal(x: float) -> str:
-    """The LLVM spelling of a float32 constant."""
-    single = struct.unpack("<f", struct.pack("<f", x))[0]
-    bits = struct.unpack("<Q", struct.pack("<d", single))[0]
+def float_literal(x: float, type_: str = "float") -> str:
+    """The LLVM spelling of a constant, rounded to its type: float or double."""
+    if type_ == "float":
+        x = struct.unpack("<f", struct.pack("<f", x))[0]
+    bits = struct.unpack("<Q", struct.pack("<d", x))[0]
     return f"0x{bits:016X}"
+
+
+def is_float(type_: str) -> bool:
+    """Whether an LLVM type is a floating-point number or a vector of them."""
+    return type_.rstrip(">").endswith(_FLOATS)
 
 
 class Value:
@@ -84,12 +91,16 @@ Int = Value | int
 
 
 class Module:
-    """One compilation unit: declarations, helper functions and the entry function."""
+    """One compilation unit: declarations, helper functions and the entry function.
+
+    `float` is LLVM's type of the elements that the target is for, `vector` the one of a vector of them.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.lanes = target.lanes
-        self.vector = f"<{target.lanes} x float>"
+        self.float = target.element.llvm
+        self.vector = f"<{target.lanes} x {self.float}>"
         self._declarations: dict[str, str] = {}
         self._functions: list[Function] = []
         self._metadata: list[str] = []
@@ -146,6 +157,7 @@ class Function:
     ) -> None:
         self.module = module
         self.lanes = module.lanes
+        self.float = module.float
         self.vector = module.vector
         self.name = name
         self._result = result
@@ -190,15 +202,15 @@ class Function:
     def value(self, x: Operand, type_: str = "i64") -> Value:
         """`x` as a value of LLVM type `type_`; numbers become constants, floats are splat over vectors."""
         if isinstance(x, Value):
-            if x.type == "float" and type_.endswith("x float>"):
+            if x.type in _FLOATS and type_.endswith(f"x {x.type}>"):
                 return self.splat(x)
             return x
         if type_ in _INTEGER:
             return Value(self, str(int(x)), type_)
-        if type_ == "float":
-            return Value(self, float_literal(x), "float")
+        if type_ in _FLOATS:
+            return Value(self, float_literal(x, type_), type_)
         count, element = type_[1:-1].split(" x ")
-        one = float_literal(x) if element == "float" else str(int(x))
+        one = float_literal(x, element) if element in _FLOATS else str(int(x))
         return Value(self, "<" + ", ".join([f"{element} {one}"] * int(count)) + ">", type_)
 
     def zero(self, type_: str | None = None) -> Value:
@@ -229,7 +241,7 @@ class Function:
             a = self.value(a, b.type)
         b = self.value(b, a.type)
         a = self.value(a, b.type)
-        if "float" in a.type:
+        if is_float(a.type):
             return self.instruction(a.type, f"f{op} {_FLAGS} {a.type} {a.ref}, {b.ref}")
         if a.type == "i64":
             folded = _fold(op, a, b)
@@ -245,10 +257,15 @@ class Function:
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
         """a * b + c; fused where the target fuses, two rounded operations elsewhere."""
-        type_ = _common((a, b, c))
+        type_ = self._common((a, b, c))
         return self.intrinsic(
             "fmuladd", type_, (self.value(a, type_), self.value(b, type_), self.value(c, type_))
         )
+
+    def _common(self, operands: Sequence[Operand]) -> str:
+        """The vector type among the operands if there is one, else their scalar type or the module's."""
+        types = [v.type for v in operands if isinstance(v, Value)]
+        return next((t for t in types if t.startswith("<")), types[0] if types else self.float)
 
     def neg(self, x: Value) -> Value:
         """-x, with the sign of NaN and zero flipped."""
@@ -306,13 +323,13 @@ class Function:
             a = self.value(a, b.type)
         b = self.value(b, a.type)
         a = self.value(a, b.type)
-        kind = "fcmp" if "float" in a.type else "icmp"
+        kind = "fcmp" if is_float(a.type) else "icmp"
         result = f"<{self.lanes} x i1>" if a.type.startswith("<") else "i1"
         return self.instruction(result, f"{kind} {predicate} {a.type} {a.ref}, {b.ref}")
 
     def select(self, condition: Value, a: Operand, b: Operand) -> Value:
         """Lanewise a where the condition holds, else b."""
-        typed_name = _common((a, b))
+        typed_name = self._common((a, b))
         if condition.type.startswith("<") and not typed_name.startswith("<"):
             typed_name = f"<{self.lanes} x {typed_name}>"
         x, y = self.value(a, typed_name), self.value(b, typed_name)
@@ -322,13 +339,14 @@ class Function:
 
     def relu(self, x: Value) -> Value:
         """0 where x < 0, else x: NaN and -0 stay."""
-        zero = self.zero(x.type) if x.type != "float" else self.value(0.0, "float")
+        zero = self.zero(x.type) if x.type not in _FLOATS else self.value(0.0, x.type)
         return self.select(self.compare("olt", x, zero), zero, x)
 
     # Memory
 
-    def at(self, pointer: Value, index: Int, element: str = "float") -> Value:
-        """The address of an element."""
+    def at(self, pointer: Value, index: Int, element: str | None = None) -> Value:
+        """The address of an element, by default of the module's type."""
+        element = element or self.float
         index = self.value(index)
         if index.ref == "0":
             return pointer
@@ -336,8 +354,9 @@ class Function:
             "ptr", f"getelementptr inbounds {element}, ptr {pointer.ref}, i64 {index.ref}"
         )
 
-    def load(self, pointer: Value, type_: str = "float", index: Int = 0) -> Value:
-        """Load an element; `index` counts elements of that type."""
+    def load(self, pointer: Value, type_: str | None = None, index: Int = 0) -> Value:
+        """Load an element, by default of the module's type; `index` counts elements of that type."""
+        type_ = type_ or self.float
         address = self.at(pointer, index, type_)
         return self.instruction(type_, f"load {type_}, ptr {address.ref}, align {_align(type_)}")
 
@@ -347,9 +366,10 @@ class Function:
         self.emit(f"store {x.type} {x.ref}, ptr {address.ref}, align {_align(x.type)}")
 
     def vload(
-        self, pointer: Value, index: Int = 0, mask: Value | None = None, element: str = "float"
+        self, pointer: Value, index: Int = 0, mask: Value | None = None, element: str | None = None
     ) -> Value:
         """Load a vector that starts `index` elements on; lanes outside the mask are zero and not touched."""
+        element = element or self.float
         address = self.at(pointer, index, element)
         type_ = f"<{self.lanes} x {element}>"
         if mask is None:
@@ -369,34 +389,34 @@ class Function:
         self.call(f"llvm.masked.store.{_suffix(x.type)}.p0", "void", (x, address, align, mask))
 
     def prefetch(self, pointer: Value, index: Int = 0, *, level: int = 2, write: bool = False) -> None:
-        """Fetch a float's cache line into the cache of a level, to read or write; any address is allowed."""
+        """Fetch an element's cache line into the cache of a level, to read or write; any address will do."""
         address = self.at(pointer, index)
         how, locality, data = (self.value(n, "i32") for n in (int(write), 4 - level, 1))
         self.call("llvm.prefetch.p0", "void", (address, how, locality, data))
 
     def broadcast(self, pointer: Value, index: Int = 0) -> Value:
-        """A float from memory in every lane."""
-        return self.splat(self.load(pointer, "float", index))
+        """An element from memory in every lane."""
+        return self.splat(self.load(pointer, None, index))
 
     def gather(self, pointer: Value, stride: int, mask: Value | None = None) -> Value:
-        """Floats `stride` apart as a vector; lanes outside the mask are zero and not touched."""
-        align = Value(self, str(_align("float")), "i32")
+        """Elements `stride` apart as a vector; lanes outside the mask are zero and not touched."""
+        align = Value(self, str(_align(self.float)), "i32")
         arguments = (self._spread(pointer, stride), align, self._whole_mask(mask), self.zero())
-        return self.call(f"llvm.masked.gather.v{self.lanes}f32.v{self.lanes}p0", self.vector, arguments)
+        name = f"llvm.masked.gather.{_suffix(self.vector)}.v{self.lanes}p0"
+        return self.call(name, self.vector, arguments)
 
     def scatter(self, x: Value, pointer: Value, stride: int, mask: Value | None = None) -> None:
-        """Store a vector's lanes `stride` floats apart; those outside the mask are left out."""
-        align = Value(self, str(_align("float")), "i32")
+        """Store a vector's lanes `stride` elements apart; those outside the mask are left out."""
+        align = Value(self, str(_align(self.float)), "i32")
         arguments = (x, self._spread(pointer, stride), align, self._whole_mask(mask))
-        self.call(f"llvm.masked.scatter.v{self.lanes}f32.v{self.lanes}p0", "void", arguments)
+        self.call(f"llvm.masked.scatter.{_suffix(self.vector)}.v{self.lanes}p0", "void", arguments)
 
     def _spread(self, pointer: Value, stride: int) -> Value:
-        """The addresses of floats `stride` apart."""
+        """The addresses of elements `stride` apart."""
         offsets = ", ".join(f"i64 {i * stride}" for i in range(self.lanes))
         type_ = f"<{self.lanes} x ptr>"
-        return self.instruction(
-            type_, f"getelementptr inbounds float, ptr {pointer.ref}, <{self.lanes} x i64> <{offsets}>"
-        )
+        where = f"ptr {pointer.ref}, <{self.lanes} x i64> <{offsets}>"
+        return self.instruction(type_, f"getelementptr inbounds {self.float}, {where}")
 
     def _whole_mask(self, mask: Value | None) -> Value:
         if mask is not None:
@@ -460,10 +480,6 @@ class Function:
             x = combine(x, self.shuffle(x, poison, upper))
             width = half
         return self.extract(x, 0)
-
-    def reduce_add(self, x: Value) -> Value:
-        """The sum of all lanes, in a fixed order."""
-        return self.reduce(x, lambda a, b: a + b)
 
     # Control flow
 
@@ -621,12 +637,6 @@ def _fold(op: str, a: Value, b: Value) -> Value | int | None:
     if op == "urem" and y == 1:
         return 0
     return None
-
-
-def _common(operands: Sequence[Operand]) -> str:
-    """The vector type among the operands if there is one, else their scalar type, float for bare numbers."""
-    types = [v.type for v in operands if isinstance(v, Value)]
-    return next((t for t in types if t.startswith("<")), types[0] if types else "float")
 
 
 def _suffix(type_: str) -> str:

@@ -1,4 +1,4 @@
-"""Squares of floats turned in registers."""
+"""Squares of elements turned in registers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ __all__ = ["transposed"]
 
 
 def transposed(f: Function, rows: Sequence[Value]) -> list[Value]:
-    """A square of lanes x lanes floats, one vector a row, turned; missing rows give undefined lanes.
+    """A square of lanes x lanes elements, one vector a row, turned; missing rows give undefined lanes.
 
-    Every step is one shuffle of the instruction set: 4 x 4 squares inside 128 bits are turned by unpacking,
-    then runs of 128 bits among themselves.
+    Every step is one shuffle of the instruction set: for floats, 4 x 4 squares inside 128 bits are turned by
+    unpacking, then runs of 128 bits among themselves.
     """
     lanes = f.lanes
     rows = [*rows, *[Value(f, "poison", f.vector)] * (lanes - len(rows))]
+    if lanes == 2:
+        return [f.shuffle(rows[0], rows[1], (i, i + 2)) for i in range(2)]
     starts = range(0, lanes, 4)
     singles = [[q + i for q in starts for i in order] for order in _unpack(1, lanes)]
     pairs = [[q + i for q in starts for i in order] for order in _unpack(2, lanes)]

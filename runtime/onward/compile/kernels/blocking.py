@@ -11,38 +11,18 @@ from onward.compile.kernels.tile import rows_for
 
 __all__ = ["Blocking", "blocking", "needs_partial"]
 
-_DEPTH = 256
-"""Rows of a panel at most: a panel and a slab of A are to fit the first-level cache."""
-
-_DEPTH_TURNED = 192
-"""The same where A is transposed: a slab then takes a whole cache line for each row of B."""
-
-_PANELS = 1 << 18
-"""Floats of a thread's panels: half of a second-level cache."""
-
-_AREA = 1 << 17
-"""Floats of a piece of C that stays in the second-level cache beside the panels."""
-
 _UNBOUNDED = 1 << 62
 
-_GROUP = 16
-"""Slabs of a transposed A that are copied together: whole cache lines then count once."""
 
-_FAR = 1024
-"""Floats between lines of a transposed A from which they fall on few sets of a cache: it is then copied."""
-
-_FETCHED = 4
-"""Rows of the next slab that a tile fetches at most while it computes, a line at a time."""
-
-
-def needs_partial(k: int | None) -> bool:
-    """Whether C is stored more than once, so that an epilogue operand may not be C itself."""
-    return k is None or k > _DEPTH_TURNED
+def needs_partial(k: int | None, target: Target) -> bool:
+    """Whether C may be stored more than once, so that an epilogue operand may not be C itself."""
+    tuning = target.tuning
+    return k is None or k > min(tuning.product_depth, tuning.product_depth_turned)
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """How a product is cut; sizes in floats.
+    """How a product is cut; sizes in elements.
 
     Attributes:
         width: of a tile and of a panel.
@@ -56,9 +36,9 @@ class Blocking:
         turned: whether A's rows, not its columns, are contiguous.
         in_place: whether slabs of a transposed A are read where they are.
         group: slabs of A that are copied together.
-        slab: floats of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
+        slab: elements of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
         dense: whether A is one run of memory, so that the next slab follows at once.
-        fetched: lines of the next slab that a tile fetches, `line` floats apart, `walk` floats for each k.
+        fetched: lines of the next slab that a tile fetches, `line` elements apart, and `walk` for each k.
     """
 
     width: int
@@ -82,33 +62,34 @@ class Blocking:
 
     @property
     def panel(self) -> int:
-        """Floats from a panel of B to the next: not a power of two, or all would fall on the same sets."""
+        """Elements from a panel of B to the next: not a power of two, or all would fall on the same sets."""
         return (self.depth + 1) * self.width
 
     @property
     def part(self) -> int:
-        """Floats between what the tiles of neighbouring panels fetch."""
+        """Elements between what the tiles of neighbouring panels fetch."""
         return self.walk * self.line if self.dense else self.fetched * self.line
 
     @property
     def packed(self) -> int:
-        """Floats of the panels packed together."""
+        """Elements of the panels packed together."""
         return self.chunk * self.panel if self.own else 0
 
     @property
     def scratch(self) -> int:
-        """Floats a thread."""
+        """Elements a thread."""
         return self.packed + self.group * self.slab
 
 
 def blocking(spec: Gemm, target: Target) -> Blocking:
     """The cut of a product for a target."""
-    lanes = target.lanes
+    target = target.typed(spec.dtype)
+    lanes, tuning = target.lanes, target.tuning
     width = block_width(spec.n, target)
     most = rows_for(target, width // lanes)
     rows = tuple(sorted({most, -(-most * 4 // 7), -(-most * 2 // 7)}, reverse=True))
     turned = spec.a_row == 1 and spec.a_k != 1
-    most_depth = _DEPTH_TURNED if turned else _DEPTH
+    most_depth = tuning.product_depth_turned if turned else tuning.product_depth
     if spec.k is None:
         depth, blocks = most_depth, None
     else:
@@ -119,12 +100,13 @@ def blocking(spec: Gemm, target: Target) -> Blocking:
     chunk, tall = panels, _UNBOUNDED
     if turned and blocks != 1 and spec.m is not None:
         # C stays in the cache while k passes: in pieces as square as its shape allows.
-        side = int(_AREA**0.5)
-        chunk = max(side, _AREA // spec.m) // width
+        area = tuning.product_area // target.nbytes
+        side = int(area**0.5)
+        chunk = max(side, area // spec.m) // width
         slabs = -(-spec.m // most)
-        tall = most * _even(slabs, max(side, _AREA // spec.n) // most)
-    chunk = _even(panels, min(chunk, _PANELS // (depth * width)))
-    in_place = turned and spec.a_k < _FAR
+        tall = most * _even(slabs, max(side, area // spec.n) // most)
+    chunk = _even(panels, min(chunk, tuning.product_panels // (depth * width * target.nbytes)))
+    in_place = turned and spec.a_k * target.nbytes < tuning.product_far
     dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes
     return Blocking(
@@ -138,10 +120,10 @@ def blocking(spec: Gemm, target: Target) -> Blocking:
         turned=turned,
         tall=tall,
         in_place=in_place,
-        group=_GROUP if turned and not in_place else 1,
+        group=tuning.product_group if turned and not in_place else 1,
         slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
         dense=dense,
-        fetched=1 if dense else 0 if turned else min(_FETCHED, -(-most // chunk)),
+        fetched=1 if dense else 0 if turned else min(tuning.product_fetched, -(-most // chunk)),
         walk=-(-most // chunk) if dense else 0 if turned else 1,
         line=spec.k if dense and spec.k is not None else spec.a_row,
         a_row=1 if turned else pitch,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.errors import ShapeError
@@ -30,9 +30,6 @@ __all__ = [
     "label",
     "panels_size",
 ]
-
-_CACHED_WEIGHTS = 400 << 10
-"""Bytes of packed weights up to which all of them are expected to stay in a core's second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +89,22 @@ class Blocks:
 
 def forward_blocks(conv: Convolution, target: Target) -> Blocks:
     """How y's channels are blocked."""
+    target = target.typed(conv.dtype)
     vectors = _vectors(conv, target, conv.outputs)
     return Blocks(conv.group, conv.outputs, conv.inputs, vectors, target.lanes)
 
 
 def backward_blocks(conv: Convolution, target: Target) -> Blocks:
     """How dx's channels are blocked."""
+    target = target.typed(conv.dtype)
     vectors = _vectors(conv, target, conv.inputs)
     return Blocks(conv.group, conv.inputs, conv.outputs, vectors, target.lanes)
 
 
 def _vectors(conv: Convolution, target: Target, channels: int) -> int:
     """How wide tiles are: narrow and high for weights that every tile reads from the second-level cache."""
-    return vectors_for(target, channels, 3 if 4 * conv.weights > _CACHED_WEIGHTS else 4)
+    far = target.nbytes * conv.weights > target.tuning.conv_weights
+    return vectors_for(target, channels, 3 if far else 4)
 
 
 def forward_grids(conv: Convolution) -> list[Grid]:
@@ -161,7 +161,7 @@ def backward_grids(conv: Convolution, blocks: Blocks) -> list[Grid]:
 
 
 def panels_size(grids: Sequence[Grid], blocks: Blocks) -> int:
-    """Floats of all packed panels."""
+    """Elements of all packed panels."""
     return sum(grid.reduction for grid in grids) * blocks.group * blocks.blocks * blocks.width
 
 
@@ -261,23 +261,24 @@ def _sweep(
     sink: Image,
     epilogue: Epilogue,
 ) -> Kernel:
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     units = 0
     for number, grid in enumerate(grids):
         sweep = _Sweep(f, grid, blocks, epilogue, number, target, values, source.size, sink.size)
         units = max(units, sweep.emit())
     f.ret()
-    bytes_ = 4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
+    bytes_ = target.nbytes * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
-        bytes=Affine(4 * panels_size(grids, blocks), bytes_),
+        bytes=Affine(target.nbytes * panels_size(grids, blocks), bytes_),
         units=Affine(0, units),
     )
 
@@ -305,7 +306,8 @@ class _Sweep:
         self.images = (a_image, c_image)
         self.outer, self.inner, sizes = _pieces(grid, rows_for(target, blocks.vectors))
         self.panel = grid.reduction * blocks.width
-        self.streams = 4 * self.panel * blocks.group * blocks.blocks > _CACHED_WEIGHTS
+        weights = target.nbytes * self.panel * blocks.group * blocks.blocks
+        self.streams = weights > target.tuning.conv_weights
         places = sum(o.count for o in self.outer) * sum(i.count for i in self.inner)
         # All tiles of an image together fetch the next panel while they multiply by this one.
         self.ahead = -(-blocks.width // places) if self.streams else 0
@@ -353,7 +355,7 @@ class _Sweep:
         )
 
     def _share(self, columns: int) -> int:
-        """Floats of the next tile's pixels that each step of one block fetches."""
+        """Elements of the next tile's pixels that each step of one block fetches."""
         pixel = self.grid.c_pixel if self.fetch_sink else self.grid.a_pixel
         return -(-columns * pixel // (self.blocks.blocks * self.grid.depth))
 

@@ -29,7 +29,7 @@ from onward.compile.kernels.conv import (
     label,
 )
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image, Weights
 from onward.compile.kernels.tile import IDENTITY, Epilogue, split
 from onward.errors import ShapeError
@@ -42,21 +42,6 @@ __all__ = [
     "narrow_size",
     "narrow_suits",
 ]
-
-_MOST_PIXELS = 4
-"""Pixels that share a vector: more need more masks than there are registers for, and gain little."""
-
-_SUMS = 8
-"""Sums that a tile must hold at once to hide the latency of a multiply-add."""
-
-_LARGEST_BODY = 300
-"""Multiply-adds in a tile's loop: beyond, it takes long to compile and leaves the instruction cache."""
-
-_LOADS = 0.75
-"""Loads for each multiply-add below which they do not hold it up."""
-
-_HELD_UP = 1.1
-"""What a multiply-add costs that waits for a load of its own."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +130,10 @@ class _Plan:
     def bands(self) -> list[tuple[int, int, int]]:
         """Rows in bands of nearly equal size, one tile high: (size, first, count)."""
         groups = max(-(-piece.pixels // self.pixels) for piece in self.pieces)
-        most = min(self.sums // groups, _LARGEST_BODY // max(1, *(p.multiplications for p in self.pieces)))
+        most = min(
+            self.sums // groups,
+            self.target.tuning.narrow_body // max(1, *(p.multiplications for p in self.pieces)),
+        )
         return split(self.grid.height, max(1, most))
 
     def taps(self, first: int, rows: int) -> tuple[int, int]:
@@ -171,7 +159,7 @@ class _Plan:
 
     @property
     def packed(self) -> int:
-        """Floats of the packed weights."""
+        """Elements of the packed weights."""
         grid = self.grid
         return grid.taps[0] * grid.depth * len(self.distances(self.pixels)) * self.target.lanes
 
@@ -179,6 +167,8 @@ class _Plan:
 @functools.lru_cache(512)
 def _plan(conv: Convolution, target: Target, backward: bool) -> _Plan | None:
     """The way that multiplies the fewest vectors; None when there is none."""
+    target = target.typed(conv.dtype)
+    tuning = target.tuning
     source, sink = (conv.y, conv.x) if backward else (conv.x, conv.y)
     channels = sink.channels
     if conv.group > 1 or sink.pixel != channels or channels > target.lanes:
@@ -196,9 +186,9 @@ def _plan(conv: Convolution, target: Target, backward: bool) -> _Plan | None:
         return None
     plans = [
         _Plan(grid, source, sink, channels, pixels, start, step, dilation, backward, target)
-        for pixels in range(1, min(_MOST_PIXELS, target.lanes // channels) + 1)
+        for pixels in range(1, min(tuning.narrow_pixels, target.lanes // channels) + 1)
     ]
-    plans = [plan for plan in plans if plan.sums >= _SUMS]
+    plans = [plan for plan in plans if plan.sums >= tuning.narrow_sums]
     return min(plans, key=lambda plan: plan.multiplications, default=None)
 
 
@@ -214,18 +204,21 @@ def narrow_suits(conv: Convolution, target: Target, *, backward: bool) -> bool:
     plan = _plan(conv, target, backward)
     if plan is None:
         return False
+    tuning = target.tuning
     rows = max(rows for rows, _, _ in plan.bands)
-    if rows * max(-(-piece.pixels // plan.pixels) for piece in plan.pieces) < _SUMS:
+    if rows * max(-(-piece.pixels // plan.pixels) for piece in plan.pieces) < tuning.narrow_sums:
         return False
     columns = sum(piece.count * len(piece.columns) for piece in plan.pieces)
     multiplications = sum(piece.count * piece.multiplications for piece in plan.pieces)
-    cost = plan.multiplications * (1 if columns <= _LOADS * multiplications else _HELD_UP)
+    cost = plan.multiplications * (
+        1 if columns <= tuning.narrow_loads * multiplications else tuning.narrow_held_up
+    )
     grid = plan.grid
-    return cost < _HELD_UP * grid.height * grid.width * grid.taps[0] * grid.taps[1]
+    return cost < tuning.narrow_held_up * grid.height * grid.width * grid.taps[0] * grid.taps[1]
 
 
 def narrow_size(conv: Convolution, target: Target, *, backward: bool) -> int:
-    """Floats of the packed weights."""
+    """Elements of the packed weights."""
     return _required(conv, target, backward).packed
 
 
@@ -265,8 +258,8 @@ def _pack(name: str, plan: _Plan, weights: Weights) -> Kernel:
     grid, target = plan.grid, plan.target
     module = Module(target)
     f = module.entry()
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     distances = plan.distances(plan.pixels)
     size = len(distances) * target.lanes
     places = [
@@ -286,14 +279,16 @@ def _pack(name: str, plan: _Plan, weights: Weights) -> Kernel:
         with f.range(0, grid.taps[1]) as j, f.range(0, plan.channels) as c:
             weight = f.load(
                 values["w"],
-                "float",
+                None,
                 source + c * weights.output + j * (grid.tap_step[1] * weights.column),
             )
             for p in range(plan.pixels):
                 f.store(weight, sink, f.load(table, "i64", j * plan.pixels + p) + c)
     f.ret()
-    bytes_ = 4 * (grid.reduction * plan.channels + plan.packed)
-    return Kernel(name, module.text(), slots, bytes=Affine(bytes_), units=Affine(grid.taps[0] * grid.depth))
+    bytes_ = target.nbytes * (grid.reduction * plan.channels + plan.packed)
+    return Kernel(
+        name, module.text(), parameters, bytes=Affine(bytes_), units=Affine(grid.taps[0] * grid.depth)
+    )
 
 
 def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
@@ -301,8 +296,8 @@ def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
     module = Module(plan.target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     tiles = {
         (rows, number): _define(module, f"tile_{rows}_{number}", plan, piece, rows, epilogue)
         for rows, _, _ in plan.bands
@@ -348,13 +343,14 @@ def _sweep(name: str, flops: int, plan: _Plan, epilogue: Epilogue) -> Kernel:
                     band(n, place, rows, first, before)
             before += number
     f.ret()
-    bytes_ = 4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
+    nbytes = plan.target.nbytes
+    bytes_ = nbytes * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, flops + sink.elements * epilogue.flops),
-        bytes=Affine(4 * plan.packed, bytes_),
+        bytes=Affine(nbytes * plan.packed, bytes_),
         units=Affine(0, len(taps)),
     )
 

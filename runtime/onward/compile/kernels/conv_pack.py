@@ -15,19 +15,19 @@ from onward.compile.kernels.conv import (
     forward_grids,
     panels_size,
 )
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 
 __all__ = ["backward_data_pack", "forward_pack", "packed_backward_size", "packed_forward_size"]
 
 
 def packed_forward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `forward`."""
+    """Elements of the weights packed for `forward`."""
     return panels_size(forward_grids(conv), forward_blocks(conv, target))
 
 
 def packed_backward_size(conv: Convolution, target: Target) -> int:
-    """Floats of the weights packed for `backward_data`."""
+    """Elements of the weights packed for `backward_data`."""
     blocks = backward_blocks(conv, target)
     return panels_size(backward_grids(conv, blocks), blocks)
 
@@ -58,11 +58,12 @@ def _pack(
     backward: Weights | None = None,
 ) -> Kernel:
     """Panels [group, block][tap row, tap column, depth][lane of the block], lanes past the end zero."""
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     _, thread, threads = f.arguments
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     # The first weight of a group lies along output channels, whichever of the two the panels block over.
     group_step = conv.outputs * (backward.output if backward is not None else weights.output)
     for grid in grids:
@@ -85,8 +86,10 @@ def _pack(
                 for v in range(blocks.vectors):
                     _gather(f, start, target_row, v, left, weights.output, bool(blocks.rest))
     f.ret()
-    size = 4 * (conv.weights + panels_size(grids, blocks))
-    return Kernel(name, module.text(), slots, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks))
+    size = target.nbytes * (conv.weights + panels_size(grids, blocks))
+    return Kernel(
+        name, module.text(), parameters, bytes=Affine(size), units=Affine(blocks.group * blocks.blocks)
+    )
 
 
 def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride: int, partial: bool) -> None:
@@ -99,10 +102,10 @@ def _gather(f: Function, start: Value, sink: Value, v: int, left: Value, stride:
     if mask is None:
         row = f.zero()
         for lane in range(lanes):
-            element = f.load(start, "float", (v * lanes + lane) * stride)
+            element = f.load(start, None, (v * lanes + lane) * stride)
             row = f.insert(row, element, lane)
         f.vstore(row, sink, v * lanes)
         return
     f.vstore(f.zero(), sink, v * lanes)
     with f.range(0, f.smin(left - v * lanes, lanes)) as place:
-        f.store(f.load(start, "float", (place + v * lanes) * stride), f.at(sink, place + v * lanes))
+        f.store(f.load(start, None, (place + v * lanes) * stride), f.at(sink, place + v * lanes))

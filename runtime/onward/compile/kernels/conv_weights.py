@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels import weight_plan
 from onward.compile.kernels.conv import check_halo, label
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
 from onward.compile.kernels.weight_plan import Piece, Plan, Store, make_plan
 from onward.compile.kernels.weight_tile import Loop, WeightTile, define_weight_tile
@@ -30,7 +29,7 @@ __all__ = ["partial_count", "partial_size", "weight_gradient"]
 
 
 def partial_size(conv: Convolution, target: Target) -> int:
-    """Floats of one set of panels."""
+    """Elements of one set of panels."""
     return make_plan(conv, target).size
 
 
@@ -46,24 +45,29 @@ def weight_gradient(conv: Convolution, target: Target) -> Kernel:
     """
     check_halo("x", conv.x, conv.input_halo())
     plan = make_plan(conv, target)
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    slots: tuple[str, ...] = ("a", "b", "c", "batch")
-    if plan.scratch:
-        slots = (*slots, "scratch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *integer("batch"), *write(*["scratch"] * bool(plan.scratch)))
+    values = slot_values(f, parameters)
     _Gradient(f, plan, values).emit()
     f.ret()
-    x, y = conv.x, conv.y
+    x, y, nbytes = conv.x, conv.y, target.nbytes
     return Kernel(
         name=f"conv_weight_gradient {x.height}x{x.width}x{x.channels} {y.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops),
-        bytes=Affine(4 * plan.size, 4 * (x.elements + y.elements)),
+        bytes=Affine(nbytes * plan.size, nbytes * (x.elements + y.elements)),
         units=Affine(0, plan.chunks.per_image) if plan.own else Affine(plan.units),
-        scratch=-(-4 * plan.scratch // 64) * 64,
+        scratch=nbytes * _scratch(plan),
     )
+
+
+def _scratch(plan: Plan) -> int:
+    """Elements of a thread's packed chunks, up to a whole cache line."""
+    line = plan.target.line
+    return -(-plan.scratch // line) * line
 
 
 @dataclass(frozen=True)
@@ -202,8 +206,9 @@ class _Gradient:
     def _ahead_step(self, span: int) -> Value:
         """Bytes of the next chunk for each step of a tile, so that a chunk's tiles fetch all of it."""
         taps = math.prod(self.plan.form.taps)
+        nbytes = self.plan.target.nbytes
         steps = (self.high - self.low) * (self.plan.unit_tiles * taps * self.plan.chunks.pixels)
-        return (steps + (4 * span - 1)) // self.f.smax(steps, 1)
+        return (steps + (nbytes * span - 1)) // self.f.smax(steps, 1)
 
     def _ahead(self, turn: _Turn, unit: _Unit, i: Value, tap: Value) -> list[Value]:
         """From where on one tile fetches, and by how many bytes a step."""
@@ -271,7 +276,7 @@ class _Gradient:
                 )
 
     def _packer(self, store: Store, is_x: bool, size: int, padded: int) -> Function:
-        """Pack some neighbouring blocks of `size` channels, `padded` floats for each pixel."""
+        """Pack some neighbouring blocks of `size` channels, `padded` elements for each pixel."""
         parameters = [("source", "ptr"), ("sink", "ptr")]
         parameters += [(n, "i64") for n in ("images", "rows", "columns", "blocks")]
         f = self.f.module.function(f"pack_{'x' if is_x else 'dy'}_{size}", parameters)
@@ -310,7 +315,7 @@ class _Gradient:
 
     def _packed(self, is_x: bool, i: Value) -> Value:
         plan, f = self.plan, self.f
-        scratch = f.at(self.values["scratch"], self.thread * (-(-plan.scratch // 16) * 16))
+        scratch = f.at(self.values["scratch"], self.thread * _scratch(plan))
         return f.at(scratch, i * (plan.x.size + plan.y.size) + (0 if is_x else plan.x.size))
 
     # -- units -------------------------------------------------------------------------------------------
@@ -318,7 +323,9 @@ class _Gradient:
     def _units(self, turn: _Turn) -> None:
         """All tile places of this thread, lane blocks that stay in the second-level cache together."""
         f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
-        near = max(1, weight_plan.LANE_BLOCKS // (4 * plan.chain * plan.lane_store.block))
+        near = max(
+            1, plan.target.tuning.weights_blocks // (plan.target.nbytes * plan.chain * plan.lane_store.block)
+        )
         with f.range(0, conv.group) as g, f.range(0, form.blocks, near) as q0:
             q1 = f.smin(q0 + near, form.blocks)
             before = 0
@@ -383,7 +390,7 @@ class _Gradient:
                 )
 
     def _tap(self, size: int, i0: Value, i1: Value) -> Value:
-        """Floats from the first tap to another in x."""
+        """Elements from the first tap to another in x."""
         _, row, pixel = self.plan.x.strides(size)
         down, right = self.conv.dilations
         return i0 * (down * row) + i1 * (right * pixel)

@@ -14,12 +14,11 @@ from typing import final
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
-from onward.compile.kernels.layout import Image
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
-__all__ = ["Copy", "clear", "copy", "image_strides", "nchw_strides"]
+__all__ = ["Copy", "clear", "copy"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +40,12 @@ class Copy:
 _TYPES = {1: "i8", 4: "float", 8: "i64"}
 
 
-def image_strides(image: Image) -> tuple[int, int, int, int]:
-    """Strides of [batch, channel, row, column] in a channels-last image; it starts at `image.origin`."""
-    return image.size, 1, image.row, image.pixel
-
-
-def nchw_strides(image: Image) -> tuple[int, int, int, int]:
-    """Strides of [batch, channel, row, column] in ONNX's own layout of the same image, without a border."""
-    plane = image.height * image.width
-    return image.channels * plane, plane, image.width, 1
-
-
 def copy(spec: Copy, target: Target, name: str = "copy") -> Kernel:
     """Slots: x, y (addresses of the first elements), batch."""
     module = Module(target)
     f = module.entry()
-    slots = ("x", "y", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("x"), *write("y"), *integer("batch"))
+    values = slot_values(f, parameters)
     order = _order(spec)
     shape = [spec.shape[i] for i in order]
     walks = [[s[0], *(s[i + 1] for i in order)] for s in (spec.source, spec.sink)]
@@ -73,7 +61,7 @@ def copy(spec: Copy, target: Target, name: str = "copy") -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         bytes=Affine(0, 2 * spec.bytes * elements),
         units=Affine(0, max(1, elements // 64)),
     )
@@ -125,15 +113,15 @@ class _Lines:
 
 
 def clear(target: Target) -> Kernel:
-    """Zeros. Slots: y, batch (the number of floats)."""
+    """Zeros. Slots: y, batch (the number of elements)."""
     module = Module(target)
     f = module.entry()
-    slots = ("y", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
-    block = 16 * target.lanes
+    parameters = (*write("y"), *integer("batch"))
+    values = slot_values(f, parameters)
+    block = target.tuning.element_block * target.lanes
     low, high = f.share((values["batch"] + (block - 1)) // block, *f.arguments[1:])
     last = f.smin(high * block, values["batch"])
     with f.range(low * block, last, target.lanes) as i:
         f.vstore(f.zero(), values["y"], i, f.mask(last - i))
     f.ret()
-    return Kernel("clear", module.text(), slots, bytes=Affine(0, 4), units=Affine(0, 1))
+    return Kernel("clear", module.text(), parameters, bytes=Affine(0, target.nbytes), units=Affine(0, 1))

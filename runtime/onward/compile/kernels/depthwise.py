@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.types import element_type
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.copy import Copy, copy
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 from onward.compile.kernels.layout import Convolution, Image, Weights
 from onward.compile.kernels.tile import IDENTITY, Epilogue
 from onward.errors import ShapeError
@@ -26,9 +27,6 @@ __all__ = [
     "depthwise_partial_size",
     "depthwise_weight_gradient",
 ]
-
-_LINE = 16
-"""Floats of a cache line."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ def depthwise_pack(conv: Convolution, target: Target, weights: Weights) -> Kerne
     kh, kw = conv.kernel
     c = conv.x.channels
     source = (0, weights.row, weights.column, weights.output)
-    return copy(Copy((kh, kw, c), source, (0, kw * c, c, 1)), target, "depthwise_pack")
+    order = Copy((kh, kw, c), source, (0, kw * c, c, 1), element_type(conv.dtype).nbytes)
+    return copy(order, target, "depthwise_pack")
 
 
 def depthwise_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
@@ -126,12 +125,13 @@ def _sweep(
     sink: Image,
     epilogue: Epilogue,
 ) -> Kernel:
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
-    several = 6 if target.registers == 32 else 4
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
+    several = min(target.tuning.depthwise_pixels, target.registers // 4)
     for grid in grids:
         low, high = f.share(values["batch"] * grid.height, *f.arguments[1:])
         with f.range(low, high) as unit:
@@ -152,9 +152,11 @@ def _sweep(
     return Kernel(
         name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops + sink.elements * epilogue.flops),
-        bytes=Affine(4 * conv.weights, 4 * (source.elements + tensors * sink.elements)),
+        bytes=Affine(
+            target.nbytes * conv.weights, target.nbytes * (source.elements + tensors * sink.elements)
+        ),
         units=Affine(0, sink.height),
     )
 
@@ -203,11 +205,12 @@ def _pixels(
 
 
 def _padded(conv: Convolution, target: Target) -> int:
+    target = target.typed(conv.dtype)
     return -(-conv.x.channels // target.lanes) * target.lanes
 
 
 def depthwise_partial_size(conv: Convolution, target: Target, threads: int) -> int:
-    """Floats of the partial sums of `depthwise_weight_gradient` on `threads` threads."""
+    """Elements of the partial sums of `depthwise_weight_gradient` on `threads` threads."""
     return threads * conv.kernel[0] * conv.kernel[1] * _padded(conv, target)
 
 
@@ -215,10 +218,11 @@ def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     """Partial sums [thread][tap][channel]. Slots: a = x, b = dy, c = partial sums, batch."""
     _check(conv)
     check_halo("x", conv.x, conv.input_halo())
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "c", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = conv.x, conv.y
     taps, padded = conv.kernel[0] * conv.kernel[1], _padded(conv, target)
     partial = f.at(values["c"], f.arguments[1] * (taps * padded))
@@ -244,9 +248,9 @@ def depthwise_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     return Kernel(
         name=f"depthwise_weight_gradient {x.height}x{x.width}x{x.channels}" + label(conv),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, conv.flops),
-        bytes=Affine(0, 4 * (x.elements + y.elements)),
+        bytes=Affine(0, target.nbytes * (x.elements + y.elements)),
         units=Affine(0, y.height),
     )
 
@@ -269,19 +273,21 @@ def _row_gradient(
     """
     x, y = conv.x, conv.y
     kh, kw = conv.kernel
-    most = 25 if f.module.target.registers == 32 else 10
+    target = f.module.target
+    most, line = target.tuning.depthwise_taps, target.line
+    most = most if target.registers == 32 else most * 2 // 5
     rows = max(1, min(kh, most // kw))
     steps = y.width // 2
     fetched = [
-        (start, -(-floats // (_LINE * padded // f.lanes * max(1, steps))))
-        for start, floats in zip(ahead, (conv.strides[0] * x.row, y.row), strict=True)
+        (start, -(-elements // (line * padded // f.lanes * max(1, steps))))
+        for start, elements in zip(ahead, (conv.strides[0] * x.row, y.row), strict=True)
     ]
 
     def fetch(p: Value) -> None:
         step = first // f.lanes * steps + p // 2
         for start, lines in fetched:
-            for line in range(lines):
-                f.prefetch(start, (step * lines + line) * _LINE)
+            for n in range(lines):
+                f.prefetch(start, (step * lines + n) * line)
 
     for top in range(0, kh, rows):
         taps = [(i, j) for i in range(top, min(kh, top + rows)) for j in range(kw)]
@@ -316,10 +322,12 @@ def depthwise_finish_weights(
 ) -> Kernel:
     """dw from partial sums, in thread order. Slots: c = partial sums, dw, parts = number of threads."""
     _check(conv)
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    slots = ("c", "dw", "parts")
-    values = slot_values(f, slots, frozenset(("parts",)))
+    gradient = update("dw") if accumulate else write("dw")
+    parameters = (*update("c"), *gradient, *integer("parts"))
+    values = slot_values(f, parameters)
     kh, kw = conv.kernel
     padded, channels, lanes = _padded(conv, target), conv.x.channels, target.lanes
     size = kh * kw * padded
@@ -336,16 +344,16 @@ def depthwise_finish_weights(
         f.vstore(total, source)
         sink = f.at(values["dw"], i * weights.row + j * weights.column + first * weights.output)
         with f.range(0, f.smin(lanes, channels - first)) as lane:
-            element = f.load(source, "float", lane)
+            element = f.load(source, None, lane)
             target_at = lane * weights.output
             if accumulate:
-                element = element + f.load(sink, "float", target_at)
+                element = element + f.load(sink, None, target_at)
             f.store(element, sink, target_at)
     f.ret()
     return Kernel(
         name="depthwise_weight_gradient_finish" + label(conv),
         ir=module.text(),
-        slots=slots,
-        bytes=Affine(4 * (size + conv.weights)),
+        parameters=parameters,
+        bytes=Affine(target.nbytes * (size + conv.weights)),
         units=Affine(padded // lanes),
     )

@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.gemm import Gemm, describe
-from onward.compile.kernels.kernel import Kernel, slot_values
+from onward.compile.kernels.gemm import Gemm, describe, result_of
+from onward.compile.kernels.kernel import Kernel, integer, read, slot_values
 
 __all__ = ["dots"]
-
-_MOST_ROWS = 8
-"""Rows of a tile at most: more of them save few loads and leave more rows over."""
 
 
 def dots(spec: Gemm, target: Target) -> Kernel:
@@ -31,26 +28,27 @@ def dots(spec: Gemm, target: Target) -> Kernel:
         raise ValueError("dot products read lines of known length, contiguous on both sides")
     if spec.outer or spec.accumulate or spec.partial:
         raise ValueError("dot products make one matrix and store it once")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *result_of(spec), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     _product(f, spec, values)
     f.ret()
-    return describe(spec, "dots", module.text(), slots)
+    return describe(spec, "dots", module.text(), parameters)
 
 
 def _block_columns(n: int, target: Target) -> int:
     """Columns of a block: nearly equal blocks, their sums at most half a vector of 16 or 8 lanes."""
-    most = max(4, target.lanes // 2)
+    most = min(target.lanes, max(4, target.lanes // 2))
     return -(-n // -(-n // most))
 
 
 def _tile_rows(columns: int, target: Target) -> int:
     """Rows of a tile whose sums, with a vector of each of its rows and one of a column, fit the registers."""
     spare = 1 if target.fused else 2
-    return max(1, min((target.registers - spare) // (columns + 1), _MOST_ROWS))
+    return max(1, min((target.registers - spare) // (columns + 1), target.tuning.dots_rows))
 
 
 def _product(f: Function, spec: Gemm, values: dict[str, Value]) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module, Value, is_float
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
@@ -33,13 +33,14 @@ __all__ = [
 
 DTYPES = {
     "float32": ("float", 4),
+    "float64": ("double", 8),
     "int64": ("i64", 8),
     "int32": ("i32", 4),
     "bool": ("i8", 1),
     "uint8": ("i8", 1),
 }
-"""Operand types, their LLVM type and bytes. Integers become floats, so they are exact up to 2**24; a bool
-result is 1 where the expression is not 0."""
+"""Operand types, their LLVM type and bytes. Operands become numbers of the type that is computed in, so as
+float32 integers are exact up to 2**24; a bool result is 1 where the expression is not 0."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,14 @@ class Operand:
 class Element:
     """`results[i]` is expression i of the operands; all over [batch, *shape].
 
-    A result may be an operand's own buffer when both have the same strides.
+    A result may be an operand's own buffer when both have the same strides. `dtype` is that of arithmetic.
     """
 
     shape: tuple[int, ...]
     operands: tuple[Operand, ...]
     results: tuple[Operand, ...]
     expressions: tuple[Expression, ...]
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if len(self.results) != len(self.expressions):
@@ -102,16 +104,17 @@ def channel(shape: Sequence[int], dtype: str = "float32") -> Operand:
 
 def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     """The kernel. Slots: x0, x1, ... (operands), y0, y1, ... (results), batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
-    slots = (
-        *(f"x{i}" for i in range(len(spec.operands))),
-        *(f"y{i}" for i in range(len(spec.results))),
-        "batch",
+    tensors = (
+        *read(*(f"x{i}" for i in range(len(spec.operands)))),
+        *write(*(f"y{i}" for i in range(len(spec.results)))),
     )
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*tensors, *integer("batch"))
+    values = slot_values(f, parameters)
     multiple, sizes, walks = merge(spec.shape, [o.strides for o in (*spec.operands, *spec.results)])
-    pointers = [values[s] for s in slots[:-1]]
+    pointers = [values[p.name] for p in tensors]
     body = ElementBody(f, spec, pointers)
     total = values["batch"] * multiple
     if not sizes:
@@ -129,7 +132,7 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, elements * flops(spec.expressions)),
         bytes=Affine(0, moved),
         units=Affine(0, max(1, elements // 64)),
@@ -139,30 +142,36 @@ def element(spec: Element, target: Target, name: str = "element") -> Kernel:
 def load_operand(
     f: Function, pointer: Value, index: Value, step: int, dtype: str, mask: Value | None
 ) -> Value:
-    """A vector (step 1) or a splat (step 0) of elements as floats."""
+    """A vector (step 1) or a splat (step 0) of elements in the module's type."""
     type_, _ = DTYPES[dtype]
     if step == 0:
-        one = f.load(pointer, type_, index)
-        if type_ != "float":
-            one = f.cast("uitofp" if type_ == "i8" else "sitofp", one, "float")
-        return f.splat(one)
-    vector = f.vload(pointer, index, mask, type_)
-    if type_ != "float":
-        vector = f.cast("uitofp" if type_ == "i8" else "sitofp", vector, f.vector)
-    return vector
+        return f.splat(_converted(f, f.load(pointer, type_, index), type_, f.float))
+    return _converted(f, f.vload(pointer, index, mask, type_), type_, f.vector)
+
+
+def _converted(f: Function, x: Value, type_: str, wanted: str) -> Value:
+    if x.type == wanted:
+        return x
+    if is_float(type_):
+        return f.cast("fpext" if f.float == "double" else "fptrunc", x, wanted)
+    return f.cast("uitofp" if type_ == "i8" else "sitofp", x, wanted)
 
 
 def store_result(f: Function, x: Value, pointer: Value, index: Value, dtype: str, mask: Value | None) -> None:
-    """Store a vector of floats (or truth values) as elements of a type."""
+    """Store a vector of the module's type (or of truth values) as elements of a type."""
     type_, _ = DTYPES[dtype]
     if "i1" in x.type:
-        if type_ == "float":
-            x = f.select(x, f.value(1.0, f.vector), f.value(0.0, f.vector))
+        if is_float(type_):
+            vector = f"<{f.lanes} x {type_}>"
+            x = f.select(x, f.value(1.0, vector), f.value(0.0, vector))
         else:
             x = f.cast("zext", x, f"<{f.lanes} x {type_}>")
     elif type_ == "i8" and dtype == "bool":
         x = f.cast("zext", f.compare("une", x, 0.0), f"<{f.lanes} x i8>")
-    elif type_ != "float":
+    elif is_float(type_):
+        if type_ != f.float:
+            x = f.cast("fpext" if type_ == "double" else "fptrunc", x, f"<{f.lanes} x {type_}>")
+    else:
         x = f.cast("fptosi", x, f"<{f.lanes} x {type_}>")
     f.vstore(x, pointer, index, mask)
 
@@ -175,7 +184,7 @@ class ElementBody:
         self.f = f
         self.spec = spec
         self.pointers = pointers
-        self.heavy = flops(spec.expressions) > 10
+        self.heavy = flops(spec.expressions) > f.module.target.tuning.element_heavy
 
     def at(self, starts: Sequence[Value], steps: Sequence[int], offset: Value, mask: Value | None) -> None:
         f, spec = self.f, self.spec
@@ -195,7 +204,7 @@ class ElementBody:
     def run(self, starts: Sequence[Value], steps: Sequence[int], low: Value, high: Value) -> None:
         """Elements low to high of one run; several vectors at a time where they are cheap."""
         f, lanes = self.f, self.f.lanes
-        several = 1 if self.heavy else 4
+        several = 1 if self.heavy else f.module.target.tuning.element_vectors
         # The index that each loop ends at is the next one's start, as all steps divide the whole.
         whole = low + (high - low) // (several * lanes) * (several * lanes)
         with f.range(low, whole, several * lanes) as i:

@@ -1,13 +1,14 @@
 """Rows of a table by index, and the gradient that adds rows back.
 
-Indices are int64. Negative ones count from the end, as in ONNX's Gather; the caller checks their range.
+Rows are of the target's type. Indices are int64. Negative ones count from the end, as in ONNX's Gather; the
+caller checks their range.
 """
 
 from __future__ import annotations
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 
 __all__ = ["gather_rows", "scatter_rows"]
 
@@ -21,8 +22,8 @@ def gather_rows(rows: int, columns: int, target: Target) -> Kernel:
     """y[i] = table[index[i]] for i below batch. Slots: table, index, y, batch."""
     module = Module(target)
     f = module.entry()
-    slots = ("table", "index", "y", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("table", "index"), *write("y"), *integer("batch"))
+    values = slot_values(f, parameters)
     low, high = f.share(values["batch"], *f.arguments[1:])
     whole = columns // f.lanes * f.lanes
     with f.range(low, high) as i:
@@ -37,8 +38,8 @@ def gather_rows(rows: int, columns: int, target: Target) -> Kernel:
     return Kernel(
         f"gather_rows {rows}x{columns}",
         module.text(),
-        slots,
-        bytes=Affine(0, 8 * columns),
+        parameters,
+        bytes=Affine(0, 2 * target.nbytes * columns),
         units=Affine(0, 1),
     )
 
@@ -51,8 +52,8 @@ def scatter_rows(rows: int, columns: int, target: Target, *, skip: int | None = 
     """
     module = Module(target)
     f = module.entry()
-    slots = ("dy", "index", "dtable", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("dy", "index"), *update("dtable"), *integer("batch"))
+    values = slot_values(f, parameters)
     lanes = f.lanes
     low, high = f.share(-(-columns // lanes), *f.arguments[1:])
     with f.range(0, values["batch"]) as i:
@@ -69,8 +70,8 @@ def scatter_rows(rows: int, columns: int, target: Target, *, skip: int | None = 
     return Kernel(
         f"scatter_rows {rows}x{columns}",
         module.text(),
-        slots,
+        parameters,
         flops=Affine(0, columns),
-        bytes=Affine(0, 12 * columns),
+        bytes=Affine(0, 3 * target.nbytes * columns),
         units=Affine(-(-columns // lanes)),
     )

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.codegen.types import element_type
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 
 __all__ = [
@@ -19,12 +19,13 @@ __all__ = [
     "Outer",
     "describe",
     "gemm",
+    "result_of",
 ]
 
 
 @dataclass(frozen=True)
 class Outer:
-    """A loop of `count` independent products (None: the batch), this many floats apart in a, b and c."""
+    """A loop of `count` independent products (None: the batch), this many elements apart in a, b and c."""
 
     count: int | None
     a: int
@@ -39,7 +40,8 @@ class Gemm:
     A's element (i, l) is at i * a_row + l * a_k, B's (l, j) at l * b_k + j * b_column, C's (i, j) at
     i * c_row + j. With b_block, B is packed (`kernels/panels.py`) in blocks that far apart. "full" epilogue
     operands have C's layout, "channel" ones are vectors along n. `partial` keeps sums over a part of k in
-    memory of their own, laid out like C, because C is an epilogue operand too.
+    memory of their own, laid out like C, because C is an epilogue operand too. `dtype` is that of
+    all matrices.
     """
 
     m: int | None
@@ -55,6 +57,7 @@ class Gemm:
     partial: bool = False
     epilogue: Epilogue = IDENTITY
     outer: tuple[Outer, ...] = ()
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         unknown = [self.m, self.k, *(o.count for o in self.outer)].count(None)
@@ -69,17 +72,23 @@ def gemm(spec: Gemm, target: Target, name: str = "gemm") -> Kernel:
     """
     if spec.b_column != 1 or spec.partial:
         raise ValueError("tiles read columns of B that are contiguous, and store C once")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *result_of(spec), *read(*extra), *integer("batch"))
+    values = slot_values(f, parameters)
     _Product(f, spec, target, values).emit()
     f.ret()
-    return describe(spec, name, module.text(), slots)
+    return describe(spec, name, module.text(), parameters)
 
 
-def describe(spec: Gemm, name: str, text: str, slots: tuple[str, ...], scratch: int = 0) -> Kernel:
+def result_of(spec: Gemm) -> tuple[Parameter, ...]:
+    """The slot of C."""
+    return update("c") if spec.accumulate else write("c")
+
+
+def describe(spec: Gemm, name: str, text: str, parameters: tuple[Parameter, ...], scratch: int = 0) -> Kernel:
     """A kernel that computes `spec`, with its costs."""
     sizes = [spec.m, spec.n, spec.k, *(o.count for o in spec.outer)]
     known = 1
@@ -90,30 +99,28 @@ def describe(spec: Gemm, name: str, text: str, slots: tuple[str, ...], scratch: 
     return Kernel(
         name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
         ir=text,
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, flops) if dynamic else Affine(flops),
-        bytes=_moved(spec.m, spec.n, spec.k, [o.count for o in spec.outer]),
+        bytes=_moved(spec),
         units=Affine(0, 1) if dynamic else Affine(-(-known // (8 * spec.n * (spec.k or 1)))),
         scratch=scratch,
     )
 
 
-def _moved(m: int | None, n: int, k: int | None, outer: Sequence[int | None] = ()) -> Affine:
+def _moved(spec: Gemm) -> Affine:
     """Bytes of the three matrices, those that grow with the batch apart from those that do not."""
+    m, n, k = spec.m, spec.n, spec.k
+    outer = [o.count for o in spec.outer]
+    nbytes = element_type(spec.dtype).nbytes
     times = math.prod(1 if count is None else count for count in outer)
     fixed = item = 0
     for sizes in ((m, k), (k, n), (m, n)):
-        size = 4 * times * math.prod(1 if s is None else s for s in sizes)
+        size = nbytes * times * math.prod(1 if s is None else s for s in sizes)
         if None in sizes or None in outer:
             item += size
         else:
             fixed += size
     return Affine(fixed, item)
-
-
-_SHARED_ROWS = 8
-"""Rows of tiles from which threads share out a weight gradient by rows: each then updates those weights whose
-gradient it made, where other shares would move half of them from core to core."""
 
 
 class _Product:
@@ -179,7 +186,11 @@ class _Product:
 
     def _units(self, units: Value, row_tiles: Int, m: Int, thread: Value, threads: Value) -> None:
         f, spec = self.f, self.spec
-        if spec.k is None and not spec.outer and sum(c for _, _, c in self.pieces) >= _SHARED_ROWS:
+        if (
+            spec.k is None
+            and not spec.outer
+            and sum(c for _, _, c in self.pieces) >= f.module.target.tuning.product_shared_rows
+        ):
             low, high = f.share(row_tiles, thread, threads)
             with f.range(0, self.blocks) as block, f.range(low, high) as place:
                 self._tiles(place, block, [f.value(0)] * 3, m)
@@ -259,4 +270,4 @@ class _Product:
         if spec.accumulate or spec.m is None:
             return
         with f.when(f.compare("eq", thread, 0)), f.range(0, spec.m) as i, f.range(0, spec.n) as j:
-            f.store(f.value(0.0, "float"), f.at(self.values["c"], i * spec.c_row + j))
+            f.store(f.value(0.0, f.float), f.at(self.values["c"], i * spec.c_row + j))

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from onward.errors import ShapeError
 
-__all__ = ["Convolution", "Image", "Weights", "hwio", "oihw"]
+__all__ = ["Convolution", "Image", "Weights", "oihw"]
 
 
 @dataclass(frozen=True)
 class Image:
     """A batch of channels-last images inside a border of zeros; the batch size is a run-time argument.
 
-    `pixel` is the distance between neighbouring pixels in floats: at least `channels`, 0 for exactly that. A
-    buffer's address is that of the first float of the first image's border. Whoever allocates a buffer zeroes
-    the border (and channels past `channels`); kernels never write there. A 1-D signal has height 1.
+    `pixel` is the distance between neighbouring pixels in elements: at least `channels`, 0 for exactly that.
+    A buffer's address is that of the first element of the first image's border. Whoever allocates a buffer
+    zeroes the border (and channels past `channels`); kernels never write there. A 1-D signal has height 1.
     """
 
     height: int
@@ -34,17 +34,17 @@ class Image:
 
     @property
     def row(self) -> int:
-        """Floats from one row to the next."""
+        """Elements from one row to the next."""
         return (self.left + self.width + self.right) * self.pixel
 
     @property
     def size(self) -> int:
-        """Floats of one image with its border."""
+        """Elements of one image with its border."""
         return (self.top + self.height + self.bottom) * self.row
 
     @property
     def origin(self) -> int:
-        """Floats from the buffer's start to the first real pixel."""
+        """Elements from the buffer's start to the first real pixel."""
         return self.top * self.row + self.left * self.pixel
 
     @property
@@ -60,7 +60,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Weights:
-    """Strides in floats of weights along output channel, input channel in its group, rows, columns."""
+    """Strides in elements of weights along output channel, input channel in its group, rows, columns."""
 
     output: int
     input: int
@@ -73,14 +73,11 @@ def oihw(inputs: int, height: int, width: int) -> Weights:
     return Weights(inputs * height * width, height * width, width, 1)
 
 
-def hwio(inputs: int, outputs: int, width: int) -> Weights:
-    """Rows, columns, input channels of a group, output channels of all groups."""
-    return Weights(1, outputs, width * inputs * outputs, inputs * outputs)
-
-
 @dataclass(frozen=True)
 class Convolution:
     """The geometry of one convolution. `pads` is (top, left, bottom, right), pairs are (rows, columns).
+
+    `dtype` is that of images and weights.
 
     Raises `ShapeError` when output size and geometry do not agree or channels do not divide into groups.
     """
@@ -92,6 +89,7 @@ class Convolution:
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     group: int = 1
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         size = (self.x.height, self.x.width)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from onward.compile.codegen import math
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError
 
@@ -30,6 +30,7 @@ class Response:
     alpha: float
     beta: float
     bias: float
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         extents = {(i.height, i.width, i.channels) for i in self.images}
@@ -53,12 +54,12 @@ def response_backward(spec: Response, target: Target) -> Kernel:
 class _Writer:
     def __init__(self, spec: Response, target: Target, tensors: tuple[str, ...]) -> None:
         self.spec = spec
-        self.target = target
+        self.target = target = target.typed(spec.dtype)
         self.tensors = tensors
         self.module = Module(target)
         self.f = self.module.entry()
-        self.slots = (*tensors, "scratch", "batch")
-        self.values = slot_values(self.f, self.slots, frozenset(("batch",)))
+        self.parameters = (*read(*tensors[:-1]), *write(tensors[-1], "scratch"), *integer("batch"))
+        self.values = slot_values(self.f, self.parameters)
         lanes, channels = target.lanes, spec.images[0].channels
         self.channels = channels
         self.margin = -(-spec.size // lanes) * lanes
@@ -88,11 +89,11 @@ class _Writer:
         return Kernel(
             name=f"{name} {image.height}x{image.width}x{image.channels}",
             ir=self.module.text(),
-            slots=self.slots,
+            parameters=self.parameters,
             flops=Affine(0, elements * (2 * spec.size + 30)),
-            bytes=Affine(0, 4 * elements * len(self.tensors)),
+            bytes=Affine(0, self.target.nbytes * elements * len(self.tensors)),
             units=Affine(0, image.height),
-            scratch=4 * width,
+            scratch=self.target.nbytes * width,
         )
 
     def blocks(self, body: object) -> None:

@@ -15,30 +15,34 @@ from typing import final
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.blocking import Blocking, blocking
-from onward.compile.kernels.gemm import Gemm, describe
-from onward.compile.kernels.kernel import Kernel, slot_values
+from onward.compile.kernels.gemm import Gemm, describe, result_of
+from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile
 from onward.compile.kernels.panels import define_pack
 
 __all__ = ["packed_gemm"]
-
-_COPY = 8
-"""Multiplications by one element that take as long as copying it."""
 
 
 def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel:
     """The kernel. Slots: a, b, c, e0, ... (epilogue operands), p with `partial`, scratch, batch."""
     if spec.accumulate and spec.partial:
         raise ValueError("what is added to must be C, not sums that are kept elsewhere")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    slots = ("a", "b", "c", *extra, *(("p",) if spec.partial else ()), "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (
+        *read("a", "b"),
+        *result_of(spec),
+        *read(*extra),
+        *write(*["p"] * spec.partial, "scratch"),
+        *integer("batch"),
+    )
+    values = slot_values(f, parameters)
     plan = blocking(spec, target)
     _Driver(f, spec, plan, values).emit()
     f.ret()
-    return describe(spec, name, module.text(), slots, scratch=4 * plan.scratch)
+    return describe(spec, name, module.text(), parameters, scratch=target.nbytes * plan.scratch)
 
 
 @final
@@ -103,16 +107,17 @@ class _Driver:
         """Whether threads share C's rows; else its columns.
 
         What costs less in rows x columns of a thread, where copying a row of B or a column of A costs about
-        as much as multiplying it by `_COPY` others.
+        as much as multiplying it by `product_copy` others.
         """
         f, plan = self.f, self.plan
-        copy_b = _COPY if plan.own else 0
+        copy = f.module.target.tuning.product_copy
+        copy_b = copy if plan.own else 0
         columns = plan.panels * plan.width
         grain = plan.rows[-1]
         share = (rows + (threads * grain - 1)) // (threads * grain) * grain
         panels = (threads + (plan.panels - 1)) // threads * plan.width
-        by_rows = share * (columns + _COPY) + copy_b * columns
-        by_columns = rows * (panels + _COPY) + panels * copy_b
+        by_rows = share * (columns + copy) + copy_b * columns
+        by_columns = rows * (panels + copy) + panels * copy_b
         return f.compare("sle", by_rows, by_columns)
 
     def _offsets(self, index: Value) -> tuple[Value, Value, Value]:

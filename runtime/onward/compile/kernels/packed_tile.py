@@ -46,7 +46,7 @@ def define_slab(module: Module, spec: Gemm, plan: Blocking) -> Function:
                     f.vstore(f.vload(source, even, f.mask(k - even)), sink, even)
             else:
                 with f.range(0, k) as j:
-                    f.store(f.load(source, "float", j * spec.a_k), f.at(sink, j))
+                    f.store(f.load(source, None, j * spec.a_k), f.at(sink, j))
     f.ret()
     return f
 
@@ -127,7 +127,7 @@ def define_tile(module: Module, name: str, spec: Gemm, plan: Blocking, size: int
     if epilogue == IDENTITY and not spec.partial:
         stored()
     else:
-        tile = f.local("float", size * vectors * lanes)
+        tile = f.local(f.float, size * vectors * lanes)
         if isinstance(last, int):
             finished()
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.transpose import transposed
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.tile import vectors_for
 
 __all__ = ["block_width", "define_pack", "pack_columns", "packed_size", "panel_size", "whole_lanes"]
@@ -26,17 +26,13 @@ def whole_lanes(size: int, target: Target) -> int:
 
 
 def panel_size(n: int, k: int, target: Target) -> int:
-    """Floats of one block of a k x n matrix; k is rounded up to whole vectors."""
+    """Elements of one block of a k x n matrix; k is rounded up to whole vectors."""
     return block_width(n, target) * whole_lanes(k, target)
 
 
 def packed_size(n: int, k: int, target: Target) -> int:
-    """Floats of a k x n matrix in blocks: use b_k = block_width, b_block = panel_size."""
+    """Elements of a k x n matrix in blocks: use b_k = block_width, b_block = panel_size."""
     return -(-n // block_width(n, target)) * panel_size(n, k, target)
-
-
-_DEPTH = 256
-"""Rows of a panel that are packed as one unit of work."""
 
 
 def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -> Kernel:
@@ -46,27 +42,28 @@ def pack_columns(n: int, k: int, n_stride: int, k_stride: int, target: Target) -
     """
     module = Module(target)
     f = module.entry()
-    slots = ("b", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("b"), *write("packed"))
+    values = slot_values(f, parameters)
     width, size = block_width(n, target), panel_size(n, k, target)
-    blocks, parts = -(-n // width), -(-k // _DEPTH)
+    most = target.tuning.pack_rows
+    blocks, parts = -(-n // width), -(-k // most)
     pack = define_pack(module, width, size, n_stride, k_stride)
     low, high = f.share(blocks * parts, *f.arguments[1:])
     with f.range(low, high) as unit:
-        block, first = unit // parts, unit % parts * _DEPTH
+        block, first = unit // parts, unit % parts * most
         source = f.at(values["b"], block * (width * n_stride) + first * k_stride)
         sink = f.at(values["packed"], block * size + first * width)
         columns = f.smin(width, f.value(n) - block * width)
-        f.invoke(pack, [source, sink, columns, f.smin(_DEPTH, f.value(k) - first)])
+        f.invoke(pack, [source, sink, columns, f.smin(most, f.value(k) - first)])
     f.ret()
-    moved = 4 * (n * k + packed_size(n, k, target))
+    moved = target.nbytes * (n * k + packed_size(n, k, target))
     return Kernel(
-        f"pack_columns {k}x{n}", module.text(), slots, bytes=Affine(moved), units=Affine(blocks * parts)
+        f"pack_columns {k}x{n}", module.text(), parameters, bytes=Affine(moved), units=Affine(blocks * parts)
     )
 
 
 def define_pack(module: Module, width: int, size: int, n_stride: int, k_stride: int) -> Function:
-    """Write a function of (source, panels, columns, k): k rows of columns into panels `size` floats apart.
+    """Write a function of (source, panels, columns, k): k rows of columns into panels `size` elements apart.
 
     Rows up to the next multiple of the vector width are written too.
     """
@@ -99,7 +96,7 @@ def define_pack(module: Module, width: int, size: int, n_stride: int, k_stride: 
                 f.invoke(square, [corner, sink, present - j - 1, k - row])
         else:
             with f.range(0, k) as row, f.range(0, present) as j:
-                value = f.load(source, "float", row * k_stride + (first + j) * n_stride)
+                value = f.load(source, None, row * k_stride + (first + j) * n_stride)
                 f.store(value, f.at(panel, row * width + j))
     f.ret()
     return f

@@ -14,7 +14,7 @@ from typing import final
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
@@ -50,8 +50,8 @@ def dropout(spec: Dropout, target: Target) -> Kernel:
     """Slots: x, y, seed and step (addresses of int64), batch."""
     module = Module(target)
     f = module.entry()
-    slots = ("x", "y", "seed", "step", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("x"), *write("y"), *read("seed", "step"), *integer("batch"))
+    values = slot_values(f, parameters)
     seed, step = (f.load(values[name], "i64") for name in ("seed", "step"))
     low = f.binary("and", seed, _LOW)
     key = _scalar_rounds(f, low, f.binary("lshr", seed, 32), f.value(spec.salt & _LOW))
@@ -72,7 +72,7 @@ def dropout(spec: Dropout, target: Target) -> Kernel:
     return Kernel(
         name="dropout",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, 6 * _ROUNDS * elements),
         bytes=Affine(0, 8 * elements),
         units=Affine(0, max(1, elements // 64)),

@@ -14,17 +14,11 @@ from dataclasses import dataclass, replace
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, write
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError
 
 __all__ = ["Pool", "pool_backward", "pool_forward"]
-
-_UNROLLED = 4
-"""Columns of a window up to which they are written out."""
-
-_BAND = 8
-"""Rows of windows that a band of dx meets, about, where windows overlap."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,7 @@ class Pool:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     count_include_pad: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.kind not in ("max", "average"):
@@ -53,10 +48,10 @@ class Pool:
 
 def pool_forward(pool: Pool, target: Target) -> Kernel:
     """Slots: x, y, batch."""
-    module = Module(_narrowed(target, pool.x.channels))
+    module = Module(_narrowed(target.typed(pool.dtype), pool.x.channels))
     f = module.entry()
-    slots = ("x", "y", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("x"), *write("y"), *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = pool.x, pool.y
     low, high = f.share(values["batch"] * y.height, *f.arguments[1:])
     neutral = f.value(float("-inf") if pool.kind == "max" else 0.0, f.vector)
@@ -69,7 +64,7 @@ def pool_forward(pool: Pool, target: Target) -> Kernel:
                 sink = f.at(values["y"], n * y.size + i * y.row + j * y.pixel + y.origin)
                 _reduce(f, pool, window, source, sink, neutral)
     f.ret()
-    return _kernel(f"{pool.kind}_pool", module, slots, pool, y.height)
+    return _kernel(f"{pool.kind}_pool", module, parameters, pool, y.height)
 
 
 def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value, neutral: Value) -> None:
@@ -87,19 +82,20 @@ def _reduce(f: Function, pool: Pool, window: _Window, source: Value, sink: Value
         for v, total in enumerate(totals):
             f.vstore(total * scale if scale is not None else total, sink, first + v * f.lanes, mask)
 
-    _blocks(f, pool.x.channels, 4, block)
+    _blocks(f, pool.x.channels, f.module.target.tuning.pool_vectors, block)
 
 
 def pool_backward(pool: Pool, target: Target) -> Kernel:
     """dx from dy. Slots: dy, dx, batch, and for max pooling x and y. dx's border is left alone."""
-    module = Module(_narrowed(target, pool.x.channels))
+    module = Module(_narrowed(target.typed(pool.dtype), pool.x.channels))
     f = module.entry()
-    slots = ("dy", "dx", "x", "y", "batch") if pool.kind == "max" else ("dy", "dx", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    tensors = (*read("dy"), *write("dx"), *(read("x", "y") if pool.kind == "max" else ()))
+    parameters = (*tensors, *integer("batch"))
+    values = slot_values(f, parameters)
     x, y = pool.x, pool.y
     rows, columns = (_Axis.of(pool, axis) for axis in range(2))
     disjoint = rows.disjoint and columns.disjoint
-    height = min(x.height, _BAND * pool.strides[0])
+    height = min(x.height, module.target.tuning.pool_band * pool.strides[0])
     units = y.height if disjoint else -(-x.height // height)
     low, high = f.share(values["batch"] * units, *f.arguments[1:])
     with f.range(low, high) as unit:
@@ -126,11 +122,11 @@ def pool_backward(pool: Pool, target: Target) -> Kernel:
                 at_y = n * y.size + i * y.row + j * y.pixel + y.origin
                 at_x = n * x.size + window.origin
                 at = {"dy": at_y, "y": at_y, "dx": at_x, "x": at_x}
-                pointers = {name: f.at(values[name], at[name]) for name in slots[:-1]}
+                pointers = {p.name: f.at(values[p.name], at[p.name]) for p in tensors}
                 band = None if disjoint else (top, bottom)
                 _spread(f, pool, window, pointers, band)
     f.ret()
-    return _kernel(f"{pool.kind}_pool_backward", module, slots, pool, units)
+    return _kernel(f"{pool.kind}_pool_backward", module, parameters, pool, units)
 
 
 def _clear(f: Function, channels: int, sink: Value) -> None:
@@ -138,7 +134,7 @@ def _clear(f: Function, channels: int, sink: Value) -> None:
         for v in range(vectors):
             f.vstore(f.zero(), sink, first + v * f.lanes, mask)
 
-    _blocks(f, channels, 4, block)
+    _blocks(f, channels, f.module.target.tuning.pool_vectors, block)
 
 
 def _spread(
@@ -189,26 +185,26 @@ def _spread(
             gradient = window.taps(gradient, skip, before)
         window.taps(gradient, tap, within)
 
-    _blocks(f, pool.x.channels, 2, block)
+    _blocks(f, pool.x.channels, f.module.target.tuning.pool_vectors // 2, block)
 
 
 def _narrowed(target: Target, channels: int) -> Target:
     """A target of half or a quarter of the lanes where all channels fit: it crosses fewer cache lines."""
-    lanes = target.lanes
-    while lanes > 4 and channels <= lanes // 2:
-        lanes //= 2
-    return replace(target, lanes=lanes)
+    vector = target.vector_bytes
+    while vector > 16 and channels * target.nbytes <= vector // 2:
+        vector //= 2
+    return replace(target, vector_bytes=vector)
 
 
-def _kernel(name: str, module: Module, slots: tuple[str, ...], pool: Pool, units: int) -> Kernel:
+def _kernel(name: str, module: Module, parameters: tuple[Parameter, ...], pool: Pool, units: int) -> Kernel:
     taps = pool.kernel[0] * pool.kernel[1]
-    tensors = len(slots) - 1
+    tensors = len(parameters) - 1
     return Kernel(
         name=f"{name} {pool.x.height}x{pool.x.width}x{pool.x.channels} k{pool.kernel[0]}x{pool.kernel[1]}",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, pool.y.elements * taps),
-        bytes=Affine(0, 4 * (pool.x.elements + pool.y.elements) * max(1, tensors // 2)),
+        bytes=Affine(0, module.target.nbytes * (pool.x.elements + pool.y.elements) * max(1, tensors // 2)),
         units=Affine(0, units),
     )
 
@@ -318,7 +314,7 @@ class _Window:
             return f.value(1.0 / (pool.kernel[0] * pool.kernel[1]), f.vector)
         (r0, r1), (c0, c1) = self.ranges
         count = (f.value(r1) - r0) * (f.value(c1) - c0)
-        return f.splat(1.0 / f.cast("sitofp", count, "float"))
+        return f.splat(1.0 / f.cast("sitofp", count, f.float))
 
 
 def _few(
@@ -329,7 +325,7 @@ def _few(
 ) -> list[Value]:
     """A loop that carries values, written out when it is known to be short."""
     low, high = bounds
-    if isinstance(low, int) and isinstance(high, int) and high - low <= _UNROLLED:
+    if isinstance(low, int) and isinstance(high, int) and high - low <= f.module.target.tuning.pool_unrolled:
         out = list(carry)
         for number in range(low, high):
             out = body(f.value(number), out)

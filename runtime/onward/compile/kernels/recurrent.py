@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onward.compile.codegen import math
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.panels import block_width, panel_size
 from onward.compile.kernels.tile import ACCUMULATOR, Epilogue, Tile, define, rows_for
 from onward.graph.expression import operand
@@ -27,14 +27,6 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 ACTIVATIONS = frozenset({"relu", "sigmoid", "softsign", "tanh"})
 """Those that are compiled: their derivatives follow from their results."""
 
-_INTEGERS = frozenset({"batch", "time", "y_time", "y_row"})
-
-_ROWS = 8
-"""Rows of a register tile at most: a thread's rows divide into such tiles without small ones left over."""
-
-_JOINED = 4
-"""Blocks of columns that a tile of one row takes at once, so that its sums do not wait for each other."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -43,8 +35,8 @@ class Cell:
     Attributes:
         kind: the operator.
         size: units.
-        row: floats between rows of the batch in `gates`.
-        state_row: floats between rows of the batch in the initial states.
+        row: elements between rows of the batch in `gates`.
+        state_row: elements between rows of the batch in the initial states.
         activations: of the direction, in the operator's order.
         reverse: whether it reads the sequence from its end.
         kept: whether the states of all steps stay.
@@ -54,6 +46,7 @@ class Cell:
         initial: which initial states are there.
         sequence: whether H of all steps is also stored apart; it is 0 beyond the end of a sequence.
         clip, before_reset, input_forget: the attributes.
+        dtype: of everything but lens.
     """
 
     kind: str
@@ -73,6 +66,7 @@ class Cell:
     clip: float | None = None
     before_reset: bool = False
     input_forget: bool = False
+    dtype: str = "float32"
 
     @property
     def states(self) -> int:
@@ -125,7 +119,7 @@ class RowProduct:
             )
             return define(module, f"{name}_{rows}x{columns}x{blocks}", made)
 
-        most = min(_ROWS, rows_for(target, vectors)) // 2 * 2
+        most = max(2, min(target.tuning.recurrent_rows, rows_for(target, vectors)) // 2 * 2)
         self._sizes = sorted({most, min(4, most), 2}, reverse=True)
         widths = [(self._width, self._whole), (rest, 1 if rest else 0)]
         self._tiles = {
@@ -134,7 +128,9 @@ class RowProduct:
             if count
             for rows in (*self._sizes, 1)
         }
-        self._joined = _JOINED if self._whole >= _JOINED and target.registers >= 2 * _JOINED * vectors else 1
+        joined = target.tuning.recurrent_joined
+        fits = self._whole >= joined and target.registers >= 2 * joined * vectors
+        self._joined = joined if fits else 1
         if self._joined > 1:
             self._tiles[1, self._width * self._joined] = tile(1, self._width * self._joined, self._joined)
         self._rest = rest
@@ -180,17 +176,17 @@ class RowProduct:
 class Frame:
     """What forward and backward kernels share: slots, a thread's rows, walks over columns."""
 
-    def __init__(self, spec: Cell, target: Target, slots: Sequence[str]) -> None:
+    def __init__(self, spec: Cell, target: Target, parameters: Sequence[Parameter]) -> None:
         self.spec = spec
-        self.target = target
+        self.target = target = target.typed(spec.dtype)
         self.module = Module(target)
         self.f = f = self.module.entry()
-        self.slots = tuple(slots)
-        self.values = slot_values(f, self.slots, _INTEGERS)
+        self.parameters = tuple(parameters)
+        self.values = slot_values(f, self.parameters)
         self.batch, self.time = self.values["batch"], self.values["time"]
         self.low, self.high = f.share(self.batch, *f.arguments[1:])
         self.rows = self.batch * spec.size
-        """Floats of the states of one step."""
+        """Elements of the states of one step."""
 
     def position(self, step: Value) -> Value:
         """The place in the sequence of a step, counted in the order in which it is read."""
@@ -277,11 +273,11 @@ class Frame:
     def kernel(self, name: str) -> Kernel:
         """The finished kernel; costs are those of one row of the batch in one step."""
         self.f.ret()
-        moved = 4 * (2 * GATES[self.spec.kind] + 2 * self.spec.states) * self.spec.size
+        moved = self.target.nbytes * (2 * GATES[self.spec.kind] + 2 * self.spec.states) * self.spec.size
         return Kernel(
             name=f"{name} {self.spec.size}",
             ir=self.module.text(),
-            slots=self.slots,
+            parameters=self.parameters,
             flops=Affine(0, cell_flops(self.spec)),
             bytes=Affine(0, moved),
         )
@@ -298,19 +294,19 @@ def recurrent(spec: Cell, target: Target) -> Kernel:
     reset comes after the product; y, where H is also stored, with the steps y_time and y_row; time, batch.
     """
     states = ("h", "c")[: spec.states]
-    slots = [
-        "gates",
-        "r",
-        *states,
-        *(f"{s}0" for s, given in zip(states, spec.initial, strict=True) if given),
+    parameters = [
+        *(write("gates") if spec.features else update("gates")),
+        *read("r"),
+        *write(*states),
+        *read(*(f"{s}0" for s, given in zip(states, spec.initial, strict=True) if given)),
     ]
-    slots += ["x", "w"] if spec.features else []
-    slots += ["bias"] if spec.bias else []
-    slots += ["p"] if spec.peepholes else []
-    slots += ["lens"] if spec.lens else []
-    slots += ["rh", "extra"] if spec.kind == "GRU" else []
-    slots += ["y", "y_time", "y_row"] if spec.sequence else []
-    frame = Frame(spec, target, [*slots, "time", "batch"])
+    parameters += read("x", "w") if spec.features else ()
+    parameters += read("bias") if spec.bias else ()
+    parameters += read("p") if spec.peepholes else ()
+    parameters += read("lens") if spec.lens else ()
+    parameters += (*read("rh"), *write("extra")) if spec.kind == "GRU" else ()
+    parameters += (*write("y"), *integer("y_time", "y_row")) if spec.sequence else ()
+    frame = Frame(spec, target, [*parameters, *integer("time", "batch")])
     f = frame.f
     maker = _STEPS[spec.kind](frame)
     with f.when(f.compare("slt", frame.low, frame.high)):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from onward.compile.codegen.builder import Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import constant
-from onward.compile.kernels.kernel import Kernel
+from onward.compile.kernels.kernel import Kernel, integer, read, update, write
 from onward.compile.kernels.recurrent import GATES, Cell, Frame, RowProduct
 from onward.compile.kernels.reduce import Columns
 
@@ -47,23 +47,26 @@ def partial_sums(spec: Cell) -> Columns:
 def recurrent_gradient(spec: CellGradient, target: Target) -> Kernel:
     """The backward pass of one direction.
 
-    Slots: gates, h, c, extra, lens, p, time and batch as the forward kernel left them; dh and dc [N, size],
-    the gradients of the initial states in the end; dh_last and dc_last with the rows of the initial states;
-    dy with the steps y_time and y_row; r packed [gates · size, size], for GRU the gates z and r alone,
-    and rh packed [size, size]; back [N, size] of GRU; sums, twice the partial results. `extra` of a GRU whose
-    reset comes after the product becomes the gradient of Ht₋₁ · Rhᵀ + Rbh.
+    Slots: gates, h (for LSTM c), lens, p, time and batch as the forward kernel left them; dh and dc
+    [N, size], the gradients of the initial states in the end; dh_last and dc_last with the rows of the
+    initial states; dy with the steps y_time and y_row; r packed [gates · size, size], for GRU the gates z and
+    r alone, and rh packed [size, size]; sums, twice the partial results. A GRU whose reset comes after the
+    product has `extra` too, which becomes the gradient of Ht₋₁ · Rhᵀ + Rbh, another one back [N, size].
     """
     cell = spec.cell
     states = ("h", "c")[: cell.states]
-    slots = ["gates", "r", *states, *(f"d{s}" for s in states)]
-    slots += [f"d{s}_last" for s, given in zip(states, spec.last, strict=True) if given]
-    slots += ["dy", "y_time", "y_row"] if spec.sequence else []
-    slots += ["lens"] if cell.lens else []
-    slots += ["p"] if cell.peepholes else []
-    slots += ["rh", "extra"] if cell.kind == "GRU" else []
-    slots += ["back"] if cell.kind == "GRU" and not cell.before_reset else []
-    slots += ["sums"] if spec.sums else []
-    frame = Frame(cell, target, [*slots, "time", "batch"])
+    kept = "c" if cell.kind == "LSTM" else "h"
+    gates = write("gates") if cell.kind == "RNN" else update("gates")
+    parameters = [*gates, *read("r", kept), *write(*(f"d{s}" for s in states))]
+    parameters += read(*(f"d{s}_last" for s, given in zip(states, spec.last, strict=True) if given))
+    parameters += (*read("dy"), *integer("y_time", "y_row")) if spec.sequence else ()
+    parameters += read("lens") if cell.lens else ()
+    parameters += read("p") if cell.peepholes else ()
+    if cell.kind == "GRU":
+        parameters += read("rh")
+        parameters += update("extra") if cell.before_reset else write("back")
+    parameters += write("sums") if spec.sums else ()
+    frame = Frame(cell, target, [*parameters, *integer("time", "batch")])
     f = frame.f
     maker = _STEPS[cell.kind](frame, spec)
     maker.clear_sums(0)
@@ -249,7 +252,7 @@ class _Gated(_Backward):
     def step(self, t: Value) -> None:
         f, frame, spec, size = self.f, self.frame, self.spec, self.size
         gates = frame.step_of("gates", t, spec.row)
-        extra = frame.step_of("extra", t, size)
+        extra = frame.step_of("extra", t, size) if spec.before_reset else frame.values["back"]
         h, _ = frame.states("h", t)
         dh = frame.values["dh"]
         ends = (frame.low, frame.high)
@@ -281,7 +284,7 @@ class _Gated(_Backward):
         if spec.before_reset:
             self.by_rh.emit(f, *ends, extra, frame.values["rh"], dh)
         else:
-            self.by_rh.emit(f, *ends, f.at(gates, 2 * size), frame.values["rh"], frame.values["back"])
+            self.by_rh.emit(f, *ends, f.at(gates, 2 * size), frame.values["rh"], extra)
             self._reset(gates, h)
         self.by_r.emit(f, *ends, gates, frame.values["r"], dh)
 

@@ -1,7 +1,7 @@
 """Sums and extremes of element expressions over all axes but the last, or over everything.
 
 `reduce_columns` leaves each thread's share in a partial result of its own; `finish_columns` combines the
-shares in thread order and computes expressions of them. Sums go through runs of at most 64 rows, so rounding
+shares in thread order and computes expressions of them. Sums go through short runs of rows, so rounding
 errors do not pile up along a whole batch. Reproducible bit for bit at a given number of threads.
 """
 
@@ -15,7 +15,7 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.tile import split
 from onward.compile.kernels.walk import decode
 from onward.errors import ShapeError
@@ -25,15 +25,13 @@ __all__ = ["COMBINE", "Columns", "Finish", "finish_columns", "partial_size", "re
 COMBINE = {"sum": 0.0, "max": -math.inf, "min": math.inf}
 """Ways to combine, with the result over nothing."""
 
-_RUN = 64
-
 
 @dataclass(frozen=True)
 class Columns:
     """Reduce expressions over [batch, *shape] to vectors along the last axis of `shape`.
 
     `everything` reduces the last axis too: each result is then one value, in lane 0. Strides are as in
-    `Element`. `combine[i]` says how expression i is combined.
+    `Element`. `combine[i]` says how expression i is combined; `dtype` is that of all arithmetic and results.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +39,7 @@ class Columns:
     expressions: tuple[Expression, ...]
     combine: tuple[str, ...]
     everything: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if inputs_of(self.expressions) > len(self.operands):
@@ -53,12 +52,13 @@ class Columns:
 
 
 def _width(spec: Columns, target: Target) -> int:
-    """Floats of one result in a partial."""
+    """Elements of one result in a partial."""
+    target = target.typed(spec.dtype)
     return target.lanes if spec.everything else -(-spec.shape[-1] // target.lanes) * target.lanes
 
 
 def partial_size(spec: Columns, target: Target, threads: int) -> int:
-    """Floats of all partial results on `threads` threads."""
+    """Elements of all partial results on `threads` threads."""
     return threads * len(spec.expressions) * _width(spec, target)
 
 
@@ -74,10 +74,11 @@ def combine(f: Function, how: str, a: Value, b: Value) -> Value:
 
 def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kernel:
     """Partial results [thread][expression][column]. Slots: x0, x1, ..., partial, batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
-    slots = (*(f"x{i}" for i in range(len(spec.operands))), "partial", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read(*(f"x{i}" for i in range(len(spec.operands)))), *write("partial"), *integer("batch"))
+    values = slot_values(f, parameters)
     lanes, columns = target.lanes, spec.shape[-1]
     width = _width(spec, target)
     *middle, _ = spec.shape
@@ -96,7 +97,7 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
     with f.repeat() as leave:
         row = f.load(position, "i64")
         leave(f.compare("sge", row, high))
-        count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), _RUN)
+        count = f.smin(f.smin(high - row, f.value(wrap) - row % wrap), target.tuning.reduce_run)
         f.store(row + count, position)
         starts = decode(f, row, middle, [list(o.strides) for o in spec.operands])
         _run(f, spec, values, starts, count, columns, width, partial, neutral)
@@ -106,7 +107,7 @@ def reduce_columns(spec: Columns, target: Target, name: str = "reduce") -> Kerne
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, elements * (flops(spec.expressions) + len(spec.expressions))),
         bytes=Affine(0, moved),
         units=Affine(0, math.prod(middle)),
@@ -189,15 +190,15 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
 
     `parts` is the number of threads that `reduce_columns` ran on.
     """
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
-    slots = (
-        "partial",
-        *(f"x{i}" for i in range(len(finish.operands))),
-        *(f"y{i}" for i in range(len(finish.results))),
-        "parts",
+    parameters = (
+        *read("partial", *(f"x{i}" for i in range(len(finish.operands)))),
+        *write(*(f"y{i}" for i in range(len(finish.results)))),
+        *integer("parts"),
     )
-    values = slot_values(f, slots, frozenset(("parts",)))
+    values = slot_values(f, parameters)
     lanes = target.lanes
     columns = 1 if spec.everything else spec.shape[-1]
     width, count = _width(spec, target), len(spec.expressions)
@@ -222,7 +223,7 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
                 for t, how in zip(totals, spec.combine, strict=True)
             ]
         operands = [
-            load_operand(f, values[f"x{i}"], first if step else f.value(0), step, "float32", mask)
+            load_operand(f, values[f"x{i}"], first if step else f.value(0), step, spec.dtype, mask)
             for i, step in enumerate(finish.operands)
         ]
         results = emit(f, finish.expressions, [*totals, *operands])
@@ -232,8 +233,8 @@ def finish_columns(spec: Columns, finish: Finish, target: Target, name: str = "f
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(columns * flops(finish.expressions)),
-        bytes=Affine(4 * columns * (count + len(finish.operands) + len(finish.results))),
+        bytes=Affine(target.nbytes * columns * (count + len(finish.operands) + len(finish.results))),
         units=Affine(-(-columns // lanes)),
     )

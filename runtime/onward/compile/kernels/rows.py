@@ -12,7 +12,7 @@ from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import DTYPES, Operand, load_operand, store_result
 from onward.compile.kernels.expression import Expression, emit, flops
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.reduce import COMBINE, combine
 from onward.errors import ShapeError
 
@@ -35,6 +35,7 @@ class Rows:
     passes: tuple[tuple[str, Expression, Expression | None], ...]
     results: tuple[tuple[Operand, Expression], ...]
     row_results: tuple[tuple[str, Expression], ...] = ()
+    dtype: str = "float32"
 
     @property
     def column(self) -> int:
@@ -49,15 +50,16 @@ class Rows:
 
 def rows_kernel(spec: Rows, target: Target, name: str = "rows") -> Kernel:
     """The kernel. Slots: x0, ... (operands), y0, ... (results), r0, ... (row results), batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
-    slots = (
-        *(f"x{i}" for i in range(len(spec.operands))),
-        *(f"y{i}" for i in range(len(spec.results))),
-        *(f"r{i}" for i in range(len(spec.row_results))),
-        "batch",
+    parameters = (
+        *read(*(f"x{i}" for i in range(len(spec.operands)))),
+        *write(*(f"y{i}" for i in range(len(spec.results)))),
+        *write(*(f"r{i}" for i in range(len(spec.row_results)))),
+        *integer("batch"),
     )
-    values = slot_values(f, slots, frozenset(("batch",)))
+    values = slot_values(f, parameters)
     low, high = f.share(values["batch"], *f.arguments[1:])
     with f.range(low, high) as row:
         _Row(f, spec, values, row).emit()
@@ -71,7 +73,7 @@ def rows_kernel(spec: Rows, target: Target, name: str = "rows") -> Kernel:
     return Kernel(
         name=name,
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, spec.columns * work),
         bytes=Affine(0, moved),
         units=Affine(0, 1),
@@ -100,7 +102,7 @@ class _Row:
             else load_operand(f, self.values[f"x{i}"], self.starts[i] + first, 1, o.dtype, mask)
             for i, o in enumerate(self.spec.operands)
         ]
-        number = f.splat(f.cast("sitofp", first, "float")) + f.cast("sitofp", f.lane_ids("i32"), f.vector)
+        number = f.splat(f.cast("sitofp", first, f.float)) + f.cast("sitofp", f.lane_ids("i32"), f.vector)
         return [*found, number, *self.reduced]
 
     def _reduce(self, how: str, expression: Expression) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 
 __all__ = ["INTEGER_OPS", "adam_factors", "integers"]
 
@@ -30,8 +30,8 @@ def integers(op: str, count: int, strides: tuple[int, int], target: Target) -> K
     """y[i] = a[i * strides[0]] op b[i * strides[1]] for i below count. Slots: a, b, y."""
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "y")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("a", "b"), *write("y"))
+    values = slot_values(f, parameters)
     low, high = f.share(count, *f.arguments[1:])
     with f.range(low, high) as i:
         a, b = (f.load(values[s], "i64", i * step) for s, step in zip(("a", "b"), strides, strict=True))
@@ -40,7 +40,7 @@ def integers(op: str, count: int, strides: tuple[int, int], target: Target) -> K
             result = f.cast("zext", result, "i8")
         f.store(result, values["y"], i)
     f.ret()
-    return Kernel(f"integers_{op}", module.text(), slots, bytes=Affine(24 * count), units=Affine(count))
+    return Kernel(f"integers_{op}", module.text(), parameters, bytes=Affine(24 * count), units=Affine(count))
 
 
 def _integer(f: Function, op: str, a: Value, b: Value) -> Value:
@@ -65,8 +65,8 @@ def adam_factors(beta1: float, beta2: float, weight_decay: float, target: Target
     """
     module = Module(target)
     f = module.entry()
-    slots = ("learning_rate", "t", "y")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("learning_rate", "t"), *write("y"))
+    values = slot_values(f, parameters)
     with f.when(f.compare("eq", f.arguments[1], 0)):
         rate, time = f.load(values["learning_rate"]), f.load(values["t"], "i64")
         one = f.value(1.0, "float")
@@ -75,7 +75,9 @@ def adam_factors(beta1: float, beta2: float, weight_decay: float, target: Target
         f.store(f.sqrt(scales[1]), values["y"], 1)
         f.store(f.exact("fsub", one, f.exact("fmul", rate, weight_decay)), values["y"], 2)
     f.ret()
-    return Kernel("adam_factors", module.text(), slots, flops=Affine(500), bytes=Affine(24), units=Affine(1))
+    return Kernel(
+        "adam_factors", module.text(), parameters, flops=Affine(500), bytes=Affine(24), units=Affine(1)
+    )
 
 
 def _power(f: Function, base: float, exponent: Value) -> Value:

@@ -14,7 +14,7 @@ from onward.compile.codegen.builder import Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.element import Element, ElementBody
 from onward.compile.kernels.expression import flops
-from onward.compile.kernels.kernel import Affine, Kernel
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, write
 from onward.errors import ShapeError
 
 __all__ = ["row_slots", "sweep"]
@@ -22,9 +22,13 @@ __all__ = ["row_slots", "sweep"]
 
 def row_slots(spec: Element, row: int) -> tuple[str, ...]:
     """The names of a row's slots: its end, then the operands and the results as in an `element` kernel."""
-    operands = (f"x{i}" for i in range(len(spec.operands)))
-    results = (f"y{i}" for i in range(len(spec.results)))
-    return tuple(f"{name} {row}" for name in ("end", *operands, *results))
+    return tuple(p.name for p in _row_parameters(spec, row))
+
+
+def _row_parameters(spec: Element, row: int) -> tuple[Parameter, ...]:
+    operands = (f"x{i} {row}" for i in range(len(spec.operands)))
+    results = (f"y{i} {row}" for i in range(len(spec.results)))
+    return (*integer(f"end {row}"), *read(*operands), *write(*results))
 
 
 def sweep(spec: Element, rows: int, target: Target) -> Kernel:
@@ -33,24 +37,25 @@ def sweep(spec: Element, rows: int, target: Target) -> Kernel:
     The code does not depend on the number of rows. `units`, flops and bytes are for one element.
 
     Raises:
-        ShapeError: `spec` is not over a batch of single float32 elements.
+        ShapeError: `spec` is not over a batch of single elements of the type that it computes in.
     """
-    slots = ("rows", *(name for row in range(rows) for name in row_slots(spec, row)))
-    return replace(_sweep(spec, target), slots=slots)
+    parameters = (*integer("rows"), *(p for row in range(rows) for p in _row_parameters(spec, row)))
+    return replace(_sweep(spec, target), parameters=parameters)
 
 
 @functools.lru_cache(512)
 def _sweep(spec: Element, target: Target) -> Kernel:
     tensors = (*spec.operands, *spec.results)
-    if spec.shape or any(o.dtype != "float32" for o in tensors):
-        raise ShapeError("a sweep is over a batch of single float32 elements")
+    if spec.shape or any(o.dtype != spec.dtype for o in tensors):
+        raise ShapeError(f"a sweep is over a batch of single {spec.dtype} elements")
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     args, thread, threads = f.arguments
     width = 1 + len(tensors)
     rows, table = f.load(args, "i64", 0), f.at(args, 1, "i64")
     total = f.load(table, "i64", (rows - 1) * width)
-    block = 16 * target.lanes
+    block = target.tuning.element_block * target.lanes
     low, high = f.share((total + (block - 1)) // block, thread, threads)
     low, high = low * block, f.smin(high * block, total)
     steps = [o.strides[0] for o in tensors]
@@ -69,8 +74,8 @@ def _sweep(spec: Element, target: Target) -> Kernel:
     return Kernel(
         name="sweep",
         ir=module.text(),
-        slots=(),
+        parameters=(),
         flops=Affine(0, flops(spec.expressions)),
-        bytes=Affine(0, 4 * sum(steps)),
+        bytes=Affine(0, target.nbytes * sum(steps)),
         units=Affine(0, 1),
     )

@@ -47,13 +47,13 @@ IDENTITY = Epilogue()
 
 @dataclass(frozen=True)
 class Tile:
-    """A register tile of len(a) rows by `vectors` vectors; offsets and steps count floats.
+    """A register tile of len(a) rows by `vectors` vectors; offsets and steps count elements.
 
     `loops` are (count, a_step, b_step) around the innermost one, outermost first. A count of None, there or
     for `k`, is given at run time and must be at least 1. `tail` lanes of the last vector are valid; B must be
     readable past them unless `b_masked`. `accumulate` adds to what C holds. Vectors of B follow each other,
     or lie at the offsets `b`. With `prefetch`, each innermost step asks for the cache lines of that many more
-    floats at another address.
+    elements at another address.
     """
 
     a: tuple[int, ...]
@@ -76,10 +76,6 @@ class Tile:
         return sum(count is None for count, _, _ in self.loops) + (self.k is None)
 
 
-_LINE = 16
-"""Floats of a cache line."""
-
-
 def rows_for(target: Target, vectors: int) -> int:
     """The most rows a tile of that many vectors can have without spilling."""
     reserved = vectors + 1
@@ -88,11 +84,7 @@ def rows_for(target: Target, vectors: int) -> int:
     if not target.fused:
         reserved += 1
     rows = (target.registers - reserved) // vectors
-    return max(1, min(rows, 28))
-
-
-_NARROW = 1.75
-"""What a vector costs in a tile of its own, beside one in a wider tile: each FMA then needs its own load."""
+    return max(1, min(rows, target.tuning.tile_rows))
 
 
 def vectors_for(target: Target, channels: int, most: int = 4) -> int:
@@ -100,11 +92,11 @@ def vectors_for(target: Target, channels: int, most: int = 4) -> int:
 
     Of widths that suit alike, the one whose tiles are highest; `most` bounds it.
     """
-    whole = -(-channels // target.lanes)
+    whole, narrow = -(-channels // target.lanes), target.tuning.tile_narrow
 
     def cost(width: int) -> float:
         rest = whole % width
-        return (whole - rest) * (_NARROW if width == 1 else 1) + rest * (_NARROW if rest == 1 else 1)
+        return (whole - rest) * (narrow if width == 1 else 1) + rest * (narrow if rest == 1 else 1)
 
     widths = (2, 3, 4, 1) if target.registers == 32 else (2, 3, 1)
     return min((width for width in widths if width <= most), key=cost)
@@ -139,7 +131,7 @@ def define(module: Module, name: str, tile: Tile) -> Function:
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
         ahead = list(acc[sums:])
         if ahead:
-            for line in range(0, tile.prefetch, _LINE):
+            for line in range(0, tile.prefetch, f.module.target.line):
                 f.prefetch(ahead[0], line)
             ahead = [f.at(ahead[0], tile.prefetch)]
         columns = [

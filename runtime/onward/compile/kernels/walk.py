@@ -49,7 +49,7 @@ def merge(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, 
 def flat(f: Function, total: Value, body: Body, steps: list[int]) -> None:
     """One run of `total` elements, split over threads in blocks of vectors."""
     _, thread, threads = f.arguments
-    block = 16 * f.lanes
+    block = f.module.target.tuning.element_block * f.lanes
     low, high = f.share((total + (block - 1)) // block, thread, threads)
     zero = f.value(0)
     body.run([zero] * len(steps), steps, low * block, f.smin(high * block, total))

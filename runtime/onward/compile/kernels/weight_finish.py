@@ -10,7 +10,7 @@ from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.transpose import transposed
 from onward.compile.kernels.conv import label
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
 from onward.compile.kernels.weight_plan import Plan, make_plan
 
@@ -24,10 +24,11 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
     """
     plan = make_plan(conv, target)
     form = plan.form
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    slots = ("c", "dw", "parts")
-    values = slot_values(f, slots, frozenset(("parts",)))
+    parameters = (*read("c"), *write("dw"), *integer("parts"))
+    values = slot_values(f, parameters)
     # One matrix [rows][lanes] for each lane block; for each output channel of it where x is in the lanes.
     matrices = conv.outputs if form.x_lanes else 1
     vectors = -(-form.lane_count // target.lanes)
@@ -45,8 +46,8 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
     return Kernel(
         name="conv_weight_gradient_finish" + label(conv),
         ir=module.text(),
-        slots=slots,
-        bytes=Affine(4 * (plan.size + conv.weights)),
+        parameters=parameters,
+        bytes=Affine(target.nbytes * (plan.size + conv.weights)),
         units=Affine(units),
     )
 

@@ -5,44 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.tuning import Tuning
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import rows_for, split
 
 __all__ = ["Chunks", "Form", "Piece", "Plan", "Store", "make_plan"]
-
-OWN_PANELS = 384 << 10
-"""Bytes of panels up to which every thread has its own."""
-
-NEAR = 40 << 10
-"""Bytes of x and dy that tiles read again and again: what stays in the first-level cache."""
-
-FEW_PIXELS = (16, 64)
-"""Images are read where they are when at least so many pixels of both, with all channels, are `NEAR`: where
-there is little work for each float, and where there is much, beside which packing costs nothing."""
-
-_MUCH = 250
-"""Multiply-adds for each float of x and dy that are much."""
-
-FAR_PANELS = 3 << 20
-"""Bytes of panels from which they come from beyond the second-level cache."""
-
-FAR_PIXELS = 768
-"""Pixels to sum before such a panel is left."""
-
-LANE_BLOCKS = 768 << 10
-"""Bytes of packed lane blocks that stay in the second-level cache while the rows pass."""
-
-_NARROW = 1.5
-"""What a tile of one vector costs beside a wider one: each multiply-add needs a load of its own."""
-
-_LOAD = 0.1
-"""What a load costs beside a multiply-add."""
-
-_FEWEST = 8
-"""Multiply-adds that must be under way to hide their latency."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +56,7 @@ class Form:
 
     @property
     def width(self) -> int:
-        """Floats of a whole lane block."""
+        """Elements of a whole lane block."""
         return self.vectors * self.lanes
 
     @property
@@ -163,7 +133,8 @@ class Store:
     """Where tiles find an operand: in its image, or in blocks of channels, packed chunk by chunk.
 
     Packed: [block][image][row][column][channels of the block]. `rows` and `columns` are the pixels of a chunk
-    of one image, `sampled` whether only those that a 1x1 kernel meets are packed.
+    of one image, `sampled` whether only those that a 1x1 kernel meets are packed; a cache line has `line`
+    elements.
     """
 
     image: Image
@@ -176,9 +147,10 @@ class Store:
     widest: int
     blocks: int
     images: int
+    line: int
 
     def strides(self, size: int) -> tuple[int, int, int]:
-        """Floats from image to image, row to row, pixel to pixel of the stored operand."""
+        """Elements from image to image, row to row, pixel to pixel of the stored operand."""
         if not self.packed:
             return self.image.size, self.image.row, self.image.pixel
         return self.rows * self.columns * size, self.columns * size, size
@@ -192,13 +164,13 @@ class Store:
 
     @property
     def block(self) -> int:
-        """Floats of a packed block; an odd number of cache lines, so that blocks fall in different sets."""
-        lines = -(-self.images * self.rows * self.columns * self.widest // 16)
-        return (lines | 1) * 16
+        """Elements of a packed block; an odd number of cache lines, so that blocks fall in different sets."""
+        lines = -(-self.images * self.rows * self.columns * self.widest // self.line)
+        return (lines | 1) * self.line
 
     @property
     def size(self) -> int:
-        """Floats of a packed chunk."""
+        """Elements of a packed chunk."""
         return self.group * self.blocks * self.block if self.packed else 0
 
 
@@ -212,21 +184,22 @@ class Plan:
     x: Store
     y: Store
     chain: int
+    target: Target
 
     @property
     def padded(self) -> int:
-        """Floats of all lane blocks of a group's panel row."""
+        """Elements of all lane blocks of a group's panel row."""
         return self.form.blocks * self.form.width
 
     @property
     def size(self) -> int:
-        """Floats of one set of panels: [group][lane block][row, tap][lanes]."""
+        """Elements of one set of panels: [group][lane block][row, tap][lanes]."""
         return self.form.conv.group * self.form.panel_rows * self.padded
 
     @property
     def own(self) -> bool:
         """Whether each thread has panels of its own."""
-        return 4 * self.size <= OWN_PANELS
+        return self.target.nbytes * self.size <= self.target.tuning.weights_own
 
     @property
     def row_units(self) -> int:
@@ -253,7 +226,7 @@ class Plan:
 
     @property
     def scratch(self) -> int:
-        """Floats of packed chunks for one thread."""
+        """Elements of packed chunks for one thread."""
         return self.chain * (self.x.size + self.y.size)
 
     @property
@@ -262,7 +235,7 @@ class Plan:
         return math.prod(self.form.conv.strides) > math.prod(self.form.conv.kernel)
 
     def span(self, is_x: bool) -> int:
-        """Floats of a chunk of x or of dy in its image, border included."""
+        """Elements of a chunk of x or of dy in its image, border included."""
         chunks, image = self.chunks, self.x.image if is_x else self.y.image
         if chunks.images > 1 or chunks.per_image == 1:
             return chunks.images * image.size
@@ -284,25 +257,27 @@ class Plan:
 @functools.lru_cache(512)
 def make_plan(conv: Convolution, target: Target) -> Plan:
     """The plan for a convolution; the batch and the number of threads do not enter."""
-    form, pieces = min(_forms(conv, target), key=lambda found: _cost(*found))
+    target = target.typed(conv.dtype)
+    tuning, line = target.tuning, target.line
+    form, pieces = min(_forms(conv, target), key=lambda found: _cost(found[0], found[1], tuning))
     lanes_from_x = form.x_lanes
     x, y = conv.x, conv.y
     one_tap = conv.kernel == (1, 1)
     halo = 1.0 if one_tap else 1.25 if conv.strides == (1, 1) else 2.0
-    near = int(NEAR / (4 * (x.pixel * halo + y.pixel)))
+    near = int(tuning.weights_near / (target.nbytes * (x.pixel * halo + y.pixel)))
     widest = max(len(p.a) for p in pieces)
     # folded channels are found in the image alone
     x_blocks = (form.blocks if lanes_from_x else sum(p.count for p in pieces)) if form.fold == 0 else 1
     y_blocks = sum(p.count for p in pieces) if lanes_from_x else form.blocks
     x_packed = y_packed = False
     work = math.prod(conv.kernel) * conv.inputs * conv.outputs / (conv.inputs + conv.outputs)
-    if near < FEW_PIXELS[work >= _MUCH]:
+    if near < (tuning.weights_few_busy if work >= tuning.weights_busy else tuning.weights_few):
         x_packed = form.fold == 0 and (x_blocks > 1 or conv.group > 1)
         y_packed = y_blocks > 1 or conv.group > 1
         x_read = (form.width if lanes_from_x else widest) if x_packed else x.pixel
         y_read = (widest if lanes_from_x else form.width) if y_packed else y.pixel
-        near = int(NEAR / (4 * (x_read * halo + y_read)))
-    chunks = _chunks(y, max(1, min(near, 512)))
+        near = int(tuning.weights_near / (target.nbytes * (x_read * halo + y_read)))
+    chunks = _chunks(y, max(1, min(near, tuning.weights_pixels)))
     reach = [(k - 1) * d + 1 for k, d in zip(conv.kernel, conv.dilations, strict=True)]
     sampled = one_tap
     steps = (1, 1) if sampled else conv.strides
@@ -317,6 +292,7 @@ def make_plan(conv: Convolution, target: Target) -> Plan:
         widest=form.width if lanes_from_x else widest,
         blocks=x_blocks,
         images=chunks.images,
+        line=line,
     )
     y_store = Store(
         image=y,
@@ -329,10 +305,11 @@ def make_plan(conv: Convolution, target: Target) -> Plan:
         widest=widest if lanes_from_x else form.width,
         blocks=y_blocks,
         images=chunks.images,
+        line=line,
     )
-    plan = Plan(form, pieces, chunks, x_store, y_store, 1)
-    if (x_packed or y_packed) and 4 * plan.size > FAR_PANELS:
-        plan = Plan(form, pieces, chunks, x_store, y_store, max(1, -(-FAR_PIXELS // chunks.pixels)))
+    plan = Plan(form, pieces, chunks, x_store, y_store, 1, target)
+    if (x_packed or y_packed) and target.nbytes * plan.size > tuning.weights_far:
+        plan = replace(plan, chain=max(1, -(-tuning.weights_far_pixels // chunks.pixels)))
     return plan
 
 
@@ -389,13 +366,13 @@ def _pieces(form: Form, most: int) -> Iterator[Piece]:
             )
 
 
-def _cost(form: Form, pieces: tuple[Piece, ...]) -> float:
+def _cost(form: Form, pieces: tuple[Piece, ...], tuning: Tuning) -> float:
     """Time of all tiles for one pixel, in multiply-adds of a vector."""
     rest = -(-form.rest // form.lanes)
     total = 0.0
     for vectors, count in ((form.vectors, form.whole), (rest, int(rest > 0))):
         for piece in pieces:
             work = len(piece.a) * vectors
-            taken = max(work * (_NARROW if vectors == 1 else 1), _FEWEST)
-            total += count * piece.count * (taken + _LOAD * (len(piece.a) + vectors))
+            taken = max(work * (tuning.weights_narrow if vectors == 1 else 1), tuning.weights_fewest)
+            total += count * piece.count * (taken + tuning.weights_load * (len(piece.a) + vectors))
     return total * math.prod(form.taps)

@@ -12,7 +12,7 @@ __all__ = ["Loop", "WeightTile", "define_weight_tile"]
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop over pixels: its count (None: given at run time) and steps in floats of A and B."""
+    """A loop over pixels: its count (None: given at run time) and steps in elements of A and B."""
 
     count: int | None
     a: int
@@ -21,7 +21,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class WeightTile:
-    """len(a) rows of broadcast floats by `vectors` vectors, of which the last has `tail` lanes.
+    """len(a) rows of broadcast elements by `vectors` vectors, of which the last has `tail` lanes.
 
     `loops` nest, outermost first, and go round at least once. Rows of C are at offsets `c`. With every step
     of the innermost loop one line from each of `ahead` addresses is fetched into the second-level cache.

@@ -1,57 +1,22 @@
-"""Convolution in its three directions, pooling."""
+"""Convolution in its three directions."""
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 
-from onward.compile.kernels import pool as pool_kernels
+from onward.compile import geometry
+from onward.compile.context import Context, Queries
+from onward.compile.items import Slot
 from onward.compile.kernels.layout import Convolution, Image
-from onward.compile.kernels.pool import Pool
-from onward.compile.rules.techniques import Technique, technique, weight_technique
+from onward.compile.options import CompileOptions
+from onward.compile.program import Program
+from onward.compile.registry import Borders, lowers
+from onward.compile.techniques import Technique, technique, weight_technique
 from onward.compile.tensors import Buffer, Tensor
-from onward.ops._window import Geometry
+from onward.compile.write_back import WriteBack
+from onward.graph import requests
 
-if TYPE_CHECKING:
-    from onward.compile.finish import Finish
-    from onward.compile.lowering import Lowering, Slot
-
-__all__ = [
-    "as_convolution",
-    "average_pool",
-    "average_pool_gradient",
-    "backward_data",
-    "backward_weights",
-    "forward",
-    "max_pool",
-    "max_pool_gradient",
-]
-
-_pool = functools.lru_cache(512)(pool_kernels.pool_forward)
-_pool_gradient = functools.lru_cache(512)(pool_kernels.pool_backward)
-
-
-def as_convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convolution:
-    """The kernels' form of a geometry over one or two axes; raises `ShapeError` if they do not agree."""
-    return Convolution(
-        x,
-        y,
-        _pair(geometry.kernel),
-        _pair(geometry.strides),
-        _pair(geometry.dilations),
-        _pads(geometry),
-        group,
-    )
-
-
-def _pair(values: tuple[int, ...], absent: int = 1) -> tuple[int, int]:
-    return (absent, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-def _pads(geometry: Geometry) -> tuple[int, int, int, int]:
-    return (*_pair(geometry.begin, 0), *_pair(geometry.end, 0))
+__all__: list[str] = []
 
 
 def _image(tensor: Tensor) -> Image:
@@ -59,171 +24,120 @@ def _image(tensor: Tensor) -> Image:
     return tensor.image
 
 
-def _packed(b: Lowering, how: Technique, w: ir.Value, conv: Convolution) -> Buffer:
+def _unbordered(
+    program: Program,
+    x: ir.Value,
+    y: ir.Value,
+    request: requests.Convolution | requests.ConvolutionInput | requests.ConvolutionWeight,
+) -> Convolution | None:
+    """A convolution's geometry before its images have borders; None over other than one or two axes."""
+    if len(program.shape(x)) not in (3, 4):
+        return None
+    source, target = (geometry.image(program.shape(v)) for v in (x, y))
+    return geometry.convolution(request.geometry, source, target, request.group)
+
+
+def _packed(c: Context, how: Technique, w: ir.Value, conv: Convolution) -> Buffer:
     """Packed weights, shared by the convolutions that read the same weights alike."""
     key = (how.name, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
-    if (found := b.packed.get(key)) is None:
-        found = b.packed[key] = b.scratch(how.packed_size(conv, b.target))
-        kernel, source = how.pack(conv, b.target), b.plain(w)
-        slots: dict[str, Slot] = {how.source: source, how.packed: found}
+    found: Buffer | None = c.kept(key)
+    if found is None:
+        found = c.scratch(how.packed_size(conv, c.target))
+        kernel = how.pack(conv, c.target)
+        slots: dict[str, Slot] = {how.source: c.plain(w), how.packed: found}
         if "batch" in kernel.slots:
             slots["batch"] = 1
-        b.call(kernel, slots, reads=[source], writes=[found], label="pack weights")
+        c.call(kernel, slots, label="pack weights")
+        c.keep(key, found)
     return found
 
 
-def forward(
-    b: Lowering, y: ir.Value, x: ir.Value, w: ir.Value, bias: ir.Value | None, geometry: Geometry, group: int
-) -> None:
-    """y = x ∗ w + bias."""
-    b.require_float(x, w)
-    b.require_elements(x, y)
-    finish = b.finish(y, image=True)
-    source, target = b.image(x), finish.target
-    conv = as_convolution(geometry, _image(source), _image(target), group)
-    how = technique(conv, b.options, backward=False)
-    _convolve(b, how, conv, source, w, finish, None if bias is None else b.plain(bias))
-
-
 def _convolve(
-    b: Lowering,
+    c: Context,
     how: Technique,
     conv: Convolution,
     source: Tensor,
     w: ir.Value,
-    finish: Finish,
+    back: WriteBack,
     bias: Tensor | None,
 ) -> None:
     """One direction of a convolution, and what its epilogue computes."""
-    target = finish.target
-    epilogue, operands = finish.epilogue(bias)
-    packed = _packed(b, how, w, conv)
+    epilogue, operands = back.epilogue(bias)
+    packed = _packed(c, how, w, conv)
     batch = source.shape[0]
-    slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": target.buffer, "batch": batch}
+    slots: dict[str, Slot] = {"a": source.buffer, "b": packed, "c": back.target.buffer, "batch": batch}
     # "full" operands start where the target's border does, like the target
     slots |= {f"e{i}": t.buffer if t.image else t for i, t in enumerate(operands)}
-    reads: list[Tensor | Buffer] = [source, packed, *operands]
-    b.call(how.kernel(conv, b.target, epilogue), slots, reads=reads, writes=[target], batch=batch)
+    c.call(how.kernel(conv, c.target, epilogue), slots, batch=batch)
 
 
-def backward_data(
-    b: Lowering, dx: ir.Value, dy: ir.Value, w: ir.Value, geometry: Geometry, group: int
-) -> None:
-    """dx = the gradient of x ∗ w by x."""
-    b.require_float(dy, w)
-    b.require_elements(dx, dy)
-    finish = b.finish(dx, image=True)
-    source, target = b.image(dy), finish.target
-    conv = as_convolution(geometry, _image(target), _image(source), group)
-    how = technique(conv, b.options, backward=True)
-    _convolve(b, how, conv, source, w, finish, None)
+def _forward_unsuited(q: Queries, request: requests.Convolution) -> str | None:
+    x, w, y = request.x, request.w, request.y
+    return q.not_floats(x, w) or q.empty(x, y) or q.not_images(y, x)
 
 
-def backward_weights(
-    b: Lowering, dw: ir.Value, dy: ir.Value, x: ir.Value, geometry: Geometry, group: int
-) -> None:
-    """dw = the gradient of x ∗ w by w."""
-    b.require_float(dy, x)
-    b.require_elements(x, dy)
-    source, gradient = b.image(x), b.image(dy)
-    conv = as_convolution(geometry, _image(source), _image(gradient), group)
+def _forward_borders(program: Program, request: requests.Convolution, options: CompileOptions) -> Borders:
+    if (conv := _unbordered(program, request.x, request.y, request)) is None:
+        return Borders()
+    return Borders({request.x: technique(conv, options, backward=False).border(conv)})
+
+
+@lowers(requests.Convolution, suits=_forward_unsuited, borders=_forward_borders)
+def forward(c: Context, request: requests.Convolution) -> None:
+    """By the technique that is fastest for the shape."""
+    back = c.write_back(request.y, image=True)
+    source = c.image(request.x)
+    conv = geometry.convolution(request.geometry, _image(source), _image(back.target), request.group)
+    how = technique(conv, c.options, backward=False)
+    bias = None if request.bias is None else c.plain(request.bias)
+    _convolve(c, how, conv, source, request.w, back, bias)
+
+
+def _input_unsuited(q: Queries, request: requests.ConvolutionInput) -> str | None:
+    dx, dy = request.dx, request.dy
+    return q.not_floats(dy, request.w) or q.empty(dx, dy) or q.not_images(dx, dy)
+
+
+def _input_borders(program: Program, request: requests.ConvolutionInput, options: CompileOptions) -> Borders:
+    if (conv := _unbordered(program, request.dx, request.dy, request)) is None:
+        return Borders()
+    return Borders({request.dy: technique(conv, options, backward=True).border(conv)})
+
+
+@lowers(requests.ConvolutionInput, suits=_input_unsuited, borders=_input_borders)
+def backward_data(c: Context, request: requests.ConvolutionInput) -> None:
+    """By the technique that is fastest for the shape."""
+    back = c.write_back(request.dx, image=True)
+    source = c.image(request.dy)
+    conv = geometry.convolution(request.geometry, _image(back.target), _image(source), request.group)
+    _convolve(c, technique(conv, c.options, backward=True), conv, source, request.w, back, None)
+
+
+def _weight_unsuited(q: Queries, request: requests.ConvolutionWeight) -> str | None:
+    dy, x = request.dy, request.x
+    return q.not_floats(dy, x) or q.empty(x, dy) or q.not_images(x, dy)
+
+
+def _weight_borders(
+    program: Program, request: requests.ConvolutionWeight, options: CompileOptions
+) -> Borders:
+    if (conv := _unbordered(program, request.x, request.dy, request)) is None:
+        return Borders()
+    return Borders({request.x: weight_technique(conv).border(conv)})
+
+
+@lowers(requests.ConvolutionWeight, suits=_weight_unsuited, borders=_weight_borders)
+def backward_weights(c: Context, request: requests.ConvolutionWeight) -> None:
+    """Sets of sums, then the weights in ONNX's order."""
+    source, gradient = c.image(request.x), c.image(request.dy)
+    conv = geometry.convolution(request.geometry, _image(source), _image(gradient), request.group)
     how = weight_technique(conv)
-    parts = how.parts(conv, b.target, b.threads)
-    sums = b.scratch(parts * how.size(conv, b.target))
+    parts = how.parts(conv, c.target, c.threads)
+    sums = c.scratch(parts * how.size(conv, c.target))
     batch = source.shape[0]
     images: dict[str, Slot] = {"a": source.buffer, "b": gradient.buffer, "c": sums, "batch": batch}
-    reads = [source, gradient]
-    b.call(how.gradient(conv, b.target), images, reads=reads, writes=[sums], batch=batch)
-    target = b.new_plain(dw)
-    finish = how.finish(conv, b.target)
+    c.call(how.gradient(conv, c.target), images, batch=batch)
+    target = c.new_plain(request.dw)
+    finish = how.finish(conv, c.target)
     slots = {name: slot for name, slot in images.items() if name in finish.slots}
-    read = [tensor for name, tensor in zip("ab", reads, strict=True) if name in slots]
-    slots |= {"dw": target, "parts": parts}
-    b.call(finish, slots, reads=[*read, sums], writes=[target])
-
-
-def _pool_of(kind: str, geometry: Geometry, x: Tensor, y: Tensor, count_include_pad: bool = False) -> Pool:
-    return Pool(
-        kind,
-        _image(x),
-        _image(y),
-        _pair(geometry.kernel),
-        _pair(geometry.strides),
-        _pads(geometry),
-        _pair(geometry.dilations),
-        count_include_pad,
-    )
-
-
-def _pool_forward(
-    b: Lowering, kind: str, y: ir.Value, x: ir.Value, geometry: Geometry, count_include_pad: bool
-) -> None:
-    b.require_float(x)
-    b.require_elements(x, y)
-    source = b.image(x)
-    target = b.new_image(y)
-    pool = _pool_of(kind, geometry, source, target, count_include_pad)
-    batch = source.shape[0]
-    slots: dict[str, Slot] = {"x": source.buffer, "y": target.buffer, "batch": batch}
-    b.call(_pool(pool, b.target), slots, reads=[source], writes=[target], batch=batch)
-
-
-def max_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry) -> None:
-    """Maxima of windows."""
-    _pool_forward(b, "max", y, x, geometry, False)
-    b.pooled[x, geometry] = y
-
-
-def _require_counts(b: Lowering, geometry: Geometry, count_include_pad: bool) -> None:
-    """Decline windows that lie in the padding alone, or reach past the pads that are counted."""
-    for axis, (size, out, kernel) in enumerate(
-        zip(geometry.spatial, geometry.out, geometry.kernel, strict=True)
-    ):
-        begin, step, dilation = geometry.begin[axis], geometry.strides[axis], geometry.dilations[axis]
-        firsts = range(-begin, out * step - begin, step)
-        reach = (kernel - 1) * dilation
-        if count_include_pad:
-            if firsts and firsts[-1] + reach >= size + geometry.end[axis]:
-                b.decline("windows past the padding")
-        elif any(not any(0 <= f + k < size for k in range(0, reach + 1, dilation)) for f in firsts):
-            b.decline("windows in the padding alone")
-
-
-def average_pool(b: Lowering, y: ir.Value, x: ir.Value, geometry: Geometry, count_include_pad: bool) -> None:
-    """Means of windows."""
-    _require_counts(b, geometry, count_include_pad)
-    _pool_forward(b, "average", y, x, geometry, count_include_pad)
-
-
-def max_pool_gradient(b: Lowering, dx: ir.Value, dy: ir.Value, x: ir.Value, geometry: Geometry) -> None:
-    """The gradient goes to each window's first maximum, found again from x and y."""
-    if (y := b.pooled.get((x, geometry))) is None:
-        b.decline("the graph has no MaxPool of the same operand and window")
-    b.require_float(dy, x)
-    b.require_elements(dx, dy)
-    gradient, source, maxima = b.image(dy), b.image(x), b.image(y)
-    target = b.new_image(dx)
-    pool = _pool_of("max", geometry, source, maxima)
-    batch = source.shape[0]
-    b.call(
-        _pool_gradient(pool, b.target),
-        {"dy": gradient.buffer, "dx": target.buffer, "x": source.buffer, "y": maxima.buffer, "batch": batch},
-        reads=[gradient, source, maxima],
-        writes=[target],
-        batch=batch,
-    )
-
-
-def average_pool_gradient(
-    b: Lowering, dx: ir.Value, dy: ir.Value, geometry: Geometry, count_include_pad: bool
-) -> None:
-    """Each window's gradient in equal shares."""
-    _require_counts(b, geometry, count_include_pad)
-    b.require_float(dy)
-    b.require_elements(dx, dy)
-    gradient = b.image(dy)
-    target = b.new_image(dx)
-    pool = _pool_of("average", geometry, target, gradient, count_include_pad)
-    batch = gradient.shape[0]
-    slots: dict[str, Slot] = {"dy": gradient.buffer, "dx": target.buffer, "batch": batch}
-    b.call(_pool_gradient(pool, b.target), slots, reads=[gradient], writes=[target], batch=batch)
+    c.call(finish, slots | {"dw": target, "parts": parts})

@@ -4,61 +4,62 @@ from __future__ import annotations
 
 import functools
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.context import Context, Queries
+from onward.compile.items import Slot
 from onward.compile.kernels import copy as copies
 from onward.compile.kernels import embedding as kernels
+from onward.compile.registry import lowers
+from onward.graph.requests import Gather, GatherGradient
 
-if TYPE_CHECKING:
-    from onward.compile.lowering import Lowering
-
-__all__ = ["gather_rows", "scatter_rows"]
+__all__: list[str] = []
 
 _gather = functools.lru_cache(256)(kernels.gather_rows)
 _scatter = functools.lru_cache(256)(kernels.scatter_rows)
 _clear = functools.lru_cache(8)(copies.clear)
 
 
-def gather_rows(b: Lowering, y: ir.Value, data: ir.Value, indices: ir.Value, axis: int) -> None:
-    """y = data[indices] along the first axis."""
-    shape = b.shape(data)
-    b.require_float(data)
-    b.require_elements(data, indices)
-    if axis % len(shape) != 0 or b.program.dtypes[indices] != np.int64:
-        b.decline("only the first axis by int64 indices")
-    table, index = b.plain(data), b.plain(indices)
-    b.check_indices(index, shape[0])
-    target = b.new_plain(y)
-    kernel = _gather(shape[0], prod(shape[1:]), b.target)
-    b.call(
-        kernel,
-        {"table": table, "index": index, "y": target, "batch": index.size},
-        reads=[table, index],
-        writes=[target],
-        batch=index.size,
-    )
+def _unsuited(q: Queries, table: ir.Value, indices: ir.Value, axis: int, *floats: ir.Value) -> str | None:
+    if reason := q.not_floats(*floats) or q.empty(table, indices):
+        return reason
+    if axis % len(q.shape(table)) != 0 or q.dtype(indices) != np.int64:
+        return "only the first axis by int64 indices"
+    return None
 
 
-def scatter_rows(b: Lowering, y: ir.Value, dy: ir.Value, indices: ir.Value, axis: int) -> None:
-    """Zeros, to which the rows of dy are added where their index points, in order."""
-    shape = b.shape(y)
-    b.require_float(dy)
-    b.require_elements(y, indices)
-    if axis % len(shape) != 0 or b.program.dtypes[indices] != np.int64:
-        b.decline("only the first axis by int64 indices")
-    gradient, index = b.plain(dy), b.plain(indices)
-    b.check_indices(index, shape[0])
-    target = b.new_plain(y)
-    b.call(
-        _clear(b.target), {"y": target, "batch": prod(shape)}, reads=[], writes=[target], batch=prod(shape)
-    )
-    b.call(
-        _scatter(shape[0], prod(shape[1:]), b.target),
-        {"dy": gradient, "index": index, "dtable": target, "batch": index.size},
-        reads=[gradient, index],
-        writes=[target],
-        batch=index.size,
-    )
+def _gather_unsuited(q: Queries, request: Gather) -> str | None:
+    return _unsuited(q, request.data, request.indices, request.axis, request.data)
+
+
+@lowers(Gather, suits=_gather_unsuited)
+def gather(c: Context, request: Gather) -> None:
+    """A row of the table for each index."""
+    rows, *rest = c.shape(request.data)
+    table, index = c.plain(request.data), c.plain(request.indices)
+    c.check_indices(index, rows)
+    slots: dict[str, Slot] = {
+        "table": table,
+        "index": index,
+        "y": c.new_plain(request.y),
+        "batch": index.size,
+    }
+    c.call(_gather(rows, prod(rest), c.target), slots, batch=index.size)
+
+
+def _scatter_unsuited(q: Queries, request: GatherGradient) -> str | None:
+    return _unsuited(q, request.ddata, request.indices, request.axis, request.dy)
+
+
+@lowers(GatherGradient, suits=_scatter_unsuited)
+def scatter(c: Context, request: GatherGradient) -> None:
+    """Zeros, then a row added for each index."""
+    rows, *rest = shape = c.shape(request.ddata)
+    gradient, index = c.plain(request.dy), c.plain(request.indices)
+    c.check_indices(index, rows)
+    target = c.new_plain(request.ddata)
+    c.call(_clear(c.target), {"y": target, "batch": prod(shape)}, batch=prod(shape))
+    slots: dict[str, Slot] = {"dy": gradient, "index": index, "dtable": target, "batch": index.size}
+    c.call(_scatter(rows, prod(rest), c.target), slots, batch=index.size)

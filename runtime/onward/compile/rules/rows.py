@@ -7,33 +7,26 @@ are, and a result of the operand's shape is a window on the rows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.context import Context, Queries
+from onward.compile.items import Slot
 from onward.compile.kernels import rows as kernels
 from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, operand
 from onward.compile.kernels.rows import Rows
+from onward.compile.registry import lowers
+from onward.compile.rules.element import elements
 from onward.compile.rules.reduction import reduce_to_columns
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
+from onward.graph import requests
 
-if TYPE_CHECKING:
-    from onward.compile.lowering import Lowering, Slot
-
-__all__ = [
-    "arg_extreme",
-    "group_normalization",
-    "layer_normalization",
-    "layer_normalization_gradient",
-    "reduction",
-    "rms_normalization",
-    "softmax",
-]
+__all__ = ["rows_call"]
 
 _FLOAT = np.dtype(np.float32)
 _rows = functools.lru_cache(512)(kernels.rows_kernel)
@@ -50,7 +43,7 @@ def _order(axes: Sequence[int], rank: int) -> list[int]:
     return [a for a in range(rank) if a not in axes] + list(axes)
 
 
-def _as_rows(b: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
+def _as_rows(c: Context, x: Tensor, axes: Sequence[int]) -> Tensor:
     """[rows, columns] with the elements along `axes` next to each other, copied if need be."""
     order = _order(axes, len(x.shape))
     turned = replace(
@@ -62,29 +55,29 @@ def _as_rows(b: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
     if window is not None and (window.strides[1] == 1 or columns == 1):
         return window
     target = Tensor(Buffer(x.nbytes), turned.shape, row_major(turned.shape), x.dtype)
-    b.copy(turned, target)
+    c.copy(turned, target)
     return replace(target, shape=shape, strides=row_major(shape))
 
 
-def _new_rows(b: Lowering, y: ir.Value, axes: Sequence[int]) -> Tensor:
+def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
     """Memory for a result as [rows, columns], columns along `axes`."""
-    shape = b.shape(y)
+    shape = c.shape(y)
     order = _order(axes, len(shape))
     columns = prod(shape[a] for a in axes)
     rows = (prod(shape) // columns, columns)
-    if order == list(range(len(shape))) and not b.has_image(y):
-        return replace(b.new_plain(y), shape=rows, strides=row_major(rows))
+    if order == list(range(len(shape))) and not c.has_image(y):
+        return replace(c.new_plain(y), shape=rows, strides=row_major(rows))
     turned = [shape[a] for a in order]
     strides = [0] * len(shape)
     for axis, step in zip(order, row_major(turned), strict=True):
         strides[axis] = step
     buffer = Buffer(4 * prod(shape))
-    b.alias(y, Tensor(buffer, shape, tuple(strides), _FLOAT))
+    c.alias(y, Tensor(buffer, shape, tuple(strides), _FLOAT))
     return Tensor(buffer, rows, row_major(rows), _FLOAT)
 
 
-def _call(
-    b: Lowering,
+def rows_call(
+    c: Context,
     name: str,
     operands: Sequence[tuple[Tensor, tuple[int, int]]],
     columns: int,
@@ -103,9 +96,7 @@ def _call(
     slots: dict[str, Slot] = {f"x{i}": t for i, (t, _) in enumerate(operands)}
     slots |= {f"y{i}": t for i, (t, _) in enumerate(results)}
     slots |= {f"r{i}": t for i, (t, _) in enumerate(row_results)} | {"batch": batch}
-    reads = [t for t, _ in operands]
-    writes = [t for t, _ in (*results, *row_results)]
-    b.call(_rows(spec, b.target, name), slots, reads=reads, writes=writes, batch=batch)
+    c.call(_rows(spec, c.target, name), slots, batch=batch)
 
 
 def _both(tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -113,36 +104,32 @@ def _both(tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
     return tensor, (tensor.strides[0] if tensor.shape[0] > 1 else tensor.shape[1], 1)
 
 
-def reduction(
-    b: Lowering,
-    y: ir.Value,
-    x: ir.Value,
-    axes: Sequence[int],
-    how: str,
-    before: Callable[[Expression], Expression] = lambda e: e,
-    after: Callable[[Expression, int], Expression] = lambda e, n: e,
-) -> None:
-    """y = after(`how` of before(x) over axes, their number of elements); no axes are all of them."""
-    b.require_float(x)
-    b.require_elements(x)
-    source = b.present(x)
+def _reduction_unsuited(q: Queries, request: requests.Reduction) -> str | None:
+    return q.not_floats(request.x) or q.empty(request.x)
+
+
+@lowers(requests.Reduction, suits=_reduction_unsuited)
+def reduction(c: Context, request: requests.Reduction) -> None:
+    """To columns where the axes are the outer ones in memory, or all; else along rows."""
+    x, y, how, before, after = request.x, request.y, request.how, request.before, request.after
+    source = c.present(x)
     rank = len(source.shape)
-    named = _axes(axes, rank)
+    named = _axes(request.axes, rank)
     count = prod(source.shape[a] for a in named)
     final = after(operand(0), count)
     if len(named) == rank:
         if source.image is None or not source.image.contiguous:
-            source = b.either(x)
+            source = c.either(x)
         sizes, strides = _everything(source)
         pair = [(source, strides)]
-        target = b.new_plain(y)
+        target = c.new_plain(y)
         reduce_to_columns(
-            b, sizes, pair, [before(operand(0))], [], [target], [final], everything=True, how=how
+            c, sizes, pair, [before(operand(0))], [], [target], [final], everything=True, how=how
         )
         return
-    if named == list(range(len(named))) or (named == [0, *range(2, rank)] and b.has_image(x)):
+    if named == list(range(len(named))) or (named == [0, *range(2, rank)] and c.has_image(x)):
         channels = named != list(range(len(named)))
-        source = b.image(x) if channels else b.plain(x)
+        source = c.image(x) if channels else c.plain(x)
         if channels:
             order = [*named, 1]
             sizes = tuple(source.shape[a] for a in order)
@@ -151,14 +138,14 @@ def reduction(
             columns = source.size // count
             sizes, strides = (count, columns), (columns, 1)
         reduce_to_columns(
-            b, sizes, [(source, strides)], [before(operand(0))], [], [b.new_plain(y)], [final], how=how
+            c, sizes, [(source, strides)], [before(operand(0))], [], [c.new_plain(y)], [final], how=how
         )
         return
-    rows = _as_rows(b, source, named)
-    target = b.new_plain(y)
+    rows = _as_rows(c, source, named)
+    target = c.new_plain(y)
     passes: list[Pass] = [(how, before(operand(0)), None)]
-    _call(
-        b,
+    rows_call(
+        c,
         "reduce_rows",
         [_both(rows)],
         count,
@@ -177,43 +164,45 @@ def _everything(source: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(source.shape[a] for a in order), tuple(source.strides[a] for a in order)
 
 
-def arg_extreme(b: Lowering, y: ir.Value, x: ir.Value, axis: int, how: str, *, last: bool = False) -> None:
-    """The position of the largest ("max") or smallest ("min") element; the first NaN counts as it."""
-    b.require_float(x)
-    b.require_elements(x)
-    source = b.present(x)
-    axes = _axes((axis,), len(source.shape))
+def _position_unsuited(q: Queries, request: requests.Position) -> str | None:
+    if reason := q.not_floats(request.x) or q.empty(request.x):
+        return reason
+    shape = q.shape(request.x)
+    if shape[request.axis % len(shape)] >= 1 << 24:
+        return "positions that float32 does not tell apart"
+    return None
+
+
+@lowers(requests.Position, suits=_position_unsuited)
+def position(c: Context, request: requests.Position) -> None:
+    """The extreme of each row, then the least or greatest position that has it."""
+    source = c.present(request.x)
+    axes = _axes((request.axis,), len(source.shape))
     columns = source.shape[axes[0]]
-    if columns >= 1 << 24:
-        b.decline("positions that float32 does not tell apart")
-    rows = _as_rows(b, source, axes)
+    rows = _as_rows(c, source, axes)
     element, column, extreme = operand(0), operand(1), operand(2)
     here = element.apply("eq", extreme).apply("or", element.apply("ne", element))
-    if last:
+    if request.last:
         chosen: Pass = ("max", here.apply("select", column, -1.0), None)
     else:
         chosen = ("min", here.apply("select", column, float(columns)), None)
-    target = b.new_plain(y)
-    _call(
-        b,
-        "position",
-        [_both(rows)],
-        columns,
-        rows.shape[0],
-        [(how, element, None), chosen],
-        (),
-        [(target, operand(3))],
-    )
+    target = c.new_plain(request.y)
+    passes: list[Pass] = [(request.how, element, None), chosen]
+    results = [(target, operand(3))]
+    rows_call(c, "position", [_both(rows)], columns, rows.shape[0], passes, (), results)
 
 
-def softmax(b: Lowering, y: ir.Value, x: ir.Value, axes: Sequence[int], *, logarithm: bool = False) -> None:
-    """exp(x) / Σ exp(x), or its logarithm, the sum over axes."""
-    b.require_float(x)
-    b.require_elements(x)
-    source = b.present(x)
-    axes = _axes(axes, len(source.shape))
-    rows = _as_rows(b, source, axes)
-    target = _new_rows(b, y, axes)
+def _softmax_unsuited(q: Queries, request: requests.Softmax) -> str | None:
+    return q.not_floats(request.x) or q.empty(request.x)
+
+
+@lowers(requests.Softmax, suits=_softmax_unsuited)
+def softmax(c: Context, request: requests.Softmax) -> None:
+    """The largest element of each row, the sum, the quotients."""
+    source, y, logarithm = c.present(request.x), request.y, request.logarithm
+    axes = _axes(request.axes, len(source.shape))
+    rows = _as_rows(c, source, axes)
+    target = _new_rows(c, y, axes)
     element, highest, total = operand(0), operand(2), operand(3)
     shifted = element - highest
     passes: list[Pass] = [
@@ -222,15 +211,27 @@ def softmax(b: Lowering, y: ir.Value, x: ir.Value, axes: Sequence[int], *, logar
     ]
     result = shifted - total if logarithm else shifted.apply("exp") / total
     name = "log_softmax" if logarithm else "softmax"
-    _call(b, name, [_both(rows)], rows.shape[1], rows.shape[0], passes, [(target, result)])
+    rows_call(c, name, [_both(rows)], rows.shape[1], rows.shape[0], passes, [(target, result)])
 
 
-def _per_column(b: Lowering, value: ir.Value, columns: int) -> tuple[Tensor, tuple[int, int]]:
+def _per_column_unsuited(q: Queries, columns: int, *values: ir.Value | None) -> str | None:
+    for value in values:
+        if value is not None and prod(q.shape(value)) not in (1, columns):
+            return f"{value.name} has neither one element nor {columns}"
+    return None
+
+
+def _per_column(c: Context, value: ir.Value, columns: int) -> tuple[Tensor, tuple[int, int]]:
     """A vector over columns, or one value for all of them."""
-    tensor = b.plain(value)
-    if tensor.size not in (1, columns):
-        b.decline(f"{value.name} has neither one element nor {columns}")
+    tensor = c.plain(value)
     return tensor, (0, 1 if tensor.size == columns else 0)
+
+
+def _last_axes(q: Queries, x: ir.Value, axis: int) -> tuple[list[int], int]:
+    """The axes from `axis` on, and how many elements they have."""
+    shape = q.shape(x)
+    axes = list(range(axis % len(shape), len(shape)))
+    return axes, prod(shape[a] for a in axes)
 
 
 def _vector(size: int) -> Tensor:
@@ -249,124 +250,128 @@ def _statistics(first: int, columns: int, epsilon: float) -> tuple[list[Pass], E
     return passes, mean, inverse
 
 
-def layer_normalization(
-    b: Lowering,
-    outputs: Sequence[ir.Value],
-    x: ir.Value,
-    scale: ir.Value,
-    bias: ir.Value | None,
-    axis: int,
-    epsilon: float,
-) -> None:
-    """Y, and Mean and InvStdDev where they are named, over the axes from `axis` on."""
-    values = [x, scale] if bias is None else [x, scale, bias]
-    b.require_float(*values, *outputs)
-    b.require_elements(x)
-    rank = len(b.shape(x))
-    axes = list(range(axis % rank, rank))
-    columns = prod(b.shape(x)[a] for a in axes)
-    weights = [_per_column(b, v, columns) for v in values[1:]]
-    rows = _as_rows(b, b.present(x), axes)
+def _layer_unsuited(q: Queries, request: requests.LayerNormalization) -> str | None:
+    x, scale, bias = request.x, request.scale, request.bias
+    if reason := q.not_floats(x, scale, bias, *request.outputs) or q.empty(x):
+        return reason
+    _, columns = _last_axes(q, x, request.axis)
+    return _per_column_unsuited(q, columns, scale, bias)
+
+
+@lowers(requests.LayerNormalization, suits=_layer_unsuited)
+def layer_normalization(c: Context, request: requests.LayerNormalization) -> None:
+    """The statistics stay for the gradient."""
+    x, bias, outputs, epsilon = request.x, request.bias, request.outputs, request.epsilon
+    values = [x, request.scale] if bias is None else [x, request.scale, bias]
+    axes, columns = _last_axes(c, x, request.axis)
+    weights = [_per_column(c, v, columns) for v in values[1:]]
+    rows = _as_rows(c, c.present(x), axes)
     count = rows.shape[0]
     passes, mean, inverse = _statistics(len(values) + 1, columns, epsilon)
     result = (operand(0) - mean) * inverse * operand(1)
     if bias is not None:
         result = result + operand(2)
-    target = _new_rows(b, outputs[0], axes)
-    kept = [b.new_plain(v) for v in outputs[1:3]]
+    target = _new_rows(c, outputs[0], axes)
+    kept = [c.new_plain(v) for v in outputs[1:3]]
     kept += [_vector(count) for _ in range(2 - len(kept))]
-    b.row_statistics[x, axes[0], epsilon] = (kept[0], kept[1])
+    c.keep(("row statistics", x, axes[0], epsilon), (kept[0], kept[1]))
     found = list(zip(kept, (mean, inverse), strict=True))
     operands = [_both(rows), *weights]
-    _call(b, "layer_norm", operands, columns, count, passes, [(target, result)], found)
+    rows_call(c, "layer_norm", operands, columns, count, passes, [(target, result)], found)
 
 
-def layer_normalization_gradient(
-    b: Lowering,
-    outputs: Sequence[ir.Value],
-    dy: ir.Value,
-    x: ir.Value,
-    scale: ir.Value,
-    axis: int,
-    epsilon: float,
-) -> None:
-    """dX, dScale and dB, with the forward pass's statistics where the graph has them."""
-    b.require_float(dy, x, scale)
-    b.require_elements(x)
-    rank = len(b.shape(x))
-    axes = list(range(axis % rank, rank))
-    columns = prod(b.shape(x)[a] for a in axes)
-    weight = _per_column(b, scale, columns)
-    source, gradient = (_as_rows(b, b.present(v), axes) for v in (x, dy))
+def _layer_gradient_unsuited(q: Queries, request: requests.LayerNormalizationGradient) -> str | None:
+    dy, x, scale = request.dy, request.x, request.scale
+    if reason := q.not_floats(dy, x, scale) or q.empty(x):
+        return reason
+    _, columns = _last_axes(q, x, request.axis)
+    return _per_column_unsuited(q, columns, scale)
+
+
+@lowers(requests.LayerNormalizationGradient, suits=_layer_gradient_unsuited)
+def layer_normalization_gradient(c: Context, request: requests.LayerNormalizationGradient) -> None:
+    """With the forward pass's statistics where the graph has them."""
+    dy, x, scale = request.dy, request.x, request.scale
+    outputs, epsilon = request.outputs, request.epsilon
+    axes, columns = _last_axes(c, x, request.axis)
+    weight = _per_column(c, scale, columns)
+    source, gradient = (_as_rows(c, c.present(v), axes) for v in (x, dy))
     count = source.shape[0]
-    if (kept := b.row_statistics.get((x, axes[0], epsilon))) is None:
+    kept: tuple[Tensor, Tensor] | None = c.kept(("row statistics", x, axes[0], epsilon))
+    if kept is None:
         passes, mean, inverse = _statistics(2, columns, epsilon)
         kept = (_vector(count), _vector(count))
         found = list(zip(kept, (mean, inverse), strict=True))
-        _call(b, "layer_norm_statistics", [_both(source)], columns, count, passes, (), found)
+        rows_call(c, "layer_norm_statistics", [_both(source)], columns, count, passes, (), found)
     normalized = (operand(1) - operand(3)) * operand(4)
     scaled = operand(0) * operand(2)
     share = 1.0 / columns
     result = (scaled - operand(6) - normalized * operand(7)) * operand(4)
-    target = _new_rows(b, outputs[0], axes)
+    target = _new_rows(c, outputs[0], axes)
     operands = [_both(gradient), _both(source), weight, *((t, (1, 0)) for t in kept)]
     means: list[Pass] = [
         ("sum", scaled, operand(6) * share),
         ("sum", scaled * normalized, operand(7) * share),
     ]
-    _call(b, "layer_norm_gradient", operands, columns, count, means, [(target, result)])
+    rows_call(c, "layer_norm_gradient", operands, columns, count, means, [(target, result)])
     if len(outputs) > 1:
         normalized = (operand(1) - operand(2)) * operand(3)
         sums = [operand(0) * normalized, operand(0)][: len(outputs) - 1]
         reduce_to_columns(
-            b,
+            c,
             (count, columns),
             [_both(gradient), _both(source), *((t, (1, 0)) for t in kept)],
             sums,
             [],
-            [b.new_plain(v) for v in outputs[1:]],
+            [c.new_plain(v) for v in outputs[1:]],
             [operand(i) for i in range(len(sums))],
         )
 
 
-def rms_normalization(
-    b: Lowering, y: ir.Value, x: ir.Value, scale: ir.Value, axis: int, epsilon: float
-) -> None:
-    """Y = X / sqrt(mean(X²) + epsilon) · scale."""
-    b.require_float(x, scale)
-    b.require_elements(x)
-    rank = len(b.shape(x))
-    axes = list(range(axis % rank, rank))
-    columns = prod(b.shape(x)[a] for a in axes)
-    weight = _per_column(b, scale, columns)
-    rows = _as_rows(b, b.present(x), axes)
+def _rms_unsuited(q: Queries, request: requests.RMSNormalization) -> str | None:
+    if reason := q.not_floats(request.x, request.scale) or q.empty(request.x):
+        return reason
+    _, columns = _last_axes(q, request.x, request.axis)
+    return _per_column_unsuited(q, columns, request.scale)
+
+
+@lowers(requests.RMSNormalization, suits=_rms_unsuited)
+def rms_normalization(c: Context, request: requests.RMSNormalization) -> None:
+    """The mean of the squares of each row, then the quotients."""
+    x, y, scale, epsilon = request.x, request.y, request.scale, request.epsilon
+    axes, columns = _last_axes(c, x, request.axis)
+    weight = _per_column(c, scale, columns)
+    rows = _as_rows(c, c.present(x), axes)
     root = (operand(3) * (1.0 / columns) + epsilon).apply("sqrt")
     result = operand(0) / operand(3) * operand(1)
     passes: list[Pass] = [("sum", operand(0) * operand(0), root)]
-    target = _new_rows(b, y, axes)
-    _call(b, "rms_norm", [_both(rows), weight], columns, rows.shape[0], passes, [(target, result)])
+    target = _new_rows(c, y, axes)
+    rows_call(c, "rms_norm", [_both(rows), weight], columns, rows.shape[0], passes, [(target, result)])
 
 
-def group_normalization(
-    b: Lowering, y: ir.Value, x: ir.Value, scale: ir.Value, bias: ir.Value, groups: int, epsilon: float
-) -> None:
-    """The statistics of each sample's groups of channels, then scale and bias of each channel."""
-    b.require_float(x, scale, bias)
-    b.require_elements(x)
-    n, channels, *spatial = b.shape(x)
-    source = b.plain(x)
+def _group_unsuited(q: Queries, request: requests.GroupNormalization) -> str | None:
+    return q.not_floats(request.x, request.scale, request.bias) or q.empty(request.x)
+
+
+@lowers(requests.GroupNormalization, suits=_group_unsuited)
+def group_normalization(c: Context, request: requests.GroupNormalization) -> None:
+    """The statistics of rows, then an element-wise pass."""
+    x, y, scale, bias = request.x, request.y, request.scale, request.bias
+    groups, epsilon = request.groups, request.epsilon
+    n, channels, *spatial = c.shape(x)
+    source = c.plain(x)
     columns = source.size // (n * groups)
     rows = replace(source, shape=(n * groups, columns), strides=(columns, 1))
     mean, inverse = _vector(n * groups), _vector(n * groups)
     passes, *found = _statistics(2, columns, epsilon)
     kept = list(zip((mean, inverse), found, strict=True))
-    _call(b, "group_norm_statistics", [_both(rows)], columns, n * groups, passes, (), kept)
+    rows_call(c, "group_norm_statistics", [_both(rows)], columns, n * groups, passes, (), kept)
     shape = (n, groups, channels // groups, prod(spatial))
     over_groups, over_channels = (n, groups, 1, 1), (1, groups, channels // groups, 1)
     operands = [replace(source, shape=shape, strides=row_major(shape))]
     operands += [replace(t, shape=over_groups, strides=row_major(over_groups)) for t in (mean, inverse)]
     for value in (scale, bias):
-        operands.append(replace(b.plain(value), shape=over_channels, strides=row_major(over_channels)))
-    target = replace(b.new_plain(y), shape=shape, strides=row_major(shape))
+        operands.append(replace(c.plain(value), shape=over_channels, strides=row_major(over_channels)))
+    target = replace(c.new_plain(y), shape=shape, strides=row_major(shape))
     result = (operand(0) - operand(1)) * operand(2) * operand(3) + operand(4)
-    b.elements(shape, operands, [target], [result])
+    elements(c, shape, operands, [target], [result])

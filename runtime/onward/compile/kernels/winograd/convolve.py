@@ -19,7 +19,7 @@ from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
@@ -36,9 +36,6 @@ from onward.compile.kernels.winograd.repair import any_not_finite, repaired
 from onward.compile.kernels.winograd.scheme import Scheme, scheme_of
 
 __all__ = ["winograd_backward_data", "winograd_forward"]
-
-_SQUARES = 56
-"""Squares of a chunk, where an image or a few have as many."""
 
 
 def winograd_forward(
@@ -67,7 +64,7 @@ def winograd_backward_data(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Sizes of a chunk's buffers, in floats: transformed inputs and products at each position."""
+    """Sizes of a chunk's buffers, in elements: transformed inputs and products at each position."""
 
     chunk: Chunk
     positions: int
@@ -75,6 +72,7 @@ class _Plan:
     outputs: int
     lanes: int
     vectors: int
+    line: int
     pieces: tuple[tuple[int, int, int], ...]
     """Squares by tiles: (size, first square, count)."""
 
@@ -93,52 +91,57 @@ class _Plan:
     @property
     def plane(self) -> int:
         """Transformed inputs at one position: odd in cache lines, so that positions differ in sets."""
-        return -(-self.chunk.squares * self.inputs // 32) * 32 + 16
+        return _odd(self.chunk.squares * self.inputs, self.line)
 
     @property
     def product(self) -> int:
         """Products at one position."""
-        return -(-self.chunk.squares * self.padded // 32) * 32 + 16
+        return _odd(self.chunk.squares * self.padded, self.line)
 
     @property
     def scratch(self) -> int:
         return self.positions * (self.plane + self.product)
 
 
+def _odd(elements: int, line: int) -> int:
+    """At least so many elements in an odd number of cache lines."""
+    return -(-elements // (2 * line)) * 2 * line + line
+
+
 def _plan(problem: Problem, target: Target) -> _Plan:
     outputs = problem.sink.channels
     vectors = vectors_for(target, outputs)
-    chunk = chunk_of(problem, _SQUARES)
+    chunk = chunk_of(problem, target.tuning.winograd_squares)
     pieces = tuple(split(chunk.squares, rows_for(target, vectors)))
-    return _Plan(
-        chunk, (problem.size + 2) ** 2, problem.source.channels, outputs, target.lanes, vectors, pieces
-    )
+    positions, inputs = (problem.size + 2) ** 2, problem.source.channels
+    return _Plan(chunk, positions, inputs, outputs, target.lanes, vectors, target.line, pieces)
 
 
 def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, epilogue: Epilogue) -> Kernel:
     source, sink = problem.source, problem.sink
+    target = target.typed(conv.dtype)
     scheme, plan = scheme_of(problem.size), _plan(problem, target)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
-    slots = ("a", "b", "c", *extra, "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c"), *read(*extra), *write("scratch"), *integer("batch"))
+    values = slot_values(f, parameters)
     _Winograd(f, problem, scheme, plan, epilogue, values).emit()
     f.ret()
-    squares, n, m = plan.chunk.total, scheme.extent, scheme.size
+    squares, n, m, nbytes = plan.chunk.total, scheme.extent, scheme.size, target.nbytes
     transforms = squares * (scheme.flops[0] * source.channels + scheme.flops[1] * sink.channels)
     return Kernel(
         name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
         + ("" if m == 2 else f" F{m}"),
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, squares * 2 * n * n * source.channels * sink.channels + transforms),
         bytes=Affine(
-            4 * n * n * source.channels * sink.channels,
-            4 * (source.elements + sink.elements * (1 + epilogue.operands.count("full"))),
+            nbytes * n * n * source.channels * sink.channels,
+            nbytes * (source.elements + sink.elements * (1 + epilogue.operands.count("full"))),
         ),
         units=Affine(0, plan.chunk.height),
-        scratch=4 * plan.scratch,
+        scratch=nbytes * plan.scratch,
     )
 
 
@@ -213,7 +216,7 @@ class _Winograd:
                             c = position * plan.product + square * plan.padded + block * plan.width
                             for pointer, lines in prefetches:
                                 for line in range(lines):
-                                    f.prefetch(pointer, ((call + t + before) * lines + line) * 16)
+                                    f.prefetch(pointer, ((call + t + before) * lines + line) * plan.line)
                             f.invoke(functions[whole], [f.at(self.inner, a), b, f.at(self.outer, c)])
                         before += pieces
 
@@ -223,8 +226,8 @@ class _Winograd:
         x, y, size = problem.source, problem.sink, problem.size
 
         def spread(name: str, image: Image, start: Value) -> tuple[Value, int]:
-            floats = chunk.images * image.size if chunk.images > 1 else size * chunk.rows * image.row
-            return f.at(self.values[name], start), -(-floats // (16 * calls))
+            elements = chunk.images * image.size if chunk.images > 1 else size * chunk.rows * image.row
+            return f.at(self.values[name], start), -(-elements // (self.plan.line * calls))
 
         here = place.n * y.size + place.first * (size * y.row) + y.origin
         results = ["c", *(f"e{e}" for e, kind in enumerate(self.epilogue.operands) if kind == "full")]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import (
@@ -39,16 +39,6 @@ __all__ = [
     "winograd_weight_gradient",
 ]
 
-_OWN_PANELS = 1 << 20
-"""Bytes of panels up to which every thread has its own."""
-
-_SQUARES = 224
-"""The most squares of a chunk: their transformed outputs, two vectors wide, should stay in the first-level
-cache."""
-
-_CHUNK = 1 << 20
-"""Bytes that a chunk's transformed squares should not pass: with the panels they share the second cache."""
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -57,6 +47,7 @@ class _Plan:
     outputs: int
     lanes: int
     vectors: int
+    target: Target
     pieces: tuple[tuple[int, int, int], ...]
     """Input channels by tiles: (size, first channel, count)."""
 
@@ -79,7 +70,7 @@ class _Plan:
 
     @property
     def own(self) -> bool:
-        return 16 * self.panel * 4 <= _OWN_PANELS
+        return 16 * self.panel * self.target.nbytes <= self.target.tuning.winograd_weights_own
 
     @property
     def tiles(self) -> int:
@@ -87,16 +78,16 @@ class _Plan:
 
     @property
     def row(self) -> int:
-        """Floats of a square's transformed inputs: odd in cache lines, so that squares differ in sets."""
-        return (-(-self.inputs // 16) | 1) * 16
+        """Elements of a square's transformed inputs: odd in cache lines, so that squares differ in sets."""
+        return (-(-self.inputs // self.target.line) | 1) * self.target.line
 
     @property
     def a_plane(self) -> int:
-        return self.chunk.squares * self.row + 16
+        return self.chunk.squares * self.row + self.target.line
 
     @property
     def b_block(self) -> int:
-        return self.chunk.squares * self.width + 16
+        return self.chunk.squares * self.width + self.target.line
 
     @property
     def scratch(self) -> int:
@@ -104,15 +95,18 @@ class _Plan:
 
 
 def _plan(conv: Convolution, target: Target) -> _Plan:
+    target = target.typed(conv.dtype)
+    tuning = target.tuning
     vectors = vectors_for(target, conv.outputs)
     pieces = tuple(split(conv.inputs, rows_for(target, vectors)))
-    most = max(32, min(_SQUARES, _CHUNK // (16 * (conv.inputs + conv.outputs))))
+    cached = tuning.winograd_weights_chunk // (4 * target.nbytes * (conv.inputs + conv.outputs))
+    most = max(tuning.winograd_weights_least, min(tuning.winograd_weights_squares, cached))
     chunk = chunk_of(forward_problem(conv), most)
-    return _Plan(chunk, conv.inputs, conv.outputs, target.lanes, vectors, pieces)
+    return _Plan(chunk, conv.inputs, conv.outputs, target.lanes, vectors, target, pieces)
 
 
 def winograd_partial_size(conv: Convolution, target: Target) -> int:
-    """Floats of one set of panels."""
+    """Elements of one set of panels."""
     return 16 * _plan(conv, target).panel
 
 
@@ -128,10 +122,11 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     """
     check_halo("x", conv.x, winograd_input_halo(conv))
     plan = _plan(conv, target)
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    slots = ("a", "b", "c", "scratch", "batch")
-    values = slot_values(f, slots, frozenset(("batch",)))
+    parameters = (*read("a", "b"), *write("c", "scratch"), *integer("batch"))
+    values = slot_values(f, parameters)
     _Gradient(f, conv, plan, values).emit()
     f.ret()
     x, y = conv.x, conv.y
@@ -140,11 +135,11 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     return Kernel(
         name=f"winograd_weight_gradient {x.height}x{x.width}x{x.channels} {y.channels}",
         ir=module.text(),
-        slots=slots,
+        parameters=parameters,
         flops=Affine(0, squares * 32 * x.channels * y.channels + transforms),
-        bytes=Affine(64 * plan.panel, 4 * (x.elements + y.elements)),
+        bytes=Affine(16 * target.nbytes * plan.panel, target.nbytes * (x.elements + y.elements)),
         units=Affine(0, plan.chunk.height) if plan.own else Affine(4 * plan.tiles),
-        scratch=4 * plan.scratch,
+        scratch=target.nbytes * plan.scratch,
     )
 
 
@@ -238,7 +233,7 @@ class _Gradient:
         source = f.at(self.values["a"], at + (x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel))
         one = f.at(source, i * x.row)
         other = f.at(source, f.select(f.compare("slt", i, 2), f.value(2 * x.row), x.row))
-        sign = f.splat(f.select(f.compare("eq", i, 1), f.value(1.0, "float"), f.value(-1.0, "float")))
+        sign = f.splat(f.select(f.compare("eq", i, 1), f.value(1.0, f.float), f.value(-1.0, f.float)))
         sink = f.at(self.inner, square * plan.row)
         tail = plan.inputs % plan.lanes
 
@@ -260,8 +255,8 @@ class _Gradient:
         """Row i of A dy Aᵀ, its last position with the sign turned; dy past an odd edge is zero."""
         f, plan, y = self.f, self.plan, self.conv.y
         source = f.at(self.values["b"], image * y.size + row * (2 * y.row) + j * (2 * y.pixel) + y.origin)
-        zero, one = f.value(0.0, "float"), f.value(1.0, "float")
-        minus = f.value(-1.0, "float")
+        zero, one = f.value(0.0, f.float), f.value(1.0, f.float)
+        minus = f.value(-1.0, f.float)
         upper = f.select(f.compare("eq", i, 3), zero, one)
         lower = f.select(f.compare("eq", i, 0), zero, f.select(f.compare("eq", i, 2), minus, one))
         down, right = f.value(y.row), f.value(y.pixel)
@@ -322,11 +317,12 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     the sums are not finite.
     """
     plan = _plan(conv, target)
+    target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     _, thread, threads = f.arguments
-    slots = ("c", "dw", "parts", "a", "b", "batch")
-    values = slot_values(f, slots, frozenset(("parts", "batch")))
+    parameters = (*read("c"), *write("dw"), *integer("parts"), *read("a", "b"), *integer("batch"))
+    values = slot_values(f, parameters)
     lanes = target.lanes
     low, high = f.share(plan.padded // lanes * plan.inputs, thread, threads)
     with f.range(low, high) as unit:
@@ -350,8 +346,8 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     return Kernel(
         name="winograd_weight_gradient_finish",
         ir=module.text(),
-        slots=slots,
-        bytes=Affine(4 * (16 * plan.panel + conv.weights)),
+        parameters=parameters,
+        bytes=Affine(target.nbytes * (16 * plan.panel + conv.weights)),
         units=Affine(plan.padded // lanes * plan.inputs),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, slot_values
+from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
 from onward.compile.kernels.tile import vectors_for
 from onward.compile.kernels.winograd.problem import forward_problem
@@ -23,7 +23,8 @@ def block_width(channels: int, target: Target) -> int:
 
 
 def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = False, size: int = 2) -> int:
-    """Floats of the packed weights of one direction for F(size x size, 3x3)."""
+    """Elements of the packed weights of one direction for F(size x size, 3x3)."""
+    target = target.typed(conv.dtype)
     inputs, outputs = (conv.outputs, conv.inputs) if backward else (conv.inputs, conv.outputs)
     width = block_width(outputs, target)
     return (scheme_of(size).positions + 9) * inputs * -(-outputs // width) * width
@@ -32,14 +33,24 @@ def winograd_packed_size(conv: Convolution, target: Target, *, backward: bool = 
 def winograd_pack(conv: Convolution, target: Target, weights: Weights, *, size: int = 2) -> Kernel:
     """Weights for the forward direction. Slots: w, packed."""
     forward_problem(conv)
-    return _pack("winograd_pack", conv.inputs, conv.outputs, weights, target, size, turned=False)
+    return _pack(
+        "winograd_pack", conv.inputs, conv.outputs, weights, target.typed(conv.dtype), size, turned=False
+    )
 
 
 def winograd_backward_pack(conv: Convolution, target: Target, weights: Weights, *, size: int = 2) -> Kernel:
     """Weights for backward-data. Slots: w, packed."""
     forward_problem(conv)
     swapped = Weights(weights.input, weights.output, weights.row, weights.column)
-    return _pack("winograd_backward_pack", conv.outputs, conv.inputs, swapped, target, size, turned=True)
+    return _pack(
+        "winograd_backward_pack",
+        conv.outputs,
+        conv.inputs,
+        swapped,
+        target.typed(conv.dtype),
+        size,
+        turned=True,
+    )
 
 
 def _pack(
@@ -48,8 +59,8 @@ def _pack(
     scheme = scheme_of(size)
     module = Module(target)
     f = module.entry()
-    slots = ("w", "packed")
-    values = slot_values(f, slots, frozenset())
+    parameters = (*read("w"), *write("packed"))
+    values = slot_values(f, parameters)
     lanes, width = target.lanes, block_width(outputs, target)
     vectors, blocks = width // lanes, -(-outputs // width)
     plane = inputs * blocks * width
@@ -75,7 +86,7 @@ def _pack(
     return Kernel(
         name,
         module.text(),
-        slots,
-        bytes=Affine(4 * (9 * inputs * outputs + (scheme.positions + 9) * plane)),
+        parameters,
+        bytes=Affine(target.nbytes * (9 * inputs * outputs + (scheme.positions + 9) * plane)),
         units=Affine(blocks * inputs),
     )

@@ -1,0 +1,167 @@
+"""What moves elements without computing: windows on memory where one does, else copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onward.compile.context import Context, Queries
+from onward.compile.kernels.expression import operand
+from onward.compile.registry import lowers
+from onward.compile.rules.element import elements
+from onward.compile.tensors import Tensor, row_major
+from onward.graph import requests
+
+__all__: list[str] = []
+
+_CONVERTED = frozenset({"float32", "int64", "int32", "uint8", "bool"})
+
+
+@lowers(requests.Identity)
+def identity(c: Context, request: requests.Identity) -> None:
+    """The same memory."""
+    c.alias(request.y, c.present(request.x))
+
+
+@lowers(requests.View)
+def view(c: Context, request: requests.View) -> None:
+    """The same memory under another shape, where the strides allow it."""
+    c.view(request.y, request.x)
+
+
+@lowers(requests.Transpose)
+def transpose(c: Context, request: requests.Transpose) -> None:
+    """A window with the strides in another order."""
+    source = c.present(request.x)
+    shape, strides = (tuple(s[a] for a in request.perm) for s in (source.shape, source.strides))
+    c.alias(request.y, replace(source, shape=shape, strides=strides, image=None))
+
+
+@lowers(requests.Slices)
+def slices(c: Context, request: requests.Slices) -> None:
+    """A window for each result."""
+    for y, picked in zip(request.outputs, request.picked, strict=True):
+        source = c.present(request.x)
+        offset, shape, strides = source.offset, [], []
+        for cut, extent, stride in zip(picked, source.shape, source.strides, strict=True):
+            positions = range(extent)[cut]
+            offset += stride * (positions.start if positions else 0)
+            shape.append(len(positions))
+            strides.append(stride * positions.step)
+        c.alias(y, replace(source, shape=tuple(shape), strides=tuple(strides), offset=offset, image=None))
+
+
+@lowers(requests.Broadcast)
+def broadcast(c: Context, request: requests.Broadcast) -> None:
+    """A window with strides of 0."""
+    source, shape = c.present(request.x), c.shape(request.y)
+    lead = len(shape) - len(source.shape)
+    strides = [0] * lead + [
+        stride if extent == wanted else 0
+        for extent, stride, wanted in zip(source.shape, source.strides, shape[lead:], strict=True)
+    ]
+    c.alias(request.y, replace(source, shape=shape, strides=tuple(strides), image=None))
+
+
+@lowers(requests.Fill)
+def fill(c: Context, request: requests.Fill) -> None:
+    """A window on one element."""
+    shape = c.shape(request.y)
+    one = c.constant(np.asarray(request.value))
+    c.alias(request.y, replace(one, shape=shape, strides=(0,) * len(shape)))
+
+
+@lowers(requests.Concat)
+def concat(c: Context, request: requests.Concat) -> None:
+    """A copy of each operand."""
+    axis = request.axis % len(c.shape(request.y))
+    sources = [c.present(x) for x in request.operands]
+    target = c.new(request.y)
+    start = 0
+    for source in sources:
+        extent = source.shape[axis]
+        c.copy(source, _part(target, axis, start, extent))
+        start += extent
+
+
+def _part(whole: Tensor, axis: int, start: int, extent: int) -> Tensor:
+    """Positions start to start + extent of an axis; it stays known whether the tensor is channels-last."""
+    shape = (*whole.shape[:axis], extent, *whole.shape[axis + 1 :])
+    return replace(whole, shape=shape, offset=whole.offset + start * whole.strides[axis])
+
+
+def _inside(
+    request: requests.Pad, have: Sequence[int], wanted: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """What is cut off before each axis of x, where it starts in y, and how much of it is left."""
+    cuts = [max(0, -start) for start in request.before]
+    starts = [max(0, start) for start in request.before]
+    axes = zip(have, cuts, wanted, starts, strict=True)
+    return cuts, starts, [min(n - cut, extent - start) for n, cut, extent, start in axes]
+
+
+def _pad_unsuited(q: Queries, request: requests.Pad) -> str | None:
+    if reason := q.not_floats(request.x) or q.empty(request.x, request.y):
+        return reason
+    _, _, left = _inside(request, q.shape(request.x), q.shape(request.y))
+    return "nothing is left inside the pads" if min(left, default=1) <= 0 else None
+
+
+@lowers(requests.Pad, suits=_pad_unsuited)
+def pad(c: Context, request: requests.Pad) -> None:
+    """A copy of what is inside, and one of the value for each side of each axis; a window where none is."""
+    source = c.present(request.x)
+    extents = c.shape(request.y)
+    cuts, starts, shape = _inside(request, source.shape, extents)
+    offset = source.offset + sum(cut * step for cut, step in zip(cuts, source.strides, strict=True))
+    inside = replace(source, shape=tuple(shape), offset=offset, image=None)
+    if tuple(shape) == extents:
+        c.alias(request.y, inside)
+        return
+    value, target = c.constant(np.asarray(request.value, np.float32)), c.new(request.y)
+    for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
+        for first, count in ((0, start), (start + length, extents[axis] - start - length)):
+            if count > 0:
+                around = _part(target, axis, first, count)
+                c.copy(replace(value, shape=around.shape, strides=(0,) * len(extents)), around)
+        target = _part(target, axis, start, length)
+    c.copy(inside, target)
+
+
+@lowers(requests.Tile)
+def tile(c: Context, request: requests.Tile) -> None:
+    """A copy from a window that walks along the operand again and again."""
+    source, target = c.present(request.x), c.new_plain(request.y)
+    shape = tuple(n for pair in zip(request.repeats, source.shape, strict=True) for n in pair)
+    steps = tuple(n for stride in source.strides for n in (0, stride))
+    c.copy(
+        replace(source, shape=shape, strides=steps, image=None),
+        replace(target, shape=shape, strides=row_major(shape)),
+    )
+
+
+def _convert_unsuited(q: Queries, request: requests.Convert) -> str | None:
+    source, target = q.dtype(request.x), q.dtype(request.y)
+    if source == target:
+        return None
+    if reason := q.empty(request.x):
+        return reason
+    if target != np.float32 or source.name not in _CONVERTED:
+        return f"{source} to {target}"
+    return None
+
+
+@lowers(requests.Convert, suits=_convert_unsuited)
+def convert(c: Context, request: requests.Convert) -> None:
+    """To float32, or the same memory.
+
+    Integers are rounded to float32 as NumPy does. Floats to integers are left to NumPy, as what becomes of
+    numbers that do not fit is not the same on every processor.
+    """
+    if c.dtype(request.x) == c.dtype(request.y):
+        c.alias(request.y, c.present(request.x))
+        return
+    tensor = c.plain(request.x)
+    elements(c, tensor.shape, [tensor], [c.new_plain(request.y)], [operand(0)])

@@ -1,0 +1,170 @@
+"""The canonical form of a graph, which every engine runs and gradients are taken of.
+
+Old versions of operators become current ones, once, when a model is read for execution; and what bodies take
+from around them becomes inputs. Names, types and shapes of the values that a user knows stay; the model that
+was read does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from onward.errors import InvalidModelError, OnwardError, UnsupportedError
+from onward.graph.bodies import bodies_of
+from onward.graph.builder import Builder
+from onward.graph.infer import infer_node
+from onward.graph.op import CONSUMED_INPUTS, bind, find
+from onward.graph.origin import note_opset, opset_of
+from onward.graph.replace import replace_node
+
+__all__ = ["CURRENT_OPSET", "canonical_graph", "canonical_model", "current_versions"]
+
+CURRENT_OPSET = 21
+"""The opset of a graph that had older versions of operators; one that had none keeps its own."""
+
+_DEEPEST = 32
+"""How many graphs may stand inside one another."""
+
+
+def canonical_graph(graph: ir.Graph) -> ir.Graph:
+    """The graph in canonical form: the same one where it is that already, else a copy.
+
+    Raises:
+        UnsupportedError: operators that are unknown at their opset, all of them at once; or an old version
+            of one that has no current form; names node, operator and opset.
+        InvalidModelError: a node's attributes do not fit its operator, or graphs nest deeper than 32.
+    """
+    found = _survey(graph)
+    return _transformed(graph.clone(), *found) if any(found) else graph
+
+
+def canonical_model(model: ir.Model) -> ir.Model:
+    """The model with its graph in canonical form: the same one where it is that already, else a copy.
+
+    Raises:
+        UnsupportedError, InvalidModelError: as `canonical_graph`.
+    """
+    found = _survey(model.graph)
+    if not any(found):
+        return model
+    copy = model.clone()
+    _transformed(copy.graph, *found)
+    return copy
+
+
+def current_versions(model: ir.Model, opset: int = CURRENT_OPSET) -> ir.Model:
+    """A copy of the model whose operators of the standard have their versions at a newer opset.
+
+    Raises:
+        UnsupportedError, InvalidModelError: as `canonical_graph`.
+    """
+    _survey(model.graph)
+    copy = model.clone()
+    _to_current(copy.graph, opset)
+    return copy
+
+
+def _transformed(graph: ir.Graph, old: bool, captures: bool) -> ir.Graph:
+    if old:
+        _to_current(graph, CURRENT_OPSET)
+    if captures:
+        _share_imports(graph, dict(graph.opset_imports))
+        _make_explicit(Builder(graph))
+    return graph
+
+
+def _survey(graph: ir.Graph) -> tuple[bool, bool]:
+    """Whether a graph has old versions, and whether it has bodies that may capture."""
+    opsets = graph.opset_imports
+    old = captures = False
+    problems: list[str] = []
+
+    def visit(inside: ir.Graph, depth: int) -> None:
+        nonlocal old, captures
+        if depth > _DEEPEST:
+            raise InvalidModelError(f"graphs stand more than {_DEEPEST} deep inside one another")
+        for node in inside:
+            try:
+                cls = find(node.domain, node.op_type, opsets.get(node.domain, 0))
+            except UnsupportedError as error:
+                problems.append(f"node {node.name!r}: {error}")
+                continue
+            old = old or hasattr(cls, "canonical") or CONSUMED_INPUTS in node.attributes
+            for body in bodies_of(node):
+                captures = captures or node.domain == ""
+                visit(body, depth + 1)
+
+    visit(graph, 0)
+    if problems:
+        raise UnsupportedError("this graph cannot run:\n  " + "\n  ".join(problems))
+    return old, captures
+
+
+def _to_current(graph: ir.Graph, opset: int) -> None:
+    declared = graph.opset_imports.get("", opset)
+    if declared >= opset:
+        return
+    graph.opset_imports[""] = opset
+    _share_imports(graph, dict(graph.opset_imports))
+    _replace_old(Builder(graph), declared)
+
+
+def _share_imports(graph: ir.Graph, opsets: dict[str, int]) -> None:
+    """Tell every body which opsets it is written in."""
+    for node in graph:
+        for body in bodies_of(node):
+            body.opset_imports.clear()
+            body.opset_imports.update(opsets)
+            _share_imports(body, opsets)
+
+
+def _replace_old(g: Builder, declared: int) -> None:
+    g.declared_opset = declared
+    for node in list(g.graph):
+        for body in bodies_of(node):
+            _replace_old(g.inside(body), declared)
+        if node.domain != "":
+            continue
+        note_opset(node, declared)
+        rule = getattr(find("", node.op_type, declared), "canonical", None)
+        if rule is not None:
+            _rewrite(g, node, declared, rule)
+            continue
+        node.attributes.pop(CONSUMED_INPUTS, None)
+        if any(value.name and value.type is None for value in node.outputs):
+            infer_node(node, g.graph.opset_imports[""])
+
+
+def _make_explicit(g: Builder) -> None:
+    for node in list(g.graph):
+        for body in bodies_of(node):
+            _make_explicit(g.inside(body))
+        opset = g.graph.opset_imports.get(node.domain, 0)
+        rule = getattr(find(node.domain, node.op_type, opset), "explicit", None)
+        if rule is not None:
+            g.declared_opset = opset_of(node, opset)
+            _rewrite(g, node, opset, rule)
+        elif any(value.name and value.type is None for value in node.outputs):
+            infer_node(node, opset)
+
+
+def _rewrite(g: Builder, node: ir.Node, opset: int, rule: Callable[..., Any]) -> None:
+    """Put what an operator's rule writes in the place of a node; messages name the node."""
+    g.at(node)
+    try:
+        operator = bind(node, opset)
+        with g.scope(node.name or node.op_type):
+            results = rule(operator, g, *node.inputs)
+        results = (results,) if isinstance(results, ir.Value) else results
+        last = None if results[0] in node.inputs else results[0].producer()
+        replace_node(g, node, results)
+        if last is not None:
+            last.name = node.name
+    except OnwardError as error:
+        where = f"node {node.name!r}, operator {node.op_type}, opset {g.declared_opset}"
+        raise type(error)(f"{where}: {error}") from error
+    finally:
+        g.at(None)

@@ -1,0 +1,101 @@
+"""What If, Loop and Scan share: how types meet, and the limits of what repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import ShapeError
+from onward.graph import Array, Dim, dims_of, numpy_dtype
+
+__all__ = [
+    "ITERATIONS",
+    "KEPT_BYTES",
+    "Typed",
+    "check_bounds",
+    "collected",
+    "meeting",
+    "of_elements",
+    "per_iteration",
+    "size_of",
+    "typed",
+]
+
+Typed: TypeAlias = "tuple[ir.TypeProtocol | None, tuple[Dim, ...] | None]"
+
+ITERATIONS = 1 << 20
+"""Iterations after which a loop counts as one without an end."""
+
+KEPT_BYTES = 1 << 32
+"""What a loop's states and collected outputs may hold."""
+
+
+def typed(value: ir.Value) -> Typed:
+    """A value's type and dimensions."""
+    return value.type, dims_of(value)
+
+
+def meeting(first: Typed, second: Typed) -> Typed:
+    """What two types have in common: dimensions that differ are unknown."""
+    kind, a = first
+    other, b = second
+    if a is None or b is None or len(a) != len(b):
+        return kind if kind is not None else other, None
+    return kind, tuple(x if x == y else None for x, y in zip(a, b, strict=True))
+
+
+def of_elements(of: Typed, axis: int, extent: Dim) -> Typed:
+    """The type of tensors of a type collected along a new axis."""
+    kind, dims = of
+    if dims is None:
+        return kind, None
+    place = axis % (len(dims) + 1)
+    return kind, (*dims[:place], extent, *dims[place:])
+
+
+def per_iteration(value: ir.Value, axis: int) -> tuple[Typed, Dim]:
+    """The type of a slice of a tensor along an axis, and the axis's extent."""
+    kind, dims = typed(value)
+    if dims is None:
+        return (kind, None), None
+    place = axis % len(dims)
+    return (kind, (*dims[:place], *dims[place + 1 :])), dims[place]
+
+
+def size_of(content: Any) -> int:
+    """The bytes of a tensor or sequence."""
+    if content is None:
+        return 0
+    if isinstance(content, list):
+        return sum(map(size_of, content))
+    return int(np.asarray(content).nbytes)
+
+
+def check_bounds(iterations: int, kept: int, endless: bool) -> None:
+    """Refuse a loop that goes on and on.
+
+    Raises:
+        ShapeError: it has run too often, or holds too much.
+    """
+    if iterations > ITERATIONS:
+        why = "its condition stays true" if endless else "it asks for more"
+        raise ShapeError(f"{ITERATIONS} iterations are the limit, and {why}; bound it with a smaller M")
+    if kept > KEPT_BYTES:
+        raise ShapeError(
+            f"before iteration {iterations} its states and collected outputs hold {kept} bytes, above the "
+            f"limit of {KEPT_BYTES}"
+        )
+
+
+def collected(parts: Sequence[Array], of: ir.Value, axis: int) -> Array:
+    """The results of all iterations along a new axis."""
+    if parts:
+        if any(part.shape != parts[0].shape for part in parts):
+            raise ShapeError(f"output {of.name!r} changes its shape between iterations")
+        return np.stack(parts, axis)
+    dims = [d if isinstance(d, int) else 0 for d in dims_of(of) or ()]
+    dtype = of.dtype if of.dtype is not None else ir.DataType.FLOAT
+    return np.expand_dims(np.zeros(dims, numpy_dtype(dtype)), axis).take([], axis)

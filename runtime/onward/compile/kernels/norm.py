@@ -10,7 +10,6 @@ cancel when the mean is large. It is divided by the number of values, as ONNX's 
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, constant, operand
@@ -22,7 +21,7 @@ __all__ = ["backward_finish", "backward_sums", "forward_finish", "statistics"]
 def statistics(shape: tuple[int, ...], x: Operand) -> Columns:
     """Operands: x, and as a channel vector its first pixel (the address of x itself)."""
     distance = operand(0) - operand(1)
-    first = replace(_channel(shape), dtype=x.dtype)
+    first = Operand((0,) * len(shape) + (1,), x.dtype)
     sums = (distance, distance * distance)
     return Columns(shape, (x, first), sums, ("sum", "sum"), dtype=x.dtype)
 

@@ -85,6 +85,19 @@ def as_case(onnx_case: Any) -> Case | None:
     cls = find("", case.op_type, case.opset)
     if not hasattr(cls, "gradient"):
         return None
-    versions = [v for v in registered()["", case.op_type] if v <= OPSET]
-    older = versions and registered()["", case.op_type][max(versions)] is cls
-    return dataclasses.replace(case, opset=OPSET) if older else case
+    return dataclasses.replace(case, opset=OPSET) if _same_at(case.op_type, case.opset, OPSET) else case
+
+
+def _same_at(op_type: str, opset: int, older: int) -> bool:
+    """Whether an operator has the same class, attributes and types at an older opset."""
+    schemas = []
+    for version in (opset, older):
+        try:
+            schemas.append(onnx.defs.get_schema(op_type, version, ""))
+        except onnx.defs.SchemaError:
+            return False
+    if any(schema.since_version not in registered()["", op_type] for schema in schemas):
+        return False
+    newer, old = schemas
+    alike = registered()["", op_type][newer.since_version] is registered()["", op_type][old.since_version]
+    return alike and set(newer.attributes) == set(old.attributes)

@@ -16,7 +16,7 @@ from onward.engine.interpreter import Interpreter
 from onward.engine.session import Session
 from onward.errors import InputError, InvalidModelError, ShapeError
 from onward.graph import Array, Builder, canonical_graph, canonical_model
-from onward.model import from_bytes, to_bytes
+from onward.model import from_bytes, to_bytes, trainable_initializers, upgrade
 from onward.ops import _control
 from onward.passes import expand_onward
 
@@ -304,3 +304,52 @@ def test_gradients(name: str, flag: bool) -> None:
     stock = ort.InferenceSession(to_bytes(expand_onward(found)), providers=["CPUExecutionProvider"])
     for value, x in zip(stock.get_outputs(), stock.run(None, feed), strict=True):
         np.testing.assert_allclose(x, got[value.name], rtol=1e-10)
+
+
+TRAINED = """<ir_version: 8, opset_import: ["" : 11]>
+g (float[N, 3] x, bool c) => (float[N, 2] y)
+  <float[3, 2] w = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6}, float[3, 2] v = {0.5, 0.1, 0.2, 0.4, 0.3, 0.2}> {
+  y = If (c) <
+    then_branch = t () => (float[N, 2] a) { a = MatMul(x, w) },
+    else_branch = e () => (float[N, 2] b) { q = MatMul(x, v) b = Tanh(q) }>
+}"""
+
+
+def test_weights_in_branches_are_trained() -> None:
+    """By both engines alike, and by onnxruntime on the step in standard operators."""
+    import onnxruntime as ort
+
+    from onward.autodiff import training_step
+    from onward.engine.stepping import StepSession
+    from onward.train import MSE, SGD
+
+    read = from_bytes(onnx.parser.parse_model(TRAINED).SerializeToString())
+    weights = trainable_initializers(read)
+    assert weights == ("w", "v")
+    step = training_step(upgrade(read, 21), {"y": MSE()}, SGD(), weights)
+    sessions = [StepSession(step.model, step.bindings, engine=e) for e in ("interpreter", "compiled")]
+    stock = ort.InferenceSession(to_bytes(expand_onward(step.model)), providers=["CPUExecutionProvider"])
+    state = {name: sessions[0].state[name] for name in step.bindings}
+    names = [value.name for value in stock.get_outputs()]
+    losses, x = [], _RNG.standard_normal((4, 3)).astype(np.float32)
+    for i in range(6):
+        feed = {
+            "x": x,
+            "c": np.array(i % 2 == 0),
+            step.targets["y"]: np.ones((4, 2), np.float32),
+            step.learning_rate: np.array(0.1, np.float32),
+            step.step: np.array(i),
+        }
+        before = {name: np.array(sessions[0].state[name]) for name in weights}
+        want = dict(zip(names, stock.run(None, {**feed, **state}), strict=True))
+        state = {name: want[target] for name, target in step.bindings.items()}
+        for session in sessions:
+            got = session.run(feed)
+            np.testing.assert_allclose(got[step.loss], want[step.loss], rtol=1e-5)
+            for name in weights:
+                np.testing.assert_allclose(session.state[name], state[name], rtol=1e-5, atol=1e-7)
+        moved = [name for name in weights if not np.array_equal(before[name], sessions[0].state[name])]
+        assert moved == (["w"] if i % 2 == 0 else ["v"])
+        losses.append(float(want[step.loss]))
+    assert losses[-1] < losses[1]
+    assert losses[-2] < losses[0]

@@ -53,7 +53,7 @@ def single_node(onnx_case: Any) -> Case | None:
     """A case of one node and float32 operands in the form of our table; None where it cannot be put so."""
     model = onnx_case.model
     node = model.graph.node[0]
-    if len(model.graph.node) != 1 or node.domain:
+    if len(model.graph.node) != 1 or node.domain or any(a.HasField("g") for a in node.attribute):
         return None
     data = [array_of(x) for x in onnx_case.data_sets[0][0]]
     arrays = dict(zip([v.name for v in model.graph.input], data, strict=True))

@@ -53,12 +53,20 @@ class Dropout(Op):
         return dy, None, None
 
 
-@op("Dropout", since=(7, 10))
-class Dropout7(Op):
-    """Dropout in inference form, whose ratio is an attribute.
+@op("Dropout", since=10)
+class Dropout10(Op):
+    """Dropout in inference form, whose ratio is an attribute; the mask, which is left open, is false."""
 
-    The mask, which the specification leaves open, is false or 0.
-    """
+    ratio: float = 0.5
+
+    def canonical(self, g: Builder, data: ir.Value) -> tuple[ir.Value, ...]:
+        output, *mask = _without_mask(g, data, self.ratio, None, self.output_count)
+        return (output, *(g.Cast(m, to=int(ir.DataType.BOOL)) for m in mask))
+
+
+@op("Dropout", since=7)
+class Dropout7(Op):
+    """Dropout in inference form, whose ratio is an attribute; the mask, which is left open, is 0."""
 
     ratio: float = 0.5
 

@@ -12,7 +12,7 @@ from tests.compile.plans import planned
 from tests.ops.cases import CASES
 from tests.ops.exclusions import NODE_CASES
 from tests.ops.harness import Case, assert_same, feed, has_gradient, model_of, run
-from tests.ops.onnx_cases import array_of, onnx_cases
+from tests.ops.onnx_cases import array_of, has_tensors_only, onnx_cases
 from tests.ops.test_special_values import _CASES as SPECIAL
 from tests.ops.test_special_values import _OTHER, EXCLUDED
 
@@ -55,7 +55,9 @@ def _numeric(case: Any) -> bool:
     return all(isinstance(x, np.ndarray) and x.dtype.kind in "fiub" for x in data)
 
 
-_NODES = [case for case in onnx_cases() if case.name not in NODE_CASES and _numeric(case)]
+_NODES = [
+    case for case in onnx_cases() if case.name not in NODE_CASES and has_tensors_only(case) and _numeric(case)
+]
 
 
 @pytest.mark.parametrize("case", _NODES, ids=lambda case: case.name)

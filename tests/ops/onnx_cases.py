@@ -49,11 +49,19 @@ def array_of(content: Any) -> Any:
     return None if content is None else np.asarray(content)
 
 
+def has_tensors_only(onnx_case: Any) -> bool:
+    """Whether neither sequences nor optionals go in or come out."""
+    graph = onnx_case.model.graph
+    return all(v.type.WhichOneof("value") == "tensor_type" for v in (*graph.input, *graph.output))
+
+
 def single_node(onnx_case: Any) -> Case | None:
     """A case of one node and float32 operands in the form of our table; None where it cannot be put so."""
     model = onnx_case.model
     node = model.graph.node[0]
     if len(model.graph.node) != 1 or node.domain or any(a.HasField("g") for a in node.attribute):
+        return None
+    if not has_tensors_only(onnx_case):
         return None
     data = [array_of(x) for x in onnx_case.data_sets[0][0]]
     arrays = dict(zip([v.name for v in model.graph.input], data, strict=True))

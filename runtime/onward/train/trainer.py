@@ -431,7 +431,7 @@ class Trainer:
         hint = advice(dataset, value, self.loss[output])
         raise ConfigError(
             f"{type(self.loss[output]).__name__} of output {output!r} needs targets {spec}, data set "
-            f"{dataset.name!r} has targets of shape {['N', *dataset.targets.shape[1:]]}".replace("'N'", "N")
+            f"{dataset.name!r} has targets of shape {['N', *targets.shape[1:]]}".replace("'N'", "N")
             + hint
         )
 

@@ -19,7 +19,7 @@ from onward.autodiff.step import OPSET
 from onward.engine import Session
 from onward.engine.engines import EngineName
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of, dtype_of, is_float, numpy_dtype
+from onward.graph import Array, TensorSpec, canonical_model, dims_of, dtype_of, is_float, numpy_dtype
 from onward.verify._steps import Comparison
 from onward.verify.inputs import draw, random_inputs
 from onward.verify.locate import refuse_random
@@ -182,7 +182,7 @@ def _reached(model: ir.Model, losses: Mapping[str, Loss]) -> tuple[str, ...]:
     """Weights that the outputs with a loss depend on."""
     from onward.model import trainable_initializers
 
-    pending = [v for v in model.graph.outputs if v.name in losses]
+    pending = [v for v in canonical_model(model).graph.outputs if v.name in losses]
     seen: set[ir.Value] = set(pending)
     while pending:
         node = pending.pop().producer()

@@ -4,7 +4,7 @@ python -m benchmarks.checkouts OTHER [--only NAME] [--rounds N] [--seconds S] [-
 
 OTHER is a folder with another checkout of Onward, such as `git worktree add` makes of an older commit. Each
 side runs in a process of its own, with its own code and its own cache, and both run the steps of
-`benchmarks.run`: training at each batch size, inference at 1 and 32. A round times one side and then the other,
+`benchmarks.run`: training at each batch size, inference at 1 and 32. A round times one side, then the other,
 and the next round begins with the one that came last. Printed are the median over the rounds of this ÷ other,
 with its quartiles, and the ratio of the fastest steps of all.
 """

@@ -275,7 +275,6 @@ def statistics(c: Context, request: Statistics) -> None:
     sizes, strides = _channels_last(source)
     first = (*(0,) * (len(sizes) - 1), 1)
     columns = norm.statistics(sizes[1:], Operand(strides, source.dtype.name))
-    columns = replace(columns, dtype=source.dtype.name)
     finish = norm.forward_finish(request.epsilon, request.momentum)
     start = Tensor(source.buffer, (sizes[-1],), (1,), source.dtype, source.offset)
     count = c.constant(np.array(prod(sizes[:-1]), c.dtype(request.x)))

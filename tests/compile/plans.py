@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ from onward.engine.weights import Weight
 from onward.graph import Array
 from onward.verify.held import settle
 from onward.verify.reference import WRONG, Reference
+
+THREADS = int(os.environ.get("ONWARD_THREADS", "2"))
+"""Of plans that are not about a number of threads."""
 
 ROUNDING = 2e-6
 """Of the largest element: what two float32 sums in different orders may differ by, in nets of this size."""
@@ -67,7 +71,7 @@ def planned(
     inputs: Mapping[str, Array],
     bindings: Mapping[str, str] | None = None,
     *,
-    threads: int = 2,
+    threads: int = THREADS,
     lanes: int | None = None,
 ) -> Planned:
     """The plan of a model for inputs of these shapes; its kernels access what they declare."""

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from onward import data, model, nn, train, verify
-from onward.cli.assembly import EpochLines
 from onward.engine import Session
 from onward_client import Client
 
@@ -93,10 +92,11 @@ def main() -> None:
         path.parent.mkdir(parents=True)
 
         with step("Data and network"):
-            digits = data.load_digits(image_size=28)
-            parts = data.split(digits, (0.8, 0.0, 0.2), seed=SEED)
-            normalization = data.Normalization.fit(parts.train)
-            parts = parts.map(normalization.apply_to)
+            digits = data.load_digits(image_size=28, raw=True)
+            raw = data.split(digits, (0.8, 0.0, 0.2), seed=SEED)
+            preparation = data.Preparation.fit(raw.train)
+            parts = raw.map(preparation.apply)
+            assert raw.test is not None
             assert parts.test is not None
             network = nn.zoo.lenet5(seed=SEED)
             network.summary().show()
@@ -124,7 +124,7 @@ def main() -> None:
                 parts.train, BATCH, SEED, augment=data.parse_augmentation("shift=2,rotate=10")
             )
             quiet = not sys.stdout.isatty()
-            trainer.fit(loader, epochs=EPOCHS, callbacks=[EpochLines()] if quiet else [])
+            trainer.fit(loader, epochs=EPOCHS, callbacks=[train.EpochLines()] if quiet else [])
 
         with step("Measure"):
             averages = show_measures(trainer, parts.test)
@@ -138,11 +138,19 @@ def main() -> None:
                 configuration={"epochs": EPOCHS, "batch_size": BATCH, "optimizer": repr(trainer.optimizer)},
                 metrics=averages,
                 versions=model.current_versions(),
-                normalisation=normalization.to_json(),
                 class_names=digits.classes,
             )
-            images = parts.test.inputs["image"]
-            print(verify.export(trainer.model, path, provenance=provenance, inputs={"input": images}))
+            # the file takes pixels as they are in image files: bytes
+            images = raw.test.inputs["image"]
+            print(
+                verify.export(
+                    trainer.model,
+                    path,
+                    provenance=provenance,
+                    preparation=preparation.renamed({"image": "input"}),
+                    inputs={"input": images},
+                )
+            )
 
         with step("Verify against onnxruntime, forward and backward"):
             exported = model.load(path)

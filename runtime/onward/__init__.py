@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING, Any
 from onward.version import __version__
 
 if TYPE_CHECKING:
-    from onward import autodiff, data, engine, errors, graph, model, nn, passes, train, verify
+    from onward import (
+        autodiff,
+        data,
+        engine,
+        errors,
+        graph,
+        keras,
+        model,
+        nn,
+        passes,
+        runs,
+        sklearn,
+        train,
+        verify,
+    )
     from onward.engine import Session
     from onward.model import load, save
     from onward.train import Trainer
@@ -33,11 +47,14 @@ __all__ = [
     "errors",
     "export",
     "graph",
+    "keras",
     "load",
     "model",
     "nn",
     "passes",
+    "runs",
     "save",
+    "sklearn",
     "train",
     "verify",
 ]

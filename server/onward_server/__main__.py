@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(options.config, **_overrides(options))
+        settings = _settings(options)
         logging.basicConfig(
             level=settings.log_level.upper(),
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        finished = _run(settings)
+        if options.check_config:
+            return _check_config(settings)
+        logging.getLogger("onward_server").info("settings: %s", _printed(settings))
+        finished = _run(settings, lambda: _settings(options))
     except OnwardError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_NOT_STARTED
@@ -49,11 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _EXIT_DRAINED
 
 
-def _run(settings: ServerSettings) -> bool:
+def _settings(options: argparse.Namespace) -> ServerSettings:
+    return load_settings(options.config, **_overrides(options))
+
+
+def _printed(settings: ServerSettings, indent: int | None = None) -> str:
+    return settings.model_dump_json(indent=indent, exclude={"keys": {"__all__": {"sha256"}}})
+
+
+def _check_config(settings: ServerSettings) -> int:
+    """Print the settings without secrets, and what is wrong with the repository; opens no model."""
+    from onward_server.dataplane.repository import scan
+
+    print(_printed(settings, indent=2))
+    if settings.tls is not None:
+        from onward_server.tls import ssl_context
+
+        ssl_context(settings.tls)
+    wrong = [entry for entry in scan(settings.repository) if entry.problem]
+    for entry in wrong:
+        print(f"error: model {entry.name} version {entry.version or '-'}: {entry.problem}", file=sys.stderr)
+    return _EXIT_NOT_STARTED if wrong else _EXIT_DRAINED
+
+
+def _run(settings: ServerSettings, read_again: Callable[[], ServerSettings]) -> bool:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        finished = runner.run(serve(settings, on_listening=_announce))
+        finished = runner.run(serve(settings, on_listening=_announce, read_again=read_again))
     # The loop restored the default handlers: a late signal would turn a complete drain into a kill.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     return finished
 
@@ -72,6 +98,7 @@ def _announce(server: RunningServer) -> None:
         "address": server.address,
         "port": server.port,
         "models": server.plane.names,
+        "http_address": server.http_address,
     }
     print(json.dumps(event), flush=True)
 
@@ -106,14 +133,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE", help="TOML file with settings")
     add("--repository", type=Path, metavar="DIR", help="folder of <name>/<version>/model.onnx")
     add("--listen", metavar="ADDRESS", help="host:port, port 0 for a free one (127.0.0.1:8001)")
+    add("--http-listen", metavar="ADDRESS", help="host:port of the HTTP port; none without it")
     add("--engine", choices=["onward", "onnxruntime"], help="the engine that answers (onward)")
     add("--cross-check", metavar="POLICY", help="off, sample[:RATE], every, shadow (sample:0.05)")
     add("--on-mismatch", choices=["log", "fail", "prefer-onnxruntime"], help="default: log")
     add("--threads", type=int, metavar="N", help="threads of each engine in one request (1)")
-    add("--executor-threads", type=int, metavar="N", help="requests computed at a time (2)")
-    add("--queue-size", type=int, metavar="N", help="requests that may wait (256)")
+    add("--instances", type=int, metavar="N", help="workers of a version at most (2)")
+    add("--isolation", choices=["process", "thread"], help="where models run (process)")
+    add("--model-control", choices=["none", "poll", "explicit"], help="how models come and go (none)")
+    add("--queue-size", type=int, metavar="N", help="requests of a version that may wait (256)")
     add("--max-message-bytes", type=int, metavar="N", help="largest request (64 MiB)")
     add("--drain-timeout", type=float, metavar="S", help="seconds to finish after SIGTERM (30)")
+    add("--shutdown-pause", type=float, metavar="S", help="seconds between NOT_SERVING and refusing (0)")
+    add("--check-config", action="store_true", help="print the settings, check the repository, and end")
     add("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     return parser
 

@@ -19,6 +19,9 @@ def command(
     listen: Annotated[
         str | None, typer.Option(help="host:port, port 0 for a free one (127.0.0.1:8001).")
     ] = None,
+    http_listen: Annotated[
+        str | None, typer.Option(help="host:port of the HTTP port; none without it.")
+    ] = None,
     engine: Annotated[
         Literal["onward", "onnxruntime"] | None, typer.Option(help="The engine that answers (onward).")
     ] = None,
@@ -29,17 +32,30 @@ def command(
         Literal["log", "fail", "prefer-onnxruntime"] | None, typer.Option(help="Default: log.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Of each engine in one request (1).")] = None,
-    executor_threads: Annotated[int | None, typer.Option(help="Requests computed at a time (2).")] = None,
-    queue_size: Annotated[int | None, typer.Option(help="Requests that may wait (256).")] = None,
+    instances: Annotated[int | None, typer.Option(help="Workers of a version at most (2).")] = None,
+    isolation: Annotated[
+        Literal["process", "thread"] | None, typer.Option(help="Where models run (process).")
+    ] = None,
+    model_control: Annotated[
+        Literal["none", "poll", "explicit"] | None, typer.Option(help="How models come and go (none).")
+    ] = None,
+    queue_size: Annotated[int | None, typer.Option(help="Requests of a version that may wait (256).")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest request (64 MiB).")] = None,
     drain_timeout: Annotated[float | None, typer.Option(help="Seconds to finish after SIGTERM (30).")] = None,
+    shutdown_pause: Annotated[
+        float | None, typer.Option(help="Seconds between NOT_SERVING and refusing (0).")
+    ] = None,
+    check_config: Annotated[
+        bool, typer.Option("--check-config", help="Print the settings, check the repository, and end.")
+    ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Default: info.")
     ] = None,
 ) -> None:
-    """Serve a repository of models over gRPC (Open Inference Protocol v2) until SIGTERM or SIGINT.
+    """Serve a repository of models over gRPC and HTTP (Open Inference Protocol v2) until SIGTERM or SIGINT.
 
-    When requests are taken, one JSON line says so. Every option can also be set in the environment
+    SIGHUP reads the settings, the repository and the certificates again. When requests are taken, one JSON
+    line says so. Every option can also be set in the environment
     (ONWARD_SERVER_REPOSITORY, ...) or in the file.
 
     \b
@@ -54,15 +70,19 @@ def command(
         "--config": config,
         "--repository": repository,
         "--listen": listen,
+        "--http-listen": http_listen,
         "--engine": engine,
         "--cross-check": cross_check,
         "--on-mismatch": on_mismatch,
         "--threads": threads,
-        "--executor-threads": executor_threads,
+        "--instances": instances,
+        "--isolation": isolation,
+        "--model-control": model_control,
         "--queue-size": queue_size,
         "--max-message-bytes": max_message_bytes,
         "--drain-timeout": drain_timeout,
+        "--shutdown-pause": shutdown_pause,
         "--log-level": log_level,
     }
     arguments = [part for name, value in values.items() if value is not None for part in (name, str(value))]
-    raise typer.Exit(main(arguments))
+    raise typer.Exit(main([*arguments, *(["--check-config"] if check_config else [])]))

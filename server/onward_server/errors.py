@@ -5,12 +5,19 @@
     │   ├── ModelNotFoundError       no model, or no version of it, by that name
     │   ├── ModelUnavailableError    the model is in the repository but could not be loaded
     │   ├── DrainingError            the server is stopping and takes no new requests
-    │   ├── OverloadedError          the queue of waiting requests is full
+    │   ├── OverloadedError          more requests wait, or more bytes are held, than is allowed
+    │   ├── DeadlineError            a request's time ended before it was computed
+    │   ├── RunTimeoutError          a run took longer than the model may take
+    │   ├── MemoryLimitError         a run needed more memory than a worker, or an answer, may have
+    │   ├── WorkerLostError          the worker that ran a request ended
+    │   ├── ControlError             a change of the repository that the server's settings do not allow
+    │   ├── UnauthenticatedError     no key, or none that the server knows
+    │   ├── PermissionDeniedError    a key without the role that a call needs
     │   └── ExecutionError           an engine failed while it ran a valid request
     └── InputError
         └── RequestError             a request whose fields contradict each other or the protocol
 
-The classes carry no status codes: `onward_server.grpc_status` maps them.
+The classes carry no status codes: `onward_server.statuses` maps them.
 """
 
 from __future__ import annotations
@@ -18,13 +25,20 @@ from __future__ import annotations
 from onward.errors import InputError, OnwardError
 
 __all__ = [
+    "ControlError",
+    "DeadlineError",
     "DrainingError",
     "ExecutionError",
+    "MemoryLimitError",
     "ModelNotFoundError",
     "ModelUnavailableError",
     "OverloadedError",
+    "PermissionDeniedError",
     "RequestError",
+    "RunTimeoutError",
     "ServerError",
+    "UnauthenticatedError",
+    "WorkerLostError",
 ]
 
 
@@ -45,7 +59,35 @@ class DrainingError(ServerError):
 
 
 class OverloadedError(ServerError):
-    """The queue of waiting requests is full."""
+    """More requests wait, or more bytes are held, than is allowed."""
+
+
+class DeadlineError(ServerError):
+    """A request's time ended before it was computed."""
+
+
+class RunTimeoutError(ServerError):
+    """A run took longer than the model may take."""
+
+
+class MemoryLimitError(ServerError):
+    """A run needed more memory than a worker, or an answer, may have."""
+
+
+class WorkerLostError(ServerError):
+    """The worker that ran a request ended."""
+
+
+class ControlError(ServerError):
+    """A change of the repository that the server's settings do not allow."""
+
+
+class UnauthenticatedError(ServerError):
+    """No key, or none that the server knows."""
+
+
+class PermissionDeniedError(ServerError):
+    """A key without the role that a call needs."""
 
 
 class ExecutionError(ServerError):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
 
-from onward.errors import UnsupportedError
 from onward.graph import Array, TensorSpec
 from onward_protos.cross_check_pb2 import CrossCheckStatistics
 from onward_protos.grpc_service_pb2 import (
+    InferBatchStatistics,
     InferParameter,
     InferStatistics,
     ModelInferRequest,
@@ -37,27 +38,67 @@ from onward_protos.tensors import (
     decode_raw,
     encode_raw,
 )
-from onward_server.dataplane import Inference, ServedModel
+from onward_server.dataplane import InferAnswer, InferRequest, RequestedOutput, ServedModel
+from onward_server.dataplane.messages import (
+    Parameter,
+    check_name,
+    check_tensor,
+    scheduling,
+    tensor_parameters,
+)
 from onward_server.errors import RequestError
+from onward_server.settings import Limits
+from onward_server.statuses import cut
 
 __all__ = [
     "PLATFORM",
     "check_statistics",
     "decode_inputs",
-    "encode_answer",
+    "dims_of",
+    "infer_request",
+    "infer_response",
     "infer_statistics",
+    "is_large",
     "is_quick_to_decode",
     "model_config",
     "model_metadata",
     "requested_outputs",
+    "with_meaning",
 ]
 
 PLATFORM = "onnx"
+_LARGE = 1 << 20
 
-_UNSUPPORTED_PARAMETERS = frozenset({"shared_memory_region", "classification"})
+
+def infer_request(request: ModelInferRequest, limits: Limits, deadline: float | None) -> InferRequest:
+    """A request in neutral form.
+
+    Args:
+        request: the message.
+        limits: bounds on it.
+        deadline: of the call, as `time.monotonic()`.
+
+    Raises:
+        RequestError: names the field that is wrong.
+        UnsupportedError: an extension of the protocol that this server does not have.
+    """
+    for field, names in (("inputs", request.inputs), ("outputs", request.outputs)):
+        if len(names) > limits.tensors:
+            raise RequestError(f"{field} has {len(names)} entries; at most {limits.tensors} are taken")
+    priority, until = scheduling(_parameters("parameters", request.parameters), time.monotonic())
+    deadlines = [moment for moment in (deadline, until) if moment is not None]
+    return InferRequest(
+        check_name("model_name", request.model_name, limits),
+        decode_inputs(request, limits),
+        check_name("model_version", request.model_version, limits),
+        requested_outputs(request, limits),
+        check_name("id", request.id, limits),
+        priority,
+        min(deadlines, default=None),
+    )
 
 
-def decode_inputs(request: ModelInferRequest) -> dict[str, Array]:
+def decode_inputs(request: ModelInferRequest, limits: Limits) -> dict[str, Array]:
     """The input arrays of a request, from raw or typed contents.
 
     Raises:
@@ -77,7 +118,9 @@ def decode_inputs(request: ModelInferRequest) -> dict[str, Array]:
             raise RequestError(f"inputs[{position}].name is empty")
         if tensor.name in arrays:
             raise RequestError(f"{where}: the name is given twice")
-        _refuse_parameters(where, tensor.parameters)
+        check_name(f"inputs[{position}].name", tensor.name, limits)
+        tensor_parameters(where, _parameters(where, tensor.parameters))
+        check_tensor(where, tensor.shape, limits)
         if raw and tensor.HasField("contents"):
             raise RequestError(f"{where}.contents: the request uses raw_input_contents too; use one of them")
         try:
@@ -85,7 +128,7 @@ def decode_inputs(request: ModelInferRequest) -> dict[str, Array]:
         except TensorFormatError as error:
             field = f"raw_input_contents[{position}] for {where}" if raw else f"{where}.contents"
             raise RequestError(f"{field}: {error}") from None
-        arrays[tensor.name] = _with_meaning(where, tensor.datatype, array)
+        arrays[tensor.name] = with_meaning(where, tensor.datatype, array)
     return arrays
 
 
@@ -94,26 +137,29 @@ def is_quick_to_decode(request: ModelInferRequest) -> bool:
     return bool(request.raw_input_contents) and all(t.datatype != "BYTES" for t in request.inputs)
 
 
-def requested_outputs(request: ModelInferRequest) -> list[str] | None:
-    """The names of the outputs that a request asks for; None: all.
+def requested_outputs(request: ModelInferRequest, limits: Limits) -> list[RequestedOutput] | None:
+    """The outputs that a request asks for; None: all.
 
     Raises:
+        RequestError: a name that is too long.
         UnsupportedError: an extension of the protocol that this server does not have.
     """
+    found = []
     for position, output in enumerate(request.outputs):
-        _refuse_parameters(f"outputs[{position}] ({output.name!r})", output.parameters)
-    return [output.name for output in request.outputs] or None
+        name = check_name(f"outputs[{position}].name", output.name, limits)
+        where = f"outputs[{position}] ({name!r})"
+        found.append(RequestedOutput(name, tensor_parameters(where, _parameters(where, output.parameters))))
+    return found or None
 
 
-def encode_answer(request: ModelInferRequest, model: ServedModel, answer: Inference) -> ModelInferResponse:
-    """The response to a request: outputs in raw form, the request's id, the cross-check's outcome."""
+def infer_response(answer: InferAnswer) -> ModelInferResponse:
+    """The response: outputs in raw form, the request's id, the cross-check's outcome."""
     response = ModelInferResponse(
-        model_name=model.name,
-        model_version=str(model.version),
-        id=request.id,
+        model_name=answer.model,
+        model_version=str(answer.version),
+        id=answer.id,
         parameters={
-            "cross_check": InferParameter(string_param=answer.outcome.value),
-            "engine": InferParameter(string_param=answer.engine),
+            name: InferParameter(string_param=str(value)) for name, value in answer.parameters.items()
         },
     )
     for name, array in answer.outputs.items():
@@ -122,13 +168,18 @@ def encode_answer(request: ModelInferRequest, model: ServedModel, answer: Infere
     return response
 
 
+def is_large(answer: InferAnswer) -> bool:
+    """Whether encoding an answer takes long enough to leave the event loop."""
+    return any(array.nbytes > _LARGE or array.dtype == object for array in answer.outputs.values())
+
+
 def model_metadata(model: ServedModel, versions: Sequence[int]) -> ModelMetadataResponse:
     """Versions, inputs and outputs of a model."""
 
     def tensors(specs: Sequence[TensorSpec]) -> list[ModelMetadataResponse.TensorMetadata]:
         return [
             ModelMetadataResponse.TensorMetadata(
-                name=spec.name, datatype=datatype_of(spec.dtype), shape=_dims(spec)
+                name=spec.name, datatype=datatype_of(spec.dtype), shape=dims_of(spec)
             )
             for spec in specs
         ]
@@ -142,60 +193,90 @@ def model_metadata(model: ServedModel, versions: Sequence[int]) -> ModelMetadata
     )
 
 
-def model_config(model: ServedModel, threads: int, versions: Sequence[int]) -> ModelConfig:
-    """How a model is served; the cross-check's settings are among the parameters."""
-    check = model.check
+def model_config(model: ServedModel, versions: Sequence[int]) -> ModelConfig:
+    """How a model is served; the engine and the cross-check's settings are among the parameters."""
+    check, settings = model.check, model.settings
     parameters = {
         "engine": model.engine,
+        "in_process": settings.in_process or "never",
         "cross_check.policy": check.policy,
         "cross_check.rate": str(check.rate),
         "cross_check.on_mismatch": check.on_mismatch,
     }
+    if model.reason:
+        parameters["engine.reason"] = cut(model.reason)
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         tolerance = check.tolerance_of(dtype)
         if tolerance is not None:
             parameters[f"cross_check.tolerance.{dtype}"] = f"rtol={tolerance.rtol}, atol={tolerance.atol}"
-    return ModelConfig(
+    batching = settings.batching
+    skipped = 0 if batching is None else 1
+    config = ModelConfig(
         name=model.name,
         platform=PLATFORM,
         backend="onward",
         version_policy=ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=versions)),
-        max_batch_size=0,
+        max_batch_size=0 if batching is None else batching.max_batch,
         input=[
-            ModelInput(name=spec.name, data_type=_data_type(spec), dims=_dims(spec)) for spec in model.inputs
+            ModelInput(name=spec.name, data_type=_data_type(spec), dims=dims_of(spec)[skipped:])
+            for spec in model.inputs
         ],
         output=[
-            ModelOutput(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+            ModelOutput(name=spec.name, data_type=_data_type(spec), dims=dims_of(spec)[skipped:])
             for spec in model.outputs
         ],
         instance_group=[
-            ModelInstanceGroup(name=model.name, count=threads, kind=ModelInstanceGroup.Kind.KIND_CPU)
+            ModelInstanceGroup(
+                name=model.name, count=settings.instances or 1, kind=ModelInstanceGroup.Kind.KIND_CPU
+            )
         ],
         default_model_filename="model.onnx",
         parameters={key: ModelParameter(string_value=value) for key, value in parameters.items()},
         model_transaction_policy=ModelTransactionPolicy(decoupled=False),
     )
+    if batching is not None:
+        config.dynamic_batching.preferred_batch_size.extend(batching.preferred)
+        config.dynamic_batching.max_queue_delay_microseconds = round(batching.max_delay_ms * 1e3)
+    for shapes in settings.warm_up:
+        warm_up = config.model_warmup.add(name="warm-up", batch_size=0)
+        for spec in model.inputs:
+            warm_up.inputs[spec.name].data_type = _data_type(spec)
+            warm_up.inputs[spec.name].dims.extend(shapes.get(spec.name, ()))
+            warm_up.inputs[spec.name].zero_data = True
+    return config
 
 
 def infer_statistics(model: ServedModel) -> ModelStatistics:
-    """Counts and times of a model's requests. Every request is one execution: nothing is batched."""
+    """Counts and times of a model's requests and runs."""
     counts = model.infer_statistics
 
     def duration(count: int, nanoseconds: int) -> StatisticDuration:
         return StatisticDuration(count=count, ns=nanoseconds)
 
+    done = counts.success_count
     return ModelStatistics(
         name=model.name,
         version=str(model.version),
         last_inference=counts.last_inference_ms,
-        inference_count=counts.success_count,
-        execution_count=counts.success_count,
+        inference_count=counts.inference_count,
+        execution_count=counts.execution_count,
         inference_stats=InferStatistics(
-            success=duration(counts.success_count, counts.success_ns),
+            success=duration(done, counts.success_ns),
             fail=duration(counts.fail_count, counts.fail_ns),
-            queue=duration(counts.success_count, counts.queue_ns),
-            compute_infer=duration(counts.success_count, counts.compute_ns),
+            queue=duration(done, counts.queue_ns),
+            compute_input=duration(done, counts.input_ns),
+            compute_infer=duration(done, counts.infer_ns),
+            compute_output=duration(done, counts.output_ns),
         ),
+        batch_stats=[
+            InferBatchStatistics(
+                batch_size=size,
+                compute_input=duration(batch.count, batch.input_ns),
+                compute_infer=duration(batch.count, batch.infer_ns),
+                compute_output=duration(batch.count, batch.output_ns),
+            )
+            for size, batch in sorted(counts.batches.items())
+        ],
     )
 
 
@@ -229,7 +310,12 @@ def _decode_typed(tensor: ModelInferRequest.InferInputTensor) -> Array:
     return decode_contents(tensor.datatype, tensor.shape, values)
 
 
-def _with_meaning(where: str, datatype: str, array: Array) -> Array:
+def with_meaning(where: str, datatype: str, array: Array) -> Array:
+    """A decoded tensor as engines take it: bfloat16 patterns as numbers, BYTES as text.
+
+    Raises:
+        RequestError: a BYTES element is not UTF-8.
+    """
     if datatype == "BF16":
         return array.view(ml_dtypes.bfloat16)
     if datatype != "BYTES":
@@ -242,12 +328,17 @@ def _with_meaning(where: str, datatype: str, array: Array) -> Array:
     return text.reshape(array.shape)
 
 
-def _refuse_parameters(where: str, parameters: Mapping[str, InferParameter]) -> None:
-    for name in sorted(_UNSUPPORTED_PARAMETERS.intersection(parameters)):
-        raise UnsupportedError(f"{where}.parameters[{name!r}]: this extension is not supported")
+def _parameters(where: str, parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {}
+    for name, value in parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if kind is not None:
+            found[name] = getattr(value, kind)
+    return found
 
 
-def _dims(spec: TensorSpec) -> list[int]:
+def dims_of(spec: TensorSpec) -> list[int]:
+    """A tensor's extents, -1 where one varies."""
     return [dim if isinstance(dim, int) else -1 for dim in spec.shape or ()]
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self, final
 
-from onward_server.dataplane.executors import ENGINES, EngineFactory
+from onward_server.dataplane.executors import EngineFactory
 from onward_server.errors import ServerError
 from onward_server.server import RunningServer, running
 from onward_server.settings import ServerSettings
@@ -28,13 +28,13 @@ class ServerThread:
 
     Args:
         settings: see ServerSettings.
-        engines: how to open a model in each engine.
+        engines: how to open a model in each engine; given, models run in threads of this process.
 
     Raises:
         ConfigError: the repository cannot be read or the address cannot be bound.
     """
 
-    def __init__(self, settings: ServerSettings, engines: Mapping[str, EngineFactory] = ENGINES) -> None:
+    def __init__(self, settings: ServerSettings, engines: Mapping[str, EngineFactory] | None = None) -> None:
         self._started: Future[tuple[RunningServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(settings, engines), name="onward-server", daemon=True
@@ -46,6 +46,11 @@ class ServerThread:
     def address(self) -> str:
         """What a client connects to."""
         return self._server.address
+
+    @property
+    def http_address(self) -> str:
+        """What an HTTP client connects to; empty without that port."""
+        return self._server.http_address
 
     @property
     def server(self) -> RunningServer:
@@ -66,7 +71,7 @@ class ServerThread:
     ) -> None:
         self.stop()
 
-    def _run(self, settings: ServerSettings, engines: Mapping[str, EngineFactory]) -> None:
+    def _run(self, settings: ServerSettings, engines: Mapping[str, EngineFactory] | None) -> None:
         async def main() -> None:
             stop = asyncio.Event()
             async with running(settings, engines) as server:
@@ -93,7 +98,7 @@ class ServerProcess:
 
     def __init__(self, settings: ServerSettings) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ONWARD_SERVER_")}
-        for name, value in settings.model_dump(mode="json").items():
+        for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
             environment[f"ONWARD_SERVER_{name.upper()}"] = (
                 value if isinstance(value, str) else json.dumps(value)
             )
@@ -111,6 +116,7 @@ class ServerProcess:
         listening = json.loads(line)
         self.address: str = listening["address"]
         self.port: int = listening["port"]
+        self.http_address: str = listening["http_address"]
 
     @property
     def pid(self) -> int:

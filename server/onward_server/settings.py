@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from onward.errors import ConfigError
 
 __all__ = [
+    "BatchingSettings",
     "CrossCheckSettings",
     "Engine",
+    "KeySettings",
+    "Limits",
     "ModelSettings",
     "OnMismatch",
     "Policy",
+    "Role",
     "ServerSettings",
+    "TlsSettings",
     "Tolerance",
+    "VersionPolicy",
+    "changed_at_rest",
     "load_model_settings",
     "load_settings",
 ]
 
 Engine = Literal["onward", "onnxruntime"]
 Policy = Literal["off", "sample", "every", "shadow"]
+Role = Literal["predict", "manage", "train"]
 OnMismatch = Literal["log", "fail", "prefer-onnxruntime"]
 
 MODEL_SETTINGS_FILE = "config.toml"
@@ -91,20 +107,168 @@ class CrossCheckSettings(BaseModel):
 
 
 @final
+class BatchingSettings(BaseModel):
+    """Requests joined along the first dimension of every input and output.
+
+    Attributes:
+        max_batch: rows of a batch at most; a single request may not have more.
+        preferred: sizes at which a batch does not wait for more.
+        max_delay_ms: milliseconds that the first request of a batch waits for others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch: int = Field(ge=2, le=65536)
+    preferred: tuple[int, ...] = ()
+    max_delay_ms: float = Field(default=0.0, ge=0, le=10_000, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _preferred_fit(self) -> Self:
+        wrong = [size for size in self.preferred if not 1 <= size <= self.max_batch]
+        if wrong:
+            raise ValueError(f"preferred {wrong[0]} is not between 1 and max_batch {self.max_batch}")
+        return self
+
+
+@final
+class VersionPolicy(BaseModel):
+    """Which versions of a model are served; without a field, all of them.
+
+    Attributes:
+        latest: the N highest numbers.
+        specific: these.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latest: int | None = Field(default=None, ge=1)
+    specific: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.latest is not None and self.specific is not None:
+            raise ValueError("give latest or specific, not both")
+        return self
+
+    def chosen(self, versions: Sequence[int]) -> list[int]:
+        """Those of `versions` that are served, lowest first."""
+        known = sorted(versions)
+        if self.latest is not None:
+            return known[-self.latest :]
+        if self.specific is not None:
+            return [version for version in known if version in self.specific]
+        return known
+
+
+@final
 class ModelSettings(BaseModel):
     """How one model is served; unset fields follow the server's settings.
 
     Attributes:
         engine: the engine that answers; the other one is the cross-check's witness.
+        fallback: whether onnxruntime may serve the model where Onward's engine cannot.
         cross_check: see CrossCheckSettings; replaces the server's as a whole.
         threads: threads of each engine in one request.
+        instances: workers at most, each of which computes one batch at a time.
+        batching: see BatchingSettings; None: every request is computed by itself.
+        versions: see VersionPolicy.
+        queue_size: requests that may wait; further ones are refused.
+        default_priority: of requests that give none; 1 goes first.
+        run_timeout: seconds after which a worker that still computes is replaced.
+        in_process: whether runs of microseconds may skip the worker: `auto` or `never`.
+        warm_up: shapes that are run before the version takes requests: for each, input names to extents.
+        labels: file of a class name a line, beside config.toml, for the classification extension.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Engine | None = None
+    fallback: bool | None = None
     cross_check: CrossCheckSettings | None = None
     threads: int | None = Field(default=None, ge=1)
+    instances: int | None = Field(default=None, ge=1, le=256)
+    batching: BatchingSettings | None = None
+    versions: VersionPolicy = VersionPolicy()
+    queue_size: int | None = Field(default=None, ge=0)
+    default_priority: int = Field(default=100, ge=1, lt=2**32)
+    run_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    in_process: Literal["auto", "never"] | None = None
+    warm_up: tuple[dict[str, tuple[int, ...]], ...] = ()
+    labels: str | None = None
+
+
+@final
+class Limits(BaseModel):
+    """Bounds on what a client may send and hold.
+
+    Attributes:
+        tensors: inputs, and requested outputs, of one request.
+        rank: dimensions of a tensor.
+        elements: elements of a tensor.
+        name_bytes: bytes of a name, a version or an id.
+        metadata_bytes: bytes of a call's metadata or HTTP headers.
+        response_bytes: bytes of all outputs of one answer.
+        pending: requests in the server, in all models together.
+        pending_bytes: bytes of them.
+        connections: open connections of each port.
+        idle_seconds: after which a connection without requests is closed.
+        stream_requests: unanswered requests of one stream; reading goes on when one is answered.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tensors: int = Field(default=256, ge=1, le=65536)
+    rank: int = Field(default=32, ge=0, le=32)
+    elements: int = Field(default=2**30, ge=1, le=2**40)
+    name_bytes: int = Field(default=256, ge=1, le=65536)
+    metadata_bytes: int = Field(default=16 * 1024, ge=1024, le=2**20)
+    response_bytes: int = Field(default=256 * 2**20, ge=1024, lt=2**31)
+    pending: int = Field(default=1024, ge=1)
+    pending_bytes: int = Field(default=512 * 2**20, ge=1024)
+    connections: int = Field(default=1024, ge=1)
+    idle_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    stream_requests: int = Field(default=32, ge=1, le=4096)
+
+
+@final
+class KeySettings(BaseModel):
+    """A key that clients present, and what it allows.
+
+    Attributes:
+        name: what logs call its holder.
+        sha256: hexadecimal SHA-256 of the key; the key itself is nowhere in the settings.
+        roles: `predict`: requests; `manage`: loading and unloading; `train`: training jobs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    sha256: str = Field(repr=False)
+    roles: frozenset[Role] = frozenset({"predict"})
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_digest(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise ValueError("not 64 lower-case hexadecimal digits; `sha256sum` prints them")
+        return value
+
+
+@final
+class TlsSettings(BaseModel):
+    """Transport security of both ports; the files are read again on SIGHUP.
+
+    Attributes:
+        certificate: the server's chain, PEM.
+        key: its private key, PEM.
+        client_ca: authorities of client certificates, PEM; given, a client has to present one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 @final
@@ -115,13 +279,29 @@ class ServerSettings(BaseSettings):
 
     Attributes:
         repository: folder of `<name>/<version>/model.onnx`.
-        listen: `host:port` (port 0: a free one), `[v6]:port` or `unix:/path`.
+        listen: gRPC: `host:port` (port 0: a free one), `[v6]:port` or `unix:/path`.
+        http_listen: HTTP: `host:port`, `[v6]:port`; empty: no such port.
         engine: the engine that answers, unless a model's config.toml says otherwise.
+        fallback: whether onnxruntime serves models that Onward's engine cannot run.
         cross_check: the policy of models whose config.toml has none.
         threads: threads of each engine in one request.
-        executor_threads: requests that are computed at the same time.
-        queue_size: requests that may wait for an executor thread; further ones are refused.
+        instances: workers of a version at most; the second one starts when requests wait.
+        isolation: `process`: models run in worker processes; `thread`: in threads of the server.
+        in_process: whether runs of microseconds may skip the worker: `auto` or `never`.
+        in_process_us: microseconds that such a run may take.
+        worker_memory_bytes: data of one worker; 0: half of what the machine or container has.
+        run_timeout: seconds after which a worker that still computes is replaced.
+        load_timeout: seconds that opening a model may take.
+        queue_size: requests of a version that may wait; further ones are refused.
         max_message_bytes: the largest request accepted.
+        limits: further bounds.
+        model_control: `none`: the repository is read at the start; `poll`: every `poll_seconds`;
+            `explicit`: clients with the role `manage` load and unload.
+        startup_models: with `explicit`, what is loaded at the start; `*`: everything.
+        keys: who may call; empty: everybody may do everything that is enabled.
+        tls: see TlsSettings; None: plain text.
+        access_log: share of answered requests that the access log has; refusals are logged once a second.
+        shutdown_pause: seconds between reporting NOT_SERVING and refusing requests.
         drain_timeout: seconds that running requests have to finish after SIGTERM.
     """
 
@@ -133,12 +313,28 @@ class ServerSettings(BaseSettings):
     )
     repository: Path
     listen: str = "127.0.0.1:8001"
+    http_listen: str = ""
     engine: Engine = "onward"
+    fallback: bool = True
     cross_check: CrossCheckSettings = CrossCheckSettings()
     threads: int = Field(default=1, ge=1, le=1024)
-    executor_threads: int = Field(default=2, ge=1, le=1024)
+    instances: int = Field(default=2, ge=1, le=256)
+    isolation: Literal["process", "thread"] = "process"
+    in_process: Literal["auto", "never"] = "auto"
+    in_process_us: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    worker_memory_bytes: int = Field(default=0, ge=0)
+    run_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    load_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     queue_size: int = Field(default=256, ge=0)
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, lt=2**31)
+    limits: Limits = Limits()
+    model_control: Literal["none", "poll", "explicit"] = "none"
+    poll_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    startup_models: tuple[str, ...] = ("*",)
+    keys: tuple[KeySettings, ...] = ()
+    tls: TlsSettings | None = None
+    access_log: float = Field(default=0.01, ge=0, le=1)
+    shutdown_pause: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     drain_timeout: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -166,6 +362,17 @@ def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
         return ServerSettings(**merged)
     except ValidationError as error:
         raise ConfigError(f"settings: {_problems(error)}") from error
+
+
+def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
+    """Names of the settings that differ and that a running server does not change."""
+    return [name for name in _AT_REST if getattr(old, name) != getattr(new, name)]
+
+
+_AT_REST = (
+    *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
+    *("load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
+)
 
 
 def load_model_settings(folder: Path) -> ModelSettings:

@@ -149,6 +149,20 @@ def test_a_weight_behind_the_mask_learns_from_what_counts() -> None:
     np.testing.assert_allclose(found, (0.5 * np.sqrt(EXACT[ABOVE]) / np.sqrt(2)).sum(), rtol=1e-6)
 
 
+def test_missing_numbers_that_a_mask_leaves_out() -> None:
+    """NaN in the data stands for a missing number: no operator made it."""
+    x = np.array([[1.0, np.nan, 3.0]], np.float32)
+    g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="masked"))
+    v, w = g.input("x", FLOAT, ("N", 3)), g.initializer("w", np.array(2.0, np.float32))
+    known = g.Not(g.IsNaN(v))
+    for name, inner in (("product", g.Mul(w, v)), ("distance", g.Abs(g.Sub(g.Mul(w, v), 1.0)))):
+        total = g.ReduceSum(g.Where(known, inner, 0.0), keepdims=0)
+        (dw,) = gradients(g, {total: g.const(np.ones((), np.float32))}, [w])
+        g.output(dw, name)
+    found = Session(ir.Model(g.graph, ir_version=10)).run({"x": x})
+    assert (found["product"], found["distance"]) == (4, 4)
+
+
 def test_zero_by_arithmetic_alone_is_not_masked() -> None:
     """The square of a root at 0: the derivative is 1, 0 times infinity cannot tell, and 0 would be wrong."""
     found = gradient(

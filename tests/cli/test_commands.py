@@ -57,18 +57,23 @@ def test_evaluate_measures_the_part_that_training_never_saw(onward: Onward, iris
     assert done.err == ""
     test = split(load_iris(), (0.6, 0.2, 0.2), seed=0).test
     assert test is not None
-    assert provenance.normalisation is not None
-    mean, std = (np.array(provenance.normalisation[k], np.float32) for k in ("mean", "std"))
-    scores = Session(model).run({"input": (test.inputs["features"] - mean) / std})["output"]
+    scores = Session(model).run({"input": test.inputs["features"]})["output"]
     assert test.targets is not None
     assert found["accuracy"] == pytest.approx(float((scores.argmax(axis=1) == test.targets).mean()))
     assert np.sum(found["confusion_matrix"]) == len(test)
 
 
-def test_evaluate_says_where_the_data_are_others(onward: Onward, iris: Path) -> None:
-    done = onward("evaluate", iris, "--data", "wine")
+def test_evaluate_says_where_the_data_are_others(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    flowers = load_iris()
+    names = ",".join(flowers.columns or ())
+    rows = [f"{','.join(map(str, x))},setosa" for x in flowers.inputs["features"][:50].tolist()]
+    (tmp_path / "more.csv").write_text("\n".join([names + ",kind", *rows]))
+    done = onward("evaluate", iris, "--data", f"csv:{tmp_path / 'more.csv'}", "--target", "kind", "--json")
     assert "not the data" in done.err
+    assert json.loads(done.out)["accuracy"] == 1
+    done = onward("evaluate", iris, "--data", "wine")
     assert done.code == 2
+    assert "the classes 'class_0', 'class_1', 'class_2', which the model does not know" in done.err
 
 
 def test_evaluate_other_parts(onward: Onward, iris: Path) -> None:
@@ -92,7 +97,7 @@ def test_predict_files_agree_and_outputs_are_written(onward: Onward, iris: Path,
     np.save(tmp_path / "a.npy", features)
     np.savez(tmp_path / "a.npz", input=features)
     rows = "\n".join(",".join(map(str, row)) for row in features.tolist())
-    (tmp_path / "a.csv").write_text(f"a,b,c,d\n{rows}\n")
+    (tmp_path / "a.csv").write_text(f"{','.join(load_iris().columns or ())}\n{rows}\n")
     answers = []
     for name in ("a.npy", "a.npz", "a.csv"):
         output = tmp_path / f"{name}.out.npz"
@@ -200,7 +205,8 @@ def test_inspect(onward: Onward, iris: Path) -> None:
     found = json.loads(onward("inspect", iris, "--json").out)
     assert {row["operator"] for row in found["support"]} >= {"Gemm", "Relu"}
     assert all(row["kernel"] and row["gradient"] for row in found["support"])
-    assert found["parameters"] == 4 * 16 + 16 + 16 * 3 + 3
+    normalisation = 4 + 4
+    assert found["parameters"] == normalisation + 4 * 16 + 16 + 16 * 3 + 3
 
 
 def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,18 @@ def test_exports_a_model_with_its_provenance(iris: Path) -> None:
     assert provenance.metrics["test_accuracy"] > 0.8
     assert provenance.configuration["data"]["spec"] == "iris"
     assert provenance.configuration["task"] == "classification"
-    assert provenance.normalisation is not None
+    assert provenance.preparation is not None
+    assert provenance.preparation["inside"] is True
+    assert provenance.normalisation is None
 
 
 def test_normalisation_is_measured_on_the_training_part(iris: Path) -> None:
     provenance = read_provenance(load(iris))
     assert provenance is not None
-    assert provenance.normalisation is not None
+    assert provenance.preparation is not None
     train = split(load_iris(), (0.6, 0.2, 0.2), seed=0).train
     np.testing.assert_allclose(
-        provenance.normalisation["mean"], train.inputs["features"].mean(axis=0), rtol=1e-5
+        provenance.preparation["inputs"]["input"]["mean"], train.inputs["features"].mean(axis=0), rtol=1e-5
     )
 
 
@@ -96,7 +100,7 @@ def test_trains_an_onnx_file_further_with_its_own_normalisation(
     old, new = read_provenance(before), read_provenance(after)
     assert old is not None
     assert new is not None
-    assert new.normalisation == old.normalisation
+    assert new.preparation == old.preparation
     changed = {
         name
         for name, value in before.graph.initializers.items()
@@ -188,13 +192,17 @@ def test_wrong_keys_of_a_file_are_named(onward: Onward, tmp_path: Path, text: st
 def test_interruption_names_the_checkpoint(
     onward: Onward, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from onward.cli.assembly import EpochLines
+    from onward.cli.train import RunView
+    from onward.runs import EpochEnded, Event
 
-    def interrupt(self: EpochLines, run: object) -> None:
-        if getattr(run, "epoch", 0) > 2:
-            raise KeyboardInterrupt
+    show = RunView.__call__
 
-    monkeypatch.setattr(EpochLines, "on_epoch_end", interrupt)
+    def interrupt(self: RunView, event: Event) -> None:
+        show(self, event)
+        if isinstance(event, EpochEnded) and event.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunView, "__call__", interrupt)
     point = tmp_path / "run.ckpt"
     done = onward(
         *("train", "mlp", "--data", "iris", "--epochs", 5, "--checkpoint", point),

@@ -27,7 +27,7 @@ def test_texts_labels_and_duplicates(tmp_path: Path) -> None:
         ("Bad", "1"),
         ("bad!", "0"),
     )
-    data = load_text_csv(path)
+    data = load_text_csv(path, drop_duplicates=True)
     assert data.inputs["text"].tolist() == ["Good, very good", "Bad", "Bad", "bad!"]
     assert data.targets is not None
     assert data.targets.tolist() == [1, 0, 1, 0]
@@ -35,6 +35,15 @@ def test_texts_labels_and_duplicates(tmp_path: Path) -> None:
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1, 1, 1]
     assert data.name == "reviews"
+    assert data.notes == (
+        f"{path}: 1 of 5 rows repeats the text and label of an earlier row and was left out",
+    )
+    whole = load_text_csv(path)
+    assert len(whole) == 5
+    assert whole.groups is not None
+    assert whole.groups.tolist() == [0, 1, 0, 1, 1]
+    assert "1 of 5 rows repeats" in whole.notes[0]
+    assert "all are kept" in whole.notes[0]
 
 
 def test_texts_that_start_alike_are_never_in_two_parts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onward.engine import Session, StepSession
-from onward.errors import InputError, ShapeError
+from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Builder
 
 
@@ -77,3 +77,18 @@ def test_inputs_of_every_run_are_the_callers(rows: int) -> None:
     for wrong in (rows, -rows - 1, 2**62, -(2**63)):
         with pytest.raises(ShapeError, match=f"index {wrong} at position"):
             session.run({"x": wide[:, :4], "index": np.array([0, wrong, 1])})
+
+
+def test_inputs_that_are_sequences_are_the_interpreters() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="rows")
+    g = Builder(graph)
+    rows = ir.Value(
+        name="rows", type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT)), shape=ir.Shape([None, 2])
+    )
+    graph.inputs.append(rows)
+    g.output(g.ConcatFromSequence(rows, axis=0), "y")
+    with Session(ir.Model(graph, ir_version=10), engine="compiled") as session:
+        session.prepare({})
+        assert session.run({"rows": [np.ones((1, 2), np.float32)] * 3})["y"].shape == (3, 2)
+    with pytest.raises(ConfigError, match="closed"):
+        session.run({"rows": []})

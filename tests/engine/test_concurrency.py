@@ -19,7 +19,7 @@ from onward.engine import Session, StepSession, compiled
 from onward.engine.compiled import CompiledEngine
 from onward.engine.plan_cache import PlanCache
 from onward.engine.teams import Teams
-from onward.errors import ConfigError, ShapeError
+from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, Builder
 from onward.model import load, save
 from onward.train import CrossEntropy, Trainer
@@ -169,7 +169,7 @@ def test_old_plans_and_their_memory_go(planner: Planner) -> None:
     engine.run(feed(1))
     plan = engine.plan({"x": (1, 3, 32, 32)})
     assert plan is not None
-    arena = weakref.ref(plan._idle[0]._arena.base)
+    arena = weakref.ref(plan._idle[0].arena.base)
     plan = None
     gc.disable()
     try:
@@ -360,3 +360,83 @@ def test_sessions_of_one_file_hold_its_weights_once(tmp_path: Path) -> None:
             places |= {held.numpy().ctypes.data, session._engine.fixed["v"].ctypes.data}  # type: ignore[attr-defined]
         assert len(places) == 1
         assert np.array_equal(one.run(feed(1))["y"], two.run(feed(1))["y"])
+
+
+def test_what_is_prepared_is_not_planned_or_packed_again(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(network(), engine="compiled", threads=2) as session:
+        for rows in (1, 4):
+            session.prepare({"x": (rows, 3, 32, 32)})
+        monkeypatch.setattr(planning, "plan_model", None)
+        plan = session._engine.plan({"x": (4, 3, 32, 32)})  # type: ignore[attr-defined]
+        assert plan._packed
+        assert all(packed.filled for _, packed in plan._packed)
+        session.run(feed(4))
+        with pytest.raises(InputError, match="missing"):
+            session.prepare({})
+        with pytest.raises(InputError, match=r"\[1, 4, 32, 32\]"):
+            session.prepare({"x": (1, 4, 32, 32)})
+        with pytest.raises(InputError, match="'z'"):
+            session.prepare({"x": (1, 3, 32, 32), "z": (1,)})
+    with Session(network(), engine="interpreter") as session:
+        session.prepare({"x": (1, 3, 32, 32)})
+
+
+def test_sessions_that_are_closed_or_forgotten_leave_no_threads() -> None:
+    def workers() -> set[str]:
+        return {t.name for t in threading.enumerate() if t.name == "onward-team-4"}
+
+    with Session(network(), engine="compiled", threads=5) as session:
+        session.run(feed(2))
+        assert workers()
+    assert not workers()
+    session.close()
+    engine = CompiledEngine(network(), threads=5)
+    engine.run(feed(2))
+    assert workers()
+    del engine
+    gc.collect()
+    CompiledEngine(network(), threads=1)
+    assert not workers()
+
+
+def test_new_weights_find_the_working_memory_of_the_old(planner: Planner) -> None:
+    with Session(network(), engine="compiled", threads=1) as session:
+        v = np.array(network().graph.initializers["v"].const_value.numpy())  # type: ignore[union-attr]
+        session.load_weights({"v": v})
+        places = set()
+        for scale in (1.0, 2.0, 1.0):
+            session.load_weights({"v": v * np.float32(scale)})
+            results = session.run(feed(2))["y"]
+            with Session(network(), engine="compiled", threads=1) as fresh:
+                fresh.load_weights({"v": v * np.float32(scale)})
+                assert np.array_equal(fresh.run(feed(2))["y"], results)
+            plan = session._engine.plan({"x": (2, 3, 32, 32)})  # type: ignore[attr-defined]
+            places.add(plan._idle[0].arena.ctypes.data)
+        assert len(places) == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_weights_that_become_variable_while_a_plan_is_made_are_read(
+    planner: Planner, background: bool
+) -> None:
+    """The plan that was begun took them for constants: it must not be used."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="slope")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 4))
+    g.output(g.Mul(x, g.initializer("slope", np.array([2.0], np.float32))), "y")
+    model = ir.Model(graph, ir_version=10)
+    ones = {"x": np.ones((5, 4), np.float32)}
+    planner.held = 5
+    with Session(model, engine="compiled", background=background) as session, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(session.run, ones)
+        assert planner.begun.wait(WAIT)
+        planner.held = None
+        session.load_weights({"slope": np.array([3.0], np.float32)})
+        planner.go.set()
+        assert first.result(WAIT)["y"][0, 0] in (2.0, 3.0)
+        for _ in range(20):
+            assert session.run(ones)["y"][0, 0] == 3.0
+        session.prepare({"x": (5, 4)})
+        assert session.run(ones)["y"][0, 0] == 3.0

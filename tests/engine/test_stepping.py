@@ -40,7 +40,7 @@ def copied(run: StepSession) -> dict[str, np.ndarray]:
 def test_state_feeds_back_and_the_rest_is_returned() -> None:
     run = session(step())
     assert {s.name for s in run.inputs} == {"x", "target", "learning_rate", "step"}
-    assert {s.name for s in run.outputs} == {"scores", "loss"}
+    assert {s.name for s in run.outputs} == {"scores", "loss", "loss.total", "loss.weight"}
     losses = [float(run.run(feeds())["loss"]) for _ in range(20)]
     assert losses[-1] < losses[0] / 2
     assert set(run.state) == {*WEIGHTS, *(f"{name}.momentum" for name in WEIGHTS)}

@@ -1,6 +1,6 @@
 """An unmodified tritonclient, in its own environment, against our server.
 
-ONWARD_TRITONCLIENT_PYTHON names an interpreter that has `tritonclient[grpc]`.
+ONWARD_TRITONCLIENT_PYTHON names an interpreter that has `tritonclient[grpc,http]`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 PYTHON = os.environ.get("ONWARD_TRITONCLIENT_PYTHON", "")
 
 pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="ONWARD_TRITONCLIENT_PYTHON does not name an interpreter with tritonclient[grpc]"
+    not PYTHON, reason="ONWARD_TRITONCLIENT_PYTHON does not name an interpreter with tritonclient[grpc,http]"
 )
 
 
@@ -54,13 +54,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Any:
         put(repository, name, 1, identity(element))
     put(repository, "arithmetic", 4, two_by_two())
     put(repository, "broken", 1, b"\x08nonsense")
-    with ServerThread(settings(repository, cross_check={"policy": "every"}), RIGHT) as server:
-        yield server.address
+    put(repository, "batched", 1, two_by_two())
+    (repository / "batched" / "config.toml").write_text("[batching]\nmax_batch = 8\nmax_delay_ms = 1\n")
+    chosen = settings(
+        repository, cross_check={"policy": "every"}, http_listen="127.0.0.1:0", model_control="explicit"
+    )
+    with ServerThread(chosen, RIGHT) as server:
+        yield server.address, server.http_address, str(repository / "bool" / "1" / "model.onnx")
 
 
 @pytest.fixture(scope="module")
-def seen(address: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(run(str(HERE / "tritonclient_script.py"), address))
+def seen(address: tuple[str, ...]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(run(str(HERE / "tritonclient_script.py"), *address[:3]))
     return result
 
 
@@ -107,7 +112,7 @@ def test_predictions(seen: dict[str, Any]) -> None:
         ("unknown output", "INVALID_ARGUMENT", "no output 'z'"),
         ("metadata", "NOT_FOUND", "no model 'nobody'"),
         ("broken model", "UNAVAILABLE", "could not be loaded"),
-        ("load", "UNIMPLEMENTED", ""),
+        ("load", "NOT_FOUND", "no model 'nobody'"),
         ("shared memory", "UNIMPLEMENTED", ""),
     ],
 )
@@ -155,13 +160,49 @@ def test_everything_that_we_declare_has_tritons_names_numbers_and_types() -> Non
     assert {name: kind for name, kind in ours.items() if theirs.get(name) != kind} == {}
 
 
-def test_our_client_runs_on_the_protobuf_of_that_environment(address: str) -> None:
+def test_our_client_runs_on_the_protobuf_of_that_environment(address: tuple[str, ...]) -> None:
     code = (
         "import sys, google.protobuf, onward_client\n"
         "with onward_client.Client(sys.argv[1], timeout=30) as client:\n"
         "    print(google.protobuf.__version__, client.predict('int64', [[7]])['y'].tolist())"
     )
     path = os.pathsep.join(str(ROOT / part) for part in ("protos", "client"))
-    version, answer = run("-W", "error", "-c", code, address, path=path).split()
+    version, answer = run("-W", "error", "-c", code, address[0], path=path).split()
     assert answer == "[7]"
     assert int(version.partition(".")[0]) < 7, "this environment is meant to have an older protobuf"
+
+
+def test_a_stream_answers_in_order(seen: dict[str, Any]) -> None:
+    assert seen["stream"] == [["0", 0], ["1", 1], ["2", "error"], ["3", 3]]
+
+
+def test_models_are_loaded_and_unloaded(seen: dict[str, Any]) -> None:
+    assert seen["unloaded"] == [True, False, True]
+    assert seen["overridden"] == "5"
+
+
+def test_batching_is_configured_and_used(seen: dict[str, Any]) -> None:
+    config = seen["batched"]
+    assert config["max_batch_size"] == 8
+    assert config["input"][0]["dims"] == ["3"]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == "1000"
+
+
+def test_classification(seen: dict[str, Any]) -> None:
+    assert seen["classes"] == [["25.000000:2", "16.000000:1"]]
+
+
+def test_http_gives_the_same_answers(seen: dict[str, Any]) -> None:
+    http = seen["http"]
+    assert http["live"] == [True, True, True, False]
+    assert http["fp32"] == {"json": [[0, 1, 4], [9, 16, 25]], "binary": [[0, 1, 4], [9, 16, 25]]}
+    assert http["fp16"] == [0.5, -2]
+    assert http["bytes"] == ["a", "é"]
+    assert http["classes"] == [["25.000000:2", "16.000000:1"]]
+    assert http["compressed"] == [[0, 1, 4], [9, 16, 25]]
+    assert http["metadata"]["inputs"][0] == {"name": "a", "datatype": "FP32", "shape": [-1, 3]}
+    assert http["config"]["max_batch_size"] == 8
+    assert http["statistics"]["model_stats"][0]["name"] == "arithmetic"
+    assert {entry["name"]: entry["state"] for entry in http["index"]}["broken"] == "UNAVAILABLE"
+    assert "input 'b' is missing" in http["error"]
+    assert http["unloaded"] == [False, True]

@@ -26,6 +26,8 @@ def test_variance_scaling(name: str, variance: float, distribution: str) -> None
     assert values.dtype == np.float32
     assert abs(values.mean()) < 5 * math.sqrt(variance / values.size)
     assert values.var() == pytest.approx(variance, rel=0.02)
+    if distribution == "normal":
+        assert np.abs(values).max() <= 2 * math.sqrt(variance) / 0.8796 * (1 + 1e-6)
     if distribution == "uniform":
         assert np.abs(values).max() <= math.sqrt(3 * variance) * (1 + 1e-6)
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import pytest
 
 from onward import nn
-from onward.autodiff import Clip, TrainingStep, training_step
+from onward.autodiff import Clip, TrainingStep, UpdateCount, training_step
 from onward.engine import Session, StepSession
 from onward.graph import registered
 from onward.model import save, trainable_initializers
@@ -206,7 +206,7 @@ LOSSES: dict[str, Case] = {
     "kl divergence of pixels": Case(_dense_scores, losses={"output": KLDivergence()}),
 }
 
-BETAS = {"lr": 0.0625, "betas": (f32(0.9), f32(0.999)), "eps": f32(1e-8)}
+BETAS = {"lr": 0.0625, "betas": (f32(0.9), f32(0.999)), "eps": f32(1e-7)}
 DECAY = f32(0.1)
 
 
@@ -237,17 +237,17 @@ OPTIMIZERS: dict[str, Case] = {
         AdamW(learning_rate=0.0625, weight_decay=0.1), "AdamW", {**BETAS, "weight_decay": DECAY}
     ),
     "rmsprop": _updates(
-        RMSprop(learning_rate=0.0625), "RMSprop", {"lr": 0.0625, "alpha": f32(0.99), "eps": f32(1e-8)}
+        RMSprop(learning_rate=0.0625), "RMSprop", {"lr": 0.0625, "alpha": f32(0.9), "eps": f32(1e-7)}
     ),
     "rmsprop, momentum, decay": _updates(
         RMSprop(learning_rate=0.0625, momentum=0.5, weight_decay=0.1),
         "RMSprop",
-        {"lr": 0.0625, "alpha": f32(0.99), "eps": f32(1e-8), "momentum": 0.5, "weight_decay": DECAY},
+        {"lr": 0.0625, "alpha": f32(0.9), "eps": f32(1e-7), "momentum": 0.5, "weight_decay": DECAY},
     ),
     "adagrad, decay": _updates(
         Adagrad(learning_rate=0.0625, initial_accumulator=0.25, weight_decay=0.1),
         "Adagrad",
-        {"lr": 0.0625, "eps": f32(1e-10), "initial_accumulator_value": 0.25, "weight_decay": DECAY},
+        {"lr": 0.0625, "eps": f32(1e-7), "initial_accumulator_value": 0.25, "weight_decay": DECAY},
     ),
     "groups": _updates(
         Adam(
@@ -397,8 +397,8 @@ def _session(model: ir.Model, case: Case) -> tuple[TrainingStep, StepSession]:
         case.optimizer,
         trainable_initializers(model),
         loss_weights=case.loss_weights,
-        clip=case.clip,
-        accumulate=case.accumulate,
+        gradient_transforms=[case.clip],
+        accumulate=case.accumulate > 1,
         expose_gradients=True,
     )
     return step, StepSession(step.model, step.bindings)
@@ -420,7 +420,7 @@ def test_the_training_step_is_torchs(prepared: dict[str, Prepared], name: str) -
     case, given = CASES[name], prepared[name]
     step, session = _session(given.model, case)
     answers = np.load(given.answers)
-    compared = 0
+    compared, updates = 0, UpdateCount()
     for number, batch in enumerate(given.batches):
         feeds = {key: array for key, array in batch.items() if not key.startswith("target:")}
         feeds |= {target: batch[f"target:{output}"] for output, target in step.targets.items()}
@@ -428,7 +428,11 @@ def test_the_training_step_is_torchs(prepared: dict[str, Prepared], name: str) -
             step.learning_rate: np.array(case.optimizer.learning_rate, np.float32),
             step.step: np.array(number),
         }
+        ends = (number + 1) % case.accumulate == 0
+        if step.update is not None:
+            feeds[step.update] = updates.number(ends)
         results = session.run(feeds)
+        updates.add(sum(float(results[weight]) for weight in step.totals.values()), ends)
         found = {"loss": results[step.loss]}
         found |= {f"gradient/{key}": results[output] for key, output in step.gradients.items()}
         found |= {f"parameter/{key}": session.state[key] for key in step.parameters}

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from onnx import TensorProto
 
+from onward_protos import cross_check_pb2, grpc_service_pb2
 from onward_protos.cross_check_pb2 import GetStatisticsRequest
 from onward_protos.cross_check_pb2_grpc import CrossCheckServiceStub
 from onward_protos.grpc_service_pb2 import (
@@ -24,8 +25,10 @@ from onward_protos.grpc_service_pb2 import (
     ModelMetadataRequest,
     ModelReadyRequest,
     ModelStatisticsRequest,
+    ModelStreamInferResponse,
     RepositoryIndexRequest,
     RepositoryModelLoadRequest,
+    RepositoryModelUnloadRequest,
     ServerLiveRequest,
     ServerMetadataRequest,
     ServerReadyRequest,
@@ -226,7 +229,7 @@ B = tensor("b", "FP32", [1, 3])
         ),
         (
             {"inputs": [tensor("a", "FP32", [2**62, 4]), B]},
-            "more than 2**40 elements",
+            "more than 1073741824 elements",
         ),
         (
             {"inputs": [tensor("a", "FP32", [3, 1]), B]},
@@ -298,9 +301,18 @@ def test_models_that_are_not_served(stub: Any, name: str, version: str, code: gr
 
 def test_long_error_texts_are_cut(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(arithmetic(model_name="é" * 20_000))
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert 1000 < len(caught.value.details().encode()) <= 1024
+        stub.ModelInfer(arithmetic(outputs=[{"name": "é" * 100}] * 2))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(caught.value.details().encode()) <= 1024
+
+
+@pytest.mark.parametrize("field", ["model_name", "model_version", "id"])
+def test_giant_names_are_refused_and_not_repeated(stub: Any, field: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(arithmetic(**{field: "é" * 20_000}))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in caught.value.details()
+    assert len(caught.value.details().encode()) < 300
 
 
 def test_a_request_beyond_the_message_bound_is_refused(stub: Any) -> None:
@@ -363,14 +375,87 @@ def test_the_repository_index_tells_what_is_wrong(stub: Any) -> None:
     assert "broken" not in {m.name for m in ready}
 
 
-def test_declared_calls_without_an_implementation_say_so(stub: Any) -> None:
+def test_loading_is_off_unless_enabled(stub: Any) -> None:
     for call in (
         lambda: stub.RepositoryModelLoad(RepositoryModelLoadRequest(model_name="fp32")),
-        lambda: list(stub.ModelStreamInfer(iter([arithmetic()]))),
+        lambda: stub.RepositoryModelUnload(RepositoryModelUnloadRequest(model_name="fp32")),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             call()
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "model_control" in caught.value.details()
+
+
+def test_what_is_no_message_is_an_invalid_argument(channel: grpc.Channel) -> None:
+    for service in (
+        grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+        cross_check_pb2.DESCRIPTOR.services_by_name["CrossCheckService"],
+    ):
+        for method in service.methods:
+            if method.name == "ModelStreamInfer":
+                continue
+            call = channel.unary_unary(f"/{service.full_name}/{method.name}")
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"\x0a\xff\xff\xff\xff\x0fgarbage")
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method.name
+            assert "cannot be decoded" in caught.value.details()
+
+
+def test_a_stream_answers_in_order_and_goes_on_after_an_error(channel: grpc.Channel, stub: Any) -> None:
+    requests = [arithmetic(id=str(number)) for number in range(40)]
+    requests[7].inputs[0].datatype = "INT32"
+    answers = list(stub.ModelStreamInfer(iter(requests)))
+    assert [answer.infer_response.id for answer in answers] == [str(number) for number in range(40)]
+    assert [bool(answer.error_message) for answer in answers] == [number == 7 for number in range(40)]
+    assert "INVALID_ARGUMENT" in answers[7].error_message
+    assert answers[8].infer_response.parameters["triton_final_response"].bool_param
+    raw = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    broken, whole = raw(iter([b"\xff\xff", arithmetic(id="after").SerializeToString()]))
+    assert "cannot be decoded" in ModelStreamInferResponse.FromString(broken).error_message
+    assert ModelStreamInferResponse.FromString(whole).infer_response.id == "after"
+
+
+def test_a_stream_can_ask_to_end_with_its_first_error(stub: Any) -> None:
+    requests = [arithmetic(id="0"), arithmetic(model_name="nobody"), arithmetic(id="2")]
+    answers = stub.ModelStreamInfer(iter(requests), metadata=[("triton_grpc_error", "true")])
+    assert next(answers).infer_response.id == "0"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_classification_gives_the_highest_of_each_row(stub: Any) -> None:
+    request = arithmetic(outputs=[{"name": "total"}])
+    request.outputs[0].parameters["classification"].int64_param = 2
+    answer = stub.ModelInfer(request)
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [1, 2])
+    assert arrays(answer)["total"].tolist() == [[b"9.000000:2", b"7.000000:1"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("sequence_id", {"int64_param": 4}, grpc.StatusCode.UNIMPLEMENTED),
+        ("priority", {"string_param": "high"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ("timeout", {"int64_param": -1}, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_parameters_are_not_ignored(stub: Any, name: str, value: Any, code: grpc.StatusCode) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(arithmetic(parameters={name: value}))
+    assert caught.value.code() is code
+    assert name in caught.value.details()
+
+
+def test_priority_and_timeout_are_taken(stub: Any) -> None:
+    parameters = {"priority": {"uint64_param": 1}, "timeout": {"int64_param": 5_000_000}}
+    assert arrays(stub.ModelInfer(arithmetic(parameters=parameters)))["total"].tolist() == [[5, 7, 9]]
+
+
+def test_only_extensions_that_work_are_advertised(stub: Any) -> None:
+    extensions = set(stub.ServerMetadata(ServerMetadataRequest()).extensions)
+    assert extensions >= {"classification", "statistics", "schedule_policy", "model_repository(index)"}
+    assert not extensions & {"system_shared_memory", "sequence", "model_repository", "binary_tensor_data"}
 
 
 def test_health_knows_the_server_its_services_and_its_models(channel: grpc.Channel) -> None:

@@ -10,6 +10,7 @@ from onward.errors import OnwardError
 from onward_protos.grpc_service_pb2 import InferTensorContents, ModelInferRequest
 from onward_protos.tensors import DATATYPES
 from onward_server.grpc_convert import decode_inputs
+from onward_server.settings import Limits
 
 contents = st.builds(
     InferTensorContents,
@@ -35,7 +36,7 @@ requests = st.builds(
 @settings(max_examples=150, deadline=None)
 def test_a_request_is_decoded_or_refused(request: ModelInferRequest) -> None:
     try:
-        arrays = decode_inputs(request)
+        arrays = decode_inputs(request, Limits())
     except OnwardError:
         return
     assert list(arrays) == [tensor.name for tensor in request.inputs]

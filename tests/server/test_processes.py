@@ -9,16 +9,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import TensorProto
 
+from faulty import endless
 from onward.errors import ConfigError
-from onward_client import Client, UnavailableError
+from onward_client import Client, ClientError, UnavailableError
 from onward_server import ServerProcess, ServerThread, load_settings
 from onward_server.__main__ import main
 from onward_server.errors import ServerError
@@ -81,6 +84,113 @@ def test_the_environment_configures_and_a_signal_ends_it(repository: Path, numbe
         assert "NOT_FOUND" in unknown.stderr
         process.send_signal(number)
         assert process.wait(30) == 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_hangup_reads_settings_and_repository_again(repository: Path, tmp_path: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    file = tmp_path / "server.toml"
+    text = f"repository = '{repository}'\nlisten = '127.0.0.1:0'\ncross_check = {{ policy = 'off' }}\n"
+    file.write_text(text)
+    with started("--config", str(file)) as (process, event), Client(event["address"]) as client:
+        put(repository, "n", 1, two_by_two())
+        file.write_text(text.replace("'off'", "'every'"))
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: client.model_ready("n"))
+        wait_for(lambda: client.config("m").parameters["cross_check.policy"] == "every")
+        assert client.infer("m", FLOAT_PAIR).parameters["cross_check"] == "passed"
+        file.write_text("nonsense")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert client.infer("m", FLOAT_PAIR).parameters["cross_check"] == "passed"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def health(address: str) -> str:
+    done = run("--address", address, module="onward_server.healthcheck")
+    return done.stdout.split(": ")[-1].strip()
+
+
+def test_a_stop_says_so_first_pauses_and_answers_meanwhile(repository: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    arguments = ("--repository", str(repository), "--listen", "127.0.0.1:0", "--shutdown-pause", "6")
+    with started(*arguments) as (process, event), Client(event["address"]) as client:
+        assert health(event["address"]) == "SERVING"
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert health(event["address"]) == "NOT_SERVING"
+        assert client.predict("m", FLOAT_PAIR)["total"].tolist() == [[2, 3, 4], [5, 6, 7]]
+        assert process.wait(60) == 0
+        assert time.monotonic() - start > 4
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(line.split()[0]): int(line.split()[1]) for line in found.splitlines()}
+    direct = [child for child, parent in parents.items() if parent == pid]
+    return direct + [grandchild for child in direct for grandchild in children(child)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_second_signal_stops_at_once_and_leaves_no_process(repository: Path) -> None:
+    put(repository, "endless", 1, endless())
+    with started("--repository", str(repository), "--listen", "127.0.0.1:0") as (process, event):
+        workers = children(process.pid)
+        assert len(workers) >= 2
+        with Client(event["address"]) as client:
+            request = threading.Thread(target=lambda: ended(client))
+            request.start()
+            wait_for(lambda: client.server_ready())
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 1
+            request.join(30)
+        wait_for(lambda: not any(map(is_running, workers)))
+
+
+def ended(client: Client) -> None:
+    with pytest.raises(ClientError):
+        client.predict("endless", {"n": np.array(2**62), "x": np.float32(1)}, timeout=60)
+
+
+def test_no_worker_outlives_a_server_that_is_killed(repository: Path) -> None:
+    put(repository, "endless", 1, endless())
+    with started("--repository", str(repository), "--listen", "127.0.0.1:0") as (process, event):
+        workers = children(process.pid)
+        with Client(event["address"]) as client:
+            request = threading.Thread(target=lambda: ended(client))
+            request.start()
+            time.sleep(0.5)
+            process.kill()
+            request.join(60)
+        wait_for(lambda: not any(map(is_running, workers)))
+
+
+def test_settings_are_checked_and_printed_without_a_start(repository: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    done = run("--repository", str(repository), "--check-config")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["repository"] == str(repository)
+    (repository / "m" / "config.toml").write_text("[batching]\nmax_batch = 1\n")
+    done = run("--repository", str(repository), "--check-config")
+    assert done.returncode == 2
+    assert "batching.max_batch" in done.stderr
 
 
 def test_the_health_check_fails_without_a_server() -> None:
@@ -183,14 +293,14 @@ def test_options_come_before_the_environment_before_the_file(
 ) -> None:
     file = tmp_path / "server.toml"
     file.write_text(
-        f"repository = '{tmp_path}'\nthreads = 2\nexecutor_threads = 3\nqueue_size = 4\n"
+        f"repository = '{tmp_path}'\nthreads = 2\ninstances = 3\nqueue_size = 4\n"
         "[cross_check]\npolicy = 'sample'\nrate = 0.5\non_mismatch = 'fail'\n"
     )
     monkeypatch.setenv("ONWARD_SERVER_THREADS", "5")
-    monkeypatch.setenv("ONWARD_SERVER_EXECUTOR_THREADS", "6")
+    monkeypatch.setenv("ONWARD_SERVER_INSTANCES", "6")
     monkeypatch.setenv("ONWARD_SERVER_CROSS_CHECK__RATE", "0.25")
     chosen = load_settings(file, threads=7)
-    assert (chosen.threads, chosen.executor_threads, chosen.queue_size) == (7, 6, 4)
+    assert (chosen.threads, chosen.instances, chosen.queue_size) == (7, 6, 4)
     check = chosen.cross_check
     assert (check.policy, check.rate, check.on_mismatch) == ("sample", 0.25, "fail")
 

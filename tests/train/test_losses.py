@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from onward.autodiff import gradients
+from onward.autodiff.objective import write_objective
 from onward.engine import Interpreter
 from onward.errors import ConfigError, OnwardError, ShapeError
 from onward.graph import Builder
@@ -91,9 +92,7 @@ def program(loss: Loss) -> Interpreter:
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="loss")
     g = Builder(graph)
     x = g.input("x", ir.DataType.DOUBLE, ("N", 4))
-    dtype, dims = loss.target(x)
-    target = g.input("target", dtype, dims)
-    value = loss.build(g, x, target)
+    value = write_objective(g, {"x": x}, {"x": loss}).loss
     (dx,) = gradients(g, {value: g.const(np.ones(()))}, [x])
     assert dx is not None
     g.output(value, "loss")

@@ -46,7 +46,7 @@ def test_every_tensor_of_the_step_is_compared():
     assert report.passed, str(report)
     assert report.runs == 3
     kinds = {kind: sorted(row.name for row in report.rows if row.kind == kind) for kind in ("loss", "output")}
-    assert kinds == {"loss": ["loss"], "output": ["output"]}
+    assert kinds == {"loss": ["loss", "loss.total", "loss.weight"], "output": ["output"]}
     weights = ["head.bias", "head.weight", "hidden.bias", "hidden.weight", "norm.bias", "norm.scale"]
     names = {row.kind: [] for row in report.rows}
     for row in report.rows:
@@ -201,6 +201,6 @@ def test_a_missing_operator_is_an_error_and_no_report(monkeypatch):
     def refuse(*args, **options):
         raise UnsupportedError("this graph cannot run:\n  node 'tanh/Tanh'")
 
-    monkeypatch.setattr("onward.verify.training.StepSession", refuse)
+    monkeypatch.setattr("onward.verify._steps.StepSession", refuse)
     with pytest.raises(UnsupportedError, match="tanh/Tanh"):
         verify.compare_training(network())

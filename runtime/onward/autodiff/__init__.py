@@ -1,14 +1,20 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
 from onward.autodiff.gradients import gradients, sum_to
-from onward.autodiff.step import OPSET, Clip, Loss, Optimizer, TrainingStep, training_step, with_loss
+from onward.autodiff.objective import Loss, Weighted, with_loss
+from onward.autodiff.step import OPSET, TrainingStep, training_step
+from onward.autodiff.transforms import Clip, GradientTransform
+from onward.autodiff.update import Optimizer, UpdateCount
 
 __all__ = [
     "OPSET",
     "Clip",
+    "GradientTransform",
     "Loss",
     "Optimizer",
     "TrainingStep",
+    "UpdateCount",
+    "Weighted",
     "gradients",
     "sum_to",
     "training_step",

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
-from onward.graph import Builder, Op, bind, dims_of, is_float
+from onward.graph import Builder, Op, bind, bodies_of, dims_of, is_float
 
 __all__ = ["gradients", "sum_to"]
 
@@ -33,7 +33,7 @@ def gradients(
     """Append the gradients of a scalar with respect to values of the graph.
 
     Args:
-        g: writes to the end of the graph that holds every value given.
+        g: writes to the end of the graph that holds every value given, and is in canonical form.
         seeds: for each value where differentiation starts, the gradient of the scalar with respect to it.
             A scalar differentiated by itself has the seed 1.
         wrt: values to differentiate by.
@@ -169,10 +169,10 @@ def _path(
         except UnsupportedError as error:
             problems.append(f"{where}: {error}")
             continue
-        if not hasattr(operator, "gradient"):
+        if any(v in depends for v in _captured(node)):
+            problems.append(f"{where}: its body uses values of the graph around it; see canonical_model")
+        elif not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
             problems.append(where)
-        elif any(v in depends for v in _captured(node)):
-            problems.append(f"{where}: its body uses values of the graph around it")
         steps.append(_Step(node, operator))
     if problems:
         raise UnsupportedError(
@@ -185,20 +185,24 @@ def _path(
 
 
 def _captured(node: ir.Node) -> set[ir.Value]:
-    """Values of the graph around a node that graphs in its attributes use."""
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    if not bodies:
-        return set()
-    used = {v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None}
-    used.update(v for body in bodies for v in body.outputs)
-    return {v for v in used if v.graph is node.graph}
+    """Values around a node that bodies use without having them as inputs, which no canonical graph has."""
+    return {
+        value
+        for body in bodies_of(node)
+        for inner in (*body.all_nodes(), body)
+        for value in (inner.inputs if isinstance(inner, ir.Node) else inner.outputs)
+        if value is not None and value.graph is node.graph
+    }
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:
-    rule: Any = step.operator.gradient  # type: ignore[attr-defined]
+    rule: Any = getattr(step.operator, "gradient", None)
     node, opset = step.node, g.graph.opset_imports.get(step.node.domain, 0)
     try:
-        if step.operator.multiple_outputs:
+        if rule is None:
+            rule = step.operator.body_gradient  # type: ignore[attr-defined]
+            result = rule(g, gradients, dys, tuple(node.outputs), *node.inputs)
+        elif step.operator.multiple_outputs:
             result = rule(g, dys, tuple(node.outputs), *node.inputs)
         elif dys[0] is None:
             return ()

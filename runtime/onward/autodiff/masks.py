@@ -4,11 +4,13 @@
 
 Where x is negative the cotangent is exactly zero and its factor NaN: mathematics says zero, arithmetic NaN.
 Gradient rules need no care of their own. This pass follows, through the nodes that they wrote, where a
-cotangent is zero because a `Where` selected it away, and selects once more behind a factor that may be infinite
-or NaN, before the product goes into a sum, a matrix product or a result. A graph without such factors behind a
-`Where` stays as it was.
+cotangent is zero because a `Where` selected it away, and selects once more behind a factor that may be
+infinite or NaN, before the product goes into a sum, a matrix product or a result. A graph without such
+factors behind a `Where` stays as it was.
 
 A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown.
+Nor are the factors of matrix products and of other sums: what they read of a branch that was not taken must be
+finite, and a run names the node where it is not.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _POLES = frozenset({
 """Operators that can be infinite or NaN for finite operands."""
 
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Gather", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 })  # fmt: skip
 """Operators that put elements elsewhere, or add them up; they do to a mask what they do to a value."""
@@ -77,10 +80,15 @@ _Mask: TypeAlias = "_Chosen | _Both | _Moved"
 @final
 @dataclass(frozen=True)
 class _Zero:
-    """A value that is zero outside a mask; `dirty` where it may hold NaN there instead."""
+    """A value that is zero outside a mask; `dirty` where it may hold NaN there instead.
+
+    `chosen` where the model itself says `Where`, and not an activation's slope: what it leaves out may be NaN
+    from the start, as a missing number in the data is.
+    """
 
     mask: _Mask
     dirty: bool
+    chosen: bool
 
 
 def keep_masked(
@@ -119,6 +127,10 @@ class _Pass:
         self._after: dict[ir.Node, ir.Node] = dict(itertools.pairwise(nodes))
         self._cotangents = set(seeds)
         self._variable = set(variable)
+        inside = set(nodes)
+        self._conditions = {
+            node.inputs[0] for node in g.graph if node.op_type == "Where" and node not in inside
+        }
         self._zeros: dict[ir.Value, _Zero] = {}
         self._clean: dict[ir.Value, ir.Value] = {}
         self._risky: dict[ir.Value, bool] = {}
@@ -175,9 +187,10 @@ class _Pass:
             if _is_zero(rest) and value in self._cotangents:
                 mask: _Mask = _Chosen(condition, holds)
                 known = self._zeros.get(value)
+                asked = condition in self._conditions
                 if known is None:
-                    return _Zero(mask, False)
-                return _Zero(_Both("And", mask, known.mask), known.dirty)
+                    return _Zero(mask, False, asked)
+                return _Zero(_Both("And", mask, known.mask), known.dirty, known.chosen or asked)
         first, second = self._zeros.get(chosen), self._zeros.get(other)
         if first is None or second is None:
             return None
@@ -185,7 +198,7 @@ class _Pass:
             _Both("And", _Chosen(condition, holds), zero.mask)
             for holds, zero in ((True, first), (False, second))
         )
-        return _Zero(_Both("Or", *either), first.dirty or second.dirty)
+        return _Zero(_Both("Or", *either), first.dirty or second.dirty, first.chosen or second.chosen)
 
     def _product(self, node: ir.Node) -> _Zero | None:
         a, b = node.inputs
@@ -195,12 +208,14 @@ class _Pass:
         if node.op_type == "Div":
             if first is None:
                 return None
-            return _Zero(first.mask, first.dirty or not self._divides(b))
+            return _Zero(first.mask, first.dirty or not self._divides(b), first.chosen)
         if first is not None and second is not None:
-            return _Zero(_Both("And", first.mask, second.mask), first.dirty or second.dirty)
+            both = _Both("And", first.mask, second.mask)
+            return _Zero(both, first.dirty or second.dirty, first.chosen or second.chosen)
         known, factor = (first, b) if first is not None else (second, a)
         assert known is not None
-        return _Zero(known.mask, known.dirty or self._is_risky(factor))
+        risky = not factor.is_initializer() if known.chosen else self._is_risky(factor)
+        return _Zero(known.mask, known.dirty or risky, known.chosen)
 
     def _sum(self, node: ir.Node) -> _Zero | None:
         parts = [self._zeros.get(v) for v in node.inputs if v is not None]
@@ -214,7 +229,7 @@ class _Pass:
             self._cleaned(node)
         for other in others:
             mask = _Both("Or", mask, other)
-        return _Zero(mask, dirty and not others)
+        return _Zero(mask, dirty and not others, any(zero.chosen for zero in known))
 
     def _moved(self, node: ir.Node) -> _Zero | None:
         count = len(node.inputs) if node.op_type == "Concat" else 1
@@ -225,7 +240,8 @@ class _Pass:
         dirty = any(zero.dirty for zero in found)
         for i, output in enumerate(node.outputs):
             masks = tuple(zero.mask for zero in found)
-            self._zeros[output] = _Zero(_Moved(node, i, masks), dirty and node.op_type not in _SUMS)
+            left = dirty and node.op_type not in _SUMS
+            self._zeros[output] = _Zero(_Moved(node, i, masks), left, any(zero.chosen for zero in found))
         # a sum would spread what is not a number
         return None if node.op_type in _SUMS else self._zeros[node.outputs[0]]
 
@@ -235,7 +251,7 @@ class _Pass:
         return content is not None and bool(np.all(np.isfinite(content.numpy()) & (content.numpy() != 0)))
 
     def _is_risky(self, value: ir.Value) -> bool:
-        """Whether a factor may be infinite or NaN: element by element, it comes from something with a pole."""
+        """Whether a factor may be infinite or NaN: it comes, elementwise, from something with a pole."""
         pending, seen = [value], set[ir.Value]()
         while pending:
             at = pending.pop()
@@ -265,7 +281,8 @@ class _Pass:
         return content is not None and bool(np.all((content.numpy() >= 0) & (content.numpy() % 1 == 0)))
 
     def _elementwise(self, node: ir.Node) -> bool:
-        return hasattr(find(node.domain, node.op_type, self._g.graph.opset_imports[node.domain]), "element")
+        opset = self._g.graph.opset_imports.get(node.domain)
+        return opset is not None and hasattr(find(node.domain, node.op_type, opset), "element")
 
     def _selected(self, value: ir.Value) -> ir.Value:
         """The value with zeros outside its mask."""

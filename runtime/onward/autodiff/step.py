@@ -1,7 +1,10 @@
-"""The training step: one ONNX graph of forward, loss, backward, clipping, weight decay and update.
+"""The training step: one ONNX graph of forward, loss, backward, gradient transforms, weight decay and update.
 
     (parameters, optimizer state, running statistics, batch, targets, learning rate, step, seed)
         → (the same state, advanced; loss; the model's outputs)
+
+A batch in which nothing counts, its labels all ignored, leaves parameters, optimizer state and running
+statistics as they are.
 
 State inputs are initializers too, so that a saved step carries its starting point: any ONNX runtime can run
 it, feed the outputs back, and train.
@@ -9,82 +12,30 @@ it, feed the outputs back, and train.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onward.autodiff.gradients import gradients
+from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
+from onward.autodiff.transforms import GradientTransform, transformed
+from onward.autodiff.update import Optimizer, State, Window, update
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
-from onward.graph import Builder, Dim, dtype_of, is_float, numpy_dtype, static_shape
+from onward.graph import Builder, canonical_model, dtype_of, is_float, numpy_dtype
 from onward.passes.to_training import to_training
 
-__all__ = ["OPSET", "Clip", "Loss", "Optimizer", "TrainingStep", "training_step", "with_loss"]
+__all__ = ["OPSET", "TrainingStep", "training_step"]
 
 OPSET = 21
 """The opset that gradient rules write."""
 
 _KEY = "onward.training_step"
-
-
-class Loss(Protocol):
-    """What a loss contributes to the step."""
-
-    def output(self, output: ir.Value) -> ir.Value:
-        """The value that the loss is taken of: the output, or what its last activation was applied to."""
-
-    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
-        """Element type and shape of the targets of a model output."""
-
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
-        """Write the loss; returns a float scalar."""
-
-
-class Optimizer(Protocol):
-    """What an optimizer contributes to the step."""
-
-    def slots(self) -> Mapping[str, float]:
-        """Names of the state kept for each parameter, and the value that fills it at the start."""
-
-    def scale(self, parameter: str) -> float:
-        """The factor of the learning rate for a parameter."""
-
-    def update(
-        self,
-        g: Builder,
-        parameter: ir.Value,
-        gradient: ir.Value,
-        slots: Mapping[str, ir.Value],
-        learning_rate: ir.Value,
-        t: ir.Value,
-    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
-        """Write one parameter's update; returns the new parameter and the new slots.
-
-        `t` is the int64 number of this update, counted from 1.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Gradient clipping: by value, then by the norm over all gradients.
-
-    Attributes:
-        value: clip each element to [−value, value].
-        norm: scale all gradients so that their joint Euclidean norm is at most this.
-    """
-
-    value: float | None = None
-    norm: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("value", "norm"):
-            limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise ConfigError(f"gradient clipping by {name} must be above 0, got {limit}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +51,16 @@ class TrainingStep:
         inputs: the batch's inputs.
         targets: the target inputs by the model output that they belong to.
         outputs: the forward pass's outputs, as the model names them.
-        loss: the output that is the loss, a scalar.
+        loss: the output that is the loss, a scalar: the mean over what counts in a batch, 0 if nothing does.
+        totals: for each output that is a weighted sum of losses over the batch, the output that is the sum of
+            the weights. The loss over any number of batches is Σ total / Σ weight, added up over these pairs.
         learning_rate: the input for the learning rate, a float32 scalar.
         step: the input for the number of steps done before this one, an int64 scalar.
         seed: the input for the seed, an int64 scalar; None where nothing is random.
-        gradients: for each parameter the output that is its gradient before clipping, where asked for.
+        update: the input for the number of the update that this step makes, from 1, or 0 where it only
+            accumulates: an int64 scalar, see `UpdateCount`; None where each step updates.
+        gradients: for each parameter the output that is the gradient of the batch's loss, before gradients
+            are accumulated and transformed, where asked for.
     """
 
     model: ir.Model
@@ -116,9 +72,11 @@ class TrainingStep:
     targets: Mapping[str, str]
     outputs: tuple[str, ...]
     loss: str
+    totals: Mapping[str, str]
     learning_rate: str
     step: str
     seed: str | None
+    update: str | None
     gradients: Mapping[str, str]
 
     @classmethod
@@ -147,9 +105,11 @@ class TrainingStep:
         graph = self.model.graph
         given = {v.name for v in graph.inputs} | set(graph.initializers)
         made = {v.name for v in graph.outputs}
-        scalars = [self.learning_rate, self.step, *([] if self.seed is None else [self.seed])]
+        optional = [name for name in (self.seed, self.update) if name is not None]
+        scalars = [self.learning_rate, self.step, *optional]
         inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars]
-        outputs = [*self.bindings.values(), *self.outputs, self.loss, *self.gradients.values()]
+        losses = [self.loss, *self.totals, *self.totals.values()]
+        outputs = [*self.bindings.values(), *self.outputs, *losses, *self.gradients.values()]
         return [n for n in inputs if n not in given] + [n for n in outputs if n not in made]
 
 
@@ -160,8 +120,8 @@ def training_step(
     trainable: Sequence[str],
     *,
     loss_weights: Mapping[str, float] | None = None,
-    clip: Clip | None = None,
-    accumulate: int = 1,
+    gradient_transforms: Sequence[GradientTransform] = (),
+    accumulate: bool = False,
     expose_gradients: bool = False,
 ) -> TrainingStep:
     """Build the training step of an inference model.
@@ -172,16 +132,17 @@ def training_step(
         optimizer: writes the updates.
         trainable: names of the initializers to train; all others are frozen.
         loss_weights: the weight of each loss in the sum; 1 by default.
-        clip: gradient clipping.
-        accumulate: update once in this many steps, with the mean of their gradients.
+        gradient_transforms: change the gradients before the update, in this order; `Clip` is one.
+        accumulate: join the gradients of several batches into one update: of the mean loss over all samples
+            of the window that count. `TrainingStep.update` ends a window.
         expose_gradients: make the gradients outputs too.
 
     Raises:
         ConfigError: an output, a parameter or an option that does not fit the model.
         UnsupportedError: operators between the loss and a parameter have no gradient; names all of them.
     """
-    _check(model, losses, trainable, accumulate)
-    form = to_training(model, trainable)
+    _check(model, losses, trainable)
+    form = to_training(canonical_model(model), trainable)
     step_model = form.model
     graph = step_model.graph
     g = Builder(graph)
@@ -193,28 +154,45 @@ def training_step(
     forward = {v.name or "": v for v in graph.outputs}
     learning_rate = g.input(g.unique("learning_rate"), ir.DataType.FLOAT, ())
     step = form.step or g.input(g.unique("step"), ir.DataType.INT64, ())
-    targets: dict[str, ir.Value] = {}
     with g.scope("loss"):
-        loss = _total_loss(g, forward, losses, loss_weights or {}, targets)
+        objective = write_objective(g, forward, losses, loss_weights)
+    state = State(g)
     parameters = [graph.initializers[name] for name in trainable]
-    seed = g.const(np.ones((), numpy_dtype(dtype_of(loss))))
-    grads = gradients(g, {loss: seed}, parameters)
-    if unreached := [name for name, grad in zip(trainable, grads, strict=True) if grad is None]:
-        raise ConfigError(
-            f"the loss does not depend on {', '.join(unreached)}; leave them out of the trainable ones"
-        )
-    found = [grad for grad in grads if grad is not None]
-    state = _State(g)
+    backward = _backward(g, objective, parameters, accumulate)
     exposed: dict[str, str] = {}
     if expose_gradients:
-        for name, grad in zip(trainable, found, strict=True):
-            exposed[name] = g.output(grad, g.unique(f"{name}.gradient")).name or ""
+        for parameter, sums in zip(parameters, backward, strict=True):
+            name = parameter.name or ""
+            own = _of_batch(g, objective, sums) if accumulate else sums[0]
+            assert own is not None
+            exposed[name] = g.output(own, g.unique(f"{name}.gradient")).name or ""
+    counts = _counts(g, objective)
+    number = None if counts is None and not accumulate else g.input(g.unique("update"), ir.DataType.INT64, ())
+    apply: ir.Value | None = None
     with g.scope("update"):
-        _update(g, state, optimizer, parameters, found, learning_rate, step, clip, accumulate)
+        t = g.Add(step, g.const(1, ir.DataType.INT64)) if number is None else number
+        found = [total for sums in backward for total in sums if total is not None]
+        if number is not None:
+            apply = g.Greater(number, g.const(0, ir.DataType.INT64))
+            weights = [part.weight for part in objective.parts]
+            if accumulate:
+                window = Window(g, state, apply, objective.parts)
+                found = [window.mean(p, sums) for p, sums in zip(parameters, backward, strict=True)]
+                weights = window.weights
+            if counts is not None:
+                apply = g.And(apply, _any(g, weights))
+        grads = transformed(g, gradient_transforms, dict(zip(trainable, found, strict=True)))
+        by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
+        update(g, state, optimizer, by_parameter, learning_rate, t, apply)
     slots = tuple(name for name in state.bindings if name not in trainable)
     for name, value in form.statistics.items():
-        state.bind(graph.initializers[name], value, value.name)
-    loss_name = g.output(loss, g.unique("loss")).name or ""
+        old, target = graph.initializers[name], value.name
+        if counts is not None:
+            value.name = g.unique(f"{name}.of_batch", scoped=False)
+            value = g.Where(counts, value, old)
+        state.bind(old, value, target)
+    loss_name = g.output(objective.loss, g.unique("loss")).name or ""
+    totals = write_totals(g, objective.parts)
     RemoveUnusedNodesPass()(step_model)
     _declare_training_order(graph, state)
     step_model.ir_version = 10
@@ -224,44 +202,26 @@ def training_step(
         "statistics": tuple(form.statistics),
         "slots": slots,
         "inputs": inputs,
-        "targets": {output: value.name for output, value in targets.items()},
+        "targets": {output: value.name for output, value in objective.targets.items()},
         "outputs": tuple(forward),
         "loss": loss_name,
+        "totals": totals,
         "learning_rate": learning_rate.name,
         "step": step.name,
         "seed": form.seed.name if form.seed is not None else None,
+        "update": number.name if number is not None else None,
         "gradients": exposed,
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)
     return TrainingStep(model=step_model, **fields)
 
 
-def with_loss(
-    model: ir.Model, losses: Mapping[str, Loss], loss_weights: Mapping[str, float] | None = None
-) -> tuple[ir.Model, str, Mapping[str, str]]:
-    """The inference model with its loss as a further output, for evaluation.
-
-    Returns:
-        The model, the name of the loss output, and for each output with a loss the name of its target input.
-    """
-    model = model.clone()
-    g = Builder(model.graph)
-    targets: dict[str, ir.Value] = {}
-    forward = {v.name or "": v for v in model.graph.outputs}
-    with g.scope("loss"):
-        loss = _total_loss(g, forward, losses, loss_weights or {}, targets)
-    name = g.output(loss, g.unique("loss")).name or ""
-    return model, name, {output: value.name or "" for output, value in targets.items()}
-
-
-def _check(model: ir.Model, losses: Mapping[str, Loss], trainable: Sequence[str], accumulate: int) -> None:
+def _check(model: ir.Model, losses: Mapping[str, Loss], trainable: Sequence[str]) -> None:
     if model.graph.opset_imports.get("") != OPSET:
         raise UnsupportedError(
             f"training graphs are built at opset {OPSET}, "
             f"this model has {model.graph.opset_imports.get('')}; convert it with onward.model.upgrade"
         )
-    if accumulate < 1:
-        raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
     outputs = [v.name for v in model.graph.outputs]
     if not losses:
         raise ConfigError("there is no loss")
@@ -280,104 +240,43 @@ def _check(model: ir.Model, losses: Mapping[str, Loss], trainable: Sequence[str]
             raise ConfigError(f"parameter {name!r} is not of a floating-point type")
 
 
-def _total_loss(
-    g: Builder,
-    forward: Mapping[str, ir.Value],
-    losses: Mapping[str, Loss],
-    weights: Mapping[str, float],
-    targets: dict[str, ir.Value],
-) -> ir.Value:
-    total: ir.Value | None = None
-    for name, loss in losses.items():
-        output = loss.output(forward[name])
-        dtype, dims = loss.target(output)
-        base = "target" if len(losses) == 1 else f"{name}.target"
-        targets[name] = g.input(g.unique(base, scoped=False), dtype, dims)
-        part = loss.build(g, output, targets[name])
-        if (weight := weights.get(name, 1.0)) != 1.0:
-            part = g.Mul(part, weight)
-        total = part if total is None else g.Add(total, part)
-    assert total is not None
-    return total
-
-
-class _State:
-    """State inputs and the outputs that replace them."""
-
-    def __init__(self, g: Builder) -> None:
-        self._g = g
-        self.inputs: list[ir.Value] = []
-        self.bindings: dict[str, str] = {}
-
-    def slot(self, name: str, like: ir.Value, fill: float) -> ir.Value:
-        shape = static_shape(like) or ()
-        return self._g.initializer(
-            self._g.unique(name, scoped=False), np.full(shape, fill, numpy_dtype(dtype_of(like)))
+def _backward(
+    g: Builder, objective: Objective, parameters: Sequence[ir.Value], accumulate: bool
+) -> list[list[ir.Value | None]]:
+    """For each parameter the gradient of the loss, or, to be accumulated, of each part's total."""
+    heads = [part.total for part in objective.parts] if accumulate else [objective.loss]
+    columns = []
+    for head in heads:
+        one = g.const(np.ones((), numpy_dtype(dtype_of(head))))
+        columns.append(gradients(g, {head: one}, parameters))
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    if unreached := [p.name or "" for p, row in zip(parameters, rows, strict=True) if not any(row)]:
+        raise ConfigError(
+            f"the loss does not depend on {', '.join(unreached)}; leave them out of the trainable ones"
         )
-
-    def bind(self, value: ir.Value, replacement: ir.Value, target: str | None = None) -> None:
-        name = value.name or ""
-        if target is None:
-            target = self._g.unique(f"{name}.next", scoped=False)
-        self.inputs.append(value)
-        self.bindings[name] = self._g.output(replacement, target).name or ""
+    return rows
 
 
-def _update(
-    g: Builder,
-    state: _State,
-    optimizer: Optimizer,
-    parameters: Sequence[ir.Value],
-    grads: Sequence[ir.Value],
-    learning_rate: ir.Value,
-    step: ir.Value,
-    clip: Clip | None,
-    accumulate: int,
-) -> None:
-    one = g.const(1, ir.DataType.INT64)
-    t = g.Add(g.Div(step, accumulate) if accumulate > 1 else step, one)
-    apply: ir.Value | None = None
-    sums: list[ir.Value] = []
-    if accumulate > 1:
-        apply = g.Equal(g.Mod(g.Add(step, one), accumulate), g.const(0, ir.DataType.INT64))
-        sums = [state.slot(f"{p.name}.accumulated", p, 0.0) for p in parameters]
-        grads = [g.Add(s, g.Mul(d, 1.0 / accumulate)) for s, d in zip(sums, grads, strict=True)]
-        for held, total in zip(sums, grads, strict=True):
-            state.bind(held, g.Where(apply, 0.0, total))
-    if clip is not None:
-        grads = _clipped(g, clip, grads)
-    rates: dict[float, ir.Value] = {}
-    for parameter, grad in zip(parameters, grads, strict=True):
-        name = parameter.name or ""
-        factor = optimizer.scale(name)
-        if factor not in rates:
-            rates[factor] = learning_rate if factor == 1 else g.Mul(learning_rate, factor)
-        rate = rates[factor]
-        if dtype_of(parameter) != ir.DataType.FLOAT:
-            rate = g.Cast(rate, to=int(dtype_of(parameter)))
-        slots = {key: state.slot(f"{name}.{key}", parameter, fill) for key, fill in optimizer.slots().items()}
-        with g.scope(name):
-            new, new_slots = optimizer.update(g, parameter, grad, slots, rate, t)
-            if apply is not None:
-                new = g.Where(apply, new, parameter)
-                new_slots = {key: g.Where(apply, v, slots[key]) for key, v in new_slots.items()}
-        state.bind(parameter, new)
-        for key, value in new_slots.items():
-            state.bind(slots[key], value)
+def _of_batch(g: Builder, objective: Objective, sums: Sequence[ir.Value | None]) -> ir.Value:
+    """The gradient of the batch's loss from those of its parts' totals."""
+    pairs = zip(objective.parts, sums, strict=True)
+    return functools.reduce(
+        g.Add, [g.Mul(total, inverse(g, part.weight)) for part, total in pairs if total is not None]
+    )
 
 
-def _clipped(g: Builder, clip: Clip, grads: Sequence[ir.Value]) -> list[ir.Value]:
-    if clip.value is not None:
-        grads = [g.Clip(d, -clip.value, clip.value) for d in grads]
-    if clip.norm is not None:
-        squares = [g.ReduceSumSquare(d, keepdims=0) for d in grads]
-        norm = g.Sqrt(g.Sum(*squares))
-        factor = g.Min(g.Div(clip.norm, g.Add(norm, 1e-6)), 1.0)
-        grads = [g.Mul(d, factor) for d in grads]
-    return list(grads)
+def _counts(g: Builder, objective: Objective) -> ir.Value | None:
+    """Whether anything counts in the batch; None where that is certain."""
+    if not all(part.may_be_empty for part in objective.parts):
+        return None
+    return _any(g, [part.weight for part in objective.parts])
 
 
-def _declare_training_order(graph: ir.Graph, state: _State) -> None:
+def _any(g: Builder, weights: Sequence[ir.Value]) -> ir.Value:
+    return functools.reduce(g.Or, [g.Greater(weight, 0.0) for weight in weights])
+
+
+def _declare_training_order(graph: ir.Graph, state: State) -> None:
     """State becomes inputs with defaults, after the batch's own inputs."""
     for value in state.inputs:
         if not value.is_graph_input():

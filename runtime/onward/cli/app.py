@@ -49,6 +49,13 @@ class _Commands(TyperGroup):
                 raise typer.Exit(MISUSED) from None
             if ctx.params.get("debug") or type(error).__module__.startswith("typer."):
                 raise
+            if isinstance(error, MemoryError):
+                print(
+                    f"error: not enough memory{f' ({error})' if str(error) else ''}; make the model, the "
+                    "data or the batch smaller",
+                    file=sys.stderr,
+                )
+                raise typer.Exit(MISUSED) from None
             text = " ".join(str(error).split())[:500]
             print(
                 f"internal error: {type(error).__name__}: {text}\n"
@@ -73,14 +80,20 @@ def application() -> typer.Typer:
     @app.callback()
     def onward(
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Show the version and stop.", callback=_show_version, is_eager=True
+            ),
+        ] = False,
     ) -> None:
         """Train, check, export and serve ONNX models.
 
         \b
         Examples:
           onward train lenet5 --data digits --epochs 12
-          onward evaluate runs/lenet5/model.onnx
-          onward verify runs/lenet5/model.onnx --backward
+          onward evaluate runs/digits-lenet5-1/model.onnx
+          onward verify runs/digits-lenet5-1/model.onnx --backward
           onward serve models/
         """
 
@@ -108,6 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0; 1 where a verification failed; 2 for bad use or input; 70 for a defect; 130 after Ctrl-C.
     """
     application()(args=None if arguments is None else list(arguments), prog_name="onward")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"onward {_own_version()}")
+        raise typer.Exit
 
 
 def _version() -> None:

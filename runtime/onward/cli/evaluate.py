@@ -38,17 +38,17 @@ def command(
 
     \b
     Examples:
-      onward evaluate runs/lenet5/model.onnx
-      onward evaluate runs/lenet5/model.onnx --part validation --json
+      onward evaluate runs/digits-lenet5-1/model.onnx
+      onward evaluate runs/digits-lenet5-1/model.onnx --part validation --json
       onward evaluate imported.onnx --data images:photos --image-size 224 --part all
     """
     from rich.console import Console
 
-    from onward.cli.measures import final_activation, measure, outputs_of
-    from onward.cli.preparation import Preparation, choose_part, data_table, read_data
-    from onward.cli.train import listed, numbers
+    from onward.cli.options import listed, numbers
     from onward.engine import Session
     from onward.model import load, read_provenance
+    from onward.runs.measures import final_activation, measure, outputs_of
+    from onward.runs.preparation import Prepared, align_classes, choose_part, data_table, read_data
 
     loaded = load(model)
     provenance = read_provenance(loaded)
@@ -56,14 +56,27 @@ def command(
         "spec": data,
         "split": None if split is None else numbers("--split", split),
         "split_seed": split_seed,
-        "target": target,
+        "target": listed(target) if target is not None and "," in target else target,
         "task": task,
         "text": text,
         "image_size": image_size,
         "channels": channels,
     }
     table = data_table(provenance, overrides)
-    source = read_data(table)
+    prepared = Prepared.of(provenance)
+    columns = prepared.preparation.columns if table.spec.startswith("csv:") else None
+    session = Session(loaded)
+    # without metadata the model's type says whether it takes bytes
+    raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
+    loss = None if provenance is None else provenance.configuration.get("loss")
+    ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
+    source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
+    if columns is None and table.spec.startswith("csv:") and provenance is not None:
+        print("note: the model names no columns; these are taken in the file's order", file=sys.stderr)
+    for note in source.dataset.notes:
+        print(f"note: {note}", file=sys.stderr)
+    classes = None if provenance is None else provenance.class_names
+    source = align_classes(source, classes)
     if (
         provenance is not None
         and provenance.data_hash != f"sha256:{source.dataset.digest()}"
@@ -74,12 +87,12 @@ def command(
             f"its {part} part may hold samples that it has seen",
             file=sys.stderr,
         )
-    chosen = Preparation.of(provenance).apply(choose_part(source, table, part))
-    outputs = outputs_of(Session(loaded), chosen, batch_size)
+    chosen = prepared.outside.apply(choose_part(source, table, part))
+    outputs = outputs_of(session, chosen, batch_size)
     found = measure(
         outputs,
         chosen,
-        classes=None if provenance is None else provenance.class_names,
+        classes=classes,
         extra=[] if metrics is None else listed(metrics),
         threshold=0.5 if final_activation(loaded) == "Sigmoid" else 0.0,
     )

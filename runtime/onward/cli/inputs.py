@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
-from onward.cli.preparation import Preparation
-from onward.data import read_image
+from onward.data import NumberPreparation, as_dtype, read_image
 from onward.data._files import read_rows, reading
+from onward.data.table import extra_columns, find_columns
 from onward.errors import ConfigError, DataError, InputError, OnwardError
 from onward.graph import Array, TensorSpec
+from onward.runs.preparation import Prepared
 
-__all__ = ["Reader", "extents", "read_arrays"]
+__all__ = ["Reader", "extents", "read_arrays", "without_metadata"]
 
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _TABLES = (".csv", ".csv.gz")
+_MAX_EXTENT = 2**63
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -49,8 +52,8 @@ def extents(options: Sequence[str] | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in options or ():
         name, equals, value = text.rpartition("=")
-        if not equals or not (value.isascii() and value.isdecimal()) or int(value) < 1:
-            raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1")
+        if not equals or not (value.isascii() and value.isdecimal()) or not 1 <= int(value) < _MAX_EXTENT:
+            raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1 and below 2**63")
         found[name] = int(value)
     return found
 
@@ -62,18 +65,18 @@ class Reader:
 
     Attributes:
         specs: the model's inputs.
-        preparation: what its metadata say about them.
+        prepared: what its metadata say about them.
         text_column: of CSV files with texts.
         left_out: columns of other CSV files that are no features, such as the target.
     """
 
     specs: Sequence[TensorSpec]
-    preparation: Preparation
+    prepared: Prepared
     text_column: str = "text"
     left_out: tuple[str, ...] = ()
 
     def read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Array]]:
-        """Labels [N] and arrays [N, ...] by input name.
+        """Labels [N] and arrays [N, ...] by input name, as the graph takes them.
 
         Raises:
             ConfigError: an argument is nothing that the model takes.
@@ -96,12 +99,12 @@ class Reader:
             count = len(next(iter(arrays.values())))
             return [f"{argument}[{i}]" for i in range(count)], arrays
         spec = self._only(argument)
-        if self.preparation.vocabulary is not None:
+        if self.prepared.preparation.text is not None:
             return self._texts(argument, spec)
         if name.endswith(_IMAGES):
-            return [argument], {spec.name: self._prepared(spec, self._image(argument, spec)[None])}
+            return [argument], {spec.name: self._finished(argument, spec, self._image(argument, spec)[None])}
         labels, rows = self._rows(argument, spec)
-        return labels, {spec.name: self._prepared(spec, rows)}
+        return labels, {spec.name: self._finished(argument, spec, rows)}
 
     def _only(self, argument: str) -> TensorSpec:
         if len(self.specs) != 1:
@@ -118,23 +121,27 @@ class Reader:
                 raise InputError(f"{path}: no array {spec.name!r} for the model's input; there is {have}")
             if arrays[spec.name].ndim == 0:
                 raise InputError(f"{path}: array {spec.name!r} is a scalar; the first axis counts samples")
-        return {spec.name: self._prepared(spec, arrays[spec.name]) for spec in self.specs}
+            if len(arrays[spec.name]) == 0:
+                raise InputError(f"{path}: array {spec.name!r} holds no samples")
+        return {spec.name: self._finished(path, spec, arrays[spec.name]) for spec in self.specs}
 
-    def _prepared(self, spec: TensorSpec, array: Array) -> Array:
-        if spec.dtype.kind == "f" and array.dtype.kind in "biuf":
-            array = array.astype(spec.dtype, copy=False)
-        return self.preparation.normalise(array)
+    def _before(self, spec: TensorSpec) -> NumberPreparation | None:
+        """What has to be done to an input before the graph takes it."""
+        numbers = self.prepared.outside.numbers
+        if len(numbers) == 1 and len(self.specs) == 1:
+            return next(iter(numbers.values()))
+        return numbers.get(spec.name)
+
+    def _finished(self, argument: str, spec: TensorSpec, array: Array) -> Array:
+        before = self._before(spec)
+        what = f"{argument}: input {spec.name!r}"
+        return as_dtype(array if before is None else before.apply(array, what), spec.dtype, what)
 
     def _texts(self, argument: str, spec: TensorSpec) -> tuple[list[str], dict[str, Array]]:
         path = Path(argument)
         if argument.lower().endswith(_TABLES) and path.is_file():
             rows = read_rows(path, ",")
-            header = next(rows)
-            if self.text_column not in header:
-                raise DataError(
-                    f"{path}: no column {self.text_column!r}; the columns are {', '.join(header)}"
-                )
-            place = header.index(self.text_column)
+            (place,) = find_columns(path, next(rows), [self.text_column])
             texts = [row[place] for row in rows]
         elif argument.lower().endswith(".txt") and path.is_file():
             with reading(path):
@@ -143,9 +150,9 @@ class Reader:
             texts = [argument]
         if not texts:
             raise DataError(f"{path}: there are no texts in it")
-        assert self.preparation.vocabulary is not None
-        encoded = self.preparation.vocabulary.encode(texts, self.preparation.tokens)
-        return [_short(text) for text in texts], {spec.name: encoded.astype(spec.dtype)}
+        text = self.prepared.preparation.text
+        assert text is not None
+        return [_short(t) for t in texts], {spec.name: text.encode(texts).astype(spec.dtype)}
 
     def _image(self, argument: str, spec: TensorSpec) -> Array:
         if spec.shape is None or len(spec.shape) != 4:
@@ -155,26 +162,59 @@ class Reader:
             raise ConfigError(
                 f"{argument!r}: the model's images have no fixed size ({spec}); give a .npy file"
             )
-        return read_image(argument, (height, width), channels)
+        before = self._before(spec)
+        taken = spec.dtype if before is None else before.dtype
+        return read_image(argument, (height, width), channels, raw=taken.kind in "iu")
 
     def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
-        if spec.dtype.kind != "f" or spec.shape is None or len(spec.shape) != 2:
+        if spec.shape is None or len(spec.shape) != 2:
             raise ConfigError(f"{argument!r}: not an input for {spec}; give a .npy or .npz file, or an image")
         if argument.lower().endswith(_TABLES):
             return self._table(Path(argument))
-        return [argument], np.array([_numbers(argument, argument.split(","))], dtype=np.float32)
+        return [argument], np.array([_numbers(argument, argument.split(","))], dtype=np.float64)
 
     def _table(self, path: Path) -> tuple[list[str], Array]:
-        rows = read_rows(path, ",")
+        rows: Any = read_rows(path, ",")
         header = next(rows)
-        used = [i for i, column in enumerate(header) if column not in self.left_out]
-        values = [
-            _numbers(f"{path}, row {number}", [row[i] for i in used])
-            for number, row in enumerate(rows, start=1)
-        ]
+        columns = self.prepared.preparation.columns
+        if columns is not None and not set(columns) & set(header) and _all_numbers(header):
+            # what stands first are numbers: there is no header
+            if len(header) != len(columns):
+                raise DataError(
+                    f"{path}: no header row, and {len(header)} columns where the model takes {len(columns)}: "
+                    f"{', '.join(columns)}"
+                )
+            _say(f"{path}: no header row; its columns are taken as {', '.join(columns)}")
+            places, numbered = list(range(len(header))), enumerate([header, *rows], start=1)
+        elif columns is not None:
+            places = find_columns(path, header, columns)
+            if extra := [c for c in header if c not in columns and c not in self.left_out]:
+                _say(f"{path}: {extra_columns(extra)}")
+            numbered = enumerate(rows, start=1)
+        else:
+            places = [i for i, column in enumerate(header) if column not in self.left_out]
+            _say(f"{path}: the model names no columns; these are taken in the file's order")
+            numbered = enumerate(rows, start=1)
+        values = [_numbers(f"{path}, row {number}", [row[i] for i in places]) for number, row in numbered]
         if not values:
             raise DataError(f"{path}: there is a header, but no rows")
-        return [f"{path}[{i}]" for i in range(len(values))], np.array(values, dtype=np.float32)
+        return [f"{path}[{i}]" for i in range(len(values))], np.array(values, dtype=np.float64)
+
+
+def without_metadata(prepared: Prepared) -> Prepared:
+    """For arrays that go to the graph as they are: nothing is done before it."""
+    return replace(prepared, preparation=replace(prepared.preparation, numbers={}, text=None))
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _all_numbers(texts: Sequence[str]) -> bool:
+    try:
+        return [float(text) for text in texts] != []
+    except ValueError:
+        return False
 
 
 def _numbers(where: str, texts: Sequence[str]) -> list[float]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from onward.model import Provenance
 
 __all__ = ["command"]
 
@@ -29,32 +32,34 @@ def command(
 ) -> None:
     """Compute a model's answers: classes with probabilities, or numbers.
 
-    What the model's metadata say about normalisation and vocabulary is applied first.
+    Inputs are as they are read: image files, the numbers of a table, texts. Columns of a CSV file are
+    matched by name. What the model's graph does not prepare itself is prepared first, as its metadata say.
 
     \b
     Examples:
-      onward predict runs/lenet5/model.onnx seven.png two.png
-      onward predict runs/textcnn/model.onnx "a film to remember"
-      onward predict runs/mlp/model.onnx 5.1,3.5,1.4,0.2 --json
+      onward predict runs/digits-lenet5-1/model.onnx seven.png two.png
+      onward predict runs/reviews-textcnn-1/model.onnx "a film to remember"
+      onward predict runs/iris-mlp-1/model.onnx 5.1,3.5,1.4,0.2 --json
       onward predict model.onnx batch.npz --output answers.npz
     """
     import numpy as np
 
-    from onward.cli.inputs import Reader
-    from onward.cli.measures import final_activation
-    from onward.cli.preparation import Preparation, stored_data
+    from onward.cli.inputs import Reader, without_metadata
     from onward.engine import Session
     from onward.model import atomic_write, load, read_provenance
+    from onward.runs.measures import final_activation
+    from onward.runs.preparation import Prepared, stored_data
 
     loaded = load(model)
     provenance = read_provenance(loaded)
     session = Session(loaded)
     stored = stored_data(provenance)
+    target = stored.get("target", ())
     reader = Reader(
         session.inputs,
-        Preparation() if raw else Preparation.of(provenance),
+        without_metadata(Prepared.of(provenance)) if raw else Prepared.of(provenance),
         text_column=str(stored.get("text", "text")),
-        left_out=(str(stored["target"]),) if "target" in stored else (),
+        left_out=tuple([target] if isinstance(target, str) else map(str, target)),
     )
     labels, arrays = reader.read(inputs)
     parts = [
@@ -65,12 +70,17 @@ def command(
     if output is not None:
         with atomic_write(output) as file:
             np.savez(file, **outputs)  # type: ignore[arg-type] # NumPy's stub takes names for its options
-    task = None if provenance is None else provenance.configuration.get("task")
     first = outputs[session.outputs[0].name]
     activation = final_activation(loaded)
+    names = None if provenance is None else provenance.class_names
+    kind = _kind(provenance, activation, first)
     rows: list[dict[str, Any]]
-    if first.ndim == 2 and task != "regression" and (task == "classification" or activation is not None):
-        rows = _classes(first, activation, None if provenance is None else provenance.class_names)
+    if kind == "classes":
+        rows = _classes(first, activation, names)
+    elif kind == "labels":
+        rows = _labels(first, activation, names)
+    elif kind == "positions":
+        rows = _positions(first, provenance, names)
     else:
         rows = [{name: a[i].tolist() for name, a in outputs.items()} for i in range(len(labels))]
     if as_json:
@@ -82,21 +92,69 @@ def command(
         print(f"{output}: written")
 
 
+def _kind(provenance: Provenance | None, activation: str | None, outputs: Any) -> str:
+    """How outputs are shown: "classes", "labels", "positions", or "numbers" where nothing says more."""
+    recorded = {} if provenance is None else provenance.configuration
+    task, targets = recorded.get("task"), recorded.get("targets")
+    if task == "regression" or targets == "regression":
+        return "numbers"
+    if targets in ("sequence labels", "dense labels"):
+        return "positions"
+    loss = recorded.get("loss")
+    if outputs.ndim != 2 or (isinstance(loss, dict) and loss.get("name") in ("mse", "l1", "huber")):
+        return "numbers"
+    if targets == "multi-label" or (targets is None and activation == "Sigmoid" and outputs.shape[1] > 1):
+        return "labels"
+    return "classes" if task == "classification" or activation is not None else "numbers"
+
+
+def _named(names: Sequence[str] | None, count: int) -> list[str]:
+    return list(names) if names is not None and len(names) == count else [str(i) for i in range(count)]
+
+
+def _labels(scores: Any, activation: str | None, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """For each row of scores [N, L] the labels that hold, and every label's probability."""
+    import numpy as np
+
+    values = scores.astype(np.float64)
+    if activation != "Sigmoid":
+        values = np.exp(-np.logaddexp(0, -values))
+    labels = _named(names, values.shape[1])
+    return [
+        {
+            "labels": [label for label, share in zip(labels, row, strict=True) if share > 0.5],
+            "probabilities": dict(zip(labels, row.tolist(), strict=True)),
+        }
+        for row in values
+    ]
+
+
+def _positions(
+    scores: Any, provenance: Provenance | None, names: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """For each sample the class of every position."""
+    import numpy as np
+
+    axis = 1 if provenance is None else provenance.configuration.get("class_axis", 1)
+    found = scores.argmax(axis=axis)
+    labels = np.array(_named(names, scores.shape[axis]), dtype=object)
+    return [{"classes": row.tolist()} for row in labels[found]]
+
+
 def _classes(scores: Any, activation: str | None, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """For each row of scores [N, K] the class and every class's probability."""
     import numpy as np
 
     values = scores.astype(np.float64)
     if values.shape[1] == 1:
-        positive = values if activation == "Sigmoid" else 1 / (1 + np.exp(-values))
+        positive = values if activation == "Sigmoid" else np.exp(-np.logaddexp(0, -values))
         values = np.concatenate([1 - positive, positive], axis=1)
     elif activation == "LogSoftmax":
         values = np.exp(values)
     elif activation is None:
         shifted = np.exp(values - values.max(axis=1, keepdims=True))
         values = shifted / shifted.sum(axis=1, keepdims=True)
-    count = values.shape[1]
-    labels = list(names) if names is not None and len(names) == count else [str(i) for i in range(count)]
+    labels = _named(names, values.shape[1])
     return [
         {
             "class": labels[int(row.argmax())],
@@ -108,6 +166,11 @@ def _classes(scores: Any, activation: str | None, names: Sequence[str] | None) -
 
 
 def _text(row: dict[str, Any], top: int) -> str:
+    if "labels" in row:
+        shares = ", ".join(f"{name} {share:.4f}" for name, share in row["probabilities"].items())
+        return f"{', '.join(row['labels']) or 'none'} ({shares})"
+    if "classes" in row:
+        return " ".join(map(str, row["classes"]))
     if "probabilities" in row:
         ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:top]
         return ", ".join(f"{name} {share:.4f}" for name, share in ranked)

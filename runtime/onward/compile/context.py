@@ -217,13 +217,6 @@ class Queries:
             common = dtype
         return None
 
-    def not_float32(self, *values: ir.Value) -> str | None:
-        """The first value that is not float32, for kernels that are made for no other type."""
-        for value in values:
-            if self.dtype(value) != np.float32:
-                return f"{value.name} is {self.dtype(value)}"
-        return None
-
     def empty(self, *values: ir.Value | None) -> str | None:
         """The first value without elements."""
         for value in values:

@@ -10,7 +10,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array, Op, bind, canonical_model, infer_node, is_float, numpy_dtype, static_shape
+from onward.graph import (
+    Array,
+    BodyOp,
+    Op,
+    bind,
+    canonical_model,
+    infer_node,
+    inlined,
+    is_float,
+    is_tensor,
+    numpy_dtype,
+    static_shape,
+)
 from onward.graph.requests import NO_KERNEL, Request
 
 __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
@@ -127,20 +139,24 @@ def specialize(
         state=state,
         weights=weights,
         constants=constants,
-        outputs={v.name or "": v for v in graph.outputs},
+        outputs={},
     )
+    names = [v.name or "" for v in graph.outputs]
     # contents of state must not be taken for constants by inference
     contents = {v: v.const_value for v in (*state.values(), *weights.values())}
     for value in contents:
         value.const_value = None
     try:
         for node in graph:
-            _specialize_node(graph, node, program, known)
+            _specialize_node(graph.opset_imports, node, program, known)
     finally:
         for value, tensor in contents.items():
             value.const_value = tensor
+    program.outputs = dict(zip(names, graph.outputs, strict=True))
     _drop_unused(program)
     for value in _values(program):
+        if not is_tensor(value):
+            raise NotStaticError(f"{value.name!r} is no tensor: {value.type}")
         shape = static_shape(value)
         if shape is None or value.dtype is None:
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
@@ -164,10 +180,15 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[st
 
 
 def _specialize_node(
-    graph: ir.Graph, node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
+    opsets: Mapping[str, int], node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
 ) -> None:
-    opset = graph.opset_imports.get(node.domain, 0)
+    opset = opsets.get(node.domain, 0)
     operator = bind(node, opset)
+    if isinstance(operator, BodyOp):
+        contents = [None if v is None else program.constants.get(v) for v in node.inputs]
+        if (taken := operator.taken(contents)) is not None:
+            _specialize_inside(opsets, node, *taken, program, known)
+            return
     for value in node.outputs:
         value.shape = None
     try:
@@ -185,8 +206,30 @@ def _specialize_node(
         return
     for value, array in zip(outputs, results, strict=False):
         program.constants[value] = array
-        known[value] = ir.tensor(array)
+        value.const_value = known[value] = ir.tensor(array)
         value.shape = ir.Shape(array.shape)
+
+
+def _specialize_inside(
+    opsets: Mapping[str, int],
+    node: ir.Node,
+    body: ir.Graph,
+    first: int,
+    program: Program,
+    known: dict[ir.Value, ir.TensorProtocol],
+) -> None:
+    """A body in its node's place, on the node's operands from the first that it takes on."""
+    copy, nodes = inlined(body, [v for v in node.inputs[first:] if v is not None])
+    for value in copy.initializers.values():
+        if value.const_value is not None:
+            known[value] = value.const_value
+            program.constants[value] = value.const_value.numpy()
+    for inner in nodes:
+        _specialize_node(opsets, inner, program, known)
+    outputs = list(copy.outputs)
+    copy.outputs.clear()
+    for old, new in zip(node.outputs, outputs, strict=False):
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
@@ -214,7 +257,10 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         raise ShapeError(
             f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
         ) from error
-    return tuple(np.asarray(r) for r in (results if isinstance(results, tuple) else (results,)))
+    results = results if isinstance(results, tuple) else (results,)
+    if not all(isinstance(r, np.ndarray | np.generic) for r in results):
+        return None  # a sequence or an optional
+    return tuple(np.asarray(r) for r in results)
 
 
 def _drop_unused(program: Program) -> None:

@@ -14,14 +14,17 @@ from onward.data.augment import (
     parse_augmentation,
 )
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from onward.data.casting import as_dtype
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
 from onward.data.loader import Batch, Loader
 from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
+from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
 from onward.data.split import Splits, split
+from onward.data.subwords import Subwords
 from onward.data.table import load_csv
 from onward.data.text import load_text_csv
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
@@ -39,12 +42,17 @@ __all__ = [
     "Loader",
     "Noise",
     "Normalization",
+    "NumberPreparation",
+    "Preparation",
     "Rotate",
     "Shift",
     "Source",
     "Splits",
+    "Subwords",
     "Task",
+    "TextPreparation",
     "Vocabulary",
+    "as_dtype",
     "available",
     "load_breast_cancer",
     "load_csv",

@@ -81,12 +81,12 @@ def read_rows(path: PathLike, delimiter: str = ",") -> Iterator[list[str]]:
             yield row
 
 
-def optional_module(name: str, package: str, purpose: str) -> ModuleType:
+def optional_module(name: str, package: str, purpose: str, extra: str = "data") -> ModuleType:
     """Import `name`, or raise ConfigError that names the extra which brings it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{purpose} needs {package}: pip install 'onward[data]'") from error
+        raise ConfigError(f"{purpose} needs {package}: pip install 'onward[{extra}]'") from error
 
 
 def stem(path: PathLike) -> str:

@@ -13,16 +13,19 @@ from onward.errors import ConfigError
 __all__ = ["load_breast_cancer", "load_diabetes", "load_digits", "load_iris", "load_wine"]
 
 
-def load_digits(image_size: int = 28) -> Dataset:
+def load_digits(image_size: int = 28, *, raw: bool = False) -> Dataset:
     """1,797 hand-written digits (UCI, Alpaydin and Kaynak 1998): input "image", float32 in [0, 1].
 
     image_size 28: each of the 8x8 pixels repeated 3x3, then 2 pixels of 0 around: [1797, 1, 28, 28].
-    image_size 8: as they are, [1797, 1, 8, 8]. Any other raises ConfigError.
+    image_size 8: as they are, [1797, 1, 8, 8]. Any other raises ConfigError. raw: as an image file would have
+    them, uint8 with 255 for full ink, for a `Preparation` to divide by 255.
     """
     if image_size not in (8, 28):
         raise ConfigError(f"digits: image_size must be 28 or 8, not {image_size!r}")
     bunch = _bunch("digits")
     images = np.asarray(bunch.images, dtype=np.float32)[:, None] / np.float32(16)
+    if raw:
+        images = np.rint(images * 255).astype(np.uint8)
     if image_size == 28:
         images = np.pad(images.repeat(3, axis=2).repeat(3, axis=3), ((0, 0), (0, 0), (2, 2), (2, 2)))
     return Dataset(
@@ -60,6 +63,7 @@ def load_diabetes() -> Dataset:
         targets=np.asarray(bunch.target, dtype=np.float32)[:, None],
         name="diabetes",
         task="regression",
+        columns=tuple(bunch.feature_names),
     )
 
 
@@ -70,6 +74,7 @@ def _table(name: str) -> Dataset:
         targets=np.asarray(bunch.target, dtype=np.int64),
         classes=tuple(str(c) for c in bunch.target_names),
         name=name,
+        columns=tuple(str(c) for c in bunch.feature_names),
     )
 
 

@@ -30,8 +30,12 @@ class Dataset:
         of shape [N] for raw text, which a `Vocabulary` turns into integers.
     targets: None for data without answers; integers of shape [N, ...] for classification (kept as int64);
         floats of shape [N, K] for regression (kept as float32 or float64; [N] is taken as [N, 1]).
-    classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)).
+    classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)). Of targets [N, L] that
+        are 0 or 1, the names of the L labels.
+    ignore_index: a label, of no class or of one, whose samples do not count: see `CrossEntropy`.
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
+    columns: of a table, the column names behind axis 1 of its input.
+    notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
     and labels of a wrong type or out of range; it names the input and the first bad row (from 0).
@@ -43,6 +47,9 @@ class Dataset:
     name: str = "data"
     task: Task = "classification"
     groups: Array | None = None
+    ignore_index: int | None = None
+    columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -87,7 +94,12 @@ class Dataset:
             return None
         if self.classes is not None:
             return len(self.classes)
-        return None if self.targets is None else int(self.targets.max()) + 1
+        if self.targets is None:
+            return None
+        counted = (
+            self.targets if self.ignore_index is None else self.targets[self.targets != self.ignore_index]
+        )
+        return int(counted.max(initial=-1)) + 1
 
     def take(self, indices: ArrayLike) -> Dataset:
         """The samples at `indices` (integers of shape [M], each in range(N)), in that order."""
@@ -132,7 +144,8 @@ class Dataset:
                         digest.update(len(data).to_bytes(8, "little") + data)
                 else:
                     digest.update(np.ascontiguousarray(chunk, dtype=dtype).tobytes())
-        digest.update(json.dumps([self.task, self.classes]).encode())
+        ignored = [] if self.ignore_index is None else [self.ignore_index]
+        digest.update(json.dumps([self.task, self.classes, *ignored]).encode())
         return digest.hexdigest()
 
     def _checked_input(self, name: str, array: Array) -> Array:
@@ -171,6 +184,8 @@ class Dataset:
             )
         limit = np.iinfo(np.int64).max if self.classes is None else len(self.classes)
         bad = (targets < 0) | (targets >= limit) if targets.dtype.kind != "b" else targets >= limit
+        if self.ignore_index is not None:
+            bad = bad & (targets != self.ignore_index)
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             label = targets[bad].ravel()[0]

@@ -59,11 +59,13 @@ def load_idx(
     labels_path: PathLike,
     *,
     classes: Sequence[str] | None = None,
+    raw: bool = False,
     name: str | None = None,
 ) -> Dataset:
     """Images and labels from two IDX files: input "image", float32 in [0, 1] of shape [N, C, H, W].
 
     Images are unsigned bytes of shape [N, H, W] (C = 1) or [N, C, H, W]; labels unsigned bytes of shape [N].
+    With `raw` the images stay unsigned bytes, for a `Preparation` to divide by 255.
     `classes` are "0", "1", ... up to the largest label unless given. Raises DataError as `read_idx` does, and
     for other types or shapes, differing counts, and labels outside `classes`.
     """
@@ -84,10 +86,11 @@ def load_idx(
         raise DataError(f"{images_path}: the data set is empty")
     if classes is None:
         classes = [str(c) for c in range(int(labels.max()) + 1)]
-    scaled = images.astype(np.float32)
-    scaled /= np.float32(255)
+    if not raw:
+        images = images.astype(np.float32)
+        images /= np.float32(255)
     return Dataset(
-        inputs={"image": scaled[:, None] if images.ndim == 3 else scaled},
+        inputs={"image": images[:, None] if images.ndim == 3 else images},
         targets=labels.astype(np.int64),
         classes=tuple(classes),
         name=name if name is not None else stem(images_path),
@@ -95,7 +98,7 @@ def load_idx(
 
 
 def load_idx_folder(
-    folder: PathLike, *, classes: Sequence[str] | None = None
+    folder: PathLike, *, classes: Sequence[str] | None = None, raw: bool = False
 ) -> tuple[Dataset, Dataset | None]:
     """The data set in a folder with MNIST's file names, and its test part if the folder has one.
 
@@ -136,8 +139,10 @@ def load_idx_folder(
             "t10k, or leave one part"
         )
     name = stem(folder)
-    data = load_idx(parts[main]["images"], parts[main]["labels"], classes=classes, name=name)
+    data = load_idx(parts[main]["images"], parts[main]["labels"], classes=classes, raw=raw, name=name)
     if not test:
         return data, None
     files = parts[test[0]]
-    return data, load_idx(files["images"], files["labels"], classes=data.classes, name=f"{name} test")
+    return data, load_idx(
+        files["images"], files["labels"], classes=data.classes, raw=raw, name=f"{name} test"
+    )

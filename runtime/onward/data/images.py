@@ -23,9 +23,12 @@ def load_image_folder(
     image_size: int | tuple[int, int] = 224,
     *,
     channels: int = 3,
+    raw: bool = False,
     name: str | None = None,
 ) -> Dataset:
     """Every image in the sub-folders of `path`: input "image", float32 in [0, 1], [N, channels, H, W].
+
+    With `raw` its pixels are as in the files: uint8 of the same shape, for a `Preparation` to divide by 255.
 
     The sub-folders in order of their names are the classes. An image is turned as its EXIF data says,
     converted to grey (channels=1) or RGB (3), and stretched to `image_size`, a side or (H, W), with bilinear
@@ -55,9 +58,9 @@ def load_image_folder(
             raise DataError(f"{folder}: the class folder holds no images")
         files += found
         labels += [label] * len(found)
-    images = np.empty((len(files), channels, height, width), dtype=np.float32)
+    images = np.empty((len(files), channels, height, width), dtype=np.uint8 if raw else np.float32)
     for row, file in enumerate(files):
-        images[row] = _read(pillow, file, (height, width), channels)
+        images[row] = _read(pillow, file, (height, width), channels, raw)
     return Dataset(
         inputs={"image": images},
         targets=np.array(labels, dtype=np.int64),
@@ -66,19 +69,19 @@ def load_image_folder(
     )
 
 
-def read_image(path: PathLike, size: tuple[int, int], channels: int = 3) -> Array:
-    """One image file as `load_image_folder` reads it: float32 [channels, H, W] for a size (H, W).
+def read_image(path: PathLike, size: tuple[int, int], channels: int = 3, *, raw: bool = False) -> Array:
+    """One image file as `load_image_folder` reads it: float32 [channels, H, W] for a size (H, W), raw uint8.
 
     Raises DataError for a file that cannot be decoded, StorageError for one that is not there, ConfigError
     where pillow is missing.
     """
     if not Path(path).is_file():
         raise StorageError(f"{path}: no such file")
-    return _read(optional_module("PIL.Image", "pillow", "reading images"), Path(path), size, channels)
+    return _read(optional_module("PIL.Image", "pillow", "reading images"), Path(path), size, channels, raw)
 
 
-def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int) -> Array:
-    """One image as float32 [C, H, W]. Pillow's decoders raise many types, none of which may escape."""
+def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bool) -> Array:
+    """One image as [C, H, W]. Pillow's decoders raise many types, none of which may escape."""
     operations = optional_module("PIL.ImageOps", "pillow", "reading images")
     try:
         with warnings.catch_warnings():
@@ -93,5 +96,5 @@ def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int) -> Arra
         raise
     except Exception as error:
         raise DataError(f"{file}: the image cannot be decoded ({type(error).__name__}: {error})") from error
-    pixels = np.asarray(scaled, dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(scaled) if raw else np.asarray(scaled, dtype=np.float32) / np.float32(255)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

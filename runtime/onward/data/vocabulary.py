@@ -5,41 +5,92 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import final
+from typing import Any, Literal, final, get_args
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError
 
-__all__ = ["PADDING", "UNKNOWN", "Vocabulary", "tokenize"]
+__all__ = ["PADDING", "UNKNOWN", "Vocabulary", "WordScheme", "encode_texts", "tokenize"]
+
+WordScheme = Literal["unicode", "runs"]
 
 PADDING = 0
 UNKNOWN = 1
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_FORMAT = "onward.vocabulary.v1"
+_RUN = re.compile(r"\w+(?:['’]\w+)*")
+_BOUNDARY = regex.compile(r"\b", regex.WORD | regex.V1)
+_WORD = re.compile(r"\w")
+_FORMATS: dict[str, WordScheme | None] = {"onward.vocabulary.v1": "runs", "onward.vocabulary.v2": None}
 _RESERVED = 2
 
 
-def tokenize(text: str, limit: int | None = None) -> list[str]:
-    """The words of `text` in lower case, the first `limit` of them: letters, digits and inner apostrophes."""
-    return [match.group().lower() for match in islice(_WORD.finditer(text), limit)]
+def tokenize(text: str, limit: int | None = None, scheme: WordScheme = "unicode") -> list[str]:
+    """The words of `text` in lower case, the first `limit` of them.
+
+    scheme: "unicode" divides at the word boundaries of Unicode (UAX #29) and leaves out what has neither
+        letter nor digit, so that scripts without spaces give several tokens: each ideograph, kana or Thai
+        letter. "runs" is what files of Onward 0.1 were trained with: runs of letters and digits, inner
+        apostrophes included.
+    """
+    found = _unicode_words(text) if scheme == "unicode" else (match.group() for match in _RUN.finditer(text))
+    return [word.lower() for word in islice(found, limit)]
+
+
+def _unicode_words(text: str) -> Iterator[str]:
+    start = 0
+    for boundary in _BOUNDARY.finditer(text):
+        end = boundary.start()
+        if _WORD.search(text, start, end):
+            yield text[start:end]
+        start = end
+    if _WORD.search(text, start):
+        yield text[start:]
+
+
+def encode_texts(dataset: Dataset, encode: Callable[[Collection[str]], Array]) -> Dataset:
+    """The data set with each text input encoded: the only one under the name "tokens", several under theirs.
+
+    Raises DataError where there is no text.
+    """
+    names = dataset.text_inputs
+    if not names:
+        raise DataError(
+            f"data set {dataset.name!r} has no text input to encode; it has {list(dataset.inputs)}"
+        )
+    return dataset.with_inputs(
+        {
+            ("tokens" if name in names and len(names) == 1 else name): (
+                encode(array) if name in names else array
+            )
+            for name, array in dataset.inputs.items()
+        }
+    )
 
 
 @final
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by their number: `words[i]` is token i + 2; 0 is padding, 1 every word that is not here."""
+    """Words by their number: `words[i]` is token i + 2; 0 is padding, 1 every word that is not here.
+
+    scheme: how `tokenize` finds words.
+    """
 
     words: tuple[str, ...]
+    scheme: WordScheme = "unicode"
 
     def __post_init__(self) -> None:
+        if self.scheme not in get_args(WordScheme):
+            raise DataError(
+                f"vocabulary: scheme {self.scheme!r} is none of {', '.join(get_args(WordScheme))}"
+            )
         if len(set(self.words)) != len(self.words):
             repeated = next(word for word, count in Counter(self.words).items() if count > 1)
             raise DataError(f"vocabulary: the word {repeated!r} is there twice")
@@ -73,7 +124,10 @@ class Vocabulary:
         """int64 of shape [N, tokens]: the first `tokens` words of each text, padded at the end with 0."""
         if tokens < 1:
             raise ConfigError(f"tokens {tokens} must be 1 or more")
-        rows = [[self._numbers.get(word, UNKNOWN) for word in tokenize(text, tokens)] for text in texts]
+        rows = [
+            [self._numbers.get(word, UNKNOWN) for word in tokenize(text, tokens, self.scheme)]
+            for text in texts
+        ]
         encoded = np.full((len(rows), tokens), PADDING, dtype=np.int64)
         for row, values in zip(encoded, rows, strict=True):
             row[: len(values)] = values
@@ -89,23 +143,16 @@ class Vocabulary:
 
         With several text inputs, their own names are kept. Raises DataError where there is no text.
         """
-        names = dataset.text_inputs
-        if not names:
-            raise DataError(
-                f"data set {dataset.name!r} has no text input to encode; it has {list(dataset.inputs)}"
-            )
-        return dataset.with_inputs(
-            {
-                ("tokens" if name in names and len(names) == 1 else name): (
-                    self.encode(array, tokens) if name in names else array
-                )
-                for name, array in dataset.inputs.items()
-            }
-        )
+        return encode_texts(dataset, lambda texts: self.encode(texts, tokens))
+
+    def description(self) -> dict[str, Any]:
+        """What metadata hold beside the words."""
+        return {"words": self.scheme}
 
     def to_json(self) -> str:
         """A JSON text that `from_json` reads back, for a model's metadata."""
-        return json.dumps({"format": _FORMAT, "words": list(self.words)}, ensure_ascii=False)
+        content = {"format": "onward.vocabulary.v2", "scheme": self.scheme, "words": list(self.words)}
+        return json.dumps(content, ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str) -> Vocabulary:
@@ -114,9 +161,8 @@ class Vocabulary:
             content = json.loads(text)
         except ValueError as error:
             raise DataError(f"vocabulary: not JSON ({error})") from error
-        words = (
-            content.get("words") if isinstance(content, dict) and content.get("format") == _FORMAT else None
-        )
+        known = isinstance(content, dict) and content.get("format") in _FORMATS
+        words = content.get("words") if known else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise DataError(f"vocabulary: not in the format {_FORMAT}")
-        return Vocabulary(tuple(words))
+            raise DataError(f"vocabulary: not in a format of {', '.join(_FORMATS)}")
+        return Vocabulary(tuple(words), _FORMATS[content["format"]] or content.get("scheme"))

@@ -1,8 +1,17 @@
-"""Runs graphs: the interpreter (NumPy, every operator and dtype) behind one session interface."""
+"""Runs graphs: compiled plans, and the interpreter (NumPy, every operator and dtype), behind one session."""
 
 from onward.compile.options import CompileOptions
+from onward.engine.foreign import Foreign, forget_foreign, register_foreign
 from onward.engine.interpreter import Interpreter
 from onward.engine.session import Session
 from onward.engine.stepping import StepSession
 
-__all__ = ["CompileOptions", "Interpreter", "Session", "StepSession"]
+__all__ = [
+    "CompileOptions",
+    "Foreign",
+    "Interpreter",
+    "Session",
+    "StepSession",
+    "forget_foreign",
+    "register_foreign",
+]

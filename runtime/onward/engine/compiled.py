@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError
-from onward.graph import Array, canonical_model
+from onward.graph import Array, canonical_model, is_tensor
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -95,6 +95,8 @@ class CompiledEngine:
         model = canonical_model(model)
         self._interpreter = Interpreter(model.graph)
         self._model = model
+        self._plannable = all(is_tensor(value) for value in model.graph.inputs)
+        """Whether inputs have shapes that plans can be made for: sequences have none."""
         self._bindings = dict(bindings or {})
         self._options = options
         self.threads = threads if threads is not None else usable_cores()
@@ -105,17 +107,21 @@ class CompiledEngine:
         self._swapped: frozenset[str] = frozenset()
         self._making: dict[_Shapes, Future[_Made | None]] = {}
         """What is made, or being made, for the weights that are constants now."""
+        self._arenas: dict[_Shapes, list[Array]] = {}
+        """Working memory of plans whose weights have been replaced since, for those that follow."""
         self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
         """What has the weights of now."""
         self._background: Background[_Made | None] | None = Background() if background else None
         self._teams = default_teams()
+        self._bodies: dict[ir.Graph, CompiledEngine] = {}
+        self._bodies_lock = threading.Lock()
         self._lock = threading.Lock()
         """Held for the length of a look-up; never while something is planned or run."""
         self._state_lock = threading.Lock() if self._bindings else None
         """Held by whoever reads or changes state."""
         self._closed = False
         self._teams.hold(self.threads)
-        self._release = weakref.finalize(self, self._teams.release, self.threads)
+        self._release = weakref.finalize(self, self._teams.forget, self.threads)
 
     @property
     def fixed(self) -> dict[str, Array]:
@@ -132,7 +138,11 @@ class CompiledEngine:
         Raises:
             ConfigError: the engine is closed.
         """
-        plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+        plan = None
+        if self._plannable:
+            plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+        else:
+            self._check_open()
         if self._state_lock is None:
             results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
         else:
@@ -142,7 +152,13 @@ class CompiledEngine:
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
-        return self._plan(shapes, wait=True)
+        return self._plan(shapes, wait=True) if self._plannable else None
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
+        if (plan := self.plan(shapes)) is not None:
+            with plan.workspace() as workspace:
+                plan.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
@@ -173,10 +189,13 @@ class CompiledEngine:
             swapped = self._swapped | fresh.keys()
             self._weights = {**self._weights, **fresh}
             self._interpreter.load({name: weight.array for name, weight in fresh.items()})
+            for key, plan in self._plans.items():
+                if plan is not None:
+                    self._arenas[key] = plan.idle_arenas()
             self._plans.clear()
             if swapped != self._swapped:
                 self._swapped = swapped
-                self._making = {}
+                self._making, self._arenas = {}, {}
                 if self._background is not None:
                     self._background.forget()
 
@@ -187,7 +206,16 @@ class CompiledEngine:
         with self._lock:
             self._closed = True
             self._plans.clear()
-        self._release()
+            self._arenas.clear()
+        with self._bodies_lock:
+            for engine in self._bodies.values():
+                engine.close()
+        if self._release.detach() is not None:
+            self._teams.release(self.threads)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the session is closed: open a new one")
 
     def _initial(self, model: ir.Model) -> dict[str, Weight]:
         """State in memory of the engine's own, and weights in memory that engines share."""
@@ -222,8 +250,7 @@ class CompiledEngine:
         key = tuple(sorted(shapes.items()))
         while True:
             with self._lock:
-                if self._closed:
-                    raise ConfigError("the session is closed: open a new one")
+                self._check_open()
                 if key in self._plans:
                     self._plans.move_to_end(key)
                     return self._plans[key]
@@ -237,15 +264,24 @@ class CompiledEngine:
                 made = ready.result()
             with self._lock:
                 if making is self._making and key not in self._plans:
-                    self._plans[key] = None if made is None else self._bound(made)
+                    self._plans[key] = None if made is None else self._bound(key, made)
                     if len(self._plans) > _PLANS:
                         self._plans.popitem(last=False)
                     for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
                         if len(making) > _PLANS:
                             del making[old]
+                            self._arenas.pop(old, None)
 
-    def _bound(self, made: _Made) -> Plan:
-        return Plan(made.spec, self._weights, made.addresses, made.seconds, workspaces=self._workspaces)
+    def _bound(self, key: _Shapes, made: _Made) -> Plan:
+        return Plan(
+            made.spec,
+            self._weights,
+            made.addresses,
+            made.seconds,
+            workspaces=self._workspaces,
+            run_body=self._run_body,
+            arenas=self._arenas.pop(key, ()),
+        )
 
     def _once(
         self,
@@ -280,18 +316,25 @@ class CompiledEngine:
         """What has been made for input shapes; None where it is being made in the background."""
         assert self._background is not None
         with self._lock:
-            if (future := making.get(key)) is not None and future.done():
-                return future
-        future = Future()
-        if self._background.done(key):
-            future.set_result(self._background.take(key))
-        elif (stored := self._stored(shapes, swapped)) is not None:
-            future.set_result(stored)
-        else:
-            self._begin(key, shapes, swapped)
-            return None
+            if (future := making.get(key)) is not None:
+                return future if future.done() else None
+            if making is self._making and self._background.done(key):
+                return self._keep(making, key, self._background.take(key))
+        if (stored := self._stored(shapes, swapped)) is not None:
+            with self._lock:
+                return self._keep(making, key, stored)
         with self._lock:
-            return making.setdefault(key, future)
+            if making is self._making:  # else the weights that are constants have changed since
+                self._begin(key, shapes, swapped)
+        return None
+
+    @staticmethod
+    def _keep(
+        making: dict[_Shapes, Future[_Made | None]], key: _Shapes, made: _Made | None
+    ) -> Future[_Made | None]:
+        future: Future[_Made | None] = Future()
+        future.set_result(made)
+        return making.setdefault(key, future)
 
     def _begin(self, key: _Shapes, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> None:
         """Make a plan in the background, unless that has begun or the engine is gone when its turn comes."""
@@ -345,6 +388,15 @@ class CompiledEngine:
         return plan_model(
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
         )
+
+    def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a body that an operator of a plan has by an engine of its own, on one thread."""
+        with self._bodies_lock:
+            if (engine := self._bodies.get(body)) is None:
+                model = ir.Model(body, ir_version=self._model.ir_version)
+                engine = self._bodies[body] = CompiledEngine(model, threads=1, options=self._options)
+        results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
+        return tuple(results[v.name or ""] for v in body.outputs)
 
     def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         results = self._interpreter.run(

@@ -25,6 +25,9 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run once; the arrays returned are the caller's."""
 
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Do for inputs of these shapes, which have been checked, what the first run would have to."""
+
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace initializers; arrays need not be copied."""
 

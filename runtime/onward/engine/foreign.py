@@ -14,7 +14,7 @@ __all__ = ["Foreign", "foreign", "forget_foreign", "register_foreign"]
 @final
 @dataclass(frozen=True)
 class Foreign:
-    """What a name stands for in this process.
+    """Native functions of another library that start something and wait for it.
 
     Attributes:
         start, wait: addresses of functions `int64_t (int64_t *args)`. `args[0]` is `context`; the arguments

@@ -60,5 +60,8 @@ class Interpreter:
         for name, array in arrays.items():
             self._evaluator.constants[self._evaluator.initializers[name]] = array
 
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Nothing: it takes inputs of any shape as they come."""
+
     def close(self) -> None:
         """Nothing: it holds no threads."""

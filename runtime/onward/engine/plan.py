@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import final
 
 import numpy as np
@@ -15,7 +15,7 @@ from onward.engine.packing import Packings, components, default_packings
 from onward.engine.team import Step, Steps, Team
 from onward.engine.weights import Weight
 from onward.engine.workspace import Workspace
-from onward.graph import Array
+from onward.graph import Array, RunBody
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -31,6 +31,8 @@ class Plan:
         addresses: of the machine code of `spec.kernels`.
         seconds: what making it took, for reports.
         workspaces: runs at once; others wait.
+        arenas: working memory that a plan of the same spec has had.
+        run_body: runs the bodies of operators such as If; NumPy does by default.
         packings: where packed weights are kept for other plans.
     """
 
@@ -42,9 +44,12 @@ class Plan:
         seconds: Mapping[str, float] | None = None,
         *,
         workspaces: int = 1,
+        arenas: Iterable[Array] = (),
         packings: Packings | None = None,
+        run_body: RunBody | None = None,
     ) -> None:
         self.spec = spec
+        self.run_body = run_body
         self.threads = spec.threads
         self.addresses = tuple(addresses)
         self.seconds = dict(seconds or {})
@@ -55,6 +60,7 @@ class Plan:
         """The bytes of each buffer that runs share; None for those of a workspace."""
         self._limit = workspaces
         self._made = 0
+        self._arenas = list(arenas)
         self._idle: list[Workspace] = []
         self._free = threading.Condition(threading.Lock())
         self._prepared = not self._packed
@@ -69,9 +75,12 @@ class Plan:
         """The plan's calls in order."""
         return self.spec.rows
 
-    def rebound(self, weights: Mapping[str, Weight]) -> Plan:
-        """The same plan for other weights; packed ones that are equal are shared."""
-        return Plan(self.spec, weights, self.addresses, self.seconds, workspaces=self._limit)
+    def idle_arenas(self) -> list[Array]:
+        """Working memory that nothing uses, taken from the plan: for another plan of the same spec."""
+        with self._free:
+            idle, self._idle = self._idle, []
+            self._made -= len(idle)
+        return [workspace.arena for workspace in idle]
 
     def run(self, inputs: Mapping[str, Array], team: Team | None) -> dict[str, Array]:
         """Run once.
@@ -103,12 +112,13 @@ class Plan:
             while not self._idle:
                 if self._made < self._limit:
                     self._made += 1
+                    arena = self._arenas.pop() if self._arenas else None
                     break
                 self._free.wait()
             else:
                 return self._idle.pop()
         try:
-            return Workspace(self)
+            return Workspace(self, arena)
         except BaseException:
             with self._free:
                 self._made -= 1
@@ -126,15 +136,18 @@ class Plan:
         """Compute what depends on weights alone, unless that has been done; every run begins with it."""
         if self._prepared:
             return
-        for part, packed in self._packed:
-            with packed.lock:
-                if packed.filled:
-                    continue
-                steps = workspace.some([self.spec.prologue[i] for i in part.steps])
-                if team is None:
-                    steps.run(self.threads)
-                else:
-                    team.run(steps)
+        with ExitStack() as held:
+            # in one order for all plans, so that none waits for another in a circle
+            for packed in sorted({packed for _, packed in self._packed}, key=id):
+                held.enter_context(packed.lock)
+            missing = {packed: part for part, packed in self._packed if not packed.filled}
+            positions = sorted(i for part in missing.values() for i in part.steps)
+            steps = workspace.some([self.spec.prologue[i] for i in positions])
+            if team is None:
+                steps.run(self.threads)
+            else:
+                team.run(steps)
+            for packed in missing:
                 packed.filled = True
         self._prepared = True
 

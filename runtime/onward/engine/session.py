@@ -97,6 +97,29 @@ class Session:
             return interpreter.run(inputs, outputs, observer=observer)
         return self._engine.run(inputs, outputs)
 
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Plan, compile and pack weights for inputs of these shapes now, so that no later run has to.
+
+        Args:
+            shapes: by name of each input that is a tensor, without open dimensions. The compiled
+                engine keeps 16 sets of them, those that were used last.
+
+        Raises:
+            InputError: an input is missing or unknown, or its shape does not fit the declared one.
+            ShapeError: the shapes fit the declared ones but not each other.
+        """
+        for spec in self.inputs:
+            if spec.kind != "tensor":
+                continue
+            if spec.name not in shapes:
+                raise InputError(f"the shape of input {spec.name!r} is missing; expected {spec}")
+            if not spec.admits(shapes[spec.name]):
+                raise InputError(f"input {spec.name!r}: expected {spec}, got {list(shapes[spec.name])}")
+        names = {spec.name for spec in (*self.inputs, *self.defaults)}
+        if unknown := [name for name in shapes if name not in names]:
+            raise InputError(f"no input named {unknown[0]!r}; the inputs are {', '.join(sorted(names))}")
+        self._engine.prepare(shapes)
+
     def load_weights(self, weights: Mapping[str, Array], *, copy: bool = True) -> None:
         """Replace initializers by arrays of the same dtype and shape. Runs in progress end with the old ones.
 

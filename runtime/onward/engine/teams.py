@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from typing import final
 
 from onward.engine.team import Team
@@ -40,11 +40,13 @@ class Teams:
         self._busy = 0
         self._idle: dict[int, list[Team]] = {}
         self._holders: Counter[int] = Counter()
+        self._forgotten: deque[int] = deque()
 
     def hold(self, threads: int) -> None:
         """Keep teams of so many threads until `release` was called as often."""
         with self._lock:
             self._holders[threads] += 1
+        self._end_forgotten()
 
     def release(self, threads: int) -> None:
         """End the idle teams of a size when nobody holds it any more."""
@@ -53,6 +55,14 @@ class Teams:
             done = self._idle.pop(threads, []) if self._holders[threads] <= 0 else []
         for team in done:
             team.close()
+
+    def forget(self, threads: int) -> None:
+        """Release a size at the next call of `hold` or `give`: finalizers may do so, as it takes no lock."""
+        self._forgotten.append(threads)
+
+    def _end_forgotten(self) -> None:
+        while self._forgotten:
+            self.release(self._forgotten.popleft())
 
     def take(self, threads: int, *, wanted: bool = True) -> Team | None:
         """A team for a run; None: the run is to use its own thread. Each is given back with `give`."""
@@ -72,6 +82,8 @@ class Teams:
 
     def give(self, team: Team | None) -> None:
         """Say that the run is over that `take` gave this for."""
+        if self._forgotten:
+            self._end_forgotten()
         with self._lock:
             if team is None:
                 self._busy = max(0, self._busy - 1)
@@ -96,9 +108,9 @@ def _after_fork() -> None:
     # The runs that were in progress are the parent's, and so may be the lock. Teams start threads of their
     # own.
     for pool in _pools:
-        idle, holders = pool._idle, pool._holders
+        idle, holders, forgotten = pool._idle, pool._holders, pool._forgotten
         pool._start()
-        pool._idle, pool._holders = idle, holders
+        pool._idle, pool._holders, pool._forgotten = idle, holders, forgotten
 
 
 if hasattr(os, "register_at_fork"):

@@ -26,7 +26,7 @@ from onward.engine.foreign import foreign
 from onward.engine.packing import zeros
 from onward.engine.team import FOREIGN, FREE, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
-from onward.graph import Array
+from onward.graph import Array, BodyOp
 
 if TYPE_CHECKING:
     from onward.engine.plan import Plan
@@ -43,18 +43,21 @@ class Workspace:
 
     Args:
         plan: what is run; only its parts that never change are read.
+        arena: working memory that another workspace for the same spec had; None: new.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, arena: Array | None = None) -> None:
         self._spec = spec = plan.spec
         self._addresses = plan.addresses
-        self._arena = zeros(spec.arena_bytes)
+        self._run_body = plan.run_body
+        self.arena = zeros(spec.arena_bytes) if arena is None else arena
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
         self._memories = [
             self._found(memory) if fixed is None else fixed
             for memory, fixed in zip(spec.buffers, plan.memories, strict=True)
         ]
+        self._unplaced = [(i, m) for i, m in enumerate(spec.buffers) if self._memories[i] is None]
         starts = [0 if m is None else m.ctypes.data for m in self._memories]
         self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
         self._keep: list[Any] = []
@@ -124,7 +127,7 @@ class Workspace:
         if memory.region is Region.INPUT:
             return self._small.get(memory.name)
         assert memory.region is Region.ARENA
-        return self._arena[memory.offset : memory.offset + memory.nbytes]
+        return self.arena[memory.offset : memory.offset + memory.nbytes]
 
     def _view(self, window: Window) -> Array:
         """A tensor as a NumPy array."""
@@ -178,9 +181,9 @@ class Workspace:
         buffers, offsets = np.array(pairs, np.int64).reshape(-1, 2).T
         block = self._starts[buffers] + offsets
         self._keep.append(block)
-        for number, memory in enumerate(self._spec.buffers):
-            if self._memories[number] is None:
-                places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
+        for number, memory in self._unplaced:
+            places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
+            if places:
                 self._patches.setdefault(memory.name, []).extend(places)
         return block
 
@@ -190,6 +193,8 @@ class Workspace:
 
     def _numpy(self, step: NumPy) -> Callable[[], object]:
         kernel = step.operator.kernel  # type: ignore[attr-defined]
+        if isinstance(step.operator, BodyOp) and self._run_body is not None:
+            kernel = functools.partial(step.operator.run, self._run_body)
         getters = [None if t is None else self._getter(t) for t in step.inputs]
         targets = [None if t is None else self._view(t) for t in step.outputs]
         where = f"node {step.node!r}, operator {step.op_type}"

@@ -13,18 +13,21 @@ An operator of `ai.onward` with bodies derives from `BodyOp` and gives `run` ins
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 
+from onward.errors import ShapeError
 from onward.graph.builder import Builder
 from onward.graph.evaluate import Evaluator
 from onward.graph.infer import infer_node
-from onward.graph.op import Op
-from onward.graph.types import Array, Dim, dims_of, is_float
+from onward.graph.op import Op, bind
+from onward.graph.types import Array, Dim, dims_of, is_float, is_tensor, static_shape
 
 __all__ = ["BodyOp", "RunBody", "around", "bodies_of", "capture", "infer_body", "inline", "inlined"]
 
@@ -106,35 +109,78 @@ def capture(*bodies: ir.Graph) -> list[ir.Value]:
 def infer_body(
     body: ir.Graph, operands: Sequence[tuple[ir.TypeProtocol | None, tuple[Dim, ...] | None]]
 ) -> list[tuple[ir.TypeProtocol | None, tuple[Dim, ...] | None]]:
-    """Types and shapes of a body's outputs, given those of its inputs; every value in it is annotated."""
+    """Types and shapes of a body's outputs, given those of its inputs; every value in it is annotated.
+
+    What follows from constants and static shapes is computed on the way, since further shapes follow from it.
+
+    Raises:
+        ShapeError: the operands do not fit the body.
+    """
     for value, (kind, dims) in zip(body.inputs, operands, strict=True):
         value.type = kind if kind is not None else value.type
         value.shape = None if dims is None else ir.Shape(dims)
-    for node in body:
-        for value in node.outputs:
-            value.shape = None
-        infer_node(node, body.opset_imports.get(node.domain, 1))
-    return [(value.type, dims_of(value)) for value in body.outputs]
+    computed: list[ir.Value] = []
+    try:
+        for node in body:
+            for value in node.outputs:
+                value.shape = None
+            opset = body.opset_imports.get(node.domain, 1)
+            infer_node(node, opset)
+            for value, array in zip(node.outputs, _computed(node, opset), strict=False):
+                value.const_value = ir.tensor(array)
+                computed.append(value)
+        return [(value.type, dims_of(value)) for value in body.outputs]
+    finally:
+        for value in computed:
+            value.const_value = None
 
 
-def inlined(body: ir.Graph, operands: Sequence[ir.Value]) -> tuple[ir.Graph, list[ir.Node], list[ir.Value]]:
+def _computed(node: ir.Node, opset: int) -> tuple[Array, ...]:
+    """The outputs of a node, where they are small and follow from constants or a static shape."""
+    for value in node.outputs:
+        shape = static_shape(value)
+        if not is_tensor(value) or (shape is not None and math.prod(shape) > _SMALL):
+            return ()
+    operands: list[Array | None] = []
+    for operand in node.inputs:
+        shape = None if operand is None else static_shape(operand)
+        if operand is None:
+            operands.append(None)
+        elif operand.const_value is not None:
+            operands.append(operand.const_value.numpy())
+        elif node.op_type in ("Shape", "Size") and shape is not None:
+            operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
+        else:
+            return ()
+    operator = bind(node, opset)
+    if isinstance(operator, BodyOp):
+        return ()
+    with np.errstate(all="ignore"):
+        try:
+            results = operator.kernel(*operands)  # type: ignore[attr-defined]
+        except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:
+            raise ShapeError(f"node {node.name!r}, operator {node.op_type}: {error}") from error
+    return tuple(map(np.asarray, results if isinstance(results, tuple) else (results,)))
+
+
+def inlined(body: ir.Graph, operands: Sequence[ir.Value]) -> tuple[ir.Graph, list[ir.Node]]:
     """A copy of a body on other operands.
 
     Returns:
-        The copy, which still has the initializers; its nodes, which belong to no graph any more; and the
-        values that are its outputs.
+        The copy, which still has initializers and outputs, and its nodes, which belong to no graph any more.
     """
     copy = body.clone()
     _reroute(copy, dict(zip(copy.inputs, operands, strict=True)))
-    nodes, outputs = list(copy), list(copy.outputs)
-    copy.outputs.clear()
+    nodes = list(copy)
     copy.remove(nodes)
-    return copy, nodes, outputs
+    return copy, nodes
 
 
 def inline(g: Builder, body: ir.Graph, operands: Sequence[ir.Value]) -> list[ir.Value]:
     """Write a body's nodes into a graph, on other operands; returns what its outputs are there."""
-    copy, nodes, outputs = inlined(body, operands)
+    copy, nodes = inlined(body, operands)
+    outputs = list(copy.outputs)
+    copy.outputs.clear()
     held = {}
     for name, value in copy.initializers.items():
         assert value.const_value is not None

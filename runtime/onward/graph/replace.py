@@ -18,7 +18,7 @@ def replace_node(g: Builder, node: ir.Node, results: Sequence[ir.Value]) -> None
         g: a builder on the node's graph that writes before the node.
         node: the node.
         results: one value an output, in its order; those of outputs that the node does not name are unused.
-            They take over the outputs' names, types and shapes.
+            They take over the outputs' names, and types and shapes as far as these are known.
     """
     pairs = [(old, new) for old, new in zip(node.outputs, results, strict=False) if old.name]
     olds, news = [old for old, _ in pairs], [new for _, new in pairs]
@@ -29,7 +29,8 @@ def replace_node(g: Builder, node: ir.Node, results: Sequence[ir.Value]) -> None
     ]
     for old, new in zip(olds, replacements, strict=True):
         name, old.name = old.name, None
-        new.type, new.shape = old.type, old.shape
+        new.type = old.type if old.type is not None else new.type
+        new.shape = old.shape if old.shape is not None else new.shape
         new.name = name
     ir.convenience.replace_all_uses_with(olds, replacements, replace_graph_outputs=True)
     g.graph.remove(node, safe=True)

@@ -32,7 +32,11 @@ class Provenance:
         configuration: the training configuration, JSON values only.
         metrics: final metrics by name; NaN and infinities are kept.
         versions: versions of onward, onnx, numpy and python; see `current_versions`.
-        normalisation: how inputs were normalised, JSON values only (for example `mean` and `std` lists).
+        preparation: how inputs as they are read become what the network takes, JSON values only. Its entry
+            `inside` says whether the graph does that, so that nobody else may do it again; without this
+            field, nothing is inside.
+        normalisation: how inputs are to be normalised before the graph takes them, JSON values only: what
+            files of Onward 0.1 say, which have no `preparation`.
         vocabulary: the tokens, by index.
         class_names: the names of the classes, by index.
 
@@ -46,6 +50,7 @@ class Provenance:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    preparation: Mapping[str, Any] | None = None
     normalisation: Mapping[str, Any] | None = None
     vocabulary: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
@@ -167,6 +172,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "versions": (
         lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
         "an object of strings",
+    ),
+    "preparation": (
+        lambda value: isinstance(value, dict) and isinstance(value.get("inside"), bool),
+        "an object with an entry 'inside', true or false",
     ),
     "normalisation": (_is_object, "an object"),
     "vocabulary": (_is_names, "a list of strings"),

@@ -1,7 +1,9 @@
 """First values of parameters: seeded by (seed, parameter name), so one layer more changes no other.
 
 Sources: Glorot & Bengio 2010 (Glorot), He et al. 2015, arXiv:1502.01852 (He), LeCun et al. 1998, "Efficient
-BackProp" (LeCun), Saxe et al. 2014, arXiv:1312.6120 (orthogonal). The normal variants are not truncated.
+BackProp" (LeCun), Saxe et al. 2014, arXiv:1312.6120 (orthogonal).
+Names and distributions are Keras's: the normal variants of Glorot, He and LeCun are cut off at two standard
+deviations.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ __all__ = [
     "names",
     "resolve",
 ]
+
+
+_KEPT = 0.87962566103423978
+"""The standard deviation of the standard normal distribution between −2 and 2."""
 
 
 @final
@@ -108,11 +114,16 @@ class Uniform(Initializer):
 @final
 @dataclass(frozen=True)
 class VarianceScaling(Initializer):
-    """Zero mean and variance `scale / fan`, where fan is fan_in, fan_out or their mean."""
+    """Zero mean and variance `scale / fan`, where fan is fan_in, fan_out or their mean.
+
+    Attributes:
+        distribution: "truncated_normal" draws again what lies beyond two standard deviations of the normal
+            that is cut, and makes up for the variance that this takes; "untruncated_normal"; or "uniform".
+    """
 
     scale: float = 1.0
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
-    distribution: Literal["normal", "uniform"] = "normal"
+    distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = "truncated_normal"
 
     def __post_init__(self) -> None:
         _require_finite(self, scale=self.scale)
@@ -122,9 +133,10 @@ class VarianceScaling(Initializer):
             raise ConfigError(
                 f"initializer VarianceScaling: mode is fan_in, fan_out or fan_avg, got {self.mode!r}"
             )
-        if self.distribution not in ("normal", "uniform"):
+        if self.distribution not in ("truncated_normal", "untruncated_normal", "uniform"):
             raise ConfigError(
-                f"initializer VarianceScaling: distribution is normal or uniform, got {self.distribution!r}"
+                "initializer VarianceScaling: distribution is truncated_normal, untruncated_normal or "
+                f"uniform, got {self.distribution!r}"
             )
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int], fans: Fans, dtype: np.dtype[Any]) -> Array:
@@ -134,7 +146,9 @@ class VarianceScaling(Initializer):
             "fan_avg": (fans.fan_in + fans.fan_out) / 2,
         }[self.mode]
         std = math.sqrt(self.scale / fan)
-        if self.distribution == "normal":
+        if self.distribution == "truncated_normal":
+            return _truncated_normal(rng, shape, std / _KEPT, dtype)
+        if self.distribution == "untruncated_normal":
             return _normal(rng, shape, 0.0, std, dtype)
         limit = math.sqrt(3.0) * std
         return _uniform(rng, shape, -limit, limit, dtype)
@@ -168,11 +182,11 @@ _BY_NAME: dict[str, Initializer] = {
     "ones": Constant(1.0),
     "normal": Normal(),
     "uniform": Uniform(),
-    "he_normal": VarianceScaling(2.0, "fan_in", "normal"),
+    "he_normal": VarianceScaling(2.0, "fan_in", "truncated_normal"),
     "he_uniform": VarianceScaling(2.0, "fan_in", "uniform"),
-    "glorot_normal": VarianceScaling(1.0, "fan_avg", "normal"),
+    "glorot_normal": VarianceScaling(1.0, "fan_avg", "truncated_normal"),
     "glorot_uniform": VarianceScaling(1.0, "fan_avg", "uniform"),
-    "lecun_normal": VarianceScaling(1.0, "fan_in", "normal"),
+    "lecun_normal": VarianceScaling(1.0, "fan_in", "truncated_normal"),
     "lecun_uniform": VarianceScaling(1.0, "fan_in", "uniform"),
     "orthogonal": Orthogonal(),
 }
@@ -215,6 +229,17 @@ def _normal(
     values *= std
     if mean != 0.0:
         values += mean
+    return values.astype(dtype, copy=False)
+
+
+def _truncated_normal(
+    rng: np.random.Generator, shape: Sequence[int], std: float, dtype: np.dtype[Any]
+) -> Array:
+    values: Array = rng.standard_normal(tuple(shape), dtype=_drawn(dtype))
+    flat = values.reshape(-1)
+    while (beyond := np.flatnonzero(np.abs(flat) > 2)).size:
+        flat[beyond] = rng.standard_normal(beyond.size, dtype=_drawn(dtype))
+    values *= std
     return values.astype(dtype, copy=False)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,22 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import ONWARD_DOMAIN, Array, BodyOp, Builder, Op, RunBody, around, capture, infer_body, op
+from onward.graph import (
+    ONWARD_DOMAIN,
+    Array,
+    BodyOp,
+    Builder,
+    Op,
+    RunBody,
+    around,
+    capture,
+    infer_body,
+    is_float,
+    op,
+)
 from onward.ops._control import Typed, meeting, typed
+from onward.ops._control_grad import Differentiate, branch_backward
+from onward.ops._shape import constant_of
 
 
 @op("If", since=(1, 11, 13, 16, 19, 21, 23, 24, 25))
@@ -51,8 +66,45 @@ class ExplicitIf(BodyOp):
 
     def infer(self, cond: ir.Value, *captured: ir.Value) -> list[Typed]:
         operands = [typed(value) for value in captured]
-        branches = (infer_body(body, operands) for body in (self.then_branch, self.else_branch))
-        return [meeting(a, b) for a, b in zip(*branches, strict=True)]
+        known = constant_of(cond)
+        bodies = [self._chosen(known)] if known is not None else [self.then_branch, self.else_branch]
+        found: list[list[Typed]] = []
+        problems: list[ShapeError] = []
+        for body in bodies:
+            try:
+                found.append(infer_body(body, operands))
+            except ShapeError as error:
+                problems.append(error)  # whoever comes there at run time is told
+        if not found:
+            raise problems[0]
+        return [functools.reduce(meeting, results) for results in zip(*found, strict=True)]
+
+    def body_gradient(
+        self,
+        g: Builder,
+        differentiate: Differentiate,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        cond: ir.Value,
+        *captured: ir.Value,
+    ) -> tuple[ir.Value | None, ...]:
+        then_branch, else_branch = (
+            branch_backward(g, differentiate, body, captured, dy)
+            for body in (self.then_branch, self.else_branch)
+        )
+        grads = iter(
+            g.emit(
+                "If",
+                cond,
+                *captured,
+                *(d for d in dy if d is not None),
+                domain=ONWARD_DOMAIN,
+                outputs=len(then_branch.outputs),
+                then_branch=then_branch,
+                else_branch=else_branch,
+            )
+        )
+        return None, *(next(grads) if is_float(v) else None for v in captured)
 
     def expand(self, g: Builder, cond: ir.Value, *captured: ir.Value) -> tuple[ir.Value, ...]:
         then_branch, else_branch = (around(g, b, captured) for b in (self.then_branch, self.else_branch))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onward.graph import (
     capture,
     dims_of,
     infer_body,
+    inline,
     op,
 )
 from onward.ops._control import (
@@ -27,6 +29,14 @@ from onward.ops._control import (
     of_elements,
     size_of,
     typed,
+)
+from onward.ops._control_grad import (
+    Differentiate,
+    Stacked,
+    input_like,
+    kept_states,
+    new_body,
+    scan_backward,
 )
 from onward.ops._shape import constant_of
 
@@ -118,6 +128,52 @@ class ExplicitLoop(BodyOp):
             last = producer.inputs[0] or last
         stays = last is self.body.inputs[1] or _is_true(last)
         return max(0, int(known.reshape(()))) if stays else None
+
+    def body_gradient(
+        self,
+        g: Builder,
+        differentiate: Differentiate,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        M: ir.Value | None,
+        cond: ir.Value | None,
+        *operands: ir.Value,
+    ) -> tuple[ir.Value | None, ...]:
+        count = len(operands) - self.num_captured
+        states, captured = operands[:count], operands[count:]
+        b = new_body(g, "again")
+        inner = [input_like(b, typed(v), v.name or "in") for v in self.body.inputs]
+        results = inline(b, self.body, inner)
+        b.graph.outputs.extend(b.Identity(value) for value in results[: 1 + count])
+        kept_states(b, [inner[0], *inner[2 : 2 + count]])
+        again = g.emit(
+            "Loop",
+            M,
+            cond,
+            *operands,
+            domain=ONWARD_DOMAIN,
+            outputs=len(b.graph.outputs) - 1,
+            body=b.graph,
+            num_captured=len(captured),
+        )
+
+        def step(
+            b: Builder, states: Sequence[ir.Value], slices: Sequence[ir.Value], captured: Sequence[ir.Value]
+        ) -> list[ir.Value]:
+            goes_on = b.const(self._as_declared(1, np.bool_(True)))
+            return inline(b, self.body, [slices[0], goes_on, *states, *captured])[1:]
+
+        to_states, _, to_captured = scan_backward(
+            g,
+            differentiate,
+            step,
+            list(zip(states, dy[:count], strict=True)),
+            [Stacked(value) for value in again[count + 1 :]],
+            [Stacked(again[count])],
+            captured,
+            [None if d is None else Stacked(d) for d in dy[count:]],
+        )
+        return (None, None, *to_states, *to_captured)
 
     def expand(
         self, g: Builder, M: ir.Value | None = None, cond: ir.Value | None = None, *operands: ir.Value

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,18 @@ from onward.graph import (
     capture,
     dims_of,
     infer_body,
+    inline,
     op,
 )
 from onward.ops._control import Typed, collected, meeting, of_elements, per_iteration, typed
+from onward.ops._control_grad import (
+    Differentiate,
+    Stacked,
+    input_like,
+    kept_states,
+    new_body,
+    scan_backward,
+)
 
 
 @op("Scan", since=(9, 11, 16, 19, 21, 23, 24, 25))
@@ -156,6 +166,66 @@ class ExplicitScan(BodyOp):
             states = met
         places = zip(results[count:], self.scan_output_axes or (0,) * outputs, strict=True)
         return [*states, *(of_elements(of, axis, extent) for of, axis in places)]
+
+    def body_gradient(
+        self,
+        g: Builder,
+        differentiate: Differentiate,
+        dy: tuple[ir.Value | None, ...],
+        y: tuple[ir.Value, ...],
+        *operands: ir.Value,
+    ) -> tuple[ir.Value | None, ...]:
+        count, outputs = self._counts(len(operands))
+        states, captured = operands[:count], operands[count + self.num_scan_inputs :]
+        scanned = operands[count : count + self.num_scan_inputs]
+        b = new_body(g, "again")
+        inner = [input_like(b, typed(v), v.name or "in") for v in self.body.inputs]
+        results = inline(b, self.body, inner)
+        b.graph.outputs.extend(b.Identity(value) for value in results[:count])
+        kept_states(b, inner[:count])
+        again = (
+            g.emit(
+                "Scan",
+                *operands,
+                domain=ONWARD_DOMAIN,
+                outputs=2 * count,
+                body=b.graph,
+                num_captured=len(captured),
+                num_scan_inputs=self.num_scan_inputs,
+                scan_input_axes=self.scan_input_axes,
+                scan_input_directions=self.scan_input_directions,
+            )[count:]
+            if count
+            else ()
+        )
+
+        def step(
+            b: Builder, states: Sequence[ir.Value], slices: Sequence[ir.Value], captured: Sequence[ir.Value]
+        ) -> list[ir.Value]:
+            return inline(b, self.body, [*states, *slices, *captured])
+
+        ways = zip(
+            self.scan_input_axes or (0,) * len(scanned),
+            self.scan_input_directions or (0,) * len(scanned),
+            strict=True,
+        )
+        back = zip(
+            dy[count:],
+            self.scan_output_axes or (0,) * outputs,
+            self.scan_output_directions or (0,) * outputs,
+            strict=True,
+        )
+        to_states, to_scanned, to_captured = scan_backward(
+            g,
+            differentiate,
+            step,
+            list(zip(states, dy[:count], strict=True)),
+            [Stacked(value) for value in again],
+            [Stacked(value, *way) for value, way in zip(scanned, ways, strict=True)],
+            captured,
+            [None if d is None else Stacked(d, axis, direction) for d, axis, direction in back],
+        )
+        return (*to_states, *to_scanned, *to_captured)
 
     def expand(self, g: Builder, *operands: ir.Value) -> tuple[ir.Value, ...]:
         count = len(operands) - self.num_captured

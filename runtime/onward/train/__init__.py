@@ -1,16 +1,18 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
-from onward.autodiff import Clip
+from onward.autodiff import Clip, GradientTransform, Weighted
 from onward.train.callbacks import (
     Callback,
     Checkpoints,
     CSVLog,
     EarlyStopping,
+    EpochLines,
     StopOnNaN,
     TensorBoardLog,
 )
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.history import History
+from onward.train.label_metrics import LabelScore
 from onward.train.losses import (
     L1,
     MSE,
@@ -42,6 +44,7 @@ from onward.train.schedules import (
     Step,
     schedule_named,
 )
+from onward.train.task import Task, infer_task, metric_for
 from onward.train.trainer import Trainer
 
 __all__ = [
@@ -61,11 +64,14 @@ __all__ = [
     "Cosine",
     "CrossEntropy",
     "EarlyStopping",
+    "EpochLines",
     "Exponential",
+    "GradientTransform",
     "Group",
     "History",
     "Huber",
     "KLDivergence",
+    "LabelScore",
     "Loss",
     "Metric",
     "Optimizer",
@@ -74,12 +80,16 @@ __all__ = [
     "Schedule",
     "Step",
     "StopOnNaN",
+    "Task",
     "TensorBoardLog",
     "Trainer",
+    "Weighted",
     "available_metrics",
     "balanced_class_weights",
     "create_metric",
+    "infer_task",
     "loss_named",
+    "metric_for",
     "optimizer_named",
     "read_checkpoint",
     "schedule_named",

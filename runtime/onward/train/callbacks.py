@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from onward.errors import ConfigError, StorageError, TrainingError
+from onward.errors import ConfigError, StorageError
 from onward.graph import Array
 from onward.model.atomic import atomic_write
 
 if TYPE_CHECKING:
     from onward.train.run import Run
 
-__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "StopOnNaN", "TensorBoardLog"]
+__all__ = ["CSVLog", "Callback", "Checkpoints", "EarlyStopping", "EpochLines", "StopOnNaN", "TensorBoardLog"]
 
 
 class Callback:
@@ -58,9 +59,13 @@ def _figure(run: Run, monitor: str) -> float:
 class EarlyStopping(Callback):
     """Stops when a figure has not improved for some epochs, and restores the best epoch's weights.
 
+    Counts as Keras does: with patience 1, and 0, the first epoch without improvement is the last, unless it
+    is the run's first. NaN is no improvement, whatever came before, and is warned of; where no epoch had a
+    number, nothing is restored.
+
     Args:
         monitor: the history's figure to watch.
-        patience: epochs without improvement before the run stops.
+        patience: epochs without improvement, one after the other, at which the run stops.
         mode: whether lower or higher is better; "auto": lower for names that end in loss, mae, mse or rmse.
         minimum_change: a smaller change is no improvement.
         restore_best: put the weights of the best epoch back at the end, also when the run was not stopped.
@@ -69,7 +74,7 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
-        patience: int = 5,
+        patience: int = 0,
         mode: Literal["auto", "min", "max"] = "auto",
         minimum_change: float = 0.0,
         restore_best: bool = True,
@@ -96,15 +101,26 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         figure = self._sign * _figure(run, self.monitor)
-        # nothing is above NaN: an epoch without a figure must not stay the best
-        if figure > self._best + self._change or not self.best_epoch or math.isnan(self._best):
+        if math.isnan(figure):
+            warnings.warn(
+                f"{self.monitor} of epoch {len(run.history)} is NaN, which early stopping takes for no "
+                "improvement",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if figure > self._best + self._change or (not self.best_epoch and not math.isnan(figure)):
             self._best, self._bad, self.best_epoch = figure, 0, len(run.history)
             if self._restore:
                 self._best_state = {name: a.copy() for name, a in run.session.state.items()}
             return
         self._bad += 1
-        if self._bad > self._patience:
-            run.stop(f"{self.monitor} has not improved since epoch {self.best_epoch}")
+        if self._bad >= self._patience and len(run.history) > 1:
+            nan = " (NaN in the last)" if math.isnan(figure) else ""
+            run.stop(
+                f"{self.monitor} has not improved since epoch {self.best_epoch}{nan}"
+                if self.best_epoch
+                else f"{self.monitor} was NaN in each of the {len(run.history)} epochs"
+            )
 
     def on_train_end(self, run: Run) -> None:
         if self._restore and self._best_state:
@@ -125,34 +141,55 @@ class Checkpoints(Callback):
     Args:
         path: the file; each write replaces it atomically.
         every: steps between writes; None: after each epoch.
+        written: called after each write with the run.
     """
 
-    def __init__(self, path: str | Path, every: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, every: int | None = None, written: Callable[[Run], None] | None = None
+    ) -> None:
         if every is not None and every < 1:
             raise ConfigError(f"checkpoints: every must be at least 1 step, got {every}")
         self.path = Path(path)
         self._every = every
+        self._written = written
 
     def on_step_end(self, run: Run) -> None:
         if self._every is not None and run.step % self._every == 0:
-            run.save(self.path)
+            self.write(run)
 
     def on_epoch_end(self, run: Run) -> None:
         if self._every is None:
-            run.save(self.path)
+            self.write(run)
+
+    def write(self, run: Run) -> None:
+        """Write a checkpoint now."""
+        run.save(self.path)
+        if self._written is not None:
+            self._written(run)
+
+
+@final
+class EpochLines(Callback):
+    """Prints one line an epoch, for where no progress bar is seen."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        row = run.history.rows[-1]
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {int(row['epoch'])}/{run.epochs}  {figures}", flush=True)
 
 
 @final
 class StopOnNaN(Callback):
-    """Ends the run with an error as soon as the loss is NaN or infinite."""
+    """Ends the run with an error as soon as the loss is NaN or infinite, which names the node that made it.
+
+    The weights are then those from before the step that made it. The end of each epoch looks at the weights
+    too: the last step of a run has no loss after it.
+    """
 
     def on_step_end(self, run: Run) -> None:
         loss = run.last["loss"]
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} in epoch {run.epoch}, step {run.step}; "
-                "lower the learning rate or clip the gradients, and check the data's scale"
-            )
+            run.refuse(f"the loss became {loss}")
 
 
 @final

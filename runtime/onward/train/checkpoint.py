@@ -21,7 +21,7 @@ from onward.model.atomic import atomic_write
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @final

@@ -1,7 +1,8 @@
 """Losses: each writes its part of the training step.
 
 Scores for classification have shape [N, C] or [N, C, ...]; their labels are int64 [N, ...]. Every other loss
-compares an output with targets of its own type and shape. All losses are means over the batch.
+compares an output with targets of its own type and shape. All losses are means: of elements, or, for
+cross-entropy, of labels by their weights. A batch in which no label counts has loss 0 and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import final
 import numpy as np
 import onnx_ir as ir
 
+from onward.autodiff import Weighted
 from onward.errors import ConfigError, ShapeError
 from onward.graph import Builder, Dim, dims_of, dtype_of
 from onward.train._named import create
@@ -43,23 +45,23 @@ class Loss(ABC):
         """Element type and shape of the targets."""
 
     @abstractmethod
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
-        """Write the loss; returns a float scalar."""
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | Weighted:
+        """Write the loss: the mean over the batch, a float scalar; `Weighted` where samples weigh unlike."""
 
 
-def _before(output: ir.Value, activation: str) -> ir.Value:
-    """The operand of an output's final activation, if that is how it ends."""
+def _before(output: ir.Value, activation: str, axis: int = 1) -> ir.Value:
+    """The operand of an output's final activation, if that is how it ends; of Softmax along this axis."""
     node = output.producer()
     if node is None or node.domain != "" or node.op_type != activation or node.inputs[0] is None:
         return output
-    if activation == "Softmax" and not _over_classes(node, len(dims_of(output) or ())):
+    if activation == "Softmax" and not _over_classes(node, len(dims_of(output) or ()), axis):
         return output
     return node.inputs[0]
 
 
-def _over_classes(node: ir.Node, rank: int) -> bool:
+def _over_classes(node: ir.Node, rank: int, classes: int) -> bool:
     axis = node.attributes.get_int("axis", -1)
-    return rank > 1 and axis in (1, 1 - rank)
+    return rank > 1 and axis % rank == classes % rank
 
 
 @final
@@ -72,43 +74,68 @@ class CrossEntropy(Loss):
     Attributes:
         label_smoothing: ε: the label has 1 − ε of the target mass, all classes share the rest.
             Source: C. Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7.
-        class_weights: a weight for each class; the mean divides by the sum of the labels' weights.
+        class_weights: for each class, at least 0; the mean divides by the sum of the labels' weights.
         ignore_index: samples with this label do not count.
+        axis: of the classes in the scores: 1, or -1 for scores [N, ..., C].
     """
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     ignore_index: int | None = None
+    axis: int = 1
 
     def __post_init__(self) -> None:
+        if self.axis not in (1, -1):
+            raise ConfigError(f"the axis of cross-entropy must be 1 or -1, got {self.axis}")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.class_weights is not None and not all(0 <= w < float("inf") for w in self.class_weights):
+            raise ConfigError(f"class_weights must be finite and at least 0, got {self.class_weights}")
 
     def output(self, output: ir.Value) -> ir.Value:
-        return _before(output, "Softmax")
+        return _before(output, "Softmax", self.axis)
 
     def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
         dims = dims_of(output)
         if dims is None or len(dims) < 2:
             raise ShapeError(f"cross-entropy needs scores [N, C, ...], output {output.name!r} has {dims}")
-        classes = dims[1]
+        axis = self.axis % len(dims)
+        classes, rest = dims[axis], (*dims[1:axis], *dims[axis + 1 :])
         if self.class_weights is not None and isinstance(classes, int) and classes != len(self.class_weights):
             raise ConfigError(f"{len(self.class_weights)} class weights for {classes} classes")
-        return ir.DataType.INT64, (dims[0], *dims[2:])
+        return ir.DataType.INT64, (dims[0], *rest)
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | Weighted:
         weights = None if self.class_weights is None else g.const(self.class_weights, dtype_of(output))
-        return g.emit(
+        alike = weights is None and self.ignore_index is None
+        rank = len(dims_of(output) or ())
+        if self.axis == -1 and rank > 2:
+            output = g.Transpose(output, perm=[0, rank - 1, *range(1, rank - 1)])
+        loss = g.emit(
             "SoftmaxCrossEntropy",
             output,
             target,
             weights,
             domain="ai.onward",
             outputs=2,
-            reduction="mean",
+            reduction="mean" if alike else "sum",
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )[0]
+        return loss if alike else Weighted(loss, self._weight(g, output, target, weights))
+
+    def _weight(self, g: Builder, output: ir.Value, labels: ir.Value, weights: ir.Value | None) -> ir.Value:
+        """The sum of the labels' weights."""
+        dtype, zero = dtype_of(output), g.const(0, ir.DataType.INT64)
+        valid = None if self.ignore_index is None else g.Not(g.Equal(labels, self.ignore_index))
+        if weights is None:
+            assert valid is not None
+            each = g.Cast(valid, to=int(dtype))
+        elif valid is None:
+            each = g.Gather(weights, labels)
+        else:
+            each = g.Where(valid, g.Gather(weights, g.Where(valid, labels, zero)), 0.0)
+        return g.ReduceSum(each, keepdims=0)
 
 
 class _SameShape(Loss):

@@ -141,7 +141,7 @@ class _AdamFamily(Optimizer):
     learning_rate: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
-    epsilon: float = 1e-8
+    epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,15 +204,20 @@ class AdamW(_AdamFamily):
 @final
 @dataclass(frozen=True, kw_only=True)
 class RMSprop(Optimizer):
-    """RMSprop, with momentum if asked for."""
+    """RMSprop, with momentum if asked for.
 
-    alpha: float = 0.99
-    epsilon: float = 1e-8
+    Attributes:
+        rho: the share that the mean square keeps at an update (alpha in torch).
+    """
+
+    learning_rate: float = 0.001
+    rho: float = 0.9
+    epsilon: float = 1e-7
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _fraction(self, "alpha", "momentum")
+        _fraction(self, "rho", "momentum")
 
     def slots(self) -> Mapping[str, float]:
         return {"square": 0.0, "momentum": 0.0}
@@ -235,7 +240,7 @@ class RMSprop(Optimizer):
             learning_rate,
             domain=ONWARD_DOMAIN,
             outputs=3,
-            alpha=self.alpha,
+            alpha=self.rho,
             epsilon=self.epsilon,
             momentum=self.momentum,
             weight_decay=self.decay(parameter),
@@ -252,8 +257,9 @@ class Adagrad(Optimizer):
         initial_accumulator: the value that fills the sum of squares at the start.
     """
 
-    epsilon: float = 1e-10
-    initial_accumulator: float = 0.0
+    learning_rate: float = 0.001
+    epsilon: float = 1e-7
+    initial_accumulator: float = 0.1
 
     def slots(self) -> Mapping[str, float]:
         return {"square": self.initial_accumulator}

@@ -22,6 +22,7 @@ class ProgressBar:
         self._show = sys.stdout.isatty() if show is None else show
         self._progress: Any = None
         self._task: Any = None
+        self._figures: Mapping[str, float] = {}
 
     @property
     def shown(self) -> bool:
@@ -65,10 +66,19 @@ class ProgressBar:
 
     def step(self, figures: Mapping[str, float], samples: int) -> None:
         """Advance by one batch of this many samples; shows the figures of the epoch so far."""
+        self.figures(figures)
+        self.advance(samples)
+
+    def figures(self, figures: Mapping[str, float]) -> None:
+        """Show the figures of the epoch so far with the next step."""
+        self._figures = figures
+
+    def advance(self, samples: int) -> None:
+        """Advance by one batch of this many samples."""
         if self._progress is not None:
             task = self._progress.tasks[-1]
             speed = f"  {task.speed * samples:,.0f} samples/s" if task.speed else ""
-            self._progress.update(self._task, advance=1, figures=_text(figures) + speed)
+            self._progress.update(self._task, advance=1, figures=_text(self._figures) + speed)
 
     def close_epoch(self, figures: Mapping[str, float]) -> None:
         """Finish an epoch's line with its final figures."""

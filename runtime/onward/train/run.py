@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import numpy as np
 
-from onward.autodiff import TrainingStep
+from onward.autodiff import TrainingStep, UpdateCount
 from onward.data import Batch, Loader
 from onward.engine import StepSession
 from onward.errors import TrainingError
 from onward.graph import Array
 from onward.train.callbacks import Callback
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from onward.train.faults import Rewind, is_finite
 from onward.train.history import History
+from onward.train.means import MeanLoss
 from onward.train.metrics import Metric
 from onward.train.schedules import Progress, ReduceOnPlateau, Schedule
 
 __all__ = ["Run"]
+
+_PLACES = 200
+"""Where the rates of two lengths of a run are compared."""
 
 
 @final
@@ -32,18 +38,23 @@ class Run:
         loader: the training data.
         validation: the validation data, if any.
         epochs: epochs of the whole run.
+        feed: the step's arrays of a batch.
         session: holds parameters, optimizer state and running statistics.
         history: the epochs finished.
         epoch: the epoch under way, from 1; when an epoch has ended, the one to come.
         batch: batches of it that are done.
         step: steps done since the start of the run.
+        updates: how many updates were made.
         last: figures of the last step: loss, learning_rate.
+        mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
+        halted: whether it ends before the next step, in the middle of an epoch.
     """
 
     loader: Loader
     validation: Loader | None
     epochs: int
+    feed: Callable[[Batch], Mapping[str, Array]]
     session: StepSession
     layout: TrainingStep
     metrics: Sequence[Metric]
@@ -57,49 +68,113 @@ class Run:
     epoch: int = 1
     batch: int = 0
     step: int = 0
+    updates: UpdateCount = field(default_factory=UpdateCount)
     last: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
+    halted: bool = False
     _schedule_state: dict[str, float] = field(default_factory=dict)
-    _loss_sum: float = 0.0
-    _samples: int = 0
+    _rewind: Rewind = field(default_factory=Rewind)
+    _unsound: frozenset[str] = frozenset()
 
-    def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
+    def __post_init__(self) -> None:
+        self.mean = MeanLoss(self.layout.totals)
+
+    def begin(self) -> None:
+        """Note which weights are not finite before the first step: those the run is not to blame for."""
+        self._unsound = frozenset(self.faulty())
+
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """End the run after this epoch, or `now`, after this step; the epoch is then not closed."""
         self.stopped = reason
+        self.halted = now
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        updates = self.epochs * len(self.loader) // self.accumulate
-        at = Progress(self.step // self.accumulate, updates, self.epoch - 1)
+        # each epoch ends a window
+        windows = math.ceil(len(self.loader) / self.accumulate)
+        done = (self.epoch - 1) * windows + self.batch // self.accumulate
+        at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
         return self.base_rate * self.schedule.factor(at, self._schedule_state)
 
-    def advance(self, feeds: Mapping[str, Array], batch: Batch) -> None:
+    def inputs(
+        self, batch: Batch, position: int, step: int, rate: float, updates: UpdateCount
+    ) -> tuple[dict[str, Array], bool]:
+        """What the step takes, and whether it ends a window.
+
+        Args:
+            batch: the batch.
+            position: its place in the epoch, from 0.
+            step: the number of steps before it.
+            rate: the learning rate.
+            updates: the updates before it.
+        """
+        layout = self.layout
+        inputs = {
+            **self.feed(batch),
+            layout.learning_rate: np.asarray(rate, np.float32),
+            layout.step: np.asarray(step, np.int64),
+        }
+        if layout.seed is not None:
+            inputs[layout.seed] = np.asarray(self.seed, np.int64)
+        ends = (position + 1) % self.accumulate == 0 or position + 1 == len(self.loader)
+        if layout.update is not None:
+            inputs[layout.update] = updates.number(ends)
+        return inputs, ends
+
+    def advance(self, batch: Batch) -> None:
         """Do one step."""
         rate = self.learning_rate()
-        inputs = {
-            **feeds,
-            self.layout.learning_rate: np.asarray(rate, np.float32),
-            self.layout.step: np.asarray(self.step, np.int64),
-        }
-        if self.layout.seed is not None:
-            inputs[self.layout.seed] = np.asarray(self.seed, np.int64)
+        inputs, ends = self.inputs(batch, self.batch, self.step, rate, self.updates)
+        self._rewind.keep(self, rate)
         results = self.session.run(inputs)
-        loss = float(results[self.layout.loss])
         self.step += 1
         self.batch += 1
-        self._loss_sum += loss * len(batch)
-        self._samples += len(batch)
+        self.updates.add(self.mean.add(results), ends)
         if self.metrics and batch.targets is not None:
             output = results[next(iter(self.layout.targets))]
             for metric in self.metrics:
                 metric.update(output, batch.targets)
-        self.last = {"loss": loss, "learning_rate": rate}
+        self.last = {"loss": float(results[self.layout.loss]), "learning_rate": rate}
+
+    def faulty(self, *, everywhere: bool = False) -> list[str]:
+        """Weights and running statistics that hold NaN or infinities which they did not begin with.
+
+        Args:
+            everywhere: look at the optimizer's state and at accumulated gradients too.
+        """
+        state = self.session.state
+        slots = self.layout.slots if everywhere else ()
+        names = (*self.layout.parameters, *self.layout.statistics, *slots)
+        return [name for name in names if name not in self._unsound and not is_finite(state[name])]
+
+    def refuse(self, what: str) -> NoReturn:
+        """End the run over a number that is not finite, with the weights from before the step that made it.
+
+        Raises:
+            TrainingError: names the node that made it.
+        """
+        where = f"in epoch {self.epoch}, step {self.step}"
+        cause = self._rewind.explain(self)
+        raise TrainingError(
+            f"{what} {where}; {cause + '; ' if cause else ''}lower the learning rate or clip the gradients, "
+            "and check the data's scale"
+        )
+
+    def check_weights(self) -> None:
+        """Refuse to go on with weights that are not finite.
+
+        Raises:
+            TrainingError: names the node that made them so.
+        """
+        if names := self.faulty():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self.refuse(f"weight {names[0]!r}{more} became NaN or infinite")
 
     def figures(self) -> dict[str, float]:
         """Loss and scalar metrics of the epoch so far."""
         scalars = {m.name: m.result() for m in self.metrics}
         return {
-            "loss": self._loss_sum / max(1, self._samples),
+            "loss": self.mean.value(),
             **{name: value for name, value in scalars.items() if isinstance(value, float)},
         }
 
@@ -116,7 +191,7 @@ class Run:
             self.schedule.observe(row.get("val_loss", row["loss"]), self._schedule_state)
         # a checkpoint written by a callback stands at the start of the next epoch
         self.epoch, self.batch = self.epoch + 1, 0
-        self._loss_sum, self._samples = 0.0, 0
+        self.mean.reset()
         for metric in self.metrics:
             metric.reset()
         for callback in self.callbacks:
@@ -142,8 +217,9 @@ class Run:
             "stopped": self.stopped,
             "schedule": self._schedule_state,
             "last": self.last,
-            "loss_sum": self._loss_sum,
-            "samples": self._samples,
+            "epochs": self.epochs,
+            "mean": self.mean.state(),
+            "updates": [self.updates.done, self.updates.weight],
             "history": self.history.rows,
             "callbacks": memory,
         }
@@ -154,20 +230,61 @@ class Run:
 
         Raises:
             StorageError: the folder cannot be written to; an earlier checkpoint survives.
+            TrainingError: a weight is not finite; an earlier checkpoint survives.
         """
+        self.check_weights()
         write_checkpoint(path, self.checkpoint())
+
+    def _check_schedule(self, path: str | Path, meta: Mapping[str, Any]) -> None:
+        """Refuse a schedule of other options, and one whose rates the number of epochs would change."""
+        saved, epochs = meta["identity"].get("schedule"), int(meta["epochs"])
+        own = repr(self.schedule.over(self.epochs))
+        if saved == own and (epochs == self.epochs or self._same_rates(epochs, meta["schedule"])):
+            return
+        if saved not in (own, repr(self.schedule.over(epochs))):
+            raise TrainingError(
+                f"checkpoint {path} is of another run: its schedule is {saved!r}, this run's is {own!r}"
+            )
+        name = type(self.schedule).__name__
+        way = (
+            f"or give the schedule a length of its own: {name}(epochs={epochs}), on the command line "
+            f"--schedule-epochs {epochs}, keeps these rates and then stays at its last"
+            if hasattr(self.schedule, "epochs")
+            else "or begin a new run from its weights"
+        )
+        raise TrainingError(
+            f"checkpoint {path} is of a run of {epochs} epochs, and the schedule {name} depends on that "
+            f"number: over {self.epochs} epochs the learning rates would be others. Resume with {epochs} "
+            f"epochs, {way}"
+        )
+
+    def _same_rates(self, epochs: int, state: Mapping[str, float]) -> bool:
+        """Whether the schedule's factors are those of a run of so many epochs, at places all along it."""
+        windows = math.ceil(len(self.loader) / self.accumulate)
+        both = min(epochs, self.epochs) * windows
+        for done in range(0, both, max(1, both // _PLACES)):
+            factors = {
+                self.schedule.factor(Progress(done, n * windows, done // windows, n), dict(state))
+                for n in (epochs, self.epochs)
+            }
+            if len(factors) > 1:
+                return False
+        return True
 
     def resume(self, path: str | Path) -> None:
         """Take up the run that a checkpoint holds.
 
         Raises:
             StorageError: the file cannot be read.
-            TrainingError: it is damaged, or it is of another run: model, data, optimizer, seed or batch size.
+            TrainingError: it is damaged, or it is of another run: model, data, optimizer, schedule, seed or
+                batch size.
         """
         saved = read_checkpoint(path)
         meta = saved.meta
         for key, value in self.identity.items():
-            if meta["identity"].get(key) != value:
+            if key == "schedule":
+                self._check_schedule(path, meta)
+            elif meta["identity"].get(key) != value:
                 raise TrainingError(
                     f"checkpoint {path} is of another run: its {key} is {meta['identity'].get(key)!r}, "
                     f"this run's is {value!r}"
@@ -177,7 +294,8 @@ class Run:
         self.stopped = str(meta["stopped"])
         self._schedule_state = {k: float(v) for k, v in meta["schedule"].items()}
         self.last = {k: float(v) for k, v in meta["last"].items()}
-        self._loss_sum, self._samples = float(meta["loss_sum"]), int(meta["samples"])
+        self.mean.load_state(meta["mean"])
+        self.updates = UpdateCount(int(meta["updates"][0]), float(meta["updates"][1]))
         self.history = History.of(meta["history"])
         for i, metric in enumerate(self.metrics):
             if state := _below(f"metric/{i}/", saved.arrays):

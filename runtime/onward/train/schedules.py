@@ -6,8 +6,9 @@ Each is a pure function of where the run stands, except ReduceOnPlateau, whose s
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from onward.errors import ConfigError
@@ -34,11 +35,13 @@ class Progress:
         update: optimizer updates done so far.
         updates: optimizer updates of the whole run.
         epoch: epochs finished, counted from 0.
+        epochs: epochs of the whole run.
     """
 
     update: int
     updates: int
     epoch: int
+    epochs: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,10 @@ class Schedule(ABC):
         """The factor of the base learning rate; `state` is the schedule's own, kept in checkpoints."""
         ramp = min(1.0, (at.update + 1) / self.warmup) if self.warmup else 1.0
         return ramp * self._factor(at, state)
+
+    def over(self, epochs: int) -> Schedule:
+        """The same schedule, with its length written down where it is as long as a run of so many epochs."""
+        return self
 
     @abstractmethod
     def _factor(self, at: Progress, state: dict[str, float]) -> float: ...
@@ -103,12 +110,26 @@ class Cosine(Schedule):
 
     Source: I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017,
     equation 5, without restarts.
+
+    Attributes:
+        minimum: the factor at the end, and from there on.
+        epochs: how long it is, warm-up included; None: as long as the run. A run that is resumed with more
+            epochs needs one that is as long as the first.
     """
 
     minimum: float = 0.0
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"schedule cosine: epochs must be at least 1, got {self.epochs}")
+
+    def over(self, epochs: int) -> Schedule:
+        return self if self.epochs is not None else replace(self, epochs=epochs)
 
     def _factor(self, at: Progress, state: dict[str, float]) -> float:
-        length = max(1, at.updates - self.warmup)
+        updates = at.updates if self.epochs is None else at.updates // at.epochs * self.epochs
+        length = max(1, updates - self.warmup)
         done = min(max(0, at.update - self.warmup) / length, 1.0)
         return self.minimum + (1 - self.minimum) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -118,13 +139,15 @@ class Cosine(Schedule):
 class ReduceOnPlateau(Schedule):
     """Multiplied by `gamma` whenever the watched loss has not improved for `patience` epochs.
 
+    Epochs are counted as `EarlyStopping` and Keras count them: with patience 1, and 0, after the first one.
+
     Attributes:
         threshold: an improvement is a loss below best · (1 − threshold).
         minimum: the factor never falls below this.
     """
 
     gamma: float = 0.1
-    patience: int = 5
+    patience: int = 10
     threshold: float = 1e-4
     minimum: float = 0.0
 
@@ -132,12 +155,19 @@ class ReduceOnPlateau(Schedule):
         return state.get("factor", 1.0)
 
     def observe(self, loss: float, state: dict[str, float]) -> None:
-        """Take in the watched loss of an epoch."""
-        if loss < state.get("best", math.inf) * (1 - self.threshold):
+        """Take in the watched loss of an epoch; NaN is no improvement."""
+        if math.isnan(loss):
+            warnings.warn(
+                "the loss that the schedule watches is NaN, which it takes for no improvement",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        best = state.get("best")
+        if not math.isnan(loss) and (best is None or loss < best * (1 - self.threshold)):
             state["best"], state["bad"] = loss, 0.0
             return
         state["bad"] = state.get("bad", 0.0) + 1
-        if state["bad"] > self.patience:
+        if state["bad"] >= self.patience:
             state["factor"] = max(self.minimum, state.get("factor", 1.0) * self.gamma)
             state["bad"] = 0.0
 

@@ -7,18 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Loss, Optimizer, TrainingStep, training_step
+from onward.autodiff import (
+    Clip,
+    GradientTransform,
+    Loss,
+    Optimizer,
+    TrainingStep,
+    training_step,
+)
 from onward.autodiff.step import OPSET
-from onward.engine import Session, StepSession
+from onward.engine import Session
 from onward.engine.engines import EngineName
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of, dtype_of, is_float, numpy_dtype
-from onward.verify._collect import Collector
+from onward.graph import Array, TensorSpec, canonical_model, dims_of, dtype_of, is_float, numpy_dtype
+from onward.verify._steps import Comparison
 from onward.verify.inputs import draw, random_inputs
-from onward.verify.locate import first_difference, refuse_random
-from onward.verify.report import Difference, Kind, Report
+from onward.verify.locate import refuse_random
+from onward.verify.report import Report
 from onward.verify.tolerance import TRAINING_TOLERANCES, Tolerance, Tolerances
-from onward.verify.witness import Witness
 
 __all__ = ["compare_step", "compare_training", "default_losses"]
 
@@ -38,6 +44,7 @@ def compare_training(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     learning_rate: float = 0.01,
     clip: Clip | None = None,
+    gradient_transforms: Sequence[GradientTransform] = (),
     accumulate: int = 1,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -57,7 +64,9 @@ def compare_training(
         seed: of the random batches and of dropout.
         batch, dims, ranges: see `random_inputs`.
         learning_rate: at every step.
-        clip, accumulate: see `training_step`.
+        clip: gradient clipping.
+        gradient_transforms: see `training_step`; they come before clipping.
+        accumulate: update once in this many steps, and at the last.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
 
@@ -65,8 +74,10 @@ def compare_training(
         ConfigError, UnsupportedError, InputError, ShapeError: the step cannot be built, or its inputs drawn.
         VerificationError: onnxruntime refuses the step or fails to run it.
     """
-    if steps < 1 or batch < 1:
-        raise ConfigError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    if steps < 1 or batch < 1 or accumulate < 1:
+        raise ConfigError(
+            f"steps, batch and accumulate must be at least 1, got {steps}, {batch} and {accumulate}"
+        )
     if model.graph.opset_imports.get("") != OPSET:
         from onward.model import upgrade
 
@@ -80,7 +91,13 @@ def compare_training(
     if trainable is None:
         trainable = _reached(model, losses)
     step = training_step(
-        model, losses, optimizer, trainable, clip=clip, accumulate=accumulate, expose_gradients=True
+        model,
+        losses,
+        optimizer,
+        trainable,
+        gradient_transforms=(*gradient_transforms, *([] if clip is None else [clip])),
+        accumulate=accumulate > 1,
+        expose_gradients=True,
     )
     if unknown := [name for name in targets or {} if name not in step.targets]:
         raise ConfigError(f"there is a target for {unknown[0]!r}, but no loss; losses: {', '.join(losses)}")
@@ -99,6 +116,7 @@ def compare_training(
         step,
         batches,
         learning_rate=learning_rate,
+        accumulate=accumulate,
         seed=seed,
         tolerance=tolerance,
         engine=engine,
@@ -111,6 +129,7 @@ def compare_step(
     batches: Sequence[Mapping[str, Array]],
     *,
     learning_rate: float = 0.01,
+    accumulate: int = 1,
     seed: int = 0,
     tolerance: Tolerances = None,
     engine: EngineName = "auto",
@@ -122,6 +141,7 @@ def compare_step(
         step: the step.
         batches: for each run the batch's inputs and targets.
         learning_rate: at every step.
+        accumulate: of a step that accumulates, update once in this many, and at the last.
         seed: of dropout.
         tolerance: in the place of `TRAINING_TOLERANCES`.
         engine: which of our engines is compared; differences are located with the interpreter.
@@ -135,43 +155,8 @@ def compare_step(
     if not isinstance(tolerance, Tolerance):
         tolerance = {**TRAINING_TOLERANCES, **(tolerance or {})}
     refuse_random(step.model)
-    session = StepSession(step.model, step.bindings, engine=engine)
-    witness = Witness(step.model)
-    kinds = _kinds(step)
-    collector = Collector(tolerance)
-    difference: Difference | None = None
-    state = {name: array.copy() for name, array in session.state.items()}
-    for number, batch in enumerate(batches):
-        feeds: dict[str, Array] = {
-            **batch,
-            step.learning_rate: np.asarray(learning_rate, np.float32),
-            step.step: np.asarray(number, np.int64),
-        }
-        if step.seed is not None:
-            feeds[step.seed] = np.asarray(seed, np.int64)
-        ours = session.run(feeds)
-        theirs = witness.run({**feeds, **state})
-        agree = [
-            collector.add(kind, name, number, ours[name], theirs[name])
-            for name, kind in kinds.items()
-            if name in ours
-        ]
-        agree += [
-            collector.add(kinds[target], name, number, session.state[name], theirs[target])
-            for name, target in step.bindings.items()
-        ]
-        if not all(agree) and (difference is None or difference.cause != "node"):
-            found = first_difference(step.model, {**feeds, **state}, tolerance, optimized=theirs, step=number)
-            difference = found if difference is None or found.cause == "node" else difference
-        state = {name: theirs[target] for name, target in step.bindings.items()}
-    return Report(
-        subject=f"training step of {subject or step.model.graph.name or 'model'}",
-        witness=witness.version,
-        seed=seed,
-        runs=len(batches),
-        rows=tuple(collector.rows.values()),
-        first_difference=difference,
-    )
+    comparison = Comparison(step, learning_rate, seed, tolerance, engine, accumulate)
+    return comparison.run(batches, subject or step.model.graph.name or "model")
 
 
 def default_losses(model: ir.Model) -> dict[str, Loss]:
@@ -193,25 +178,11 @@ def default_losses(model: ir.Model) -> dict[str, Loss]:
     return losses
 
 
-def _kinds(step: TrainingStep) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {step.loss: "loss"}
-    kinds.update(dict.fromkeys(step.outputs, "output"))
-    kinds.update(dict.fromkeys(step.gradients.values(), "gradient"))
-    groups: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-        ("parameter", step.parameters),
-        ("statistic", step.statistics),
-        ("slot", step.slots),
-    )
-    for kind, names in groups:
-        kinds.update((step.bindings[name], kind) for name in names)
-    return kinds
-
-
 def _reached(model: ir.Model, losses: Mapping[str, Loss]) -> tuple[str, ...]:
     """Weights that the outputs with a loss depend on."""
     from onward.model import trainable_initializers
 
-    pending = [v for v in model.graph.outputs if v.name in losses]
+    pending = [v for v in canonical_model(model).graph.outputs if v.name in losses]
     seen: set[ir.Value] = set(pending)
     while pending:
         node = pending.pop().producer()

@@ -13,12 +13,13 @@ import numpy as np
 
 from onward.errors import InputError, InvalidModelError, OnwardError
 from onward.graph import Array, TensorSpec
-from onward_server.errors import ExecutionError
+from onward_server.errors import ExecutionError, MemoryLimitError
 
 __all__ = ["ENGINES", "EngineFactory", "Executor", "OnnxRuntimeExecutor", "OnwardExecutor"]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _ONNX_BFLOAT16 = 16
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 
 
 class Executor(Protocol):
@@ -69,7 +70,7 @@ class OnwardExecutor:
         """See Executor."""
         try:
             return self._session.run(inputs, outputs)
-        except OnwardError:
+        except (OnwardError, MemoryError):
             raise
         except Exception as error:
             raise ExecutionError(f"onward: {type(error).__name__}: {error}") from error
@@ -123,6 +124,8 @@ class OnnxRuntimeExecutor:
         except Exception as error:
             if type(error).__name__ == "InvalidArgument":
                 raise InputError(f"onnxruntime: {error}") from error
+            if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+                raise MemoryLimitError("onnxruntime ran out of memory") from error
             raise ExecutionError(f"onnxruntime: {error}") from error
         return dict(zip(names, (_as_array(array) for array in arrays), strict=True))
 

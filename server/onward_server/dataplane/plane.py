@@ -1,66 +1,101 @@
-"""The data plane: every model that is served, and the worker threads that run them."""
+"""The data plane: every model that is served, what it admits, and how models come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from dataclasses import replace
+from typing import final
 
-from onward.errors import ModelError, OnwardError
-from onward.graph import Array
+from onward.errors import ConfigError, OnwardError
+from onward_server.dataplane.classification import classified
 from onward_server.dataplane.executors import ENGINES, EngineFactory
-from onward_server.dataplane.repository import Entry, scan
-from onward_server.dataplane.served import Inference, ServedModel, ShadowQueue
-from onward_server.dataplane.validation import check_inputs, check_outputs, check_transferable
+from onward_server.dataplane.hosts import Host, ProcessHost, ThreadHost
+from onward_server.dataplane.messages import InferAnswer, InferRequest
+from onward_server.dataplane.opening import Opener, effective
+from onward_server.dataplane.overrides import Override, Overrides
+from onward_server.dataplane.repository import Entry, is_name, names, scan_model
+from onward_server.dataplane.served import ServedModel
+from onward_server.dataplane.validation import check_inputs, check_outputs
 from onward_server.errors import (
+    ControlError,
     DrainingError,
     ModelNotFoundError,
     ModelUnavailableError,
     OverloadedError,
+    RequestError,
 )
-from onward_server.settings import CrossCheckSettings, Engine, ServerSettings
+from onward_server.settings import ModelSettings, ServerSettings
 
-__all__ = ["DataPlane"]
+__all__ = ["DataPlane", "ModelState"]
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
+
+ModelState = tuple[str, int, str, str]
+"""Name, version (0: the model as a whole), `READY`, `LOADING` or `UNAVAILABLE`, and the reason."""
 
 
 @final
 class DataPlane:
-    """Loads a repository and answers requests; all waiting is asynchronous, all computing in threads.
+    """The models of a repository, and requests to them; from `open`, used on one event loop."""
 
-    Args:
-        settings: the server's settings.
-        engines: how to open a model in each engine; by default Onward's own and onnxruntime.
-
-    Raises:
-        ConfigError: the repository cannot be read. A model that cannot be loaded is reported in the log
-            and by `reports`, and does not keep the others from being served.
-    """
-
-    def __init__(self, settings: ServerSettings, engines: Mapping[str, EngineFactory] = ENGINES) -> None:
-        self._settings = settings
-        self._engines = engines
-        self.shadow = ShadowQueue()
-        self._pool = ThreadPoolExecutor(settings.executor_threads, thread_name_prefix="onward-infer")
-        self._capacity = settings.executor_threads + settings.queue_size
-        self._pending = 0
-        self._lock = threading.Lock()
+    def __init__(self, settings: ServerSettings, host: Host, in_process: bool) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self._host = host
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="onward-inline")
+        self._opener = Opener(host, in_process, settings.in_process_us, self._pool)
+        self._overrides = Overrides()
         self._admitted = 0
+        self._admitted_bytes = 0
         self._draining = False
         self._closed = False
         self._models: dict[str, dict[int, ServedModel]] = {}
+        self._entries: dict[tuple[str, int], tuple[Entry, ModelSettings, object]] = {}
         self._problems: dict[tuple[str, int], str] = {}
-        for entry in scan(settings.repository):
-            self._load(entry)
-        if not self._models:
+        self._loading: set[str] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.refusals = 0
+
+    @classmethod
+    async def open(
+        cls, settings: ServerSettings, engines: Mapping[str, EngineFactory] | None = None
+    ) -> DataPlane:
+        """Load a repository.
+
+        Args:
+            settings: the server's settings.
+            engines: how to open a model in each engine; given, models run in threads of this process.
+
+        Raises:
+            ConfigError: the repository cannot be read. A model that cannot be loaded is reported in the log
+                and by `states`, and does not keep the others from being served.
+        """
+        found = await asyncio.to_thread(names, settings.repository)
+        if engines is not None or settings.isolation == "thread":
+            host: Host = ThreadHost(engines or ENGINES, settings.limits.response_bytes)
+        else:
+            host = ProcessHost(settings)
+        plane = cls(settings, host, settings.in_process == "auto" and engines is None)
+        try:
+            chosen = found
+            if settings.model_control == "explicit" and "*" not in settings.startup_models:
+                chosen = list(settings.startup_models)
+                missing = [name for name in chosen if name not in found]
+                if missing:
+                    raise ConfigError(f"startup_models: the repository has no model {missing[0]!r}")
+            await asyncio.gather(*(plane._refresh_model(name) for name in chosen))
+        except BaseException:
+            plane.close()
+            raise
+        if not plane._models:
             _LOG.warning("repository %s holds no model that can be served", settings.repository)
+        return plane
 
     @property
     def ready(self) -> bool:
@@ -70,8 +105,12 @@ class DataPlane:
     @property
     def pending(self) -> int:
         """Requests that are being answered, and computations that outlive a cancelled request."""
-        with self._lock:
-            return max(self._pending, self._admitted)
+        return max(self._admitted, sum(model.pending for model in self.select()))
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the requests that are being answered."""
+        return self._admitted_bytes
 
     @property
     def names(self) -> list[str]:
@@ -86,6 +125,17 @@ class DataPlane:
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, oldest first."""
         return sorted(self._models.get(name, {}))
+
+    def states(self, *, ready_only: bool = False) -> list[ModelState]:
+        """Every model that the repository holds, as far as it was looked at."""
+        found = {(m.name, m.version): ("READY", "") for m in self.select()}
+        if not ready_only:
+            for key, problem in self._problems.items():
+                found.setdefault(key, ("UNAVAILABLE", problem))
+            for name in self._loading:
+                if name not in self._models:
+                    found[name, 0] = ("LOADING", "")
+        return [(name, version, *state) for (name, version), state in sorted(found.items())]
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model to use for a name and a version as a request gives them; "" is the latest version.
@@ -123,116 +173,286 @@ class DataPlane:
         return [self._models[name][v] for v in self.versions(name)]
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Enclose the whole of a request, so that a drain waits for it.
+    def admitted(self, size: int = 0) -> Iterator[None]:
+        """Enclose the whole of a request, before it is decoded: it counts, and a drain waits for it.
+
+        Args:
+            size: bytes of it.
 
         Raises:
             DrainingError: the server is stopping.
+            OverloadedError: too many requests, or too many bytes of them, are in the server.
         """
-        with self._lock:
-            if self._draining:
-                raise DrainingError("the server is stopping and takes no new requests")
-            self._admitted += 1
+        limits = self.settings.limits
+        if self._draining:
+            raise DrainingError("the server is stopping and takes no new requests")
+        if self._admitted >= limits.pending:
+            self.refusals += 1
+            raise OverloadedError(f"{self._admitted} requests are in the server already; try later")
+        if self._admitted and self._admitted_bytes + size > limits.pending_bytes:
+            self.refusals += 1
+            raise OverloadedError(
+                f"{self._admitted_bytes} bytes of requests are in the server already; try later"
+            )
+        self._admitted += 1
+        self._admitted_bytes += size
         try:
             yield
         finally:
-            with self._lock:
-                self._admitted -= 1
+            self._admitted -= 1
+            self._admitted_bytes -= size
 
-    async def infer(
-        self, model: ServedModel, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
-    ) -> Inference:
+    async def infer(self, request: InferRequest) -> InferAnswer:
         """Answer one request.
 
-        Args:
-            model: from `model`.
-            inputs: an array for each of the model's inputs.
-            outputs: names of the outputs wanted; None: all.
-
         Raises:
+            ModelNotFoundError, ModelUnavailableError: see `model`.
             InputError: names, datatypes or shapes do not fit the model.
             OverloadedError: too many requests wait already.
-            DrainingError: the data plane is closed.
+            DeadlineError: its time ended.
+            RunTimeoutError, MemoryLimitError, WorkerLostError: its run was ended.
             ExecutionError: an engine failed.
             VerificationError: the engines disagree, and the model's policy is to fail.
         """
-        check_inputs(model.inputs, inputs)
-        if outputs is not None:
+        model = self.model(request.model, request.version)
+        check_inputs(model.inputs, request.inputs)
+        outputs = None
+        if request.outputs is not None:
+            outputs = [output.name for output in request.outputs]
             check_outputs(model.outputs, outputs)
-        queued = time.perf_counter_ns()
-        return await self.run(lambda: model.infer(inputs, outputs, time.perf_counter_ns() - queued))
+        batching = model.settings.batching
+        if batching is not None:
+            rows = {name: array.shape[0] for name, array in request.inputs.items()}
+            if len(set(rows.values())) > 1:
+                raise RequestError(f"the inputs have different numbers of rows: {rows}")
+            if max(rows.values()) > batching.max_batch:
+                most = batching.max_batch
+                raise RequestError(f"the inputs have {max(rows.values())} rows; the model takes up to {most}")
+        found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
+        arrays = found.outputs
+        if request.outputs is not None:
+            arrays = {
+                output.name: classified(output.name, arrays[output.name], output.classes, model.labels)
+                if output.classes
+                else arrays[output.name]
+                for output in request.outputs
+            }
+        parameters = {"cross_check": found.outcome.value, "engine": found.engine}
+        return InferAnswer(model.name, model.version, request.id, arrays, parameters)
 
-    async def run(self, job: Callable[[], _T]) -> _T:
-        """Run a blocking job of a request in a worker thread.
+    async def load(self, name: str, override: Override | None = None) -> None:
+        """Load a model, or load it again, all of the versions that its policy chooses; then swap.
+
+        Args:
+            name: the model.
+            override: settings and files in the place of the repository's; None: the repository's.
 
         Raises:
-            OverloadedError: too many requests wait already.
-            DrainingError: the data plane is closed.
+            ControlError: `model_control` is not `explicit`.
+            ModelNotFoundError: the repository has no such model.
+            ModelUnavailableError: a version cannot be served; what was served before still is.
         """
-        with self._lock:
-            if self._closed:
-                raise DrainingError("the server has stopped")
-            if self._pending >= self._capacity:
-                raise OverloadedError(f"{self._pending} requests are waiting or running already; try later")
-            self._pending += 1
-        future = self._pool.submit(job)
-        future.add_done_callback(self._finished)
-        return await asyncio.wrap_future(future)
+        self._check_control(name)
+        if name not in await asyncio.to_thread(names, self.settings.repository) and (
+            override is None or not override.files
+        ):
+            raise ModelNotFoundError(f"the repository has no model {name!r}")
+        await self._refresh_model(name, override=override, strict=True)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model; requests that it has are answered.
+
+        Raises:
+            ControlError: `model_control` is not `explicit`.
+            ModelNotFoundError: it is not loaded.
+        """
+        self._check_control(name)
+        async with self._lock(name):
+            versions = self._models.pop(name, {})
+            known = [key for key in self._problems if key[0] == name]
+            if not versions and not known:
+                raise ModelNotFoundError(f"no model {name!r} is loaded")
+            for version in versions:
+                self._problems[name, version] = "unloaded"
+                self._entries.pop((name, version), None)
+            self._overrides.drop(name)
+            for model in versions.values():
+                self._retire(model)
+        _LOG.info("model %s was unloaded", name)
+
+    async def refresh(self, settings: ServerSettings | None = None) -> None:
+        """Look at the repository again: load what is new or has changed, unload what is gone.
+
+        Args:
+            settings: new settings of the server; None: as before.
+        """
+        if settings is not None:
+            self.settings = settings
+        try:
+            found = set(await asyncio.to_thread(names, self.settings.repository))
+        except ConfigError as error:
+            _LOG.error("the repository stays as it is: %s", error)
+            return
+        known = set(self._models) | {name for name, _ in self._problems}
+        chosen = known if self.settings.model_control == "explicit" else known | found
+        unloaded = {name for (name, _), problem in self._problems.items() if problem == "unloaded"}
+        await asyncio.gather(
+            *(self._refresh_model(name) for name in sorted(chosen - (unloaded - set(self._models))))
+        )
+
+    async def watch(self) -> None:
+        """Refresh every `poll_seconds`, for ever."""
+        while True:
+            await asyncio.sleep(self.settings.poll_seconds)
+            await self.refresh()
+
+    def stop_admitting(self) -> None:
+        """Take no new requests."""
+        self._draining = True
 
     async def drain(self, timeout: float) -> bool:
         """Take no new requests and wait for the running ones; False when some still run after `timeout` s."""
-        with self._lock:
-            self._draining = True
+        self.stop_admitting()
         deadline = time.monotonic() + timeout
         while self.pending and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         return self.pending == 0
 
     def close(self) -> None:
-        """Give up what waits and release the worker threads; running computations end by themselves."""
-        with self._lock:
-            self._draining = self._closed = True
+        """Give up what runs, and end the workers."""
+        self._draining = self._closed = True
+        for task in self._retiring:
+            task.cancel()
+        for model in self.select():
+            model.close()
+        self._host.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self.shadow.close()
+        self._overrides.close()
 
-    def _finished(self, _: Future[Any]) -> None:
-        with self._lock:
-            self._pending -= 1
+    def _check_control(self, name: str) -> None:
+        if self.settings.model_control != "explicit":
+            raise ControlError(
+                f"models are not loaded by clients: model_control is {self.settings.model_control!r}, "
+                "not 'explicit'"
+            )
+        if not is_name(name):
+            raise RequestError(
+                f"{name[:128]!r} cannot be a model's name: letters, digits, '.', '_' and '-', at most 128"
+            )
 
-    def _load(self, entry: Entry) -> None:
-        problem = entry.problem
-        if not problem:
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _refresh_model(
+        self, name: str, *, override: Override | None = None, strict: bool = False
+    ) -> None:
+        """Open what has changed, then swap; with `strict`, everything has to open."""
+        async with self._lock(name):
+            self._loading.add(name)
             try:
-                model = self._open(entry)
-                self._models.setdefault(entry.name, {})[entry.version] = model
-            except OnwardError as error:
-                problem = str(error)
-            except Exception as error:  # noqa: BLE001 - one model must not keep the others from being served
-                _LOG.exception("model %s version %d", entry.name, entry.version)
-                problem = f"{type(error).__name__}: {error}"
-        if problem:
-            self._problems[entry.name, entry.version] = problem
-            _LOG.error("model %s version %s is not served: %s", entry.name, entry.version or "-", problem)
+                await self._swap(name, override, strict)
+            finally:
+                self._loading.discard(name)
 
-    def _open(self, entry: Entry) -> ServedModel:
-        engine: Engine = entry.settings.engine or self._settings.engine
-        other: Engine = "onnxruntime" if engine == "onward" else "onward"
-        check: CrossCheckSettings = entry.settings.cross_check or self._settings.cross_check
-        threads = entry.settings.threads or self._settings.threads
-        executor = self._engines[engine](entry.path, threads)
-        check_transferable([*executor.inputs, *executor.outputs])
-        witness = None
-        if check.policy != "off":
-            try:
-                witness = self._engines[other](entry.path, threads)
-            except ModelError as error:
-                raise ModelError(f"{other}, the cross-check's witness: {error}") from error
-        return ServedModel(
-            entry.name,
-            entry.version,
-            engine=engine,
-            executor=executor,
-            witness=witness,
-            check=check,
-            shadow=self.shadow,
-        )
+    async def _swap(self, name: str, override: Override | None, strict: bool) -> None:
+        if override is None and not strict:
+            override = self._overrides.of(name)
+        if override is not None and override.files:
+            override = await asyncio.to_thread(self._overrides.write, name, override)
+        root = self.settings.repository
+        if override is not None and override.repository is not None:
+            root = override.repository
+        entries = await asyncio.to_thread(scan_model, root, name)
+        if override is not None and override.settings is not None:
+            entries = _overridden(entries, override.settings)
+        old = self._models.get(name, {})
+        new: dict[int, ServedModel] = {}
+        opened: list[ServedModel] = []
+        problems: dict[tuple[str, int], str] = {}
+        records: dict[tuple[str, int], tuple[Entry, ModelSettings, object]] = {}
+        try:
+            for entry in entries:
+                key = (name, entry.version)
+                chosen = effective(entry.settings, self.settings)
+                record = (entry, chosen, await asyncio.to_thread(_fingerprint, entry))
+                if self._entries.get(key) == record:
+                    # nothing has changed, not even that it could not be opened
+                    if entry.version in old:
+                        new[entry.version] = old[entry.version]
+                        records[key] = record
+                        continue
+                    if not strict and key in self._problems:
+                        problems[key] = self._problems[key]
+                        records[key] = record
+                        continue
+                problem = entry.problem
+                if not problem:
+                    try:
+                        model = await self._opener.open(entry, chosen)
+                        opened.append(model)
+                        new[entry.version] = model
+                    except OnwardError as error:
+                        problem = str(error)
+                    except Exception as error:  # noqa: BLE001 - one model must not keep the others from being served
+                        _LOG.exception("model %s version %d", name, entry.version)
+                        problem = f"{type(error).__name__}: {error}"
+                records[key] = record
+                if problem:
+                    problems[key] = problem
+                    _LOG.error("model %s version %s is not served: %s", name, entry.version or "-", problem)
+            if strict and (problems or not new):
+                reason = next(iter(problems.values()), "it has no version")
+                raise ModelUnavailableError(f"model {name!r} could not be loaded: {reason}")
+        except BaseException:
+            for model in opened:
+                model.close()
+            if strict and not old:
+                self._problems.update(problems)
+            raise
+        if self._closed:
+            for model in opened:
+                model.close()
+            return
+        # an old version goes on where the new file of the same number cannot be opened
+        kept = {v: m for v, m in old.items() if v not in new and (name, v) in problems}
+        merged = {**kept, **new}
+        if override is not None:
+            self._overrides.keep(name, override)
+        elif strict:
+            self._overrides.drop(name)
+        if merged:
+            self._models[name] = merged
+        else:
+            self._models.pop(name, None)
+        for key in [key for key in (*self._problems, *self._entries) if key[0] == name]:
+            self._problems.pop(key, None)
+            self._entries.pop(key, None)
+        self._entries.update(records)
+        self._problems.update(problems)
+        for version, model in old.items():
+            if merged.get(version) is not model:
+                self._retire(model)
+        for model in opened:
+            _LOG.info("%s is ready (%s)", model.title, model.engine)
+
+    def _retire(self, model: ServedModel) -> None:
+        task = asyncio.get_running_loop().create_task(model.retire(self.settings.drain_timeout))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+
+def _overridden(entries: list[Entry], settings: ModelSettings) -> list[Entry]:
+    versions = settings.versions.chosen([entry.version for entry in entries])
+    return [replace(entry, settings=settings) for entry in entries if entry.version in versions]
+
+
+def _fingerprint(entry: Entry) -> object:
+    """What changes when any file of a version does."""
+    try:
+        files = [*entry.path.parent.iterdir()] if entry.version else []
+        if entry.settings.labels is not None:
+            files.append(entry.folder / entry.settings.labels)
+        found = [(file.name, file.stat()) for file in sorted(files)]
+    except OSError:
+        return None
+    return [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found]

@@ -1,4 +1,4 @@
-"""The model repository: folders `<name>/<version>/model.onnx` on disk, listed once and checked."""
+"""The model repository: folders `<name>/<version>/model.onnx` on disk, listed and checked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from typing import final
 from onward.errors import ConfigError, OnwardError
 from onward_server.settings import ModelSettings, load_model_settings
 
-__all__ = ["MODEL_FILE", "Entry", "scan"]
+__all__ = ["MODEL_FILE", "Entry", "is_name", "is_version", "names", "scan", "scan_model"]
 
 MODEL_FILE = "model.onnx"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a model's name; anything else never reaches a path."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Whether a text can be a version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 @final
@@ -29,6 +39,7 @@ class Entry:
         path: the model file.
         settings: from the model's config.toml.
         problem: why it cannot be served; empty when nothing was found so far.
+        folder: the model's folder.
     """
 
     name: str
@@ -36,50 +47,71 @@ class Entry:
     path: Path
     settings: ModelSettings
     problem: str = ""
+    folder: Path = Path()
 
 
-def scan(repository: Path) -> list[Entry]:
-    """List a repository by name and version; what is wrong with an entry is part of the list.
-
-    Names that start with a dot are skipped, so are plain files beside the folders.
+def names(repository: Path) -> list[str]:
+    """The folders of a repository. Names that start with a dot are skipped, so are plain files.
 
     Raises:
         ConfigError: the repository is not a folder that can be read.
     """
     try:
         root = repository.resolve(strict=True)
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise ConfigError(
             f"repository {repository}: {error.strerror}; give a folder of <name>/<version>/{MODEL_FILE}"
         ) from error
-    return [entry for folder in folders for entry in _scan_model(root, folder)]
+
+
+def scan(repository: Path) -> list[Entry]:
+    """List a repository by name and version; what is wrong with an entry is part of the list.
+
+    Raises:
+        ConfigError: the repository is not a folder that can be read.
+    """
+    return [entry for name in names(repository) for entry in scan_model(repository, name)]
+
+
+def scan_model(repository: Path, name: str) -> list[Entry]:
+    """The versions of one model that its policy chooses; empty where there is no such folder."""
+    root = repository.resolve()
+    folder = root / name
+    if not is_name(name):
+        problem = "the name has characters other than letters, digits, '.', '_' and '-', or is too long"
+        return [Entry(name, 0, folder, ModelSettings(), problem, folder)]
+    return _scan_model(root, folder) if folder.is_dir() else []
 
 
 def _scan_model(root: Path, folder: Path) -> list[Entry]:
     def whole(problem: str) -> list[Entry]:
-        return [Entry(folder.name, 0, folder, ModelSettings(), problem)]
+        return [Entry(folder.name, 0, folder, ModelSettings(), problem, folder)]
 
-    if not _NAME.fullmatch(folder.name):
-        return whole("the name has characters other than letters, digits, '.', '_' and '-', or is too long")
     try:
         settings = load_model_settings(folder)
-        versions = sorted(
-            (int(path.name), path)
-            for path in folder.iterdir()
-            if path.is_dir() and _VERSION.fullmatch(path.name)
-        )
+        found = {int(path.name): path for path in folder.iterdir() if path.is_dir() and is_version(path.name)}
     except OnwardError as error:
         return whole(str(error))
     except OSError as error:
         return whole(f"{folder}: {error.strerror}")
-    if not versions:
+    if not found:
         return whole(
             f"{folder} has no version folder; versions are whole numbers from 1, without leading zeros"
         )
+    versions = settings.versions.chosen(list(found))
+    if not versions:
+        return whole(f"{folder}: the version policy chooses none of {', '.join(map(str, sorted(found)))}")
     return [
-        Entry(folder.name, version, path / MODEL_FILE, settings, _problem(root, path / MODEL_FILE))
-        for version, path in versions
+        Entry(
+            folder.name,
+            version,
+            found[version] / MODEL_FILE,
+            settings,
+            _problem(root, found[version] / MODEL_FILE),
+            folder,
+        )
+        for version in versions
     ]
 
 

@@ -1,16 +1,15 @@
-"""One loaded version of a model: its engines, its cross-check and its statistics."""
+"""One loaded version of a model: its instances, its cross-check and its statistics."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
-from onward.errors import OnwardError, VerificationError
+from onward.errors import InputError, OnwardError, ShapeError, VerificationError
 from onward.graph import Array, TensorSpec
 from onward_server.dataplane.crosscheck import (
     CheckOutcome,
@@ -20,13 +19,24 @@ from onward_server.dataplane.crosscheck import (
     Sampler,
     compare,
 )
-from onward_server.dataplane.executors import Executor
-from onward_server.errors import ExecutionError
-from onward_server.settings import CrossCheckSettings, Engine
+from onward_server.dataplane.hosts import Instance
+from onward_server.dataplane.inline import Inline, signature
+from onward_server.dataplane.scheduler import Scheduler
+from onward_server.dataplane.statistics import InferStatistics
+from onward_server.errors import (
+    DeadlineError,
+    ExecutionError,
+    ModelUnavailableError,
+    OverloadedError,
+    RunTimeoutError,
+    WorkerLostError,
+)
+from onward_server.settings import CrossCheckSettings, Engine, ModelSettings
 
-__all__ = ["InferStatistics", "Inference", "ServedModel", "ShadowQueue"]
+__all__ = ["Inference", "ServedModel"]
 
 _LOG = logging.getLogger(__name__)
+_LARGE = 1 << 20
 
 
 @final
@@ -40,63 +50,22 @@ class Inference:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class InferStatistics:
-    """Counts of requests and nanoseconds since the start, for one version of a model."""
-
-    success_count: int = 0
-    success_ns: int = 0
-    fail_count: int = 0
-    fail_ns: int = 0
-    queue_ns: int = 0
-    compute_ns: int = 0
-    last_inference_ms: int = 0
-
-
-@final
-class ShadowQueue:
-    """Runs checks after their requests were answered, one at a time, from a bounded queue for each model."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="onward-shadow")
-
-    def submit(self, model: ServedModel, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bool:
-        """Queue a check of `outputs`; False, and counted as dropped, when the model's queue is full."""
-        if not model.shadow_slots.acquire(blocking=False):
-            model.recorder.count(dropped=1)
-            return False
-
-        def done(future: Future[CheckOutcome]) -> None:
-            model.shadow_slots.release()
-            if future.cancelled():
-                model.recorder.count(dropped=1)
-
-        try:
-            future = self._pool.submit(model.check_later, inputs, outputs)
-        except RuntimeError:
-            model.shadow_slots.release()
-            model.recorder.count(dropped=1)
-            return False
-        future.add_done_callback(done)
-        return True
-
-    def close(self, *, wait: bool = False) -> None:
-        """Drop what waits, counted; with `wait`, finish it instead."""
-        self._pool.shutdown(wait=wait, cancel_futures=not wait)
-
-
-@final
 class ServedModel:
     """One version of a model, ready to answer.
 
     Args:
         name: the model's name.
         version: its version.
+        settings: how it is served, the server's settings filled in.
         engine: the engine that answers.
-        executor: the model in that engine.
-        witness: the model in the other engine; None when the policy is `off`.
+        reason: why that is not the engine that was asked for; else empty.
         check: the cross-check's settings.
-        shadow: where `shadow` checks run.
+        first: the model in that engine.
+        scheduler: the queue before it.
+        statistics: what the scheduler counts in.
+        witness: the model in the other engine; None when the policy is `off`.
+        inline: runs in this process; None: never.
+        labels: class names for the classification extension.
     """
 
     def __init__(
@@ -104,35 +73,42 @@ class ServedModel:
         name: str,
         version: int,
         *,
+        settings: ModelSettings,
         engine: Engine,
-        executor: Executor,
-        witness: Executor | None,
+        reason: str,
         check: CrossCheckSettings,
-        shadow: ShadowQueue,
+        first: Instance,
+        scheduler: Scheduler,
+        statistics: InferStatistics,
+        witness: Instance | None,
+        inline: Inline | None,
+        labels: Sequence[str],
     ) -> None:
         self.name = name
         self.version = version
+        self.settings = settings
         self.engine: Engine = engine
+        self.reason = reason
         self.check = check
+        self.labels = labels
+        self.inputs: Sequence[TensorSpec] = first.inputs
+        self.outputs: Sequence[TensorSpec] = first.outputs
+        self.scheduler = scheduler
+        self.infer_statistics = statistics
         self.recorder = CheckRecorder()
-        self.shadow_slots = threading.Semaphore(check.shadow_queue)
-        self._executor = executor
         self._witness = witness
         self._witness_engine: Engine = "onnxruntime" if engine == "onward" else "onward"
-        self._shadow = shadow
+        self._inline = inline
         self._sampler = Sampler(check.rate)
-        self._statistics = InferStatistics()
-        self._lock = threading.Lock()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._active = 0
+        # where the answer does not depend on the check, it does not wait for it
+        self._answers_first = check.on_mismatch == "log" and check.policy in ("sample", "shadow")
 
     @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """What a request has to bring."""
-        return self._executor.inputs
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """What an answer can hold."""
-        return self._executor.outputs
+    def title(self) -> str:
+        """What texts call it."""
+        return f"model {self.name!r} version {self.version}"
 
     @property
     def check_statistics(self) -> CheckStatistics:
@@ -140,51 +116,132 @@ class ServedModel:
         return self.recorder.statistics
 
     @property
-    def infer_statistics(self) -> InferStatistics:
-        """Counts and times of requests so far."""
-        with self._lock:
-            return self._statistics
+    def pending(self) -> int:
+        """Requests in it, and runs that outlive theirs."""
+        return max(self._active, self.scheduler.running)
 
-    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, queued_ns: int) -> Inference:
-        """Compute a validated request, in the calling thread.
+    @property
+    def restarts(self) -> int:
+        """How often a worker of it was replaced."""
+        return sum(instance.restarts for instance in self.scheduler.instances)
+
+    async def infer(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Inference:
+        """Compute a validated request.
 
         Args:
             inputs: one array for each input.
             outputs: names of the outputs wanted; None: all.
-            queued_ns: how long the request waited, for the statistics.
+            priority: 1 goes first; 0: the model's default.
+            deadline: as `time.monotonic()`; None: never.
 
         Raises:
             InputError: an engine found an input that it cannot take.
+            OverloadedError: too much waits.
+            DeadlineError: the deadline passed.
+            RunTimeoutError, MemoryLimitError, WorkerLostError: the run was ended.
             ExecutionError: the engine failed.
             VerificationError: the engines disagree and the policy is to fail.
         """
         start = time.perf_counter_ns()
+        self._active += 1
         try:
-            answer = self._infer(inputs, outputs)
-        except OnwardError:
-            self._count(start, queued_ns, success=False)
+            found, queue_ns, rows = await self._computed(inputs, outputs, priority, deadline)
+            answer = await self._checked(inputs, found)
+        except asyncio.CancelledError:
+            self.infer_statistics.failed("CANCELED", time.perf_counter_ns() - start)
             raise
-        except Exception as error:
-            self._count(start, queued_ns, success=False)
-            raise ExecutionError(f"{self.engine}: {type(error).__name__}: {error}") from error
-        self._count(start, queued_ns, success=True)
+        except OnwardError as error:
+            self.infer_statistics.failed(_reason(error), time.perf_counter_ns() - start)
+            raise
+        finally:
+            self._active -= 1
+        self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, queue_ns)
         return answer
 
-    def check_later(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> CheckOutcome:
-        """Compute a request that was answered already with the witness, compare and record."""
-        return self._compared(inputs, outputs)[0]
+    async def settle(self) -> None:
+        """Wait for the checks that are under way."""
+        while self._checks:
+            await asyncio.wait(set(self._checks))
 
-    def _infer(self, inputs: Mapping[str, Array], names: Sequence[str] | None) -> Inference:
-        outputs = self._executor.run(inputs, names)
+    async def retire(self, timeout: float) -> None:
+        """Finish what it has, at most `timeout` s, and close."""
+        deadline = time.monotonic() + timeout
+        while (self.pending or self._checks) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self.close()
+
+    def close(self) -> None:
+        """Give up what waits, and end the processes."""
+        if self._inline is not None:
+            self._inline.close()
+        self.scheduler.close()
+        for task in self._checks:
+            task.cancel()
+        if self._witness is not None:
+            self._witness.close()
+
+    async def _computed(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        priority: int,
+        deadline: float | None,
+    ) -> tuple[dict[str, Array], int, int]:
+        batched = self.settings.batching is not None
+        rows = int(next(iter(inputs.values())).shape[0]) if batched else 1
+        if self._inline is None:
+            return await self._scheduled(inputs, outputs, priority, deadline, rows)
+        shapes = signature(inputs)
+        if not self._inline.has(shapes):
+            return await self._scheduled(inputs, outputs, priority, deadline, rows)
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineError("the request's deadline passed before it was computed")
+        try:
+            found, took = self._inline.run(shapes, inputs, outputs)
+        except OnwardError:
+            raise
+        except Exception as error:
+            raise ExecutionError(f"{self.engine}: {type(error).__name__}: {error}") from error
+        self.infer_statistics.executed(rows, 1, 0, took, 0)
+        self.infer_statistics.in_process += 1
+        return found, 0, rows
+
+    async def _scheduled(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        priority: int,
+        deadline: float | None,
+        rows: int,
+    ) -> tuple[dict[str, Array], int, int]:
+        computed = await self.scheduler.run(
+            inputs, outputs, priority or self.settings.default_priority, deadline
+        )
+        if self._inline is not None and computed.alone:
+            self._inline.observe(signature(inputs), inputs, computed.infer_ns)
+        return computed.outputs, computed.queue_ns, rows
+
+    async def _checked(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
         self.recorder.count(requests=1)
         policy = self.check.policy
-        if policy == "shadow":
-            queued = self._shadow.submit(self, inputs, outputs)
-            return Inference(outputs, self.engine, CheckOutcome.SHADOW if queued else CheckOutcome.SKIPPED)
         if policy == "off" or (policy == "sample" and not self._sampler.select()):
             self.recorder.count(skipped=1)
             return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
-        outcome, witnessed, mismatch = self._compared(inputs, outputs)
+        if self._answers_first:
+            if len(self._checks) >= self.check.shadow_queue:
+                self.recorder.count(dropped=1)
+                return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
+            task = asyncio.get_running_loop().create_task(self._check_later(inputs, outputs))
+            self._checks.add(task)
+            task.add_done_callback(self._checks.discard)
+            return Inference(outputs, self.engine, CheckOutcome.SHADOW)
+        outcome, witnessed, mismatch = await self._compared(inputs, outputs)
         if outcome is CheckOutcome.PASSED or self.check.on_mismatch == "log":
             return Inference(outputs, self.engine, outcome)
         if self.check.on_mismatch == "prefer-onnxruntime":
@@ -192,23 +249,32 @@ class ServedModel:
                 return Inference(outputs, "onnxruntime", outcome)
             if witnessed is not None:
                 return Inference(witnessed, "onnxruntime", outcome)
-        raise VerificationError(
-            f"model {self.name!r} version {self.version}: the engines disagree: {mismatch}"
-        )
+        raise VerificationError(f"{self.title}: the engines disagree: {mismatch}")
 
-    def _compared(
+    async def _check_later(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        try:
+            await self._compared(inputs, outputs)
+        except asyncio.CancelledError:
+            self.recorder.count(dropped=1)
+            raise
+
+    async def _compared(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
     ) -> tuple[CheckOutcome, Mapping[str, Array] | None, str]:
         if self._witness is None:
             raise ExecutionError(f"policy {self.check.policy!r} needs a second engine, and none is loaded")
-        witnessed = None
+        witnessed: Mapping[str, Array] | None = None
         try:
-            witnessed = self._witness.run(inputs, list(outputs))
-        except Exception as error:  # noqa: BLE001 - an engine may raise anything; that is a finding too
+            run = await self._witness.run(inputs, list(outputs), self.settings.run_timeout or 60.0)
+        except OnwardError as error:
             comparison = Comparison(f"{self._witness_engine} failed: {error}")
         else:
+            witnessed = run.outputs
             ours, reference = (outputs, witnessed) if self.engine == "onward" else (witnessed, outputs)
-            comparison = compare(ours, reference, self.check)
+            if sum(array.nbytes for array in outputs.values()) > _LARGE:
+                comparison = await asyncio.to_thread(compare, ours, reference, self.check)
+            else:
+                comparison = compare(ours, reference, self.check)
         self.recorder.record(comparison)
         if not comparison.mismatch:
             return CheckOutcome.PASSED, witnessed, ""
@@ -220,20 +286,12 @@ class ServedModel:
         )
         return CheckOutcome.FAILED, witnessed, comparison.mismatch
 
-    def _count(self, start: int, queued_ns: int, *, success: bool) -> None:
-        compute_ns = time.perf_counter_ns() - start
-        with self._lock:
-            old = self._statistics
-            new = replace(old, last_inference_ms=time.time_ns() // 1_000_000)
-            total = queued_ns + compute_ns
-            if success:
-                new = replace(
-                    new,
-                    success_count=old.success_count + 1,
-                    success_ns=old.success_ns + total,
-                    queue_ns=old.queue_ns + queued_ns,
-                    compute_ns=old.compute_ns + compute_ns,
-                )
-            else:
-                new = replace(new, fail_count=old.fail_count + 1, fail_ns=old.fail_ns + total)
-            self._statistics = new
+
+def _reason(error: OnwardError) -> str:
+    if isinstance(error, (OverloadedError, DeadlineError, ModelUnavailableError)):
+        return "REJECTED"
+    if isinstance(error, (ExecutionError, WorkerLostError, RunTimeoutError, VerificationError)):
+        return "BACKEND"
+    if isinstance(error, (InputError, ShapeError)):
+        return "REJECTED"
+    return "OTHER"

@@ -156,11 +156,7 @@ def test_batch_normalization(run: Any, target: Target) -> None:
     x, gamma, beta, mean, variance, dy = (
         random(n, *shape) + 30, random(19), random(19), random(19), abs(random(19)), random(n, *shape) * 2,
     )  # fmt: skip
-    spec = replace(
-        statistics(shape, line),
-        operands=(line, Operand((0, 0, 1), DOUBLE)),
-        dtype=DOUBLE,
-    )
+    spec = statistics(shape, line)
     partial = empty(partial_size(spec, target, 2))
     run(reduce_columns(spec, target), target, {"x0": x, "x1": x.reshape(-1)[:19].copy(), "partial": partial,
                                                "batch": n})  # fmt: skip
@@ -189,7 +185,6 @@ def test_batch_normalization(run: Any, target: Target) -> None:
     for i, expected in enumerate(want):
         close(results[f"y{i}"], expected)
     back = backward_sums(shape, (line, line, Operand((0, 0, 1), DOUBLE)), operand(0), operand(1))
-    back = replace(back, dtype=DOUBLE)
     partial = empty(partial_size(back, target, 2))
     run(reduce_columns(back, target), target, {"x0": dy, "x1": x, "x2": mu, "partial": partial, "batch": n})
     results = {f"y{i}": empty(19) for i in range(5)}

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from onward.errors import VerificationError
 from onward.graph import Array
-from onward_server.dataplane import CheckOutcome, DataPlane
+from onward_server.dataplane import CheckOutcome, DataPlane, InferRequest, RequestedOutput
 from onward_server.dataplane.executors import EngineFactory
 from onward_server.errors import (
     DrainingError,
@@ -32,16 +32,30 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def planes() -> Iterator[Any]:
+async def planes() -> AsyncIterator[Any]:
     opened: list[DataPlane] = []
 
-    def open_plane(repository: Path, using: Mapping[str, EngineFactory] = RIGHT, **fields: Any) -> DataPlane:
-        opened.append(DataPlane(settings(repository, **fields), using))
+    async def open_plane(repository: Path, using: Mapping[str, EngineFactory] = RIGHT, **fields: Any) -> Any:
+        opened.append(await DataPlane.open(settings(repository, **fields), using))
         return opened[-1]
 
     yield open_plane
     for plane in opened:
         plane.close()
+
+
+async def infer(
+    plane: DataPlane, inputs: Mapping[str, Array], outputs: list[str] | None = None, version: str = ""
+) -> Any:
+    wanted = None if outputs is None else [RequestedOutput(name) for name in outputs]
+    return await plane.infer(InferRequest("m", inputs, version, wanted))
+
+
+def outcome_of(answer: Any) -> CheckOutcome:
+    return CheckOutcome(answer.parameters["cross_check"])
+
+
+FAIL = {"on_mismatch": "fail"}
 
 
 def one_wrong(outputs: dict[str, Array]) -> dict[str, Array]:
@@ -61,35 +75,35 @@ async def test_the_latest_version_answers_unless_one_is_named(repository: Path, 
     for version, op in [(2, "Neg"), (10, "Abs"), (9, "Identity")]:
         kind = {"x": (TensorProto.FLOAT, ["n"])}
         put(repository, "m", version, model(op, kind, {"y": kind["x"]}))
-    plane = planes(repository)
+    plane = await planes(repository)
     x = np.array([-1.0, 2.0], dtype=np.float32)
     assert plane.versions("m") == [2, 9, 10]
     for version, expected in [("", [1, 2]), ("10", [1, 2]), ("9", [-1, 2]), ("2", [1, -2])]:
-        answer = await plane.infer(plane.model("m", version), {"x": x})
+        answer = await infer(plane, {"x": x}, version=version)
         assert answer.outputs["y"].tolist() == expected
 
 
 @pytest.mark.parametrize("version", ["3", "02", "0", "-2", "x", " 2", "9" * 30, "²"])
-def test_unknown_versions_are_not_found(repository: Path, planes: Any, version: str) -> None:
+async def test_unknown_versions_are_not_found(repository: Path, planes: Any, version: str) -> None:
     put(repository, "m", 2, identity(TensorProto.FLOAT))
     with pytest.raises(ModelNotFoundError, match="versions served: 2"):
-        planes(repository).model("m", version)
+        (await planes(repository)).model("m", version)
 
 
 @pytest.mark.parametrize("name", ["", "other", "../m", "m/2", "/etc/passwd", "m\0"])
-def test_unknown_names_are_not_found(repository: Path, planes: Any, name: str) -> None:
+async def test_unknown_names_are_not_found(repository: Path, planes: Any, name: str) -> None:
     put(repository, "m", 2, identity(TensorProto.FLOAT))
     with pytest.raises(ModelNotFoundError, match="models served: m"):
-        planes(repository).model(name)
+        (await planes(repository)).model(name)
 
 
-def test_a_bad_model_is_reported_and_the_others_are_served(
+async def test_a_bad_model_is_reported_and_the_others_are_served(
     repository: Path, planes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(repository, "good", 1, identity(TensorProto.FLOAT))
     put(repository, "good", 2, b"not a model at all")
     put(repository, "bad", 1, identity(TensorProto.FLOAT).SerializeToString()[:-20])
-    plane = planes(repository)
+    plane = await planes(repository)
     assert plane.names == ["good"]
     assert plane.model("good").version == 1
     assert set(plane.problems) == {("good", 2), ("bad", 1)}
@@ -99,7 +113,7 @@ def test_a_bad_model_is_reported_and_the_others_are_served(
     assert "model bad version 1 is not served" in caplog.text
 
 
-def test_external_data_may_not_leave_the_version_folder(repository: Path, planes: Any) -> None:
+async def test_external_data_may_not_leave_the_version_folder(repository: Path, planes: Any) -> None:
     (repository / "secret.bin").write_bytes(bytes(8))
     weight = helper.make_tensor("w", TensorProto.FLOAT, [2], bytes(8), raw=True)
     weight.ClearField("raw_data")
@@ -111,25 +125,24 @@ def test_external_data_may_not_leave_the_version_folder(repository: Path, planes
     del content.graph.input[1]
     content.graph.initializer.append(weight)
     put(repository, "m", 1, content)
-    plane = planes(repository)
+    plane = await planes(repository)
     assert plane.names == []
     assert "secret.bin" in plane.problems["m", 1]
 
 
-def test_an_empty_repository_is_allowed_with_a_warning(
+async def test_an_empty_repository_is_allowed_with_a_warning(
     repository: Path, planes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert planes(repository).names == []
+    assert (await planes(repository)).names == []
     assert "no model that can be served" in caplog.text
 
 
 async def test_a_subset_of_outputs_in_the_order_asked_for(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, cross_check={"policy": "every"})
-    model_ = plane.model("m")
-    answer = await plane.infer(model_, FLOAT_PAIR, ["product", "total"])
+    plane = await planes(repository, cross_check={"policy": "every"})
+    answer = await infer(plane, FLOAT_PAIR, ["product", "total"])
     assert list(answer.outputs) == ["product", "total"]
-    answer = await plane.infer(model_, FLOAT_PAIR, ["product"])
+    answer = await infer(plane, FLOAT_PAIR, ["product"])
     assert list(answer.outputs) == ["product"]
     np.testing.assert_array_equal(answer.outputs["product"], FLOAT_PAIR["a"] * 2)
 
@@ -155,25 +168,25 @@ async def test_what_does_not_fit_the_model_is_refused(
     repository: Path, planes: Any, inputs: dict[str, Array], outputs: list[str] | None, text: str
 ) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository)
+    plane = await planes(repository)
     with pytest.raises(RequestError, match=text):
-        await plane.infer(plane.model("m"), inputs, outputs)
+        await infer(plane, inputs, outputs)
 
 
 async def test_policy_off_checks_nothing(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(one_wrong))
-    answer = await plane.infer(plane.model("m"), FLOAT_PAIR)
-    assert answer.outcome is CheckOutcome.SKIPPED
+    plane = await planes(repository, engines(one_wrong))
+    answer = await infer(plane, FLOAT_PAIR)
+    assert outcome_of(answer) is CheckOutcome.SKIPPED
     assert plane.model("m").check_statistics.checks == 0
 
 
 async def test_policy_every_finds_agreement(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, cross_check={"policy": "every", "on_mismatch": "fail"})
+    plane = await planes(repository, cross_check={"policy": "every", "on_mismatch": "fail"})
     for _ in range(3):
-        answer = await plane.infer(plane.model("m"), FLOAT_PAIR)
-        assert (answer.outcome, answer.engine) == (CheckOutcome.PASSED, "onward")
+        answer = await infer(plane, FLOAT_PAIR)
+        assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.PASSED, "onward")
     statistics = plane.model("m").check_statistics
     assert (statistics.requests, statistics.checks, statistics.passed, statistics.failed) == (3, 3, 3, 0)
 
@@ -182,9 +195,9 @@ async def test_a_mismatch_is_logged_and_answered(
     repository: Path, planes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(one_wrong), cross_check={"policy": "every"})
-    answer = await plane.infer(plane.model("m"), FLOAT_PAIR)
-    assert (answer.outcome, answer.engine) == (CheckOutcome.FAILED, "onward")
+    plane = await planes(repository, engines(one_wrong), cross_check={"policy": "every"})
+    answer = await infer(plane, FLOAT_PAIR)
+    assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.FAILED, "onward")
     np.testing.assert_array_equal(answer.outputs["total"], A + B + 1)
     assert "cross-check of m version 1: output 'total': 6 of 6 elements differ" in caplog.text
     statistics = plane.model("m").check_statistics
@@ -193,9 +206,9 @@ async def test_a_mismatch_is_logged_and_answered(
 
 async def test_a_mismatch_can_refuse_the_answer(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(one_wrong), cross_check={"policy": "every", "on_mismatch": "fail"})
+    plane = await planes(repository, engines(one_wrong), cross_check={"policy": "every", **FAIL})
     with pytest.raises(VerificationError, match="engines disagree: output 'total'"):
-        await plane.infer(plane.model("m"), FLOAT_PAIR)
+        await infer(plane, FLOAT_PAIR)
     assert plane.model("m").infer_statistics.fail_count == 1
 
 
@@ -203,9 +216,9 @@ async def test_a_mismatch_can_refuse_the_answer(repository: Path, planes: Any) -
 async def test_a_mismatch_can_prefer_onnxruntime(repository: Path, planes: Any, engine: str) -> None:
     put(repository, "m", 1, two_by_two())
     check = {"policy": "every", "on_mismatch": "prefer-onnxruntime"}
-    plane = planes(repository, engines(one_wrong), cross_check=check, engine=engine)
-    answer = await plane.infer(plane.model("m"), FLOAT_PAIR)
-    assert (answer.outcome, answer.engine) == (CheckOutcome.FAILED, "onnxruntime")
+    plane = await planes(repository, engines(one_wrong), cross_check=check, engine=engine)
+    answer = await infer(plane, FLOAT_PAIR)
+    assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.FAILED, "onnxruntime")
     np.testing.assert_array_equal(answer.outputs["total"], A + B)
 
 
@@ -214,10 +227,12 @@ async def test_a_witness_that_fails_is_a_mismatch(repository: Path, planes: Any)
         raise FloatingPointError("engine trouble")
 
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(broken), cross_check={"policy": "every"}, engine="onnxruntime")
-    answer = await plane.infer(plane.model("m"), FLOAT_PAIR)
-    assert (answer.outcome, answer.engine) == (CheckOutcome.FAILED, "onnxruntime")
-    assert plane.model("m").check_statistics.last_mismatch == "onward failed: engine trouble"
+    plane = await planes(repository, engines(broken), cross_check={"policy": "every"}, engine="onnxruntime")
+    answer = await infer(plane, FLOAT_PAIR)
+    assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.FAILED, "onnxruntime")
+    assert (
+        plane.model("m").check_statistics.last_mismatch == "onward failed: FloatingPointError: engine trouble"
+    )
 
 
 async def test_an_engine_that_fails_is_an_execution_error(repository: Path, planes: Any) -> None:
@@ -225,19 +240,37 @@ async def test_an_engine_that_fails_is_an_execution_error(repository: Path, plan
         raise FloatingPointError("engine trouble")
 
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(broken))
-    with pytest.raises(ExecutionError, match="onward: FloatingPointError: engine trouble"):
-        await plane.infer(plane.model("m"), FLOAT_PAIR)
+    plane = await planes(repository, engines(broken))
+    with pytest.raises(ExecutionError, match="FloatingPointError: engine trouble"):
+        await infer(plane, FLOAT_PAIR)
 
 
 async def test_policy_sample_checks_its_share(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, cross_check={"policy": "sample", "rate": 0.25})
-    outcomes = [(await plane.infer(plane.model("m"), FLOAT_PAIR)).outcome for _ in range(8)]
+    plane = await planes(repository, cross_check={"policy": "sample", "rate": 0.25, "on_mismatch": "fail"})
+    outcomes = [outcome_of(await infer(plane, FLOAT_PAIR)) for _ in range(8)]
     passed, skipped = CheckOutcome.PASSED, CheckOutcome.SKIPPED
     assert outcomes == [passed, skipped, skipped, skipped] * 2
     statistics = plane.model("m").check_statistics
     assert (statistics.requests, statistics.checks, statistics.skipped) == (8, 2, 6)
+
+
+async def test_policy_sample_answers_first_where_it_only_logs(repository: Path, planes: Any) -> None:
+    release = threading.Event()
+
+    def held(outputs: dict[str, Array]) -> dict[str, Array]:
+        assert release.wait(30)
+        return one_wrong(outputs)
+
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository, engines(held), cross_check={"policy": "sample"}, engine="onnxruntime")
+    try:
+        answer = await infer(plane, FLOAT_PAIR)
+    finally:
+        release.set()
+    assert outcome_of(answer) is CheckOutcome.SHADOW
+    await plane.model("m").settle()
+    assert plane.model("m").check_statistics.failed == 1
 
 
 async def test_policy_shadow_answers_first_and_counts_drops(repository: Path, planes: Any) -> None:
@@ -250,14 +283,14 @@ async def test_policy_shadow_answers_first_and_counts_drops(repository: Path, pl
 
     put(repository, "m", 1, two_by_two())
     check = {"policy": "shadow", "shadow_queue": 2}
-    plane = planes(repository, engines(held), cross_check=check, engine="onnxruntime")
+    plane = await planes(repository, engines(held), cross_check=check, engine="onnxruntime")
     served = plane.model("m")
     try:
-        outcomes = [(await plane.infer(served, FLOAT_PAIR)).outcome for _ in range(3)]
+        outcomes = [outcome_of(await infer(plane, FLOAT_PAIR)) for _ in range(3)]
     finally:
         release.set()
     assert outcomes == [CheckOutcome.SHADOW, CheckOutcome.SHADOW, CheckOutcome.SKIPPED]
-    plane.shadow.close(wait=True)
+    await served.settle()
     assert entered.is_set()
     statistics = served.check_statistics
     assert (statistics.requests, statistics.failed, statistics.dropped) == (3, 2, 1)
@@ -271,14 +304,14 @@ async def test_the_event_loop_stays_free_and_the_queue_is_bounded(repository: Pa
         return outputs
 
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(held), executor_threads=1, queue_size=1)
+    plane = await planes(repository, engines(held), instances=1, queue_size=1)
     served = plane.model("m")
-    waiting = [asyncio.create_task(plane.infer(served, FLOAT_PAIR)) for _ in range(2)]
+    waiting = [asyncio.create_task(infer(plane, FLOAT_PAIR)) for _ in range(2)]
     try:
-        await asyncio.sleep(0)
-        assert plane.pending == 2
-        with pytest.raises(OverloadedError, match="2 requests"):
-            await plane.infer(served, FLOAT_PAIR)
+        while served.scheduler.waiting < 1:
+            await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError, match="1 requests of this model wait"):
+            await infer(plane, FLOAT_PAIR)
         assert not await plane.drain(0.05)
     finally:
         release.set()
@@ -298,8 +331,8 @@ async def test_a_cancelled_request_gives_its_place_back_when_it_has_ended(
         return outputs
 
     put(repository, "m", 1, two_by_two())
-    plane = planes(repository, engines(held), executor_threads=1, queue_size=1)
-    running, queued = (asyncio.create_task(plane.infer(plane.model("m"), FLOAT_PAIR)) for _ in range(2))
+    plane = await planes(repository, engines(held), instances=1, queue_size=1)
+    running, queued = (asyncio.create_task(infer(plane, FLOAT_PAIR)) for _ in range(2))
     try:
         await asyncio.sleep(0.05)
         for task in (running, queued):

@@ -19,7 +19,7 @@ _dropout = functools.lru_cache(256)(philox.dropout)
 
 
 def _unsuited(q: Queries, request: requests.Dropout) -> str | None:
-    if reason := q.not_float32(request.x) or q.empty(request.x):
+    if reason := q.not_floats(request.x) or q.empty(request.x):
         return reason
     if max(np.prod(q.shape(request.x), dtype=np.float64), 1) >= 2.0**32:
         return "more than 2**32 elements"
@@ -42,7 +42,9 @@ def dropout(c: Context, request: requests.Dropout) -> None:
     # One element along the last axis has no stride of its own.
     if sizes[-1] == 1:
         x_strides, y_strides = (*x_strides[:-1], 1), (*y_strides[:-1], 1)
-    spec = philox.Dropout(sizes[1:], x_strides, y_strides, position, request.ratio, request.salt)
+    spec = philox.Dropout(
+        sizes[1:], x_strides, y_strides, position, request.ratio, request.salt, source.dtype.name
+    )
     slots: dict[str, Slot] = {"x": source, "y": target, "seed": c.plain(request.seed)}
     slots |= {"step": c.plain(request.step), "batch": sizes[0]}
     c.call(_dropout(spec, c.target), slots, batch=sizes[0])

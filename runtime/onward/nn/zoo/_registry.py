@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, get_origin, get_type_hints
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from onward.errors import ConfigError
 from onward.nn.network import Network
@@ -45,7 +48,31 @@ def build(name: str, **options: Any) -> Network:
         raise ConfigError(
             f"network {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
         )
+    _check_types(name, function, options)
     return function(**options)
+
+
+def _check_types(name: str, function: Callable[..., Network], options: Mapping[str, Any]) -> None:
+    """Refuse values that are not of an option's annotated type."""
+    types = get_type_hints(function)
+    for option, value in options.items():
+        try:
+            TypeAdapter(types[option]).validate_python(_plain(value), strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            if not problem["loc"] and get_origin(types[option]) is Sequence:
+                said = f"a list is needed, such as {option}=[{value}]"
+            else:
+                place = "".join(f"item {part}: " for part in problem["loc"])
+                said = place + problem["msg"][:1].lower() + problem["msg"][1:]
+            raise ConfigError(f"network {name!r}, option {option!r}: {said}; got {value!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def scaled(channels: int, width: float, divisor: int = 1) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.cli.preparation import feeds_of
 from onward.data import Dataset
 from onward.engine import Session
 from onward.errors import ConfigError
 from onward.graph import Array
-from onward.train import create_metric
+from onward.runs.preparation import feeds_of
+from onward.train import infer_task
+from onward.train.task import metric_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,7 @@ __all__ = ["Measures", "figures_text", "final_activation", "measure", "outputs_o
 _SHOWN_CLASSES = 20
 _AVERAGED = ("accuracy", "precision", "recall", "f1")
 _PER_CLASS = ("precision_per_class", "recall_per_class", "f1_per_class")
+_LABELS = ("accuracy", "subset_accuracy", "precision", "recall", "f1")
 _REGRESSION = ("mae", "rmse", "r2")
 
 
@@ -37,8 +39,9 @@ class Measures:
         samples: how many it has.
         figures: scalar metrics by name.
         per_class: precision, recall and F1, each float64 [K]; empty for regression.
-        confusion: int64 [K, K], rows the true classes; None for regression.
+        confusion: int64 [K, K], rows the true classes; None for regression and for several labels a sample.
         classes: their names.
+        support: how often each occurs, [K].
     """
 
     samples: int
@@ -46,27 +49,30 @@ class Measures:
     per_class: Mapping[str, Array] = field(default_factory=dict)
     confusion: Array | None = None
     classes: tuple[str, ...] = ()
+    support: Array | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         result: dict[str, Any] = {"samples": self.samples, **self.figures}
         result |= {name: array.tolist() for name, array in self.per_class.items()}
+        if self.support is not None:
+            result |= {"classes": list(self.classes), "support": self.support.tolist()}
         if self.confusion is not None:
-            result |= {"classes": list(self.classes), "confusion_matrix": self.confusion.tolist()}
+            result["confusion_matrix"] = self.confusion.tolist()
         return result
 
     def show(self, console: Console, title: str) -> None:
         """Write the tables: figures by class, averages, the confusion matrix."""
         for table in self._tables(title):
             console.print(table)
-        if self.confusion is not None:
-            console.print(figures_text(self.figures))
+        if self.support is not None:
+            console.print(figures_text(self.figures), soft_wrap=True)
 
     def _tables(self, title: str) -> Iterator[Table]:
         from rich.table import Table
 
         heading = f"{title}: {self.samples:,} samples"
-        if self.confusion is None:
+        if self.support is None:
             table = Table(title=heading)
             table.add_column("metric")
             table.add_column("value", justify="right")
@@ -75,17 +81,16 @@ class Measures:
             yield table
             return
         table = Table(title=heading)
-        table.add_column("class")
+        table.add_column("class" if self.confusion is not None else "label")
         for name in ("precision", "recall", "F1", "samples"):
             table.add_column(name, justify="right")
-        support = self.confusion.sum(axis=1)
         for i in range(min(len(self.classes), _SHOWN_CLASSES)):
             scores = [f"{self.per_class[name][i]:.4f}" for name in _PER_CLASS]
-            table.add_row(self.classes[i], *scores, f"{support[i]:,}")
+            table.add_row(self.classes[i], *scores, f"{self.support[i]:,}")
         if (more := len(self.classes) - _SHOWN_CLASSES) > 0:
             table.add_row(f"… {more} more", "", "", "", "")
         yield table
-        if len(self.classes) <= _SHOWN_CLASSES:
+        if self.confusion is not None and len(self.classes) <= _SHOWN_CLASSES:
             yield _confusion_table(self.confusion, self.classes)
 
 
@@ -102,12 +107,12 @@ def measure(
     extra: Sequence[str] = (),
     threshold: float = 0.0,
 ) -> Measures:
-    """Figures of a model's first output [N, ...] against a data set's targets.
+    """Figures of a model's first output [N, ...] against a data set's targets, as their task asks for.
 
     Args:
         classes: their names; by default those of the data set, or numbers.
         extra: further metrics by name; those that are no scalars are left out.
-        threshold: of a single score a sample, see `onward.train.metrics`.
+        threshold: of a single score a sample or label, see `onward.train.metrics`.
 
     Raises:
         ConfigError: the data set has no targets, or a metric is unknown.
@@ -116,25 +121,35 @@ def measure(
     targets = dataset.targets
     if targets is None:
         raise ConfigError(f"data set {dataset.name!r} has no targets to measure against")
-    regression = dataset.task == "regression"
-    options = {} if regression else {"threshold": threshold}
-    names = list(dict.fromkeys([*(_REGRESSION if regression else _AVERAGED), *extra]))
+    task = infer_task(dataset, ("N", *outputs.shape[1:]))
+    if task.kind == "one-hot":
+        targets = targets.argmax(axis=1)
+    if task.axis == -1:
+        outputs = np.moveaxis(outputs, -1, 1)
+    averaged = {"regression": _REGRESSION, "multi-label": _LABELS}.get(task.kind, _AVERAGED)
 
     def result(name: str) -> float | Array:
-        takes_threshold = not regression and not name.startswith(("top", *_REGRESSION, "mse"))
-        metric = create_metric(name, **(options if takes_threshold else {}))
+        metric = metric_of(task, name, threshold, ignore_index=dataset.ignore_index)
         metric.update(outputs, targets)
         return metric.result()
 
-    found = {name: result(name) for name in names}
+    found = {name: result(name) for name in dict.fromkeys([*averaged, *extra])}
     figures = {name: value for name, value in found.items() if isinstance(value, float)}
-    if regression:
+    if task.kind == "regression":
         return Measures(len(dataset), figures)
-    confusion = np.asarray(result("confusion_matrix"))
-    known = tuple(classes or dataset.classes or ())
-    labels = known if len(known) == len(confusion) else tuple(str(i) for i in range(len(confusion)))
     per_class = {name: np.asarray(result(name)) for name in _PER_CLASS}
-    return Measures(len(dataset), figures, per_class, confusion, labels)
+    known = tuple(classes or dataset.classes or ())
+    if task.kind == "multi-label":
+        support = targets.reshape(len(targets), task.count, -1).sum(axis=(0, 2))
+        return Measures(len(dataset), figures, per_class, None, _named(known, task.count), support)
+    confusion = np.asarray(result("confusion_matrix"))
+    return Measures(
+        len(dataset), figures, per_class, confusion, _named(known, len(confusion)), confusion.sum(axis=1)
+    )
+
+
+def _named(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return names if len(names) == count else tuple(str(i) for i in range(count))
 
 
 def outputs_of(session: Session, dataset: Dataset, batch_size: int) -> Array:

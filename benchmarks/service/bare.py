@@ -1,0 +1,46 @@
+"""The peer of `load`: a grpc.aio + uvloop handler around onnxruntime, without checks, limits or isolation."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import grpc
+import numpy as np
+import onnxruntime
+import uvloop
+
+from onward_protos import grpc_service_pb2 as pb
+
+
+async def main() -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+
+    async def infer(
+        message: pb.ModelInferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelInferResponse:
+        tensor = message.inputs[0]
+        x = np.frombuffer(message.raw_input_contents[0], np.float32).reshape(tuple(tensor.shape))
+        (y,) = session.run(None, {"x": x})
+        response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+        response.outputs.add(name="y", datatype="FP32", shape=y.shape)
+        response.raw_output_contents.append(y.tobytes())
+        return response
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(
+        infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
+    await server.wait_for_termination()
+
+
+uvloop.run(main())

@@ -1,0 +1,64 @@
+"""Repositories that the programs serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["write_mlp", "write_slow"]
+
+
+def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
+    """784-128-10, float32, a free number of rows."""
+    generator = np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {
+        "w1": generator.standard_normal((784, 128)).astype(np.float32) / 28,
+        "b1": np.zeros(128, np.float32),
+        "w2": generator.standard_normal((128, 10)).astype(np.float32) / 11,
+        "b2": np.zeros(10, np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "w2", "b2"], ["y"]),
+    ]
+    return _write(repository, name, nodes, ["n", 784], ["n", 10], weights, config)
+
+
+def write_slow(repository: Path, name: str = "slow", config: str = "") -> Path:
+    """A product of matrices repeated: tens of milliseconds a request of 256 by 256."""
+    weight = np.full((256, 256), 1 / 256, np.float32)
+    nodes, value = [], "x"
+    for layer in range(24):
+        nodes.append(helper.make_node("MatMul", [value, "w"], [f"p{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"p{layer}"], [f"t{layer}"]))
+        value = f"t{layer}"
+    nodes.append(helper.make_node("Identity", [value], ["y"]))
+    return _write(repository, name, nodes, ["n", 256], ["n", 256], {"w": weight}, config)
+
+
+def _write(
+    repository: Path,
+    name: str,
+    nodes: list[onnx.NodeProto],
+    inputs: list[str | int],
+    outputs: list[str | int],
+    weights: dict[str, np.ndarray],
+    config: str,
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, inputs)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, outputs)],
+        [numpy_helper.from_array(array, key) for key, array in weights.items()],
+    )
+    path = repository / name / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    if config:
+        (repository / name / "config.toml").write_text(config)
+    return path

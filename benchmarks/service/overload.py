@@ -1,0 +1,102 @@
+"""`make overload`: many times what the server can do. Health answers, refusals are quick, memory stays.
+
+python -m benchmarks.service.overload [--seconds S] [--clients N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import uvloop
+from benchmarks.service.models import write_slow
+from benchmarks.service.starting import INFER, memory_mb, request, server
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_DEADLINE = 2.0
+
+
+async def storm(address: str, pid: int, seconds: float, clients: int) -> dict[str, float]:
+    """What clients saw: counts by code, and the slowest of each kind in ms."""
+    data = request("slow", np.zeros((64, 256), np.float32))
+    codes: collections.Counter[str] = collections.Counter()
+    slowest: dict[str, float] = collections.defaultdict(float)
+    health: list[float] = []
+    memory: list[float] = []
+    end = time.perf_counter() + seconds
+    async with (
+        grpc.aio.insecure_channel(address) as channel,
+        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        call = channel.unary_unary(INFER)
+        checks = health_pb2_grpc.HealthStub(other)
+
+        async def client() -> None:
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                try:
+                    await call(data, timeout=_DEADLINE)
+                    code = "OK"
+                except grpc.RpcError as error:
+                    code = error.code().name
+                codes[code] += 1
+                slowest[code] = max(slowest[code], time.perf_counter() - start)
+                if code != "OK":
+                    await asyncio.sleep(0.05)
+
+        async def watch() -> None:
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                await checks.Check(health_pb2.HealthCheckRequest(), timeout=10)
+                health.append(time.perf_counter() - start)
+                memory.append(memory_mb([pid]))
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(watch(), *(client() for _ in range(clients)))
+    quarter = max(len(memory) // 4, 1)
+    health.sort()
+    return {
+        **{f"{code}, requests": count for code, count in codes.items()},
+        **{f"{code}, slowest ms": 1e3 * value for code, value in slowest.items()},
+        "health, p99 ms": 1e3 * health[int(0.99 * (len(health) - 1))],
+        "health, slowest ms": 1e3 * health[-1],
+        "memory, first quarter MB": max(memory[:quarter]),
+        "memory, last quarter MB": max(memory[-quarter:]),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="(60)")
+    parser.add_argument("--clients", type=int, default=400, help="that wait for answers at a time (400)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_slow(Path(folder), config="queue_size = 16\ncross_check = { policy = 'off' }\n")
+        with server("--repository", folder) as (process, event):
+            seen = uvloop.run(storm(event["address"], process.pid, options.seconds, options.clients))
+            alive = process.poll() is None
+    for name, value in sorted(seen.items()):
+        print(f"{name:32} {value:12.1f}")
+    allowed = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    checks = {
+        "only answers, refusals and deadlines": {n.split(",")[0] for n in seen if "requests" in n} <= allowed,
+        "some are answered": seen.get("OK, requests", 0) > 0,
+        "health within 100 ms (p99)": seen["health, p99 ms"] < 100,
+        "memory grows by less than a tenth": seen["memory, last quarter MB"]
+        < 1.1 * seen["memory, first quarter MB"] + 10,
+        "the server lives": alive,
+    }
+    for name, holds in checks.items():
+        print(f"{'pass' if holds else 'FAIL'}: {name}")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

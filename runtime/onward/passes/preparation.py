@@ -1,0 +1,118 @@
+"""Puts the preparation of inputs into a model's graph, and takes it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.data.preparation import NumberPreparation, Preparation
+from onward.errors import ConfigError, InvalidModelError
+from onward.graph import Builder, dims_of, numpy_dtype
+
+__all__ = ["detach_preparation", "prepend_preparation"]
+
+_SCOPE = "preparation"
+
+
+def prepend_preparation(model: ir.Model, preparation: Preparation) -> ir.Model:
+    """The model with inputs as they are read: `Cast`, `Div`, `Sub` and `Div` before the network.
+
+    The inputs keep their names and shapes and take the element types of the preparation. What the network
+    takes becomes a value inside, named `preparation/<input>`, by which `detach_preparation` finds it. Texts
+    are not part of it: the graph takes token numbers.
+
+    Args:
+        model: a model that takes prepared inputs; it is not changed.
+        preparation: by the model's input names.
+
+    Raises:
+        ConfigError: the model has no input of a name, or an input that does not take floats; or channels
+            differ.
+    """
+    model = model.clone()
+    graph = model.graph
+    for name, each in preparation.numbers.items():
+        if each.empty:
+            continue
+        value = next((v for v in graph.inputs if v.name == name), None)
+        if value is None:
+            raise ConfigError(
+                f"there is a preparation for input {name!r}, but the model takes "
+                f"{', '.join(str(v.name) for v in graph.inputs)}"
+            )
+        _prepend(graph, value, each)
+    return model
+
+
+def detach_preparation(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """The model without the preparation of these inputs, as it was before `prepend_preparation`.
+
+    Raises:
+        InvalidModelError: an input's preparation is not in the graph; another tool has changed the file.
+    """
+    model = model.clone()
+    graph = model.graph
+    for name in names:
+        boundary = next((v for n in graph for v in n.outputs if v.name == f"{_SCOPE}/{name}"), None)
+        raw = next((v for v in graph.inputs if v.name == name), None)
+        if boundary is None or raw is None or boundary.is_graph_output():
+            raise InvalidModelError(
+                f"the metadata say that the graph prepares input {name!r}, but it has no value "
+                f"'{_SCOPE}/{name}': another tool has changed the file; train the original, or remove the "
+                "entry onward.preparation to train on inputs as the graph takes them"
+            )
+        network = ir.Value(name=name, type=boundary.type, shape=raw.shape)
+        ir.convenience.replace_all_uses_with(boundary, network)
+        node = boundary.producer()
+        while node is not None and not any(v.uses() for v in node.outputs):
+            operands = list(node.inputs)
+            graph.remove(node, safe=True)
+            for value in operands[1:]:
+                if value is not None and value.is_initializer() and not value.uses():
+                    graph.initializers.pop(value.name or "")
+            node = operands[0].producer() if operands[0] is not None else None
+        raw.name = f"{name}.raw"
+        graph.inputs[graph.inputs.index(raw)] = network
+    return model
+
+
+def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
+    name = value.name or ""
+    if value.dtype is None or not value.dtype.is_floating_point():
+        raise ConfigError(
+            f"there is a preparation for input {name!r}, but the model takes {value.dtype}, not floats"
+        )
+    dims = dims_of(value)
+    statistics = each.normalization
+    rank = len(dims) if dims is not None else 2
+    if statistics is not None and dims is not None:
+        channels = dims[1] if rank > 1 else None
+        if isinstance(channels, int) and channels != len(statistics.mean):
+            raise ConfigError(
+                f"input {name!r} has {channels} channels, its normalisation {len(statistics.mean)}"
+            )
+    network_type, uses = value.dtype, list(value.uses())
+    value.type = ir.TensorType(ir.DataType.from_numpy(each.dtype))
+    g = Builder(graph)
+    g.at(next(iter(graph), None))
+    with g.scope(f"{_SCOPE}/{name}"):
+        prepared = value
+        if each.dtype != np.float32:
+            prepared = g.Cast(prepared, to=int(ir.DataType.FLOAT))
+        if each.divisor != 1:
+            prepared = g.Div(prepared, g.initializer(g.unique("divisor"), np.array(each.divisor, np.float32)))
+        if statistics is not None:
+            shape = (1, -1) + (1,) * (rank - 2)
+            for operator, array in (("Sub", statistics.mean), ("Div", statistics.std)):
+                constant = g.initializer(g.unique(operator + "/by"), array.reshape(shape))
+                prepared = g.emit(operator, prepared, constant)[0]
+        if numpy_dtype(network_type) != np.float32:
+            prepared = g.Cast(prepared, to=int(network_type))
+    for node, index in uses:
+        node.replace_input_with(index, prepared)
+    prepared.name = f"{_SCOPE}/{name}"
+    prepared.shape = value.shape
+    if value.is_graph_output():
+        raise ConfigError(f"input {name!r} is an output of the model too: it cannot be prepared in the graph")

@@ -1,0 +1,74 @@
+"""Whole training runs: a configuration, `execute` with events and a cancel token, and what they leave behind.
+
+    config = runs.RunConfig(model={"name": "lenet5"}, data={"spec": "digits"}, epochs=5)
+    result = runs.execute(config, events=print)
+
+Everything here is loaded when it is first used, so that a command line can show its options at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.events import (
+        CheckpointWritten,
+        DataRead,
+        EpochEnded,
+        Event,
+        Exported,
+        Finished,
+        Measured,
+        MetricsSoFar,
+        Started,
+        StepEnded,
+        Warned,
+    )
+    from onward.runs.execution import CancelToken, RunResult, execute
+    from onward.runs.measures import Measures, measure
+    from onward.runs.preparation import Prepared
+
+__all__ = [
+    "CancelToken",
+    "CheckpointWritten",
+    "DataRead",
+    "EpochEnded",
+    "Event",
+    "Exported",
+    "Finished",
+    "Measured",
+    "Measures",
+    "MetricsSoFar",
+    "Prepared",
+    "RunConfig",
+    "RunResult",
+    "Started",
+    "StepEnded",
+    "Warned",
+    "execute",
+    "measure",
+    "read_run",
+    "to_toml",
+]
+
+_HOMES = {
+    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
+    **dict.fromkeys(("Measures", "measure"), "measures"),
+    "Prepared": "preparation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'events')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,353 @@
+"""Does a run: reads, trains, measures, exports; tells what happens and stops when it is told to."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import final
+
+from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augmentation
+from onward.engine import CompileOptions
+from onward.errors import ConfigError
+from onward.model import Provenance, current_versions
+from onward.runs import assembly
+from onward.runs.config import RunConfig
+from onward.runs.events import (
+    CheckpointWritten,
+    DataRead,
+    EpochEnded,
+    Event,
+    Exported,
+    Finished,
+    Measured,
+    MetricsSoFar,
+    Started,
+    StepEnded,
+    Warned,
+)
+from onward.runs.measures import final_activation, measure
+from onward.runs.preparation import (
+    align_classes,
+    feeds_of,
+    fit_preparation,
+    input_names,
+    metadata_of,
+    read_data,
+)
+from onward.train import Callback, Checkpoints, History, Trainer
+from onward.train.run import Run
+from onward.train.task import Task, default_metrics, describe
+from onward.verify import Report, export
+
+__all__ = ["CancelToken", "RunResult", "execute"]
+
+_SAMPLES = 8
+_METRICS_SECONDS = 0.1
+_RECORDS = ("output", "overwrite", "checkpoint", "log")
+"""Where a run is recorded changes nothing in the model, and is not written into it."""
+
+Listener = Callable[[Event], None]
+
+
+@final
+class CancelToken:
+    """Asks a run to stop; may be used from any thread, and from a signal handler."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Let the run stop after its present step."""
+        self.reason = self.reason or reason
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked."""
+        return self._event.is_set()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        finished: how it ended.
+        trainer: with the trained weights.
+        history: one row an epoch.
+        figures: on the part that training never saw, as in the model's metadata.
+        report: of the comparison with onnxruntime; None where nothing was exported.
+    """
+
+    finished: Finished
+    trainer: Trainer
+    history: History
+    figures: Mapping[str, float]
+    report: Report | None
+
+
+def execute(
+    config: RunConfig,
+    *,
+    events: Listener | None = None,
+    cancel: CancelToken | None = None,
+    resume: str | Path | None = None,
+) -> RunResult:
+    """Do a run in this thread: the command line, a job of a server and a notebook call the same.
+
+    The model that is written follows from the configuration and the data alone, to the byte; the time in its
+    metadata is `SOURCE_DATE_EPOCH`'s where that is set.
+
+    Args:
+        config: what to do.
+        events: called in this thread with each event, in order; what it raises ends the run.
+        cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration
+            names one, and exports nothing.
+        resume: a checkpoint to go on from; the run then equals one that never stopped.
+
+    Raises:
+        OnwardError: whatever is wrong with configuration, data or files; before the first step where that
+            can be known.
+    """
+    tell: Listener = events if events is not None else _silent
+    token = cancel if cancel is not None else CancelToken()
+    _refuse_early(config)
+    base = assembly.base_of(config)
+    source, named = _read(config, base)
+    parts = source.split(config.data.split, config.data.split_seed)
+    _tell_data(config, source, parts, tell)
+    raw = parts
+    untouched = assembly.untouched_inputs(config, base, parts.train)
+    preparation = fit_preparation(
+        parts.train, config.data, None if base is None else base.prepared, untouched
+    )
+    prepared_train = preparation.apply(parts.train)
+    model, head = (
+        (assembly.build_network(config, prepared_train, preparation), "")
+        if base is None
+        else assembly.fit_head(config, base, prepared_train, named=named)
+    )
+    if head and base is not None and model is base.model:
+        tell(Warned(head))
+        head = ""
+    targets = assembly.targets_of(config, model, prepared_train)
+    parts = assembly.prepared_parts(parts, preparation, targets)
+    metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)
+    trainer = Trainer(
+        model,
+        targets.losses,
+        assembly.optimizer_of(config),
+        metrics=metrics,
+        schedule=assembly.schedule_of(config),
+        clip=assembly.clip_of(config),
+        accumulate=config.accumulate,
+        trainable=config.model.trainable,
+        freeze=config.model.freeze,
+        seed=config.seed,
+        engine=config.engine,
+        threads=config.threads,
+        options=CompileOptions(config.winograd),
+    )
+    augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+    loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
+    bridge = _Bridge(tell, token)
+    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
+    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+        bridge.checkpoints = checkpoints
+        hooks.append(checkpoints)
+    output = assembly.output_of(config)
+    tell(
+        Started(
+            model=config.model.name,
+            weights=sum(a.size for a in trainer.weights().values()),
+            task=describe(targets.tasks, targets.names, metrics),
+            head=head,
+            epochs=config.epochs,
+            batches=len(loader),
+            output=output,
+            resumed=None if resume is None else Path(resume),
+        )
+    )
+    history = trainer.fit(
+        loader,
+        validation=parts.validation,
+        epochs=config.epochs,
+        callbacks=hooks,
+        resume=resume,
+        progress=False,
+    )
+    if bridge.cancelled:
+        finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
+        tell(finished)
+        return RunResult(finished, trainer, history, {}, None)
+    figures = _measure(config, trainer, parts, tell)
+    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
+    finished = Finished(
+        "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
+    )
+    tell(finished)
+    return RunResult(finished, trainer, history, figures, report)
+
+
+@final
+class _Bridge(Callback):
+    """From callbacks of the trainer to events, and from the token to the trainer."""
+
+    def __init__(self, tell: Listener, token: CancelToken) -> None:
+        self._tell = tell
+        self._token = token
+        self.checkpoints: Checkpoints | None = None
+        self.last_checkpoint: Path | None = None
+        self.cancelled = False
+        self._told = 0.0
+
+    def on_step_end(self, run: Run) -> None:
+        size, last = run.loader.batch_size, run.last
+        samples = min(size, len(run.loader.dataset) - (run.batch - 1) * size)
+        self._tell(StepEnded(run.epoch, run.batch, run.step, samples, last["loss"], last["learning_rate"]))
+        if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
+            self._told = now
+            self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
+        if self._token.cancelled:
+            self.cancelled = True
+            if self.checkpoints is not None:
+                self.checkpoints.write(run)
+            run.stop(self._token.reason, now=True)
+
+    def on_epoch_end(self, run: Run) -> None:
+        row = run.history.rows[-1]
+        self._tell(EpochEnded(int(row["epoch"]), run.epochs, dict(row)))
+
+    def checkpoint_written(self, run: Run) -> None:
+        """A checkpoint was written."""
+        assert self.checkpoints is not None
+        self.last_checkpoint = self.checkpoints.path
+        self._tell(CheckpointWritten(self.checkpoints.path, run.step))
+
+
+def _silent(event: Event) -> None:
+    """Nobody listens."""
+
+
+def _refuse_early(config: RunConfig) -> None:
+    """What can be refused before the data are read: an output that is there, a time that is none."""
+    _now()
+    if config.output is not None:
+        assembly.output_of(config)
+
+
+def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
+    """The data, their class numbers as a file's classes say, and whether they name classes."""
+    columns = None if base is None else base.prepared.preparation.columns
+    source = read_data(
+        config.data,
+        columns=columns if config.data.spec.startswith("csv:") else None,
+        ignore_index=config.loss.ignore_index,
+    )
+    names = None if base is None or config.model.head is not None else base.classes
+    data = source.dataset
+    if names is not None and data.classes is not None and not set(data.classes) <= set(names):
+        names = None  # other classes: the head is replaced
+    if names is None and data.classes is None and base is not None and config.model.head is None:
+        names = assembly.numbered_classes(base)
+    return align_classes(source, names), data.classes is not None
+
+
+def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener) -> None:
+    sizes = [0 if part is None else len(part) for part in (parts.train, parts.validation, parts.test)]
+    inputs = {
+        name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
+        for name, a in parts.train.inputs.items()
+    }
+    notes = source.dataset.notes + (() if source.test is None else source.test.notes)
+    train, validation, test = sizes
+    tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
+
+
+def _measure(config: RunConfig, trainer: Trainer, parts: Splits, tell: Listener) -> dict[str, float]:
+    held = parts.test if parts.test is not None else parts.validation
+    if held is None:
+        return {}
+    title = "test" if parts.test is not None else "validation"
+    outputs = trainer.predict(held)[next(iter(trainer.loss))]
+    threshold = 0.5 if final_activation(trainer.model) == "Sigmoid" else 0.0
+    found = measure(outputs, held, extra=config.metrics or (), threshold=threshold)
+    tell(Measured("test" if parts.test is not None else "validation", found))
+    return {f"{title}_{name}": value for name, value in found.figures.items()}
+
+
+def _export(
+    config: RunConfig,
+    trainer: Trainer,
+    whole: Dataset,
+    task: Task,
+    raw: Splits,
+    preparation: Preparation,
+    figures: Mapping[str, float],
+    output: Path,
+    tell: Listener,
+) -> Report:
+    names = [spec.name for spec in trainer.inputs]
+    sample = next(part for part in (raw.test, raw.validation, raw.train) if part is not None)
+    sample = sample.take(range(min(_SAMPLES, len(sample))))
+    encoded = Preparation(text=preparation.text).apply(sample)
+    graph = preparation.renamed(input_names(encoded, names))
+    inside = config.preparation
+    record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
+    provenance = Provenance(
+        data_hash=f"sha256:{whole.digest()}",
+        created=_now(),
+        split_seed=config.data.split_seed,
+        configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
+        metrics=figures,
+        versions=current_versions(),
+        class_names=whole.classes,
+        **metadata_of(graph, inside=inside),
+    )
+    if inside:
+        specs = [
+            spec if (each := graph.numbers.get(spec.name)) is None else replace(spec, dtype=each.dtype)
+            for spec in trainer.inputs
+        ]
+        inputs = feeds_of(encoded, specs)
+    else:
+        specs = list(trainer.inputs)
+        inputs = feeds_of(preparation.apply(sample), specs)
+    report = export(
+        trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
+    )
+    assert report is not None
+    tell(Exported(output, report, tuple(map(str, specs)), _notes(graph, inside)))
+    return report
+
+
+def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
+    notes = []
+    if preparation.text is not None:
+        notes.append(
+            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
+            "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
+        )
+    if not inside and any(not each.empty for each in preparation.numbers.values()):
+        notes.append(
+            "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
+            "and other runtimes have to (onward.preparation in its metadata)"
+        )
+    return tuple(notes)
+
+
+def _now() -> datetime:
+    stamp = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not stamp:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(stamp), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"SOURCE_DATE_EPOCH is {stamp!r}; it must be seconds since 1970") from None

@@ -1,0 +1,146 @@
+"""`OnwardRegressor`."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import onnx_ir as ir
+from sklearn.base import RegressorMixin
+
+from onward.errors import ConfigError
+from onward.graph import Array
+from onward.sklearn._estimator import Estimator, NetworkSource, append
+from onward.train import Loss, loss_named
+
+__all__ = ["OnwardRegressor"]
+
+
+@final
+class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
+    """A network that predicts numbers.
+
+    Targets are standardized with X, and the exported model gives them in their own units.
+
+    Args:
+        network, hidden, activation, optimizer, learning_rate, epochs, batch_size, standardize,
+            early_stopping, validation_fraction, patience, callbacks, random_state, engine, threads,
+            verbose: as in `OnwardClassifier`.
+        loss: "mse", "l1" or "huber", or a loss of `onward.train`.
+
+    Attributes:
+        model_: the ONNX model: float32 X in, numbers [N, K] out.
+        n_iter_: epochs done.
+        loss_curve_: the training loss of each, of standardized targets.
+    """
+
+    def __init__(
+        self,
+        network: NetworkSource | None = None,
+        *,
+        hidden: Any = (100,),
+        activation: str = "relu",
+        optimizer: Any = "adamw",
+        learning_rate: float | None = 0.005,
+        loss: str | Loss = "mse",
+        epochs: int = 100,
+        batch_size: int = 32,
+        standardize: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        callbacks: Any = (),
+        random_state: Any = None,
+        engine: Any = "auto",
+        threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            network,
+            hidden=hidden,
+            activation=activation,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            standardize=standardize,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            callbacks=callbacks,
+            random_state=random_state,
+            engine=engine,
+            threads=threads,
+            verbose=verbose,
+        )
+        self.loss = loss
+
+    def fit(self, X: Any, y: Any) -> OnwardRegressor:
+        """Train from new weights.
+
+        Args:
+            X: numbers [N, F]; [N, ...] for a `network` of one's own.
+            y: numbers [N] or [N, K].
+
+        Raises:
+            ValueError: samples or targets that cannot be used.
+            OnwardError: a network or an option that does not fit them.
+        """
+        X, y = self._checked(X, y=y, multi_output=True, y_numeric=True)
+        self._one_column = y.ndim == 1
+        columns = np.asarray(y, np.float64).reshape(len(y), -1)
+        self._target_mean, self._target_std = np.zeros(columns.shape[1]), np.ones(columns.shape[1])
+        if self.standardize:
+            spread = columns.std(axis=0)
+            self._target_mean, self._target_std = columns.mean(axis=0), np.where(spread > 0, spread, 1.0)
+        self._fit(X, self._scaled(columns), "regression", first=True, epochs=self.epochs)
+        return self
+
+    def partial_fit(self, X: Any, y: Any) -> OnwardRegressor:
+        """Make one pass over samples, from where the last call left weights and optimizer.
+
+        Columns are measured, with `standardize`, at the first call.
+        """
+        if not hasattr(self, "model_"):
+            epochs, self.epochs = self.epochs, 1
+            try:
+                return self.fit(X, y)
+            finally:
+                self.epochs = epochs
+        X, y = self._checked(X, y=y, multi_output=True, y_numeric=True, reset=False)
+        columns = np.asarray(y, np.float64).reshape(len(y), -1)
+        if columns.shape[1] != len(self._target_mean):
+            raise ValueError(f"y has {columns.shape[1]} columns after {len(self._target_mean)}")
+        self._fit(X, self._scaled(columns), "regression", first=False, epochs=1)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Numbers [N], or [N, K] where the targets had columns; float64."""
+        found = self._answers(X).astype(np.float64)
+        found = found.reshape(len(found), -1)
+        return found[:, 0] if self._one_column else found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _scaled(self, columns: Array) -> Array:
+        return ((columns - self._target_mean) / self._target_std).astype(np.float32)
+
+    def _loss(self) -> Loss:
+        return loss_named(self.loss) if isinstance(self.loss, str) else self.loss
+
+    def _units(self) -> int:
+        return len(self._target_mean)
+
+    def _finished(self, model: ir.Model) -> ir.Model:
+        if not self.standardize:
+            return model
+        mean, std = (a.astype(np.float32) for a in (self._target_mean, self._target_std))
+        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+            raise ConfigError("the targets are too large for float32")
+        return append(model, lambda g, x: g.Add(g.Mul(x, std), mean))
+
+    def _strata(self, targets: Array) -> Array | None:
+        return None

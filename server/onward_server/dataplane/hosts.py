@@ -1,0 +1,378 @@
+"""Where models run: in worker processes, or in threads of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+from onward.errors import OnwardError, StorageError
+from onward.graph import Array, TensorSpec
+from onward_server.dataplane.executors import EngineFactory, Executor
+from onward_server.dataplane.validation import check_transferable
+from onward_server.errors import (
+    ExecutionError,
+    MemoryLimitError,
+    ModelUnavailableError,
+    RunTimeoutError,
+    WorkerLostError,
+)
+from onward_server.settings import Engine, ServerSettings
+from onward_server.workers.supervisor import Worker, Zygote
+from onward_server.workers.worker import spec_from
+
+__all__ = ["Host", "Instance", "ModelFile", "ProcessHost", "Run", "ThreadHost", "worker_memory"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model to open: a file, an engine, its threads, and what error texts call it."""
+
+    path: Path
+    engine: Engine
+    threads: int
+    title: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outputs of one run, and the nanoseconds that the engine took for them."""
+
+    outputs: dict[str, Array]
+    ns: int
+
+
+class Instance(Protocol):
+    """A model that was opened; one run at a time."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What a run has to be given."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What a run can return."""
+
+    @property
+    def restarts(self) -> int:
+        """How often the process behind it was replaced."""
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, timeout: float) -> Run:
+        """Compute.
+
+        Raises:
+            OnwardError: what the engine raised; WorkerLostError or RunTimeoutError where its process ended.
+        """
+
+    def close(self) -> None:
+        """Give up what runs, and the process."""
+
+
+class Host(Protocol):
+    """Opens models."""
+
+    async def open(self, model: ModelFile) -> Instance:
+        """Open a model in a place of its own. Raises OnwardError."""
+
+    async def open_witness(self, model: ModelFile) -> Instance:
+        """Open a model beside other witnesses. Raises OnwardError."""
+
+    def close(self) -> None:
+        """End everything that was opened."""
+
+
+def worker_memory(setting: int) -> int:
+    """Bytes of data that a worker may have: the setting, or half of what the machine or the container has."""
+    if setting:
+        return setting
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(file).read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            total = min(total, int(text))
+    return total // 2
+
+
+@final
+class ProcessHost:
+    """Opens models in worker processes.
+
+    Args:
+        settings: limits of the workers.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._zygote = Zygote()
+        self._memory = worker_memory(settings.worker_memory_bytes)
+        self._witnesses = _Place(self._zygote)
+        self._number = 0
+
+    async def open(self, model: ModelFile) -> Instance:
+        """See Host."""
+        return await self._open(model, _Place(self._zygote), own=True)
+
+    async def open_witness(self, model: ModelFile) -> Instance:
+        """See Host."""
+        return await self._open(model, self._witnesses, own=False)
+
+    def close(self) -> None:
+        """See Host."""
+        self._witnesses.close()
+        self._zygote.close()
+
+    async def _open(self, model: ModelFile, place: _Place, *, own: bool) -> Instance:
+        self._number += 1
+        instance = _ProcessInstance(
+            place,
+            model,
+            key=str(self._number),
+            memory=self._memory,
+            load_timeout=self._settings.load_timeout,
+            response_bytes=self._settings.limits.response_bytes,
+            own=own,
+        )
+        try:
+            async with place.lock:
+                await instance.opened()
+        except BaseException:
+            instance.close()
+            raise
+        return instance
+
+
+@final
+class _Place:
+    """A worker, and the keys of the models that are open in it; forked again when it has ended."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.lock = asyncio.Lock()
+        self.opened: set[str] = set()
+        self.forks = 0
+        self.closed = False
+        self._zygote = zygote
+        self._worker: Worker | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether the process lives."""
+        return self._worker is not None and self._worker.alive
+
+    async def worker(self) -> Worker:
+        """The process, a new one where it has ended."""
+        if self.closed:
+            raise WorkerLostError("the model is being unloaded")
+        if self._worker is None or not self._worker.alive:
+            self.opened.clear()
+            self._worker = await self._zygote.fork()
+            self.forks += 1
+        return self._worker
+
+    def close(self) -> None:
+        self.closed = True
+        if self._worker is not None:
+            self._worker.kill()
+
+
+@final
+class _ProcessInstance:
+    def __init__(
+        self,
+        place: _Place,
+        model: ModelFile,
+        *,
+        key: str,
+        memory: int,
+        load_timeout: float,
+        response_bytes: int,
+        own: bool,
+    ) -> None:
+        self.inputs: Sequence[TensorSpec] = ()
+        self.outputs: Sequence[TensorSpec] = ()
+        self._place = place
+        self._model = model
+        self._key = key
+        self._memory = memory
+        self._load_timeout = load_timeout
+        self._response_bytes = response_bytes
+        self._own = own
+        self._identity = _identity(model.path)
+        self._again: asyncio.Task[None] | None = None
+
+    @property
+    def restarts(self) -> int:
+        return max(self._place.forks - 1, 0) if self._own else 0
+
+    async def opened(self) -> Worker:
+        """The worker with the model in it; the caller holds the place's lock."""
+        worker = await self._place.worker()
+        if self._own:
+            worker.on_idle_end = self._come_back
+        if self._key in self._place.opened:
+            return worker
+        title = f"opening {self._model.title}"
+        if _identity(self._model.path) != self._identity:
+            raise ModelUnavailableError(f"{title}: the file has changed since it was loaded; load it again")
+        header = {
+            "call": "open",
+            "key": self._key,
+            "path": str(self._model.path),
+            "engine": self._model.engine,
+            "threads": self._model.threads,
+            "memory": self._memory,
+        }
+        answer, _ = await worker.call(header, {}, self._load_timeout, title)
+        if _identity(self._model.path) != self._identity:
+            worker.kill()
+            raise ModelUnavailableError(f"{title}: the file changed while it was read; load it again")
+        self._place.opened.add(self._key)
+        self.inputs = tuple(map(spec_from, answer["inputs"]))
+        self.outputs = tuple(map(spec_from, answer["outputs"]))
+        return worker
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, timeout: float) -> Run:
+        header = {
+            "call": "run",
+            "key": self._key,
+            "outputs": None if outputs is None else list(outputs),
+            "limit": self._response_bytes,
+        }
+        async with self._place.lock:
+            worker = await self.opened()
+            try:
+                answer, arrays = await worker.call(header, inputs, timeout, self._model.title)
+            except (WorkerLostError, RunTimeoutError) as error:
+                _LOG.error("%s", error)
+                self._come_back()
+                raise
+            except MemoryLimitError:
+                # the allocator may keep what was allocated before it failed; a new process has none of it
+                worker.kill()
+                self._come_back()
+                raise
+        return Run(arrays, int(answer["ns"]))
+
+    def close(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        if self._own:
+            self._place.close()
+        else:
+            self._place.opened.discard(self._key)
+
+    def _come_back(self) -> None:
+        if self._own and not self._place.closed:
+            self._again = asyncio.get_running_loop().create_task(self._reopened())
+
+    async def _reopened(self) -> None:
+        start = time.perf_counter()
+        try:
+            async with self._place.lock:
+                await self.opened()
+        except OnwardError as error:
+            _LOG.error("%s", error)
+        else:
+            seconds = time.perf_counter() - start
+            _LOG.warning("%s: another worker is ready after %.2f s", self._model.title, seconds)
+
+
+def _identity(path: Path) -> tuple[tuple[int, int, int, int], ...]:
+    """What tells a version's files from later ones: all of its folder, external data included."""
+    try:
+        files = sorted(file for file in path.parent.iterdir() if file.is_file())
+        found = [file.stat() for file in files]
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    return tuple((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found)
+
+
+@final
+class ThreadHost:
+    """Opens models in threads of this process; a run cannot be stopped.
+
+    Args:
+        engines: how to open a model in each engine.
+        response_bytes: of all outputs of a run.
+    """
+
+    def __init__(self, engines: Mapping[str, EngineFactory], response_bytes: int) -> None:
+        self._engines = engines
+        self._response_bytes = response_bytes
+        self._witness = ThreadPoolExecutor(1, thread_name_prefix="onward-witness")
+        self._pools: list[ThreadPoolExecutor] = [self._witness]
+
+    async def open(self, model: ModelFile) -> Instance:
+        """See Host."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="onward-infer")
+        self._pools.append(pool)
+        return await self._open(model, pool, own=True)
+
+    async def open_witness(self, model: ModelFile) -> Instance:
+        """See Host."""
+        return await self._open(model, self._witness, own=False)
+
+    def close(self) -> None:
+        """See Host."""
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _open(self, model: ModelFile, pool: ThreadPoolExecutor, *, own: bool) -> Instance:
+        def opened() -> _ThreadInstance:
+            executor = self._engines[model.engine](model.path, model.threads)
+            check_transferable([*executor.inputs, *executor.outputs])
+            return _ThreadInstance(executor, pool, self._response_bytes, own)
+
+        return await asyncio.get_running_loop().run_in_executor(pool, opened)
+
+
+@final
+class _ThreadInstance:
+    restarts = 0
+
+    def __init__(self, executor: Executor, pool: ThreadPoolExecutor, response_bytes: int, own: bool) -> None:
+        self.inputs: Sequence[TensorSpec] = executor.inputs
+        self.outputs: Sequence[TensorSpec] = executor.outputs
+        self._executor = executor
+        self._pool = pool
+        self._response_bytes = response_bytes
+        self._own = own
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, timeout: float) -> Run:
+        def job() -> Run:
+            start = time.perf_counter_ns()
+            try:
+                found = self._executor.run(inputs, outputs)
+            except OnwardError:
+                raise
+            except MemoryError:
+                raise MemoryLimitError("the model ran out of memory") from None
+            except Exception as error:
+                raise ExecutionError(f"{type(error).__name__}: {error}") from error
+            size = sum(array.nbytes for array in found.values())
+            if size > self._response_bytes:
+                raise MemoryLimitError(
+                    f"the outputs take {size} bytes; an answer may have {self._response_bytes}"
+                )
+            return Run(found, time.perf_counter_ns() - start)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+        except RuntimeError:
+            raise WorkerLostError("the model is being unloaded") from None
+
+    def close(self) -> None:
+        if self._own:
+            self._pool.shutdown(wait=False, cancel_futures=True)

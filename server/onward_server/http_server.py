@@ -1,0 +1,356 @@
+"""The HTTP port: the protocol's REST form, metrics and health, over the same data plane as gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import re
+import ssl
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, final
+
+from aiohttp import http_exceptions, web
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+
+from onward.errors import ConfigError, OnwardError
+from onward_server.access import AccessLog, Need, authorize, request_id
+from onward_server.dataplane import DataPlane
+from onward_server.dataplane.overrides import override_from
+from onward_server.errors import ModelNotFoundError, ModelUnavailableError, RequestError
+from onward_server.grpc_convert import check_statistics, infer_statistics, model_config, model_metadata
+from onward_server.http_convert import infer_request, infer_response, json_object, repository_parameters
+from onward_server.metrics import exposition
+from onward_server.server_metadata import extensions, server_version
+from onward_server.statuses import public_reason, public_text, status_of
+from onward_server.tls import load_context, ssl_context
+
+__all__ = ["HttpServer"]
+
+_LOG = logging.getLogger(__name__)
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_LARGE = 64 << 10
+_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+
+_Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_MODEL = r"/v2/models/{name:[^/]+}"
+_VERSION = _MODEL + r"/versions/{version:[^/]+}"
+
+
+_MALFORMED = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+
+
+@final
+class _Malformed(logging.Filter):
+    """Leaves out what aiohttp logs, with a traceback, of requests that are not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (*_MALFORMED, ConnectionError))
+
+
+_NO_HTTP = _Malformed()
+
+
+@final
+class HttpServer:
+    """Answers on `http_listen`.
+
+    Attributes:
+        ready: what health and readiness say, beside the data plane.
+        address: what a client connects to, with the port that was bound.
+    """
+
+    def __init__(self, plane: DataPlane, log: AccessLog) -> None:
+        self.ready = True
+        self.address = ""
+        self._plane = plane
+        self._log = log
+        self._runner: web.AppRunner | None = None
+        self._tls: ssl.SSLContext | None = None
+
+    async def start(self) -> None:
+        """Bind and answer.
+
+        Raises:
+            ConfigError: the address cannot be bound, or the certificate cannot be used.
+        """
+        settings = self._plane.settings
+        listen = settings.http_listen
+        match = _LISTEN.fullmatch(listen)
+        if match is None or int(match["port"]) > 65535:
+            raise ConfigError(f"http_listen {listen!r}: give host:port or [v6]:port, the port at most 65535")
+        if settings.tls is not None:
+            self._tls = ssl_context(settings.tls)
+        logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
+        application = web.Application(client_max_size=settings.max_message_bytes)
+        for method, path, need, handler in self._routes():
+            application.router.add_route(method, path, self._guarded(path, need, handler))
+        application.router.add_route("*", "/{path:.*}", self._guarded("", "nothing", self._unknown))
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=settings.limits.idle_seconds,
+            max_line_size=8190,
+            max_field_size=settings.limits.metadata_bytes,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, match["v6"] or match["host"] or None, int(match["port"]), ssl_context=self._tls
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"http_listen {listen!r}: {error.strerror or error}") from error
+        port = self._runner.addresses[0][1]
+        self.address = f"{listen.rpartition(':')[0]}:{port}"
+
+    def reload(self) -> None:
+        """Read the certificates again.
+
+        Raises:
+            ConfigError: they cannot be used; those in use stay.
+        """
+        tls = self._plane.settings.tls
+        if tls is not None and self._tls is not None:
+            ssl_context(tls)
+            load_context(self._tls, tls)
+
+    async def stop(self, grace: float) -> None:
+        """Close, after at most `grace` seconds for answers that are being written."""
+        if self._runner is not None:
+            await self._runner.shutdown()
+            try:
+                await asyncio.wait_for(self._runner.cleanup(), grace + 1.0)
+            except TimeoutError:
+                _LOG.warning("connections of the HTTP port were cut")
+
+    def _routes(self) -> list[tuple[str, str, Need, _Handler]]:
+        routes: list[tuple[str, str, Need, _Handler]] = [
+            ("GET", "/health", "nothing", self._health_ready),
+            ("GET", "/v2/health/live", "nothing", self._health_live),
+            ("GET", "/v2/health/ready", "nothing", self._health_ready),
+            ("GET", "/metrics", "nothing", self._metrics),
+            ("GET", "/v2", "read", self._server),
+            ("GET", "/v2/models/stats", "read", self._statistics),
+            ("GET", "/v2/cross_checks", "read", self._cross_checks),
+            ("POST", "/v2/repository/index", "read", self._index),
+            ("POST", "/v2/repository/models/{name:[^/]+}/load", "manage", self._load),
+            ("POST", "/v2/repository/models/{name:[^/]+}/unload", "manage", self._unload),
+        ]
+        for base in (_MODEL, _VERSION):
+            routes += [
+                ("GET", base, "read", self._metadata),
+                ("GET", f"{base}/ready", "nothing", self._model_ready),
+                ("GET", f"{base}/config", "read", self._config),
+                ("GET", f"{base}/stats", "read", self._statistics),
+                ("POST", f"{base}/infer", "predict", self._infer),
+            ]
+        return routes
+
+    def _guarded(self, path: str, need: Need, handler: _Handler) -> _Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            start = time.perf_counter()
+            key = text = ""
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            identity = request_id(headers.get("x-request-id", ""))
+            try:
+                key = authorize(self._plane.settings.keys, headers, need)
+                response = await handler(request)
+            except OnwardError as error:
+                status = status_of(error)[1]
+                if status == 500:
+                    _LOG.error("%s failed (request %s): %s", request.path, identity, error)
+                text = public_text(error)
+                response = _error(status, text)
+            except web.HTTPRequestEntityTooLarge:
+                text = f"the body is larger than {self._plane.settings.max_message_bytes} bytes"
+                response = _error(413, text)
+            except _MALFORMED:
+                text = "the body is not encoded as its Content-Encoding says"
+                response = _error(400, text)
+            except (web.HTTPException, ConnectionError):
+                raise
+            except Exception:  # noqa: BLE001 - the last line of defence of a request
+                _LOG.exception("%s failed (request %s)", request.path, identity)
+                text = f"internal error; the server's log has the details (request {identity})"
+                response = _error(500, text)
+            response.headers["x-request-id"] = identity
+            self._log.write(
+                transport="http",
+                call=f"{request.method} {path or request.path[:64]}",
+                code=str(response.status),
+                start=start,
+                identity=identity,
+                key=key,
+                text=text,
+            )
+            return response
+
+        return answer
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The body, without its Content-Encoding, within the bound on messages."""
+        data = await request.read()
+        coding = request.headers.get("Content-Encoding", "identity").lower()
+        if coding in ("", "identity") or not data:
+            return data
+        # aiohttp takes gzip and deflate off while it reads and counts; anything else it leaves
+        if coding in ("gzip", "deflate"):
+            return data
+        raise RequestError(f"Content-Encoding {coding[:32]!r} is not supported; use gzip or deflate")
+
+    async def _health_live(self, request: web.Request) -> web.Response:
+        return _json({"live": True})
+
+    async def _health_ready(self, request: web.Request) -> web.Response:
+        ready = self.ready and self._plane.ready
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=exposition(self._plane), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _server(self, request: web.Request) -> web.Response:
+        return _json(
+            {
+                "name": "onward",
+                "version": server_version(),
+                "extensions": extensions(self._plane.settings),
+            }
+        )
+
+    async def _metadata(self, request: web.Request) -> web.Response:
+        model = self._plane.model(*_model(request))
+        message = model_metadata(model, self._plane.versions(model.name))
+        return _json(_plain(message))
+
+    async def _model_ready(self, request: web.Request) -> web.Response:
+        try:
+            self._plane.model(*_model(request))
+        except (ModelNotFoundError, ModelUnavailableError) as error:
+            return _error(400 if isinstance(error, ModelNotFoundError) else 503, public_text(error))
+        ready = self._plane.ready and self.ready
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _config(self, request: web.Request) -> web.Response:
+        model = self._plane.model(*_model(request))
+        message = model_config(model, self._plane.versions(model.name))
+        return _json(_plain(message))
+
+    async def _statistics(self, request: web.Request) -> web.Response:
+        models = self._plane.select(*_model(request))
+        return _json({"model_stats": [_plain(infer_statistics(model)) for model in models]})
+
+    async def _cross_checks(self, request: web.Request) -> web.Response:
+        return _json({"statistics": [_plain(check_statistics(m)) for m in self._plane.select()]})
+
+    async def _index(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        ready = json_object(body).get("ready", False) if body.strip() else False
+        if not isinstance(ready, bool):
+            raise RequestError("ready is not true or false")
+        return _json(
+            [
+                {"name": name, "version": str(version or ""), "state": state, "reason": public_reason(reason)}
+                for name, version, state, reason in self._plane.states(ready_only=ready)
+            ]
+        )
+
+    async def _load(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        header = json_object(body) if body.strip() else {}
+        await self._plane.load(_model(request)[0], override_from(repository_parameters(header)))
+        return _json({})
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        if body.strip():
+            json_object(body)
+        await self._plane.unload(_model(request)[0])
+        return _json({})
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        size = request.content_length or 0
+        if size > self._plane.settings.max_message_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._plane.settings.max_message_bytes, size)
+        with self._plane.admitted(size):
+            body = await self._body(request)
+            name, version = _model(request)
+            given = (body, request.headers.get(_HEADER_LENGTH), name, version, self._plane.settings.limits)
+            if len(body) > _LARGE:
+                asked = await asyncio.to_thread(infer_request, *given)
+            else:
+                asked = infer_request(*given)
+            answer = await self._plane.infer(asked.request)
+            if sum(array.nbytes for array in answer.outputs.values()) > _LARGE:
+                data, length = await asyncio.to_thread(infer_response, asked, answer)
+            else:
+                data, length = infer_response(asked, answer)
+            headers = {"Content-Type": "application/json"}
+            if length is not None:
+                headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(length)}
+            data, coding = await _compressed(data, request.headers.get("Accept-Encoding", ""))
+            if coding:
+                headers["Content-Encoding"] = coding
+            return web.Response(body=data, headers=headers)
+
+    async def _unknown(self, request: web.Request) -> web.Response:
+        return _error(404, f"there is no {request.method} {request.path[:128]} on this server")
+
+
+def _model(request: web.Request) -> tuple[str, str]:
+    return request.match_info.get("name", ""), request.match_info.get("version", "")
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(text=json.dumps(value), status=status, content_type="application/json")
+
+
+def _error(status: int, text: str) -> web.Response:
+    response = _json({"error": text}, status)
+    if status in (429, 503):
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _plain(message: Any) -> Any:
+    """A message as the protocol's JSON writes it: its own field names, 64-bit numbers as numbers."""
+    found = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _numbers(message.DESCRIPTOR, found)
+
+
+def _numbers(descriptor: Any, value: dict[str, Any]) -> dict[str, Any]:
+    for name, entry in value.items():
+        field = descriptor.fields_by_name[name]
+        inner = field.message_type
+        if field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64):
+            value[name] = [int(number) for number in entry] if isinstance(entry, list) else int(entry)
+        elif inner is not None and inner.GetOptions().map_entry:
+            content = inner.fields_by_name["value"].message_type
+            if content is not None:
+                value[name] = {key: _numbers(content, item) for key, item in entry.items()}
+        elif inner is not None and isinstance(entry, list):
+            value[name] = [_numbers(inner, item) for item in entry]
+        elif inner is not None:
+            value[name] = _numbers(inner, entry)
+    return value
+
+
+async def _compressed(data: bytes, accepted: str) -> tuple[bytes, str]:
+    """The body as the client asked for it: `gzip`, `deflate` or as it is."""
+    asked = {part.partition(";")[0].strip().lower() for part in accepted.split(",")}
+    if "gzip" in asked and "identity" not in asked and len(data) > 1024:
+        return await asyncio.to_thread(gzip.compress, data, 1), "gzip"
+    if "deflate" in asked and "gzip" not in asked and len(data) > 1024:
+        return await asyncio.to_thread(zlib.compress, data, 1), "deflate"
+    return data, ""

@@ -1,0 +1,282 @@
+"""The server's side of its workers: a zygote that is started again when it ends, and calls with a time limit.
+
+Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import onward.errors
+import onward_server.errors
+from onward.errors import OnwardError
+from onward.graph import Array
+from onward_server.errors import ExecutionError, RunTimeoutError, WorkerLostError
+from onward_server.workers.memory import Region, memory_file
+from onward_server.workers.worker import MAX_HEADER_BYTES
+
+__all__ = ["Worker", "Zygote"]
+
+_LOG = logging.getLogger(__name__)
+_FORK_SECONDS = 30.0
+_STATUS_SECONDS = 0.5
+_LARGE = 1 << 20
+
+_ERRORS: Mapping[str, type[OnwardError]] = {
+    name: kind
+    for module in (onward.errors, onward_server.errors)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, OnwardError)
+}
+
+
+@final
+class Zygote:
+    """Forks workers; started when the first one is asked for."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._codes: dict[int, asyncio.Future[int]] = {}
+        self._closed = False
+
+    async def fork(self) -> Worker:
+        """A new worker.
+
+        Raises:
+            WorkerLostError: it did not come up.
+        """
+        for attempt in (1, 2):
+            control = self._started()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            inputs, outputs = memory_file("onward-inputs"), memory_file("onward-outputs")
+            try:
+                socket.send_fds(control, [b"fork"], [theirs.fileno(), inputs, outputs])
+            except OSError:
+                ours.close()
+                os.close(inputs)
+                os.close(outputs)
+                self._lost()
+                continue
+            finally:
+                theirs.close()
+            worker = Worker(self, ours, Region(inputs), Region(outputs))
+            try:
+                await worker.greeted(_FORK_SECONDS)
+            except (WorkerLostError, RunTimeoutError):
+                worker.kill()
+                if attempt == 2:
+                    raise
+                continue
+            return worker
+        raise WorkerLostError("a worker could not be started")
+
+    async def code(self, pid: int) -> int | None:
+        """How a worker ended: its exit code, or minus the signal; None when that is not known in time."""
+        future = self._codes.setdefault(pid, asyncio.get_running_loop().create_future())
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), _STATUS_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            self._codes.pop(pid, None)
+
+    def close(self) -> None:
+        """End the zygote and every worker."""
+        self._closed = True
+        self._lost()
+
+    def _started(self) -> socket.socket:
+        if self._closed:
+            raise WorkerLostError("the server is stopping")
+        if self._control is not None:
+            return self._control
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        environment = dict(os.environ)
+        # a worker computes on the threads that its model was given, and nothing else may spin beside it
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment.setdefault(name, "1")
+        environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "onward_server.workers.zygote", str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+        return ours
+
+    def _readable(self) -> None:
+        assert self._control is not None
+        try:
+            message = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._lost()
+            return
+        ended = json.loads(message)
+        future = self._codes.get(ended["pid"])
+        if future is None:
+            future = self._codes[ended["pid"]] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(10 * _STATUS_SECONDS, self._codes.pop, ended["pid"], None)
+        if not future.done():
+            future.set_result(ended["code"])
+
+    def _lost(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(1.0 if self._closed else 0.1)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+@final
+class Worker:
+    """A worker process; one call at a time.
+
+    Attributes:
+        pid: its process id; 0 before it has said it.
+        on_idle_end: called when the process ends while nothing is asked of it.
+    """
+
+    def __init__(self, zygote: Zygote, channel: socket.socket, inputs: Region, outputs: Region) -> None:
+        self.pid = 0
+        self._zygote = zygote
+        self._channel = channel
+        self._inputs = inputs
+        self._outputs = outputs
+        self._handle = -1
+        self._waiting: asyncio.Future[bytes] | None = None
+        self._killed = ""
+        self.on_idle_end: Callable[[], None] | None = None
+        channel.setblocking(False)
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_HEADER_BYTES)
+        asyncio.get_running_loop().add_reader(channel, self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be called."""
+        return self._channel.fileno() >= 0
+
+    async def greeted(self, timeout: float) -> None:
+        """Wait until the process has come up."""
+        self.pid = int(json.loads(await self._answer(timeout, ""))["pid"])
+        try:
+            self._handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            raise WorkerLostError("the worker ended before it was used") from None
+
+    async def call(
+        self, header: Mapping[str, Any], arrays: Mapping[str, Array], timeout: float, what: str
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Send a call with arrays; the answer's header and arrays.
+
+        Args:
+            header: its `call` and what that needs.
+            arrays: tensors of the call.
+            timeout: seconds after which the worker is killed.
+            what: what is called, for error texts.
+
+        Raises:
+            RunTimeoutError: it took longer; the worker is gone.
+            WorkerLostError: the worker ended.
+            OnwardError: what the call raised in the worker.
+        """
+        large = sum(array.nbytes for array in arrays.values()) > _LARGE
+        tensors = await asyncio.to_thread(self._inputs.write, arrays) if large else self._inputs.write(arrays)
+        try:
+            self._channel.send(json.dumps({**header, "tensors": tensors}).encode())
+        except OSError:
+            self.kill()
+            raise WorkerLostError(f"{what}: the worker had ended") from None
+        answer = json.loads(await self._answer(timeout, what))
+        if "error" in answer:
+            raise _ERRORS.get(answer["error"], ExecutionError)(answer["text"])
+        entries = answer.pop("tensors", [])
+        if sum(entry[4] for entry in entries) > _LARGE:
+            return answer, await asyncio.to_thread(self._outputs.read, entries, copy=True)
+        return answer, self._outputs.read(entries, copy=True)
+
+    def kill(self, why: str = "") -> None:
+        """End the process at once; whoever waits for it gets a WorkerLostError."""
+        self._killed = self._killed or why
+        if self._handle >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            os.close(self._handle)
+            self._handle = -1
+        if self.alive:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+            self._inputs.close()
+            self._outputs.close()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(WorkerLostError(self._killed or "the worker was stopped"))
+
+    async def _answer(self, timeout: float, what: str) -> bytes:
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                message = await self._waiting
+        except TimeoutError:
+            self._waiting = None
+            self.kill()
+            raise RunTimeoutError(f"{what}: it took longer than {timeout:g} s and was stopped") from None
+        finally:
+            self._waiting = None
+        if message:
+            return message
+        pid = self.pid
+        self.kill()
+        raise WorkerLostError(f"{what}: the worker ended ({_how(await self._zygote.code(pid))})")
+
+    def _readable(self) -> None:
+        try:
+            message = self._channel.recv(MAX_HEADER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(message)
+        elif not message:
+            _LOG.warning("worker %d ended while it was idle", self.pid)
+            self.kill()
+            if self.on_idle_end is not None:
+                self.on_idle_end()
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "it is not known how"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

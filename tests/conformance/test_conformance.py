@@ -1,0 +1,41 @@
+"""Our server passes the conformance program; a server that is wrong does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conformance.__main__ import CHECKS, results, write_models
+
+from onward_server import ServerThread
+from onward_server.dataplane import DataPlane
+from serving import settings
+
+
+def test_the_server_passes_all_of_it(tmp_path: Path) -> None:
+    write_models(tmp_path)
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", model_control="explicit", isolation="thread")
+    with ServerThread(chosen) as server:
+        found = list(results(server.address, server.http_address))
+    assert [entry for entry in found if entry[0] != "PASS"] == []
+    assert len(found) == len(CHECKS) > 25
+
+
+def test_a_wrong_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = DataPlane.infer
+
+    async def swapped(plane: DataPlane, request: Any) -> Any:
+        answer = await right(plane, request)
+        names = list(answer.outputs)
+        object.__setattr__(
+            answer, "outputs", dict(zip(names, reversed(list(answer.outputs.values())), strict=True))
+        )
+        return answer
+
+    monkeypatch.setattr(DataPlane, "infer", swapped)
+    write_models(tmp_path)
+    with ServerThread(settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread")) as server:
+        found = list(results(server.address, server.http_address))
+    assert {title for outcome, title, _ in found if outcome == "FAIL"} >= {"grpc: raw contents are answered"}
+    assert "SKIP" in {outcome for outcome, _, _ in found}

@@ -1,0 +1,175 @@
+"""Scripts written for Keras run here with the import changed, and mean the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from onward import keras
+from onward.errors import ConfigError
+
+HERE = Path(__file__).parent
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"keras_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPTS = _module("scripts")
+DATA: dict[str, np.ndarray[Any, Any]] = _module("samples").samples()
+LEAST = {"binary_classifier": 0.93, "text_convnet": 0.97, "deep_convnet": 0.88, "sequence_lstm": 0.85}
+
+
+@pytest.mark.parametrize("name", SCRIPTS.TRAINED)
+def test_a_script_learns(name: str) -> None:
+    figures = SCRIPTS.run(keras, name, DATA, seed=0)
+    if name == "regression":
+        assert set(figures) == {"loss", "mae"}
+        assert figures["loss"] < 0.6
+    else:
+        assert set(figures) == {"loss", "accuracy"}
+        assert figures["accuracy"] > LEAST.get(name, 0.92)
+
+
+def test_weights_mean_the_same_in_keras(tmp_path: Path) -> None:
+    """Keras's model with our weights gives our answers: layouts, orders, defaults and formulas agree."""
+    python = os.environ.get("ONWARD_KERAS_PYTHON")
+    if not python:
+        pytest.skip("ONWARD_KERAS_PYTHON does not name an interpreter with keras and torch")
+    rng = np.random.default_rng(1)
+    job, ours = dict(DATA), {}
+    for name, (script, inputs, _, _) in SCRIPTS.TRAINED.items():
+        model = script(keras)
+        weights = [w + 0.1 * rng.random(w.shape, np.float32) for w in model.get_weights()]
+        model.set_weights(weights)
+        job |= {f"predict/{name}/{i}": w for i, w in enumerate(weights)}
+        job[f"count/{name}"] = np.array(len(weights))
+        ours[name] = model.predict(DATA[inputs][:16])
+    np.savez(tmp_path / "job.npz", **job)
+    done = subprocess.run(
+        [python, str(HERE / "peer.py"), str(tmp_path / "job.npz"), str(tmp_path / "answer.npz")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = np.load(tmp_path / "answer.npz")
+    for name, found in ours.items():
+        np.testing.assert_allclose(found, theirs[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def _dense() -> Any:
+    return keras.Sequential([keras.Input(shape=(4,)), keras.layers.Dense(3, activation="softmax")])
+
+
+def test_a_second_fit_goes_on_and_compile_begins_anew() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 4)).astype(np.float32), rng.integers(0, 3, 64)
+    model = _dense()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    first = model.fit(x, y, epochs=20, verbose=0).history["loss"]
+    second = model.fit(x, y, epochs=20, verbose=0).history["loss"]
+    assert first[-1] > second[-1]
+    before = model.get_weights()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_functional_networks_of_several_inputs() -> None:
+    left, right = keras.Input((3,), name="left"), keras.Input((2,), name="right")
+    joined = keras.layers.Concatenate()([keras.layers.Dense(4, activation="relu")(left), right])
+    model = keras.Model([left, right], keras.layers.Dense(1)(joined))
+    model.compile("adam", "mse", ["mae"])
+    rng = np.random.default_rng(0)
+    x = {"left": rng.normal(size=(40, 3)).astype("f"), "right": rng.normal(size=(40, 2)).astype("f")}
+    history = model.fit(x, x["left"][:, :1], epochs=30, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    np.testing.assert_array_equal(model.predict(x), model.predict([x["left"], x["right"]]))
+
+
+def test_early_stopping_puts_the_best_weights_back() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    model = _dense()
+    model.compile(keras.optimizers.SGD(2.0), "sparse_categorical_crossentropy")
+    kept: list[Any] = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: kept.append((logs["val_loss"], model.get_weights()))
+    )
+    stop = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    history = model.fit(x, y, epochs=50, validation_split=0.3, verbose=0, callbacks=[watch, stop])
+    losses = history.history["val_loss"]
+    assert len(losses) < 50
+    assert len(losses) == int(np.argmin(losses)) + 2
+    for a, b in zip(min(kept, key=lambda k: k[0])[1], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_saved_models_load_predict_and_train_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 4)).astype(np.float32), rng.integers(0, 3, 32)
+    model = _dense()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "m.onnx")
+    again = keras.models.load_model(tmp_path / "m.onnx")
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    again.compile("adam", "sparse_categorical_crossentropy")
+    assert again.fit(x, y, epochs=30, verbose=0).history["loss"][-1] < model.evaluate(x, y, verbose=0)
+
+
+def test_shares_of_classes_are_targets_too() -> None:
+    """-sum t log p, by hand."""
+    x = np.eye(4, dtype=np.float32)
+    shares = np.full((4, 3), [0.2, 0.3, 0.5], np.float32)
+    model = _dense()
+    model.compile("sgd", "categorical_crossentropy")
+    wanted = -(shares * np.log(model.predict(x))).sum(axis=1).mean()
+    assert model.evaluate(x, shares, verbose=0) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "message"),
+    [
+        (None, "sparse_categorical_crossentropy", "does not end in Softmax"),
+        ("softmax", keras.losses.SparseCategoricalCrossentropy(from_logits=True), "ends in Softmax"),
+        ("relu", "binary_crossentropy", "does not end in Sigmoid"),
+    ],
+)
+def test_losses_of_probabilities_and_of_scores_are_told_apart(
+    last: str | None, loss: Any, message: str
+) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=last)])
+    model.compile("adam", loss)
+    with pytest.raises(ConfigError, match=message):
+        model.fit(np.zeros((8, 4), np.float32), np.zeros(8, np.int64), verbose=0)
+
+
+def test_what_is_unknown_is_named() -> None:
+    model = _dense()
+    with pytest.raises(ConfigError, match="unknown loss 'hinge'"):
+        model.compile("adam", "hinge")
+    with pytest.raises(ConfigError, match="unknown metric 'auc'"):
+        model.compile("adam", "mse", ["auc"])
+    with pytest.raises(ConfigError, match="call compile"):
+        _dense().fit(np.zeros((8, 4)), np.zeros(8))
+    with pytest.raises(ConfigError, match="2 weights, 1 arrays"):
+        model.set_weights([np.zeros((4, 3))])
+    assert sys.modules["onward.keras"] is keras

@@ -1,0 +1,191 @@
+"""Keys and roles, transport security, the access log."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from onnx import TensorProto
+
+from onward.errors import ConfigError
+from onward_protos.grpc_service_pb2 import (
+    ModelInferRequest,
+    ModelReadyRequest,
+    RepositoryIndexRequest,
+    RepositoryModelLoadRequest,
+    ServerLiveRequest,
+)
+from onward_protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from onward_server import ServerThread
+from onward_server.access import AccessLog
+from serving import identity, put, settings
+
+
+def key(name: str, *roles: str) -> dict[str, Any]:
+    return {"name": name, "sha256": hashlib.sha256(f"secret of {name}".encode()).hexdigest(), "roles": roles}
+
+
+KEYS = [key("reader"), key("caller", "predict"), key("manager", "manage")]
+REQUEST = ModelInferRequest(
+    model_name="m",
+    inputs=[{"name": "x", "datatype": "FP32", "shape": [1]}],
+    raw_input_contents=[bytes(4)],
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    repository: Path = tmp_path_factory.mktemp("models")
+    put(repository, "m", 1, identity(TensorProto.FLOAT))
+    chosen = settings(
+        repository, http_listen="127.0.0.1:0", isolation="thread", keys=KEYS, model_control="explicit"
+    )
+    with ServerThread(chosen) as started:
+        yield started
+
+
+CALLS = {
+    "live": lambda stub, meta: stub.ServerLive(ServerLiveRequest(), metadata=meta),
+    "ready": lambda stub, meta: stub.ModelReady(ModelReadyRequest(name="m"), metadata=meta),
+    "index": lambda stub, meta: stub.RepositoryIndex(RepositoryIndexRequest(), metadata=meta),
+    "infer": lambda stub, meta: stub.ModelInfer(REQUEST, metadata=meta),
+    "stream": lambda stub, meta: list(stub.ModelStreamInfer(iter([REQUEST]), metadata=meta)),
+    "load": lambda stub, meta: stub.RepositoryModelLoad(
+        RepositoryModelLoadRequest(model_name="m"), metadata=meta
+    ),
+}
+PATHS = {
+    "live": ("GET", "/v2/health/live"),
+    "ready": ("GET", "/v2/models/m/ready"),
+    "index": ("POST", "/v2/repository/index"),
+    "infer": ("POST", "/v2/models/m/infer"),
+    "load": ("POST", "/v2/repository/models/m/load"),
+}
+ALLOWED = {
+    "": {"live", "ready"},
+    "nobody": {"live", "ready"},
+    "reader": {"live", "ready", "index"},
+    "caller": {"live", "ready", "index", "infer", "stream"},
+    "manager": {"live", "ready", "index", "load"},
+}
+
+
+@pytest.mark.parametrize("who", ALLOWED)
+def test_roles_over_grpc(server: ServerThread, who: str) -> None:
+    metadata = [("authorization", f"Bearer secret of {who}")] if who else []
+    with grpc.insecure_channel(server.address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for name, call in CALLS.items():
+            if name in ALLOWED[who]:
+                call(stub, metadata)
+                continue
+            with pytest.raises(grpc.RpcError) as caught:
+                call(stub, metadata)
+            expected = "PERMISSION_DENIED" if who in ("reader", "caller", "manager") else "UNAUTHENTICATED"
+            assert caught.value.code().name == expected, name
+
+
+@pytest.mark.parametrize("who", ALLOWED)
+def test_roles_over_http(server: ServerThread, who: str) -> None:
+    headers = {"x-api-key": f"secret of {who}"} if who else {}
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]})
+    for name, (method, path) in PATHS.items():
+        connection = http.client.HTTPConnection(server.http_address, timeout=30)
+        connection.request(method, path, body if name == "infer" else None, headers)
+        status = connection.getresponse().status
+        connection.close()
+        refused = 403 if who in ("reader", "caller", "manager") else 401
+        assert status == (200 if name in ALLOWED[who] else refused), name
+
+
+def test_secrets_are_not_printed() -> None:
+    from onward_server.__main__ import _printed
+
+    chosen = settings(Path("/"), keys=KEYS)
+    for text in (_printed(chosen), repr(chosen)):
+        assert "manager" in text
+        assert KEYS[0]["sha256"] not in text
+
+
+def test_a_key_has_to_be_a_digest() -> None:
+    with pytest.raises(ValueError, match="64 lower-case hexadecimal digits"):
+        settings(Path("/"), keys=[{"name": "a", "sha256": "secret"}])
+
+
+def test_the_access_log_samples_answers_and_bounds_failures(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "onward_server.access")
+    log = AccessLog(lambda: 0.25)
+    for number in range(100):
+        log.write(transport="grpc", call="a", code="OK", start=time.perf_counter(), identity=str(number))
+    assert len(caplog.records) == 25
+    caplog.clear()
+    for _ in range(500):
+        log.write(
+            transport="http", call="b", code="429", start=time.perf_counter(), identity="x", text="busy"
+        )
+    assert 10 <= len(caplog.records) <= 30
+    entry = json.loads(caplog.records[0].getMessage())
+    assert (entry["call"], entry["code"], entry["text"]) == ("b", "429", "busy")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("tls")
+    for name in ("server", "client"):
+        files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
+        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def test_both_ports_speak_tls_and_ask_for_certificates(tmp_path: Path, certificates: Path) -> None:
+    put(tmp_path, "m", 1, identity(TensorProto.FLOAT))
+    root, client = (certificates / name for name in ("server.pem", "client.pem"))
+    tls = {"certificate": root, "key": certificates / "server.key", "client_ca": client}
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread", tls=tls)
+    with ServerThread(chosen) as server:
+        mutual = grpc.ssl_channel_credentials(
+            root.read_bytes(), (certificates / "client.key").read_bytes(), client.read_bytes()
+        )
+        with grpc.secure_channel(server.address, mutual) as channel:
+            assert GRPCInferenceServiceStub(channel).ServerLive(ServerLiveRequest(), timeout=20).live
+        with (
+            grpc.secure_channel(server.address, grpc.ssl_channel_credentials(root.read_bytes())) as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            GRPCInferenceServiceStub(channel).ServerLive(ServerLiveRequest(), timeout=3)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        context = ssl.create_default_context(cafile=str(root))
+        context.load_cert_chain(client, certificates / "client.key")
+        connection = http.client.HTTPSConnection(server.http_address, context=context, timeout=20)
+        connection.request("GET", "/v2/health/live")
+        assert connection.getresponse().status == 200
+        connection.close()
+        bare = http.client.HTTPSConnection(
+            server.http_address, context=ssl.create_default_context(cafile=str(root)), timeout=20
+        )
+
+        def asked() -> None:
+            bare.request("GET", "/v2/health/live")
+            bare.getresponse()
+
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            asked()
+        bare.close()
+
+
+def test_a_key_that_does_not_fit_keeps_the_server_from_starting(tmp_path: Path, certificates: Path) -> None:
+    tls = {"certificate": certificates / "server.pem", "key": certificates / "client.key"}
+    with pytest.raises(ConfigError, match="tls"):
+        ServerThread(settings(tmp_path, isolation="thread", tls=tls))

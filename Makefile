@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast check bench load overload fuzz protos docker clean
+.PHONY: setup demo test test-fast check bench load overload faults fuzz protos docker clean
 
 setup: $(INSTALLED)
 
@@ -42,8 +42,8 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
-# the server beside a bare gRPC handler; under more than it can do; given malformed requests
-load overload fuzz: setup
+# the server beside a bare gRPC handler; under more than it can do; when something breaks; given malformed requests
+load overload faults fuzz: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
 protos: setup

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from onnx import TensorProto
 
 from onward.errors import ConfigError
+from onward_client import AuthenticationError, Client
 from onward_protos.grpc_service_pb2 import (
     ModelInferRequest,
     ModelReadyRequest,
@@ -26,7 +28,7 @@ from onward_protos.grpc_service_pb2 import (
     ServerLiveRequest,
 )
 from onward_protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from onward_server import ServerThread
+from onward_server import ServerThread, healthcheck
 from onward_server.access import AccessLog
 from serving import identity, put, settings
 
@@ -108,6 +110,13 @@ def test_roles_over_http(server: ServerThread, who: str) -> None:
         assert status == (200 if name in ALLOWED[who] else refused), name
 
 
+def test_our_client_brings_its_key(server: ServerThread) -> None:
+    with Client(server.address, key="secret of caller") as client:
+        assert client.predict("m", {"x": [1.5]})["y"].tolist() == [1.5]
+    with Client(server.address) as client, pytest.raises(AuthenticationError, match="give a key"):
+        client.predict("m", {"x": np.float32([1.5])})
+
+
 def test_secrets_are_not_printed() -> None:
     from onward_server.__main__ import _printed
 
@@ -166,6 +175,9 @@ def test_both_ports_speak_tls_and_ask_for_certificates(tmp_path: Path, certifica
         ):
             GRPCInferenceServiceStub(channel).ServerLive(ServerLiveRequest(), timeout=3)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        files = ["--ca", str(root), "--certificate", str(client), "--key", str(certificates / "client.key")]
+        assert healthcheck.main(["--address", server.address, "--timeout", "20", *files]) == 0
+        assert healthcheck.main(["--address", server.address, "--ca", str(root)]) == 1
         context = ssl.create_default_context(cafile=str(root))
         context.load_cert_chain(client, certificates / "client.key")
         connection = http.client.HTTPSConnection(server.http_address, context=context, timeout=20)

@@ -41,6 +41,13 @@ def children(pid: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def write_divide(repository: Path) -> None:
     """Integer division in onnxruntime, which INT64_MIN / -1 kills."""
     kind = (TensorProto.INT64, ["n"])
@@ -53,14 +60,13 @@ def write_divide(repository: Path) -> None:
     path = repository / "divide" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-    (repository / "divide" / "config.toml").write_text(
-        "engine = 'onnxruntime'\ncross_check = { policy = 'off' }\n"
-    )
+    config = "engine = 'onnxruntime'\ncross_check = { policy = 'off' }\n"
+    (repository / "divide" / "config.toml").write_text(config)
 
 
 def divide() -> bytes:
     tensors = [{"name": name, "datatype": "INT64", "shape": [1]} for name in ("a", "b")]
-    raw = [np.int64([-(2**63)]).tobytes(), np.int64([-1]).tobytes()]
+    raw = [np.array([number], np.int64).tobytes() for number in (-(2**63), -1)]
     message = pb.ModelInferRequest(model_name="divide", inputs=tensors, raw_input_contents=raw)
     return message.SerializeToString()
 
@@ -75,7 +81,7 @@ async def code_of(call: Awaitable[Any]) -> str:
 
 
 async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, str, str, float]]:
-    """For each fault: its name, what its own request got, what the steady load got, and seconds to recover."""
+    """For each fault: its name, what its own requests and the others got, and seconds to recover."""
     rows: list[tuple[str, str, str, float]] = []
     mlp = request("mlp", np.zeros((1, 784), np.float32))
     slow = request("slow", np.zeros((64, 256), np.float32))
@@ -108,6 +114,9 @@ async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, st
             await asyncio.sleep(0.02)
             for worker in pids:
                 os.kill(worker, signal.SIGKILL)
+            while any(_lives(worker) for worker in pids):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
             return ", ".join(await asyncio.gather(*running))
 
         async def corrupt() -> str:

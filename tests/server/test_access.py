@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import logging
+import socket
 import ssl
 import subprocess
 import time
@@ -201,3 +202,33 @@ def test_a_key_that_does_not_fit_keeps_the_server_from_starting(tmp_path: Path, 
     tls = {"certificate": certificates / "server.pem", "key": certificates / "client.key"}
     with pytest.raises(ConfigError, match="tls"):
         ServerThread(settings(tmp_path, isolation="thread", tls=tls))
+
+
+def test_connections_are_bounded_and_idle_ones_closed(tmp_path: Path) -> None:
+    limits = {"connections": 2, "idle_seconds": 1.0}
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread", limits=limits)
+    with ServerThread(chosen) as server:
+        host, port = server.http_address.rsplit(":", 1)
+        silent = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2)]
+        statuses = []
+        for _ in range(2):
+            connection = http.client.HTTPConnection(server.http_address, timeout=20)
+            connection.request("GET", "/v2/health/live")
+            statuses.append(connection.getresponse().status)
+            connection.close()
+            for waiting in silent:
+                assert waiting.recv(1) == b"", "an idle connection is closed"
+        assert statuses == [429, 200]
+        for waiting in silent:
+            waiting.close()
+        channels = [
+            grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(3)
+        ]
+        stubs = [GRPCInferenceServiceStub(channel) for channel in channels]
+        assert [stub.ServerLive(ServerLiveRequest(), timeout=20).live for stub in stubs[:2]] == [True, True]
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs[2].ServerLive(ServerLiveRequest(), timeout=0.5)
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        for channel in channels:
+            channel.close()

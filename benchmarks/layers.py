@@ -38,7 +38,7 @@ def measure(
         raise SystemExit("shapes depend on data: there is no plan")
     runner.times(2)
     whole, _ = runner.times(max(3, rounds), clock)
-    with Team(runner.engine.threads) as team:
+    with Team(plan.threads) as team:
         top = peak(team, host_target(), 0.1)
         seconds = plan.time_calls(runner.feeds, team, rounds, clock=clock)
         top = max(top, peak(team, host_target(), 0.1))

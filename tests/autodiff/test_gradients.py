@@ -12,7 +12,7 @@ import pytest
 from onward.autodiff import gradients, sum_to
 from onward.engine import Interpreter
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Builder, dims_of
+from onward.graph import ONWARD_DOMAIN, Builder, canonical_model, dims_of
 from onward.passes import expand_onward
 
 DOUBLE = ir.DataType.DOUBLE
@@ -188,7 +188,7 @@ def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_values_that_only_a_body_uses_are_not_lost() -> None:
-    """A weight that an If reads from around it is on the path, so the If is refused, not left out."""
+    """A weight that an If reads from around it counts, or the graph is refused where it is not canonical."""
     g = graph()
     x, flag = source(g, "x", [2]), g.input("flag", ir.DataType.BOOL, ())
     branches = []
@@ -202,6 +202,15 @@ def test_values_that_only_a_body_uses_are_not_lost() -> None:
     total = g.Add(chosen.outputs[0], x)
     with pytest.raises(UnsupportedError, match="node 'choice', operator If"):
         gradients(g, {total: g.const(np.ones(2))}, [x])
+    g.output(total, "total")
+    model = canonical_model(ir.Model(g.graph, ir_version=10))
+    g = Builder(model.graph)
+    (dx,) = gradients(g, {model.graph.outputs[0]: g.const(np.ones(2))}, [model.graph.inputs[0]])
+    assert dx is not None
+    g.output(dx, "dx")
+    for flagged, slope in ((True, 0.0), (False, 2.0)):
+        got = Interpreter(model.graph).run({"x": np.array([1.0, 2.0]), "flag": np.array(flagged)})
+        assert got["dx"].tolist() == [slope, slope]
 
 
 def test_second_derivatives() -> None:

@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 from tests.train import networks
 
+from onward import verify
 from onward.autodiff import Clip, TrainingStep, training_step, with_loss
 from onward.engine import Session, StepSession
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.graph import Builder
-from onward.train import MSE, SGD, Adam, CrossEntropy
+from onward.train import MSE, SGD, Adam, CrossEntropy, Trainer
 
 FLOAT = ir.DataType.FLOAT
 
@@ -216,3 +217,29 @@ def test_models_of_another_opset_are_refused() -> None:
     g.output(g.Mul(g.input("x", FLOAT, (2,)), g.initializer("w", np.ones(2, np.float32))), "y")
     with pytest.raises(UnsupportedError, match=r"built at opset 21, this model has 20; .*upgrade"):
         training_step(model(g), {"y": MSE()}, SGD(), ["w"])
+
+
+def test_weights_that_only_a_body_reads_are_trained() -> None:
+    """An If whose branches take a product of weights from around them: the standard's form of it."""
+    g = builder()
+    x, w = g.input("x", FLOAT, ("N", 2)), g.initializer("w", np.array([[1, 2], [3, 4]], np.float32))
+    product = g.MatMul(x, w)
+    branches = []
+    for op_type in ("Neg", "Abs"):
+        node = ir.node(op_type, [product], name=op_type)
+        node.outputs[0].name, node.outputs[0].type = f"{op_type}.y", ir.TensorType(FLOAT)
+        node.outputs[0].shape = ir.Shape(["N", 2])
+        branches.append(ir.Graph([], node.outputs, nodes=[node], opset_imports={"": 21}, name=op_type))
+    positive = g.Greater(g.ReduceSum(x, keepdims=0), 0.0)
+    chosen = ir.node(
+        "If", [positive], {"then_branch": branches[0], "else_branch": branches[1]}, name="choice"
+    )
+    chosen.outputs[0].name, chosen.outputs[0].type = "chosen", ir.TensorType(FLOAT)
+    chosen.outputs[0].shape = ir.Shape(["N", 2])
+    g.graph.append(chosen)
+    g.output(g.Mul(chosen.outputs[0], 2.0), "y")
+    network = model(g)
+    assert Trainer(network, "mse").step.parameters == ("w",)
+    report = verify.compare_training(network, {"y": MSE()}, steps=3, batch=3)
+    assert report.passed, str(report)
+    assert "w.gradient" in [row.name for row in report.rows]

@@ -102,6 +102,38 @@ def test_sequence_labels(onward: Onward, tmp_path: Path, last: bool) -> None:
     assert [[int(c) for c in row["classes"]] for row in rows] == (tokens[:2] % 3).tolist()
 
 
+def test_labels_that_do_not_count(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
+    labels = np.digitize(features[:, 0], [-0.5, 0.5])
+    ignored = np.arange(90) % 3 == 0
+    # the labels of these rows are wrong, and must neither be learned nor be measured
+    spec = npz(tmp_path / "d.npz", x=features, y=np.where(ignored, -1, labels))
+    config = tmp_path / "run.toml"
+    config.write_text('model = "mlp"\nepochs = 100\n[loss]\nignore_index = -1\nclass_weights = "balanced"\n')
+    done = onward(
+        *("train", "--config", config, "--data", spec, "--lr", 0.01, "-o", "hidden=[16]"),
+        *("--output", tmp_path / "m.onnx"),
+    )
+    assert done.code == 0, done.err
+    assert "task: multi-class, 3 classes" in done.out
+    found = json.loads(onward("evaluate", tmp_path / "m.onnx", "--part", "all", "--json").out)
+    assert np.sum(found["confusion_matrix"]) == 60
+    assert found["accuracy"] > 0.9
+
+
+def test_inputs_without_numbers_are_refused(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    spec = npz(tmp_path / "d.npz", x=np.zeros((9, 0), np.float32), y=np.arange(9) % 2)
+    done = onward("train", "mlp", "--data", spec, "--output", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "there is no number in it" in done.err
+    np.save(tmp_path / "none.npy", np.zeros((0, 4), np.float32))
+    done = onward("predict", iris, tmp_path / "none.npy")
+    assert done.code == 2
+    assert "holds no samples" in done.err
+    done = onward("inspect", iris, "--plan", "--dim", f"N={10**30}")
+    assert done.code == 2
+    assert "below 2**63" in done.err
+
+
 def test_several_outputs(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
     x = nn.Input((4,), name="x")
     hidden = nn.Dense(8, "relu")(x)
@@ -246,6 +278,7 @@ def test_every_run_has_a_folder_of_its_own(
         ("seed=true", "option 'seed'"),
         ("hidden=2020-01-01", "a list is needed"),
         ("hidden=[100000000000000]", "not enough memory"),
+        ("hidden=[9999999999999999999999]", "units must be below 2**63"),
     ],
 )
 def test_options_of_networks_are_checked_by_type(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from onward.engine.plan import Plan
 from onward.engine.team import Team
 from onward.engine.weights import Weight
 from onward.graph import Array
+from onward.verify.held import settle
+from onward.verify.reference import WRONG, Reference
 
 ROUNDING = 2e-6
 """Of the largest element: what two float32 sums in different orders may differ by, in nets of this size."""
@@ -101,6 +103,40 @@ def interpreted(
         state = {name: results.pop(target) for name, target in bindings.items()}
         outputs.append(results)
     return outputs, state
+
+
+def held(
+    reference: Reference,
+    feeds: Mapping[str, Array],
+    got: Mapping[str, Array],
+    observe: Callable[[Sequence[str]], Mapping[str, Array]],
+) -> tuple[dict[str, Array], dict[str, Array], int]:
+    """What the interpreter gives in float32 and float64 on the sides of kinks that a plan took.
+
+    Args:
+        reference: of the model.
+        feeds: every input, state included.
+        got: what the plan gave.
+        observe: gives named tensors as a plan makes them that keeps them besides.
+
+    Returns:
+        Both results, and how many units are not on the float64 run's own side.
+    """
+    near = reference.near(feeds)
+    sides = near.sides(observe(near.values)) if len(near) else near.own
+    wrong = [side == WRONG for side in sides]
+    sides = tuple(np.where(w, own, side) for w, own, side in zip(wrong, near.own, sides, strict=True))
+    exact = reference.run(feeds, near, sides)
+    parts = {
+        name: (x - exact[name]).reshape(-1)
+        for name, x in got.items()
+        if np.abs(x - exact[name]).max(initial=0) > 1e-5 * np.abs(exact[name]).max(initial=0)
+    }
+    if parts and 0 < len(near) <= 64:
+        sides = settle(reference, feeds, near, sides, parts, wrong=wrong)
+        exact = reference.run(feeds, near, sides)
+    moved = sum(int((a != b).sum()) for a, b in zip(sides, near.own, strict=True))
+    return reference.single(feeds, near, sides), exact, moved
 
 
 def wide(feed: Mapping[str, Array]) -> dict[str, Array]:

@@ -73,3 +73,35 @@ def test_bad_options() -> None:
         Vocabulary.fit([], min_count=0)
     with pytest.raises(ConfigError, match="tokens 0"):
         Vocabulary(()).encode(["a"], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't stop, it's 3.14!", ["don't", "stop", "it's", "3.14"]),
+        ("我喜欢这部电影", list("我喜欢这部电影")),
+        ("これは映画", ["こ", "れ", "は", "映", "画"]),
+        ("이 영화 좋아요", ["이", "영화", "좋아요"]),
+        ("खबर अच्छी", ["खबर", "अच्छी"]),
+        ("naïve a\u0301b", ["naïve", "a\u0301b"]),
+        ("— … !", []),
+        ("", []),
+    ],
+)
+def test_words_are_those_of_unicode(text: str, words: list[str]) -> None:
+    assert tokenize(text) == words
+    assert tokenize(text, 2) == words[:2]
+
+
+def test_scripts_without_spaces_give_several_tokens() -> None:
+    assert len(tokenize("ฉันชอบหนัง")) > 1
+
+
+def test_what_older_files_say_is_read_as_they_wrote_it() -> None:
+    assert tokenize("3.14 我喜欢 e.g.", scheme="runs") == ["3", "14", "我喜欢", "e", "g"]
+    old = Vocabulary.from_json('{"format": "onward.vocabulary.v1", "words": ["14", "我喜欢"]}')
+    assert old.scheme == "runs"
+    assert old.encode(["3.14 我喜欢"], 4).tolist() == [[1, 2, 3, 0]]
+    assert Vocabulary.from_json(old.to_json()) == old
+    with pytest.raises(DataError, match="scheme"):
+        Vocabulary(("a",), "letters")  # type: ignore[arg-type]

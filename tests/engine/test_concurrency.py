@@ -415,3 +415,28 @@ def test_new_weights_find_the_working_memory_of_the_old(planner: Planner) -> Non
             plan = session._engine.plan({"x": (2, 3, 32, 32)})  # type: ignore[attr-defined]
             places.add(plan._idle[0].arena.ctypes.data)
         assert len(places) == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_weights_that_become_variable_while_a_plan_is_made_are_read(
+    planner: Planner, background: bool
+) -> None:
+    """The plan that was begun took them for constants: it must not be used."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="slope")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 4))
+    g.output(g.Mul(x, g.initializer("slope", np.array([2.0], np.float32))), "y")
+    model = ir.Model(graph, ir_version=10)
+    ones = {"x": np.ones((5, 4), np.float32)}
+    planner.held = 5
+    with Session(model, engine="compiled", background=background) as session, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(session.run, ones)
+        assert planner.begun.wait(WAIT)
+        planner.held = None
+        session.load_weights({"slope": np.array([3.0], np.float32)})
+        planner.go.set()
+        assert first.result(WAIT)["y"][0, 0] in (2.0, 3.0)
+        for _ in range(20):
+            assert session.run(ones)["y"][0, 0] == 3.0
+        session.prepare({"x": (5, 4)})
+        assert session.run(ones)["y"][0, 0] == 3.0

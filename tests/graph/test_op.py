@@ -35,7 +35,7 @@ def test_find_gives_the_class_of_the_version_at_an_opset() -> None:
         ),
         ("com.example", "Relu", 1, "does not exist"),
         ("ai.onward", "SGDUpdate", 99, r"version 99 .*versions implemented: 1"),
-        ("", "BatchNormalization", 6, r"version 6 \(opset 6, .*versions implemented: 7, 9, 14, 15"),
+        ("", "GroupNormalization", 18, r"version 18 \(opset 18, .*versions implemented: 21"),
     ],
 )
 def test_what_is_unknown_is_refused(domain: str, op_type: str, opset: int, message: str) -> None:
@@ -48,6 +48,12 @@ def test_bind_gives_attributes_as_a_file_holds_them() -> None:
     assert bind(node("LeakyRelu"), 21).alpha == 0.01
     conv = bind(node("Conv", {"pads": [1, 1, 2, 2]}, inputs=2), 21)
     assert tuple(conv.pads) == (1, 1, 2, 2)
+
+
+def test_a_version_has_its_own_attributes_only() -> None:
+    with pytest.raises(InvalidModelError, match="opset 9: unknown attribute 'ceil_mode'"):
+        bind(node("MaxPool", {"kernel_shape": [2], "ceil_mode": 1}), 9)
+    assert bind(node("MaxPool", {"kernel_shape": [2], "ceil_mode": 1}), 10).ceil_mode == 1
 
 
 def test_bind_counts_the_outputs_that_are_named() -> None:

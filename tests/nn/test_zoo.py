@@ -112,9 +112,9 @@ def test_options_are_refused_by_name() -> None:
         zoo.build("resnet19")
     with pytest.raises(ConfigError, match=r"'lenet5' has no option 'widht'; it has num_classes"):
         zoo.build("lenet5", widht=2)
-    with pytest.raises(ConfigError, match="pooling is max or average"):
+    with pytest.raises(ConfigError, match="option 'pooling': input should be 'max' or 'average'; got 'min'"):
         zoo.build("lenet5", pooling="min")
-    with pytest.raises(ConfigError, match="shortcut is A or B"):
+    with pytest.raises(ConfigError, match="option 'shortcut': input should be 'A' or 'B'"):
         zoo.build("resnet20", shortcut="C")
     with pytest.raises(ShapeError, match=r"layer 'pool5' \(MaxPool2D\)"):
         zoo.build("alexnet", image_size=64)

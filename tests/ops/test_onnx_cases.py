@@ -11,9 +11,11 @@ import pytest
 from tests.ops.cases import CASES
 from tests.ops.exclusions import NO_NODE_CASE, NODE_CASES
 from tests.ops.onnx_cases import array_of, onnx_cases
+from tests.ops.test_old_versions import CASES as OLD
 
 from onward.engine.interpreter import Interpreter
 from onward.graph import Op, find, registered
+from onward.model.structure import all_nodes
 
 
 def _check(case: Any) -> None:
@@ -59,9 +61,14 @@ def test_exclusions_name_cases() -> None:
 @functools.cache
 def _tested() -> frozenset[type[Op]]:
     tested = {find(case.domain, case.op_type, 1 if case.domain else case.opset) for case in CASES}
+    tested |= {find("", case.op_type, case.opset) for case in OLD}
     for case in onnx_cases():
         opsets = {i.domain: i.version for i in case.model.opset_import}
-        tested |= {find(n.domain, n.op_type, opsets[n.domain]) for n in case.model.graph.node}
+        nodes = list(all_nodes(case.model.graph.node))
+        tested |= {find(n.domain, n.op_type, opsets[n.domain]) for n in nodes}
+        # If, Loop and Scan run in their explicit form
+        forms = {n.op_type for n in nodes} & {"If", "Loop", "Scan"}
+        tested |= {find("ai.onward", op_type, 1) for op_type in forms}
     return frozenset(tested)
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from onward import nn
 from onward.autodiff.objective import write_objective
 from onward.engine import Interpreter
 from onward.graph import Builder
+from onward.keras import callbacks
 from onward.nn import initializers
 from onward.train import (
     L1,
@@ -92,6 +94,7 @@ SEQUENCES = [
     [2.0, NAN, 1.0, NAN, NAN, 0.5],
     [2.0, 1.95, 1.9, 1.85, 1.8, 1.0],
     [math.inf, 5.0, math.inf, 6.0, 4.0],
+    [math.inf, math.inf, math.inf, math.inf],
 ]
 STOPPINGS = [
     {"figures": figures, "options": {"patience": patience, "min_delta": change}}
@@ -201,6 +204,8 @@ TORCH_CLASSES = {
 EXCEPTIONS = {
     # both libraries have the name: its form and default are torch's
     ("keras", "AdamW", "weight_decay"): 0.01,
+    # classes stand where ONNX and torch have them
+    ("keras", "CategoricalCrossentropy", "axis"): 1,
 }
 
 
@@ -265,16 +270,32 @@ def test_early_stopping_stops_and_restores_when_keras_does(keras: dict[str, Any]
         for epoch, figure in enumerate(case["figures"], 1):
             session.state = {"w": np.array([float(epoch)])}
             rows.append({"val_loss": figure})
-            if math.isnan(figure):
-                with pytest.warns(RuntimeWarning, match="is NaN"):
-                    stopping.on_epoch_end(run)
-            else:
+            with pytest.warns(RuntimeWarning, match="is NaN") if math.isnan(figure) else nullcontext():
                 stopping.on_epoch_end(run)
             if reasons:
                 break
         stopping.on_train_end(run)
         assert len(rows) == theirs["epochs"], case
         assert session.state["w"][0] == theirs["kept"], case
+
+
+def test_the_callback_of_keras_scripts_is_keras_own(keras: dict[str, Any]) -> None:
+    for case, theirs in zip(STOPPINGS, keras["stoppings"], strict=True):
+        options = {"restore_best_weights": True, **case["options"]}
+        stopping = callbacks.EarlyStopping("val_loss", mode="min", **options)
+        model = SimpleNamespace(stop_training=False, weights=0)
+        model.get_weights = lambda model=model: model.weights
+        model.set_weights = lambda weights, model=model: model.__setattr__("weights", weights)
+        stopping.model = model
+        stopping.on_train_begin()
+        for epoch, figure in enumerate(case["figures"]):
+            model.weights = epoch + 1
+            with pytest.warns(RuntimeWarning, match="is NaN") if math.isnan(figure) else nullcontext():
+                stopping.on_epoch_end(epoch, {"val_loss": figure})
+            if model.stop_training:
+                break
+        stopping.on_train_end()
+        assert {"epochs": epoch + 1, "kept": model.weights} == theirs, case
 
 
 class _Rows:

@@ -58,8 +58,8 @@ def test_the_node_that_made_it_is_named(engine: str) -> None:
     trainer = Trainer(root(), "mse", SGD(learning_rate=0.1), engine=engine)
     with pytest.raises(
         TrainingError,
-        match=r"the loss became nan in epoch 1, step 3; step 3: node 'the root', operator Sqrt, opset 21, is "
-        r"the first whose result is not finite for finite operands \(1 of 2 elements\); lower the learning rate",
+        match=r"the loss became nan in epoch 1, step 3; step 3: node 'the root', operator Sqrt, opset 21, "
+        r"is the first whose result is not finite for finite operands \(1 of 2 elements\); lower the",
     ):
         trainer.fit(Loader(column(1, 2, 3, 4, 5, -1), 2, shuffle=False))
 
@@ -93,6 +93,20 @@ def test_a_run_whose_last_step_spoils_the_weights_is_no_success(engine: str) -> 
         trainer.fit(Loader(column(1, 2, 3, 0), 2, shuffle=False), epochs=1)
     assert np.isfinite(trainer.weights()["w"]).all()
     assert np.isfinite(trainer.predict(np.ones((1, 1), np.float32))["y"]).all()
+
+
+def test_what_a_matrix_product_reads_of_a_branch_not_taken_is_named() -> None:
+    """Rows without a logarithm are left out of the loss, but the gradient of w multiplies by them."""
+    g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="rows"))
+    x, w = g.input("x", FLOAT, ("N", 1)), g.initializer("w", np.ones((1, 1), np.float32))
+    y = g.MatMul(g.Log(x, name="the logarithm"), w)
+    g.output(g.Where(g.Greater(x, 0.0), y, 0.0), "y")
+    trainer = Trainer(ir.Model(g.graph, ir_version=10), "mse", SGD(learning_rate=0.1))
+    with pytest.raises(
+        TrainingError, match=r"weight 'w' became .*; step 1: node 'the logarithm', operator Log"
+    ):
+        trainer.fit(column(1, -2, 3))
+    np.testing.assert_array_equal(trainer.weights()["w"], [[1]])
 
 
 def test_a_gradient_that_waits_in_a_window_is_named_where_it_was_made() -> None:

@@ -201,6 +201,6 @@ def test_a_missing_operator_is_an_error_and_no_report(monkeypatch):
     def refuse(*args, **options):
         raise UnsupportedError("this graph cannot run:\n  node 'tanh/Tanh'")
 
-    monkeypatch.setattr("onward.verify.training.StepSession", refuse)
+    monkeypatch.setattr("onward.verify._steps.StepSession", refuse)
     with pytest.raises(UnsupportedError, match="tanh/Tanh"):
         verify.compare_training(network())

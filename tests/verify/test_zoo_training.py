@@ -76,18 +76,12 @@ def networks(names: Iterable[str]) -> list[Any]:
 def test_the_training_step_agrees_with_onnxruntime(name):
     """Loss, outputs, gradients, parameters, momenta and statistics of three steps, each tensor by itself.
 
-    Each engine feeds its own state back. Where an activation lies within rounding of a kink, the engines may
-    take different sides of it, and then gradients differ by more than rounding: such a batch shows nothing
-    of the step, and the next seed is taken. No seed may show a node that differs for equal inputs.
+    Each engine feeds its own state back. Units within rounding of a kink are held on the same side.
     """
-    for seed in range(4):
-        model = zoo.build(name, seed=seed, **SMALL[name]).model
-        calm_branches(model)
-        report = verify.compare_training(model, optimizer=SGD(momentum=0.9), batch=3, steps=3, seed=seed)
-        assert report.verdict != "differ", str(report)
-        if report.passed:
-            break
-    assert report.passed, str(report)
+    model = zoo.build(name, **SMALL[name]).model
+    calm_branches(model)
+    report = verify.compare_training(model, optimizer=SGD(momentum=0.9), batch=3, steps=3)
+    assert report.verdict in ("agree", "kinks"), str(report)
     _assert_complete(model, report, name)
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
-from onward.graph import Builder, Op, bind, dims_of, is_float
+from onward.graph import Builder, Op, bind, bodies_of, dims_of, is_float
 
 __all__ = ["gradients", "sum_to"]
 
@@ -33,7 +33,7 @@ def gradients(
     """Append the gradients of a scalar with respect to values of the graph.
 
     Args:
-        g: writes to the end of the graph that holds every value given.
+        g: writes to the end of the graph that holds every value given, and is in canonical form.
         seeds: for each value where differentiation starts, the gradient of the scalar with respect to it.
             A scalar differentiated by itself has the seed 1.
         wrt: values to differentiate by.
@@ -150,7 +150,7 @@ def _path(
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
-        if any(v in depends for v in node.inputs if v is not None):
+        if any(v in depends for v in (*node.inputs, *_captured(node)) if v is not None):
             outputs = [v for v in node.outputs if is_float(v)]
             if outputs:
                 depends.update(outputs)
@@ -169,7 +169,9 @@ def _path(
         except UnsupportedError as error:
             problems.append(f"{where}: {error}")
             continue
-        if not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
+        if any(v in depends for v in _captured(node)):
+            problems.append(f"{where}: its body uses values of the graph around it; see canonical_model")
+        elif not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
             problems.append(where)
         steps.append(_Step(node, operator))
     if problems:
@@ -180,6 +182,17 @@ def _path(
         )
     steps.reverse()
     return steps, depends
+
+
+def _captured(node: ir.Node) -> set[ir.Value]:
+    """Values around a node that bodies use without having them as inputs, which no canonical graph has."""
+    return {
+        value
+        for body in bodies_of(node)
+        for inner in (*body.all_nodes(), body)
+        for value in (inner.inputs if isinstance(inner, ir.Node) else inner.outputs)
+        if value is not None and value.graph is node.graph
+    }
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:

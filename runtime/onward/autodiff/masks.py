@@ -9,6 +9,8 @@ infinite or NaN, before the product goes into a sum, a matrix product or a resul
 factors behind a `Where` stays as it was.
 
 A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown.
+Nor are the factors of matrix products and of other sums: what they read of a branch that was not taken must be
+finite, and a run names the node where it is not.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _POLES = frozenset({
 """Operators that can be infinite or NaN for finite operands."""
 
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Gather", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice",
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 })  # fmt: skip
 """Operators that put elements elsewhere, or add them up; they do to a mask what they do to a value."""
@@ -278,7 +281,8 @@ class _Pass:
         return content is not None and bool(np.all((content.numpy() >= 0) & (content.numpy() % 1 == 0)))
 
     def _elementwise(self, node: ir.Node) -> bool:
-        return hasattr(find(node.domain, node.op_type, self._g.graph.opset_imports[node.domain]), "element")
+        opset = self._g.graph.opset_imports.get(node.domain)
+        return opset is not None and hasattr(find(node.domain, node.op_type, opset), "element")
 
     def _selected(self, value: ir.Value) -> ir.Value:
         """The value with zeros outside its mask."""

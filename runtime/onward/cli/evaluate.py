@@ -68,7 +68,9 @@ def command(
     session = Session(loaded)
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
-    source = read_data(table, raw=raw, columns=columns)
+    loss = None if provenance is None else provenance.configuration.get("loss")
+    ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
+    source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
     if columns is None and table.spec.startswith("csv:") and provenance is not None:
         print("note: the model names no columns; these are taken in the file's order", file=sys.stderr)
     for note in source.dataset.notes:

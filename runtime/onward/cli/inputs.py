@@ -22,6 +22,7 @@ __all__ = ["Reader", "extents", "read_arrays", "without_metadata"]
 
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _TABLES = (".csv", ".csv.gz")
+_MAX_EXTENT = 2**63
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -51,8 +52,8 @@ def extents(options: Sequence[str] | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in options or ():
         name, equals, value = text.rpartition("=")
-        if not equals or not (value.isascii() and value.isdecimal()) or int(value) < 1:
-            raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1")
+        if not equals or not (value.isascii() and value.isdecimal()) or not 1 <= int(value) < _MAX_EXTENT:
+            raise ConfigError(f"--dim {text!r}: NAME=NUMBER is needed, the number at least 1 and below 2**63")
         found[name] = int(value)
     return found
 
@@ -120,6 +121,8 @@ class Reader:
                 raise InputError(f"{path}: no array {spec.name!r} for the model's input; there is {have}")
             if arrays[spec.name].ndim == 0:
                 raise InputError(f"{path}: array {spec.name!r} is a scalar; the first axis counts samples")
+            if len(arrays[spec.name]) == 0:
+                raise InputError(f"{path}: array {spec.name!r} holds no samples")
         return {spec.name: self._finished(path, spec, arrays[spec.name]) for spec in self.specs}
 
     def _before(self, spec: TensorSpec) -> NumberPreparation | None:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.types import ELEMENT_TYPES
 from onward.compile.expressions import number
 from onward.compile.groups import Group
 from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
@@ -37,7 +38,7 @@ from onward.graph.requests import Request
 
 __all__ = ["Context", "Emitted", "Layout", "Queries", "Site"]
 
-_FLOAT = np.dtype(np.float32)
+_FLOATS = frozenset(name for name, row in ELEMENT_TYPES.items() if row.generated)
 
 
 class Layout(Enum):
@@ -120,6 +121,10 @@ class Queries:
         """The processor."""
         return self._unit.target
 
+    def typed(self, dtype: np.dtype[np.generic]) -> Target:
+        """The processor as generators see it that compute in an element type."""
+        return self._unit.target.typed(dtype.name)
+
     @property
     def threads(self) -> int:
         """How many threads run the plan."""
@@ -201,10 +206,15 @@ class Queries:
     # -- reasons to leave a node to its NumPy kernel -----------------------------------------------------
 
     def not_floats(self, *values: ir.Value | None) -> str | None:
-        """The first value that is not float32."""
+        """The first value that is not of a type that kernels are made for, or not of the others' type."""
+        common: np.dtype[np.generic] | None = None
         for value in values:
-            if value is not None and self.dtype(value) != _FLOAT:
-                return f"{value.name} is {self.dtype(value)}"
+            if value is None:
+                continue
+            dtype = self.dtype(value)
+            if dtype.name not in _FLOATS or (common is not None and dtype != common):
+                return f"{value.name} is {dtype}"
+            common = dtype
         return None
 
     def empty(self, *values: ir.Value | None) -> str | None:
@@ -313,9 +323,13 @@ class Context(Queries):
             window = replace(self.plain(of), shape=shape, strides=row_major(shape))
         self.alias(value, window)
 
-    def scratch(self, floats: int) -> Buffer:
+    def scratch(self, elements: int, dtype: np.dtype[np.generic]) -> Buffer:
         """Memory for the length of one call, or until its last use."""
-        return Buffer(max(64, 4 * floats))
+        return Buffer(max(64, elements * dtype.itemsize))
+
+    def vector(self, elements: int, dtype: np.dtype[np.generic]) -> Tensor:
+        """The same as a tensor of one axis."""
+        return whole(self.scratch(elements, dtype), (elements,), dtype)
 
     def keep(self, key: object, thing: object) -> None:
         """Leave something for later calls."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
 
 from onward.compile.context import Context, Queries
@@ -52,7 +51,7 @@ def fusion(q: Queries, value: ir.Value, group: Group) -> Fusion | None:
     """
     inside = dict.fromkeys(v for o in group.operations for v in o.outputs)
     wanted = [v for v in inside if q.uses.escapes(v, group)]
-    if len(wanted) != 1 or q.dtype(wanted[0]) != np.float32:
+    if len(wanted) != 1 or q.dtype(wanted[0]) != q.dtype(value):
         return None
     (result,) = wanted
     if q.has_image(value) != q.has_image(result):
@@ -71,7 +70,7 @@ def fusion(q: Queries, value: ir.Value, group: Group) -> Fusion | None:
 def _kind(q: Queries, value: ir.Value, produced: ir.Value, result: ir.Value) -> str | None:
     """How the producing kernel can read an operand of the group."""
     shape, full = q.shape(value), q.shape(produced)
-    if q.dtype(value) != np.float32:
+    if q.dtype(value) != q.dtype(produced):
         return None
     if shape == full:
         return "full" if q.geometry(value) == q.geometry(result) else None

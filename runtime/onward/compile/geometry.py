@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.pool import Pool
 from onward.graph import Geometry
@@ -24,7 +26,9 @@ def image(shape: Sequence[int], border: Sequence[int] = NO_BORDER) -> Image:
     return Image(height, width, shape[1], top=top, left=left, bottom=bottom, right=right)
 
 
-def convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convolution:
+def convolution(
+    geometry: Geometry, x: Image, y: Image, group: int, dtype: np.dtype[np.generic]
+) -> Convolution:
     """A convolution's geometry over one or two axes.
 
     Raises:
@@ -38,10 +42,19 @@ def convolution(geometry: Geometry, x: Image, y: Image, group: int) -> Convoluti
         _pair(geometry.dilations),
         _pads(geometry),
         group,
+        dtype.name,
     )
 
 
-def pool(kind: str, geometry: Geometry, x: Image, y: Image, *, count_include_pad: bool = False) -> Pool:
+def pool(
+    kind: str,
+    geometry: Geometry,
+    x: Image,
+    y: Image,
+    dtype: np.dtype[np.generic],
+    *,
+    count_include_pad: bool = False,
+) -> Pool:
     """A pooling's geometry over one or two axes; `kind` is "max" or "average"."""
     return Pool(
         kind,
@@ -52,6 +65,7 @@ def pool(kind: str, geometry: Geometry, x: Image, y: Image, *, count_include_pad
         _pads(geometry),
         _pair(geometry.dilations),
         count_include_pad,
+        dtype.name,
     )
 
 

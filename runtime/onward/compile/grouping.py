@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.groups import LARGEST, OPERANDS, Group
+from onward.compile.codegen.target import Target
+from onward.compile.groups import Group
 from onward.compile.program import Operation, Program
 
 __all__ = ["grouped", "is_element"]
 
-_KINDS = frozenset({np.dtype(np.float32), np.dtype(np.bool_)})
+_KINDS = tuple(frozenset({np.dtype(f), np.dtype(np.bool_)}) for f in (np.float32, np.float64))
+"""Element types that a pass may have together."""
 
 
 def is_element(operation: Operation, program: Program) -> bool:
@@ -25,7 +27,8 @@ def is_element(operation: Operation, program: Program) -> bool:
         return False
     shape = program.shapes[operation.outputs[0]]
     values = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
-    if any(program.dtypes[v] not in _KINDS for v in values):
+    dtypes = {program.dtypes[v] for v in values}
+    if not any(dtypes <= kinds for kinds in _KINDS):
         return False
     return all(program.shapes[v] == shape for v in operation.outputs) and all(
         _broadcasts(program.shapes[v], shape) for v in values
@@ -37,7 +40,7 @@ def _broadcasts(operand: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(operand) <= len(shape) and all(a in (1, b) for a, b in zip(operand, tail, strict=True))
 
 
-def grouped(program: Program) -> list[Group]:
+def grouped(program: Program, target: Target) -> list[Group]:
     """The program's operations in groups with as many operations as may join them, in no order.
 
     An element-wise operation joins the group of one of its operands' producers when both have the same shape
@@ -62,7 +65,7 @@ def grouped(program: Program) -> list[Group]:
         group = None
         if shape is not None:
             for candidate in reversed(sources):
-                if candidate.shape == shape and _may_join(candidate, members, sources, reads):
+                if candidate.shape == shape and _may_join(candidate, members, sources, reads, target):
                     group = candidate
                     break
         if group is None:
@@ -102,11 +105,12 @@ def _may_join(
     members: Sequence[Operation],
     sources: Iterable[Group],
     reads: Mapping[Group, Iterable[Group]],
+    target: Target,
 ) -> bool:
-    if len(group.operations) + len(members) > LARGEST:
+    if len(group.operations) + len(members) > target.tuning.group_operations:
         return False
     tensors = set(group.inputs) | {v for o in members for v in o.inputs if v is not None}
-    if len(tensors) > OPERANDS:
+    if len(tensors) > target.tuning.group_operands:
         return False
     return not any(source is not group and _reaches(source, group, reads) for source in sources)
 

@@ -9,13 +9,7 @@ import onnx_ir as ir
 
 from onward.compile.program import Operation, Program
 
-__all__ = ["LARGEST", "OPERANDS", "Group", "host", "ordered"]
-
-LARGEST = 24
-"""Operations of a group at most: beyond that, registers spill and compiling takes long."""
-
-OPERANDS = 12
-"""Tensors that a group reads at most."""
+__all__ = ["Group", "host", "ordered"]
 
 
 @dataclass(eq=False)

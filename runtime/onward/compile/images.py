@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile import geometry
+from onward.compile.codegen.target import Target
 from onward.compile.groups import Group
 from onward.compile.kernels.layout import Image
 from onward.compile.options import CompileOptions
@@ -17,13 +18,13 @@ from onward.compile.uses import Uses
 
 __all__ = ["image_geometry"]
 
-_KINDS = (np.dtype(np.float32), np.dtype(np.bool_))
+_KINDS = tuple(map(np.dtype, (np.float32, np.float64, np.bool_)))
 
 Pair = tuple[ir.Value, ir.Value]
 
 
 def image_geometry(
-    program: Program, groups: Sequence[Group], uses: Uses, options: CompileOptions
+    program: Program, groups: Sequence[Group], uses: Uses, options: CompileOptions, target: Target
 ) -> dict[ir.Value, Image]:
     """The geometry of every value that is kept channels-last.
 
@@ -37,7 +38,7 @@ def image_geometry(
     for request in program.requests:
         if (rule := rule_for(request)) is None:
             continue
-        found = rule.borders(program, request, options)
+        found = rule.borders(program, request, options, target)
         alike.extend(found.alike)
         for value, border in found.needed.items():
             if value in borders:

@@ -30,7 +30,7 @@ class Call:
         label: the operators that it computes, for reports.
         batch: what the kernel's costs are multiplied by.
         scratch: memory for the length of the call.
-        element: the element-wise pass over gapless float32 tensors that it is, if it is one.
+        element: the element-wise pass over gapless tensors of one type that it is, if it is one.
     """
 
     kernel: Kernel

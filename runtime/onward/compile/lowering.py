@@ -71,6 +71,10 @@ class _Walk:
     placement: Placement
     emitted: Emitted = field(default_factory=Emitted)
 
+    def queries(self, site: Site) -> Queries:
+        """For rules that are asked whether they suit a site."""
+        return Queries(self.unit, self.placement, self.emitted, site)
+
     def context(self, site: Site) -> Context:
         """For the rules that lower a site."""
         return Context(self.unit, self.placement, self.emitted, site)
@@ -128,7 +132,7 @@ def _emit(context: Context, request: Request) -> None:
 
 def _lower_fused(walk: _Walk, site: Site, host: Group, group: Group) -> bool:
     """Let the kernel that produces an operand of an element-wise group compute the group, if it can."""
-    queries, operation = walk.context(site), host.last
+    queries, operation = walk.queries(site), host.last
     if _unsuited(queries, operation.request) is not None:
         return False
     if (found := fusion(queries, operation.outputs[0], group)) is None:
@@ -142,27 +146,26 @@ def _lower_fused(walk: _Walk, site: Site, host: Group, group: Group) -> bool:
 def _lower_single(walk: _Walk, site: Site, group: Group) -> None:
     """Lower an operation, the element-wise ones before it as expressions if its kernel takes them."""
     operation, elements = group.last, tuple(group.elements)
-    context = walk.context(replace(site, elements=elements))
-    reason = _unsuited(context, operation.request)
+    joint = replace(site, elements=elements)
+    reason = _unsuited(walk.queries(joint), operation.request)
     if reason is None:
-        _emit(context, operation.request)
+        _emit(walk.context(joint), operation.request)
         return
     if elements:
         wanted = tuple(v for o in elements for v in o.outputs if v in operation.inputs)
         shape = walk.unit.program.shapes[wanted[0]]
         _lower_elements(walk, site, Elements(wanted, elements, shape))
-    context.fallback(operation, reason)
+    walk.context(site).fallback(operation, reason)
 
 
 def _lower_elements(walk: _Walk, site: Site, request: Elements) -> None:
     """Lower an element-wise pass; what cannot be one runs operation by operation."""
-    context = walk.context(site)
-    reason = _unsuited(context, request)
+    reason = _unsuited(walk.queries(site), request)
     if reason is None:
-        _emit(context, request)
+        _emit(walk.context(site), request)
         return
     for operation in request.operations:
-        context.fallback(operation, reason)
+        walk.context(site).fallback(operation, reason)
 
 
 # -- state ---------------------------------------------------------------------------------------------------

@@ -55,9 +55,9 @@ def plan_model(
         ShapeError: the shapes contradict an operator.
     """
     program = split(specialize(model, shapes, swapped))
-    groups = ordered(recompute(grouped(program), program))
+    groups = ordered(recompute(grouped(program, target), program, target))
     uses = Uses(program, groups)
-    images = image_geometry(program, groups, uses, options)
+    images = image_geometry(program, groups, uses, options, target)
     unit = Unit(program, tuple(groups), uses, images, options, target, threads)
     placement = place(unit, fixed, bindings)
     lowered = lower(unit, placement, bindings)

@@ -15,26 +15,25 @@ from typing import Any, final
 
 import onnx_ir as ir
 
-from onward.compile.groups import LARGEST, OPERANDS, Group, host
+from onward.compile.codegen.target import Target
+from onward.compile.groups import Group, host
 from onward.compile.kernels.expression import Expression, flops, operand
 from onward.compile.program import Operation, Program
 
 __all__ = ["recompute"]
 
-_FLOPS = 10
-"""Arithmetic of a recomputed value at most."""
 
-
-def recompute(groups: list[Group], program: Program) -> list[Group]:
+def recompute(groups: list[Group], program: Program, target: Target) -> list[Group]:
     """The groups with values computed where they are read, if that lessens traffic; empty ones are gone."""
-    return _Traffic(groups, program).lessened()
+    return _Traffic(groups, program, target).lessened()
 
 
 @final
 class _Traffic:
     """Which group keeps and which ones read each value, while groups change."""
 
-    def __init__(self, groups: list[Group], program: Program) -> None:
+    def __init__(self, groups: list[Group], program: Program, target: Target) -> None:
+        self.tuning = target.tuning
         self.groups = groups
         self.program = program
         self.outputs = frozenset(program.outputs.values())
@@ -94,7 +93,7 @@ class _Traffic:
                 if any(v in wanted for v in operation.outputs):
                     chain.append(operation)
                     wanted.update(v for v in operation.inputs if v in made and v not in kept)
-            if chain != shorter and sum(map(self._cost, chain)) <= _FLOPS:
+            if chain != shorter and sum(map(self._cost, chain)) <= self.tuning.recompute_flops:
                 yield chain
             shorter = chain
 
@@ -108,7 +107,8 @@ class _Traffic:
             self._add(group, chain)
             self._compute_what_is_at_hand(group)
         self._prune(home)
-        fits = all(len(g.operations) <= LARGEST and len(self.inputs[g]) <= OPERANDS for g in chosen)
+        largest, operands = self.tuning.group_operations, self.tuning.group_operands
+        fits = all(len(g.operations) <= largest and len(self.inputs[g]) <= operands for g in chosen)
         if not fits or sum(map(self._traffic, affected)) >= before:
             for group, operations, again in old:
                 self._change(group, operations, again)

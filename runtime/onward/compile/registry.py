@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 
+from onward.compile.codegen.target import Target
 from onward.compile.context import Context, Queries
 from onward.compile.geometry import Border
 from onward.compile.options import CompileOptions
@@ -53,7 +54,7 @@ class Rule:
 
     suits: Callable[[Queries, Any], str | None]
     emit: Callable[[Context, Any], None]
-    borders: Callable[[Program, Any, CompileOptions], Borders]
+    borders: Callable[[Program, Any, CompileOptions, Target], Borders]
 
 
 _rules: dict[type[Request], Rule] = {}
@@ -64,7 +65,7 @@ def _always(q: Queries, request: Request) -> None:
     return None
 
 
-def _none(program: Program, request: Request, options: CompileOptions) -> Borders:
+def _none(program: Program, request: Request, options: CompileOptions, target: Target) -> Borders:
     return Borders()
 
 
@@ -72,7 +73,7 @@ def lowers(
     kind: type[R],
     *,
     suits: Callable[[Queries, R], str | None] = _always,
-    borders: Callable[[Program, R, CompileOptions], Borders] = _none,
+    borders: Callable[[Program, R, CompileOptions, Target], Borders] = _none,
 ) -> Callable[[Callable[[Context, R], None]], Callable[[Context, R], None]]:
     """Register the function that emits calls for a class of requests.
 

@@ -13,9 +13,6 @@ from onward.compile.tensors import Buffer, Place
 
 __all__ = ["joined"]
 
-_SMALL = 1 << 17
-"""Elements of a tensor at most: a larger one is better updated while its gradient is still in the cache."""
-
 
 def joined(items: Sequence[Item], target: Target) -> tuple[Item, ...]:
     """The calls with equal element-wise passes over small tensors of state put together.
@@ -27,7 +24,7 @@ def joined(items: Sequence[Item], target: Target) -> tuple[Item, ...]:
     for item in items:
         for spec in [s for s, held in waiting.items() if held.clashes(item)]:
             done.append(_together(spec, waiting.pop(spec).calls, target))
-        if isinstance(item, Call) and item.element is not None and _may_wait(item):
+        if isinstance(item, Call) and item.element is not None and _may_wait(item, item.element, target):
             waiting.setdefault(item.element, _Waiting()).add(item)
         else:
             done.append(item)
@@ -54,9 +51,10 @@ class _Waiting:
         return not (self._touched.isdisjoint(item.writes) and self._written.isdisjoint(item.reads))
 
 
-def _may_wait(call: Call) -> bool:
+def _may_wait(call: Call, element: Element, target: Target) -> bool:
     """Whether a call updates a small tensor of state."""
-    return call.batch <= _SMALL and all(b.place is Place.FIXED for b in call.writes)
+    small = call.batch * target.typed(element.dtype).nbytes <= target.tuning.sweep_small
+    return small and all(b.place is Place.FIXED for b in call.writes)
 
 
 def _together(spec: Element, calls: Sequence[Call], target: Target) -> Call:

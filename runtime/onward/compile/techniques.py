@@ -139,19 +139,21 @@ def _is_depthwise(conv: Convolution) -> bool:
     return conv.group > 1 and conv.inputs == 1 and conv.outputs == 1
 
 
-def technique(conv: Convolution, options: CompileOptions, *, backward: bool) -> Technique:
+def technique(conv: Convolution, options: CompileOptions, target: Target, *, backward: bool) -> Technique:
     """The technique for a direction of a convolution, by its shape and what the user chose.
 
-    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays from 32 channels on, where products
-    outweigh transforms, on images of which little is lost to whole squares.
+    Winograd F(2x2, 3x3) does 2.25 times fewer multiplications; it pays on wide ones, where products
+    outweigh transforms, and on images of which little is lost to whole squares.
     """
     if _is_depthwise(conv):
         return _DEPTHWISE[backward]
-    return (_WINOGRAD[options.winograd] if _winograd_pays(conv) else _DIRECT)[backward]
+    return (_WINOGRAD[options.winograd] if _winograd_pays(conv, target) else _DIRECT)[backward]
 
 
-def _winograd_pays(conv: Convolution) -> bool:
-    large = min(conv.inputs, conv.outputs) >= 32 and min(conv.y.height, conv.y.width) >= 8
+def _winograd_pays(conv: Convolution, target: Target) -> bool:
+    tuning = target.tuning
+    wide = min(conv.inputs, conv.outputs) >= tuning.winograd_channels
+    large = wide and min(conv.y.height, conv.y.width) >= tuning.winograd_extent
     return large and winograd.winograd_suits(conv)
 
 
@@ -200,8 +202,8 @@ _DEPTHWISE_WEIGHTS = WeightTechnique(
 )
 
 
-def weight_technique(conv: Convolution) -> WeightTechnique:
+def weight_technique(conv: Convolution, target: Target) -> WeightTechnique:
     """The technique for a convolution's weight gradient, by its shape."""
     if _is_depthwise(conv):
         return _DEPTHWISE_WEIGHTS
-    return _WINOGRAD_WEIGHTS if _winograd_pays(conv) else _DIRECT_WEIGHTS
+    return _WINOGRAD_WEIGHTS if _winograd_pays(conv, target) else _DIRECT_WEIGHTS

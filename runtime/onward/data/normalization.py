@@ -47,6 +47,8 @@ class Normalization:
             raise DataError(
                 f"input {name!r} has {array.dtype} {list(array.shape)}: it must be floats [N, C, ...]"
             )
+        if array.size == 0:
+            raise DataError(f"input {name!r} has shape {list(array.shape)}: there is no number in it")
         axes = (0, *range(2, array.ndim))
         count = array.size // array.shape[1]
         shape = (1, -1) + (1,) * (array.ndim - 2)

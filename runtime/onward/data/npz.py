@@ -34,12 +34,13 @@ def load_npz(
     inputs: Sequence[str] | None = None,
     task: Task | None = None,
     classes: Sequence[str] | None = None,
+    ignore_index: int | None = None,
     name: str | None = None,
 ) -> Dataset:
     """The arrays of an .npz file: `target` is the one to predict, the others (or `inputs`) are inputs.
 
     task: classification for integer targets and regression for floats, unless given. target None: no targets.
-    Nothing is unpickled. Raises DataError for a file that is not .npz, arrays of Python objects, and unknown
+    ignore_index: a label whose samples do not count. Nothing is unpickled. Raises DataError for a file that is not .npz, arrays of Python objects, and unknown
     array names (it lists those there are), beside what `Dataset` refuses.
     """
     arrays: dict[str, Array]
@@ -68,4 +69,5 @@ def load_npz(
         classes=None if classes is None else tuple(classes),
         name=name if name is not None else stem(path),
         task=task,
+        ignore_index=ignore_index if task == "classification" else None,
     )

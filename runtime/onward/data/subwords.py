@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,9 +69,14 @@ class Subwords:
             tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
             tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
             tokenizer.decoder = library.decoders.WordPiece()
+            texts, parts = _known_characters(tokenizer, texts, (size - len(_SPECIAL)) // 2)
+            # parts that are numbered before training begins make its ties, and so its result, the same each time
+            options["special_tokens"] = [*_SPECIAL, *parts]
             trainer = library.trainers.WordPieceTrainer(**options)
         tokenizer.train_from_iterator(texts, trainer)
-        return Subwords(tokenizer.to_str())
+        content = json.loads(tokenizer.to_str())
+        content["added_tokens"] = content["added_tokens"][: len(_SPECIAL)]
+        return Subwords(json.dumps(content, ensure_ascii=False))
 
     def __len__(self) -> int:
         """The number of tokens, padding and unknown included: the rows an embedding needs."""
@@ -109,6 +116,22 @@ class Subwords:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
+
+
+def _known_characters(tokenizer: Any, texts: Iterable[str], most: int) -> tuple[list[str], list[str]]:
+    """Texts of the words that the most frequent characters can write, and `##x` for each inside a word."""
+    words = [
+        [
+            word
+            for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        ]
+        for text in texts
+    ]
+    counts = Counter(character for row in words for word in row for character in word)
+    kept = {c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]}
+    known = [[word for word in row if kept.issuperset(word)] for row in words]
+    inside = {character for row in known for word in row for character in word[1:]}
+    return [" ".join(row) for row in known], [f"##{character}" for character in sorted(inside)]
 
 
 def _library() -> Any:

@@ -316,18 +316,25 @@ class CompiledEngine:
         """What has been made for input shapes; None where it is being made in the background."""
         assert self._background is not None
         with self._lock:
-            if (future := making.get(key)) is not None and future.done():
-                return future
-        future = Future()
-        if self._background.done(key):
-            future.set_result(self._background.take(key))
-        elif (stored := self._stored(shapes, swapped)) is not None:
-            future.set_result(stored)
-        else:
-            self._begin(key, shapes, swapped)
-            return None
+            if (future := making.get(key)) is not None:
+                return future if future.done() else None
+            if making is self._making and self._background.done(key):
+                return self._keep(making, key, self._background.take(key))
+        if (stored := self._stored(shapes, swapped)) is not None:
+            with self._lock:
+                return self._keep(making, key, stored)
         with self._lock:
-            return making.setdefault(key, future)
+            if making is self._making:  # else the weights that are constants have changed since
+                self._begin(key, shapes, swapped)
+        return None
+
+    @staticmethod
+    def _keep(
+        making: dict[_Shapes, Future[_Made | None]], key: _Shapes, made: _Made | None
+    ) -> Future[_Made | None]:
+        future: Future[_Made | None] = Future()
+        future.set_result(made)
+        return making.setdefault(key, future)
 
     def _begin(self, key: _Shapes, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> None:
         """Make a plan in the background, unless that has begun or the engine is gone when its turn comes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import final
 
 import numpy as np
@@ -136,15 +136,18 @@ class Plan:
         """Compute what depends on weights alone, unless that has been done; every run begins with it."""
         if self._prepared:
             return
-        for part, packed in self._packed:
-            with packed.lock:
-                if packed.filled:
-                    continue
-                steps = workspace.some([self.spec.prologue[i] for i in part.steps])
-                if team is None:
-                    steps.run(self.threads)
-                else:
-                    team.run(steps)
+        with ExitStack() as held:
+            # in one order for all plans, so that none waits for another in a circle
+            for packed in sorted({packed for _, packed in self._packed}, key=id):
+                held.enter_context(packed.lock)
+            missing = {packed: part for part, packed in self._packed if not packed.filled}
+            positions = sorted(i for part in missing.values() for i in part.steps)
+            steps = workspace.some([self.spec.prologue[i] for i in positions])
+            if team is None:
+                steps.run(self.threads)
+            else:
+                team.run(steps)
+            for packed in missing:
                 packed.filled = True
         self._prepared = True
 

@@ -57,6 +57,7 @@ class Workspace:
             self._found(memory) if fixed is None else fixed
             for memory, fixed in zip(spec.buffers, plan.memories, strict=True)
         ]
+        self._unplaced = [(i, m) for i, m in enumerate(spec.buffers) if self._memories[i] is None]
         starts = [0 if m is None else m.ctypes.data for m in self._memories]
         self._starts = np.array([*starts, 0], np.int64)  # the last one is NONE's
         self._keep: list[Any] = []
@@ -180,9 +181,9 @@ class Workspace:
         buffers, offsets = np.array(pairs, np.int64).reshape(-1, 2).T
         block = self._starts[buffers] + offsets
         self._keep.append(block)
-        for number, memory in enumerate(self._spec.buffers):
-            if self._memories[number] is None:
-                places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
+        for number, memory in self._unplaced:
+            places = [(block, i, int(offsets[i])) for i in np.flatnonzero(buffers == number).tolist()]
+            if places:
                 self._patches.setdefault(memory.name, []).extend(places)
         return block
 

@@ -25,6 +25,9 @@ __all__ = ["CURRENT_OPSET", "canonical_graph", "canonical_model", "current_versi
 CURRENT_OPSET = 21
 """The opset of a graph that had older versions of operators; one that had none keeps its own."""
 
+_FIRST_WITH_SHAPES = 7
+"""Before this opset `onnx` knows shapes of few operators' results."""
+
 _DEEPEST = 32
 """How many graphs may stand inside one another."""
 
@@ -61,7 +64,6 @@ def current_versions(model: ir.Model, opset: int = CURRENT_OPSET) -> ir.Model:
     Raises:
         UnsupportedError, InvalidModelError: as `canonical_graph`.
     """
-    _survey(model.graph)
     copy = model.clone()
     _to_current(copy.graph, opset)
     return copy
@@ -79,7 +81,7 @@ def _transformed(graph: ir.Graph, old: bool, captures: bool) -> ir.Graph:
 def _survey(graph: ir.Graph) -> tuple[bool, bool]:
     """Whether a graph has old versions, and whether it has bodies that may capture."""
     opsets = graph.opset_imports
-    old = captures = False
+    old, captures = opsets.get("", CURRENT_OPSET) < _FIRST_WITH_SHAPES, False
     problems: list[str] = []
 
     def visit(inside: ir.Graph, depth: int) -> None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, versions_of
-from onward.graph.types import Dim, dims_of, dtype_of
+from onward.graph.types import Array, Dim, dims_of, dtype_of
 
-__all__ = ["infer_node"]
+__all__ = ["infer_node", "steps_are_safe"]
 
 _DATA_LIMIT = 1024
 """Constants up to this many elements are given to inference as data: shapes, axes, repeats, splits."""
+
+_STEPS = 4
+"""The operand of Slice that holds steps."""
+
+_LARGEST_STEP = 1 << 30
+"""Steps of Slice above are not shown to `onnx`, whose inference cuts them to 32 bits and ends the process."""
 
 _KNOWN_LIMIT = 1 << 13
 """Results of inference kept: layers and time steps repeat, and a result costs 0.2 ms."""
@@ -58,6 +65,9 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
         return  # what its bodies give is declared
     contents = [_content(value, known) for value in node.inputs]
+    steps = contents[_STEPS] if node.op_type == "Slice" and len(contents) > _STEPS else None
+    if steps is not None and not steps_are_safe(steps.numpy()):
+        contents[_STEPS] = None
     key = _key(node, opset, contents)
     types = _known.get(key) if key is not None else None
     if types is None:
@@ -82,6 +92,11 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     versions = versions_of("", node.op_type)
     if hasattr(versions.get(schema.since_version), "infer"):
         _infer_by_class(node, bind(node, opset))
+
+
+def steps_are_safe(steps: Array) -> bool:
+    """Whether `onnx` may see these steps of a Slice."""
+    return not np.any((steps > _LARGEST_STEP) | (steps < -_LARGEST_STEP))
 
 
 def _inferred(
@@ -154,7 +169,10 @@ def _key(node: ir.Node, opset: int, contents: Sequence[ir.TensorProtocol | None]
 
 def _infer_by_class(node: ir.Node, operator: Op) -> None:
     results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
-    for value, (kind, dims) in zip(node.outputs, results, strict=False):
+    for value, result in zip(node.outputs, results, strict=False):
+        if result is None:
+            continue  # what onnx says is all that there is
+        kind, dims = result
         value.type = ir.TensorType(kind) if isinstance(kind, ir.DataType) else kind
         value.shape = None if dims is None else ir.Shape(dims)
 

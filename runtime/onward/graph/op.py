@@ -18,7 +18,7 @@ An operator class gives
   `onward.graph.requests`, or `Unsupported` with the reason why no kernel does; `static` knows shapes and
   constants. Operators with neither `element` nor `lower` run their NumPy kernel inside the compiled plan.
 - `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
-  the standard gives `infer` only where `onnx` finds no shape, or a wrong one.
+  the standard gives `infer` only where `onnx` finds no shape, or a wrong one; None leaves what it found.
 
 A class is registered for the exact schema versions that it implements, so that an operator which changes in
 a later opset is refused, never guessed. Versions that lack some of its attributes mean their defaults. A

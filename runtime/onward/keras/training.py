@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,7 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
         learning_rate: float = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7
     ) -> train.Optimizer:
         """RMSprop."""
-        return train.RMSprop(
-            learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon
-        )
+        return train.RMSprop(learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon)
 
     @staticmethod
     def Adagrad(  # noqa: N802
@@ -247,7 +246,7 @@ class _LambdaCallback(Callback):
 
 
 class _Watching(Callback):
-    """Watches a figure; NaN is no improvement."""
+    """Watches a figure; NaN is no improvement, and is warned of."""
 
     def __init__(self, monitor: str, mode: Literal["auto", "min", "max"], min_delta: float) -> None:
         if mode not in ("auto", "min", "max"):
@@ -256,7 +255,7 @@ class _Watching(Callback):
         self.monitor = monitor
         self._sign = 1.0 if higher else -1.0
         self._delta = abs(min_delta)
-        self.best = -math.inf
+        self.best: float | None = None
 
     def improved(self, logs: Mapping[str, float] | None) -> bool:
         if not logs or self.monitor not in logs:
@@ -264,7 +263,14 @@ class _Watching(Callback):
                 f"there is no figure {self.monitor!r} to watch; there are {', '.join(logs or {})}"
             )
         figure = self._sign * logs[self.monitor]
-        if not figure > self.best + self._delta:
+        if math.isnan(figure):
+            warnings.warn(
+                f"{self.monitor} is NaN, which {type(self).__name__.lstrip('_')} takes for no improvement",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
+        if self.best is not None and not figure > self.best + self._delta:
             return False
         self.best = figure
         return True
@@ -290,7 +296,7 @@ class _EarlyStopping(_Watching):
         self._weights: list[Array] | None = None
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        self.best, self._wait, self._weights = -math.inf, 0, None
+        self.best, self._wait, self._weights = None, 0, None
         self.stopped_epoch = self.best_epoch = 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -303,14 +309,14 @@ class _EarlyStopping(_Watching):
             self._wait, self.best_epoch = 0, epoch
             if self._restore:
                 self._weights = self.model.get_weights()
-        elif self._wait >= self._patience:
+        elif self._wait >= self._patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         if self.stopped_epoch and self._verbose:
             print(f"Epoch {self.stopped_epoch + 1}: early stopping")
-        if self.model.stop_training and self._weights is not None:
+        if self._weights is not None:
             self.model.set_weights(self._weights)
 
 

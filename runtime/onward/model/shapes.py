@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError
+from onward.graph.infer import infer_node, steps_are_safe
+from onward.model.structure import all_nodes
 
 __all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton"]
 
@@ -74,6 +76,7 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         InvalidModelError: the model holds something that protobuf cannot.
     """
     proto = skeleton(model)
+    hidden = _hide_steps(proto)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
@@ -84,7 +87,37 @@ def infer_shapes(model: ir.Model) -> ir.Model:
             proto, check_type=False, strict_mode=False, data_prop=True
         )
     _merge_graph(model.graph, inferred.graph)
+    if hidden:
+        for node in model.graph.all_nodes():
+            if node.op_type == "Slice" and node.domain == "":
+                infer_node(node, model.opset_imports.get("", 0))
     return model
+
+
+def _hide_steps(proto: onnx.ModelProto) -> bool:
+    """Put inputs in the place of steps of Slice that ONNX's inference does not survive."""
+    contents = {tensor.name: tensor for tensor in proto.graph.initializer}
+    slices = []
+    for node in all_nodes(proto.graph.node):
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                contents[node.output[0]] = attribute.t
+            contents.update((tensor.name, tensor) for tensor in attribute.g.initializer)
+        if node.op_type == "Slice" and len(node.input) > 4 and node.input[4]:
+            slices.append(node)
+    hidden: dict[str, str] = {}
+    for node in slices:
+        tensor = contents.get(node.input[4])
+        if tensor is None or steps_are_safe(onnx.numpy_helper.to_array(tensor)):
+            continue
+        name = node.input[4]
+        if name not in hidden:
+            hidden[name] = f"{name}/not shown"
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(hidden[name], tensor.data_type, list(tensor.dims))
+            )
+        node.input[4] = hidden[name]
+    return bool(hidden)
 
 
 def _contradiction(message: str) -> OnwardError:

@@ -9,6 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onward.errors import OnwardError, UnsupportedError
+from onward.graph import current_versions
+from onward.graph.op import versions_of
 from onward.model.reader import TRAINING_INFO, check_model
 from onward.model.shapes import infer_shapes, root_cause, skeleton
 from onward.model.structure import all_nodes
@@ -24,7 +26,8 @@ _PADDED_WINDOWS = ("AveragePool", "MaxPool")
 def upgrade(model: ir.Model, opset: int = 21) -> ir.Model:
     """The model with its default-domain operators at one opset, and IR version 10.
 
-    Older models go through ONNX's version converter. A newer model is taken down where every operator
+    Older versions of operators are written as current ones; ONNX's version converter is asked where a model
+    has operators that Onward does not have. A newer model is taken down where every operator
     means the same in both opsets: same attributes with the same defaults, no newer input, no newer type.
     Other domains keep their versions; imports that nothing uses are dropped. The result passes
     `onnx.checker`, keeps names of inputs and outputs, and shares tensors with the original, which is
@@ -43,7 +46,7 @@ def upgrade(model: ir.Model, opset: int = 21) -> ir.Model:
         raise UnsupportedError(f"functions must be inlined before the opset can change: {names}")
     declared = model.opset_imports.get("", opset)
     if declared < opset:
-        result = _convert(model, declared, opset)
+        result = current_versions(model, opset) if _known(model) else _convert(model, declared, opset)
     else:
         result = model.clone()
         if declared > opset:
@@ -58,6 +61,11 @@ def upgrade(model: ir.Model, opset: int = 21) -> ir.Model:
         return infer_shapes(result)
     except OnwardError as error:
         raise type(error)(f"after conversion from opset {declared} to {opset}: {error}") from error
+
+
+def _known(model: ir.Model) -> bool:
+    """Whether Onward has every operator of the standard that the model has."""
+    return all(node.domain or versions_of("", node.op_type) for node in model.graph.all_nodes())
 
 
 def _convert(model: ir.Model, declared: int, opset: int) -> ir.Model:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
+from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Builder, Op, dims_of
 
 __all__ = ["AxisBroadcast"]
@@ -32,7 +32,5 @@ class AxisBroadcast(Op):
         axis = self.axis + len(a) if self.axis < 0 else self.axis
         missing = len(a) - axis - len(b)
         if missing < 0 or axis < 0:
-            raise UnsupportedError(
-                f"B of rank {len(b)} does not fit into A of rank {len(a)} at axis {self.axis}"
-            )
+            raise ShapeError(f"B of rank {len(b)} does not fit into A of rank {len(a)} at axis {self.axis}")
         return g.Unsqueeze(B, list(range(len(b), len(b) + missing))) if missing else B

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.graph import Array, Builder, Op, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
@@ -21,12 +23,21 @@ class Slice(Op):
         axes: Array | None = None,
         steps: Array | None = None,
     ) -> Array:
-        named = range(len(starts)) if axes is None else axes
-        strides = [1] * len(starts) if steps is None else steps
-        picked = [slice(None)] * data.ndim
-        for axis, start, end, step in zip(named, starts, ends, strides, strict=True):
-            picked[int(axis)] = slice(int(start), int(end), int(step))
-        return data[tuple(picked)]
+        return data[_picked(data.ndim, starts, ends, axes, steps)]
+
+    def infer(self, data: ir.Value, *operands: ir.Value | None) -> list[tuple[ir.DataType, Any] | None]:
+        dims, known = dims_of(data), [constant_of(v) for v in operands]
+        if dims is None or any(v is not None and k is None for v, k in zip(operands, known, strict=True)):
+            return [None]
+        starts, ends, axes, steps = [*known, None, None][:4]
+        if starts is None or ends is None:
+            return [None]
+        picked = _picked(len(dims), starts, ends, axes, steps)
+        found = [
+            len(range(*cut.indices(dim))) if isinstance(dim, int) else dim if cut == slice(None) else None
+            for dim, cut in zip(dims, picked, strict=True)
+        ]
+        return [(dtype_of(data), tuple(found))]
 
     def lower(
         self,
@@ -43,12 +54,9 @@ class Slice(Op):
         given = zip((axes, steps), known[2:], strict=True)
         if first is None or last is None or any(v is not None and k is None for v, k in given):
             return Unsupported("positions that are not constant")
-        named = range(len(first)) if known[2] is None else known[2]
-        strides = [1] * len(first) if known[3] is None else known[3]
-        picked = [slice(None)] * len(static.shape(data))
-        for axis, start, end, step in zip(named, first, last, strides, strict=True):
-            picked[int(axis)] = slice(int(start), int(end), int(step))
-        return requests.Slices(outputs, data, (tuple(picked),))
+        shape = static.shape(data)
+        picked = zip(_picked(len(shape), first, last, known[2], known[3]), shape, strict=True)
+        return requests.Slices(outputs, data, (tuple(_within(cut, extent) for cut, extent in picked),))
 
     def gradient(
         self,
@@ -101,6 +109,27 @@ class Slice1(Op):
     def canonical(self, g: Builder, data: ir.Value) -> ir.Value:
         axes = None if self.axes is None else g.const(self.axes, np.int64)
         return g.Slice(data, g.const(self.starts, np.int64), g.const(self.ends, np.int64), axes)
+
+
+def _picked(
+    rank: int, starts: Array, ends: Array, axes: Array | None, steps: Array | None
+) -> tuple[slice, ...]:
+    """The cut of each axis."""
+    picked = [slice(None)] * rank
+    named = range(len(starts)) if axes is None else axes
+    strides = [1] * len(starts) if steps is None else steps
+    for axis, start, end, step in zip(named, starts, ends, strides, strict=True):
+        picked[normalized(int(axis), rank)] = slice(int(start), int(end), int(step))
+    return tuple(picked)
+
+
+def _within(cut: slice, extent: int) -> slice:
+    """The same elements of an axis of known extent, by numbers that are not larger than it."""
+    start, stop, step = cut.indices(extent)
+    count = len(range(start, stop, step))
+    if count < 2:
+        return slice(start, start + count, 1) if count else slice(0, 0, 1)
+    return slice(start, None if stop < 0 else stop, step)
 
 
 def _as_padding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Builder, bind, replace_node
+from onward.graph import ONWARD_DOMAIN, Builder, bind, bodies_of, replace_node
 
 __all__ = ["expand_node", "expand_onward"]
 
@@ -12,13 +12,20 @@ __all__ = ["expand_node", "expand_onward"]
 def expand_onward(model: ir.Model) -> ir.Model:
     """The model with every `ai.onward` node replaced by standard operators; names of outputs are kept."""
     model = model.clone()
-    graph = model.graph
-    g = Builder(graph)
-    while pending := [node for node in graph if node.domain == ONWARD_DOMAIN]:
+    _expand_all(Builder(model.graph))
+    for graph in model.graphs():
+        graph.opset_imports.pop(ONWARD_DOMAIN, None)
+    return model
+
+
+def _expand_all(g: Builder) -> None:
+    while pending := [node for node in g.graph if node.domain == ONWARD_DOMAIN]:
         for node in pending:
             expand_node(g, node)
-    graph.opset_imports.pop(ONWARD_DOMAIN, None)
-    return model
+    # bodies come last: until then they read nothing around them
+    for node in g.graph:
+        for body in bodies_of(node):
+            _expand_all(g.inside(body))
 
 
 def expand_node(g: Builder, node: ir.Node) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Builder, infer_node
+from onward.graph import Builder, canonical_model, infer_node
 
 __all__ = ["TrainingForm", "to_training"]
 
@@ -38,14 +38,25 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
     normalises by the batch and gives new running statistics; one that is frozen altogether keeps its own.
 
     Args:
-        model: an inference model at the opset that gradient rules write (21).
+        model: an inference model at the opset that gradient rules write (21), put in canonical form here.
         trainable: names of the initializers that will be trained.
 
     Raises:
-        UnsupportedError: a Dropout whose ratio is computed, or running statistics that are not initializers.
+        UnsupportedError: a Dropout whose ratio is computed, running statistics that are not initializers, or
+            either operator inside a body.
     """
-    model = model.clone()
+    model = canonical_model(model).clone()
     graph = model.graph
+    for node in graph.all_nodes():
+        if (
+            node.graph is not graph
+            and node.op_type in ("Dropout", "BatchNormalization")
+            and node.domain == ""
+        ):
+            raise UnsupportedError(
+                f"node {node.name!r}, operator {node.op_type}: inside a body it has no training form; "
+                "take it out of the body, or out of the model"
+            )
     g = Builder(graph)
     statistics: dict[str, ir.Value] = {}
     scalars: dict[str, ir.Value] = {}

@@ -183,7 +183,8 @@ def fit_head(run: RunConfig, base: Base, train: Dataset, *, named: bool) -> tupl
             return model, ""
         return _with_head(model, count, run.seed, f"the data have {count:,} classes")
     task, outputs = infer_task(train), dims[1]
-    used = int(targets.max()) + 1 if train.task == "classification" else 0
+    counted = targets if train.ignore_index is None else targets[targets != train.ignore_index]
+    used = int(counted.max(initial=-1)) + 1 if train.task == "classification" else 0
     if not isinstance(outputs, int) or (task.kind == "binary" and outputs == 1):
         return model, ""
     others = (
@@ -343,6 +344,7 @@ def _loss_of(run: RunConfig, task: Task, output: ir.Value, train: Dataset | None
             raise ConfigError("balanced class weights need class labels")
         labels = train.targets.argmax(axis=1) if task.kind == "one-hot" else train.targets
         count = task.count if task.kind == "one-hot" else train.class_count
+        labels = labels[labels != train.ignore_index] if train.ignore_index is not None else labels
         options["class_weights"] = balanced_class_weights(labels.reshape(-1), count)
     return name, loss_named(name, **options)
 

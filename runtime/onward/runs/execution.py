@@ -246,7 +246,11 @@ def _refuse_early(config: RunConfig) -> None:
 def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     """The data, their class numbers as a file's classes say, and whether they name classes."""
     columns = None if base is None else base.prepared.preparation.columns
-    source = read_data(config.data, columns=columns if config.data.spec.startswith("csv:") else None)
+    source = read_data(
+        config.data,
+        columns=columns if config.data.spec.startswith("csv:") else None,
+        ignore_index=config.loss.ignore_index,
+    )
     names = None if base is None or config.model.head is not None else base.classes
     data = source.dataset
     if names is not None and data.classes is not None and not set(data.classes) <= set(names):

@@ -129,7 +129,7 @@ def measure(
     averaged = {"regression": _REGRESSION, "multi-label": _LABELS}.get(task.kind, _AVERAGED)
 
     def result(name: str) -> float | Array:
-        metric = metric_of(task, name, threshold)
+        metric = metric_of(task, name, threshold, ignore_index=dataset.ignore_index)
         metric.update(outputs, targets)
         return metric.result()
 

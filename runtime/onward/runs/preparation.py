@@ -195,13 +195,20 @@ def data_table(provenance: Provenance | None, overrides: Mapping[str, Any]) -> D
         raise InvalidModelError(f"metadata 'onward.configuration', data: {fields} cannot be used") from None
 
 
-def read_data(table: DataTable, *, raw: bool = True, columns: Sequence[str] | None = None) -> Source:
+def read_data(
+    table: DataTable,
+    *,
+    raw: bool = True,
+    columns: Sequence[str] | None = None,
+    ignore_index: int | None = None,
+) -> Source:
     """Read the data set.
 
     Args:
         table: what to read.
         raw: images as bytes, else as floats of 0 … 1.
         columns: the columns of a table that the model takes, found by name; None: all of them.
+        ignore_index: the label in arrays whose samples do not count.
 
     Raises:
         ConfigError, DataError, StorageError: see `onward.data.resolve`.
@@ -221,7 +228,7 @@ def read_data(table: DataTable, *, raw: bool = True, columns: Sequence[str] | No
         case "csv":
             options |= {"task": table.task, "features": columns}
         case "npz":
-            options["task"] = table.task
+            options |= {"task": table.task, "ignore_index": ignore_index}
         case "idx" | "images" | "digits":
             options["raw"] = raw
     return resolve(table.spec, **options)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onward.autodiff import OPSET
 from onward.errors import ConfigError
+from onward.graph import canonical_model
 from onward.model import load, trainable_initializers, upgrade
 from onward.train.losses import Loss, loss_named
 from onward.train.optimizers import Optimizer
@@ -58,8 +59,9 @@ def choose_parameters(
     names = trainable_initializers(model, patterns)
     frozen = set(trainable_initializers(model, freeze)) if freeze else set()
     if patterns is None:
-        reached = _ancestors(v for v in model.graph.outputs if v.name in outputs)
-        names = tuple(name for name in names if model.graph.initializers[name] in reached)
+        graph = canonical_model(model).graph
+        reached = _ancestors(v for v in graph.outputs if v.name in outputs)
+        names = tuple(name for name in names if graph.initializers[name] in reached)
     return [name for name in names if name not in frozen]
 
 

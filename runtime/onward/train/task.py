@@ -155,7 +155,7 @@ def metric_for(name: str, loss: Loss, output: ir.Value) -> Metric:
     return _with_threshold(name, 0.5)
 
 
-def metric_of(task: Task, name: str, threshold: float = 0.0) -> Metric:
+def metric_of(task: Task, name: str, threshold: float = 0.0, *, ignore_index: int | None = None) -> Metric:
     """The metric of this name for a task: of outputs with classes on axis 1, and of class numbers.
 
     Raises:
@@ -168,7 +168,9 @@ def metric_of(task: Task, name: str, threshold: float = 0.0) -> Metric:
             )
         return create_metric(name)
     _refuse_numbers(name, "labels" if task.kind == "multi-label" else "classes")
-    return _label_metric(name, threshold) if task.kind == "multi-label" else _with_threshold(name, threshold)
+    if task.kind == "multi-label":
+        return _label_metric(name, threshold)
+    return _with_threshold(name, threshold, ignore_index)
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:
@@ -205,8 +207,9 @@ def _refuse_numbers(name: str, what: str) -> None:
         )
 
 
-def _with_threshold(name: str, threshold: float) -> Metric:
-    return create_metric(name) if name.startswith("top") else create_metric(name, threshold=threshold)
+def _with_threshold(name: str, threshold: float, ignore_index: int | None = None) -> Metric:
+    options = {} if name.startswith("top") else {"threshold": threshold}
+    return create_metric(name, ignore_index=ignore_index, **options)
 
 
 def _label_metric(name: str, threshold: float) -> Metric:

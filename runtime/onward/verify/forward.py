@@ -72,7 +72,7 @@ def compare(
         feeds = random_inputs(model, seed=seed + sample, batch=batch, dims=dims, ranges=ranges, given=inputs)
         ours = session.run(feeds)
         theirs = witness.run(feeds)
-        agree = [collector.add("output", name, sample, ours[name], theirs[name]) for name in ours]
+        agree = [collector.add("output", name, sample, ours[name], theirs[name]).ok for name in ours]
         if not all(agree) and (difference is None or difference.cause != "node"):
             found = first_difference(
                 model,

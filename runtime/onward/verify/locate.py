@@ -8,7 +8,7 @@ Only when no node differs that way is the run as a whole followed to where round
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +18,11 @@ from onward.engine.interpreter import Observer
 from onward.errors import OnwardError, UnsupportedError
 from onward.graph import Array, bind
 from onward.passes.expand import expand_onward
-from onward.verify.report import Difference
+from onward.verify.report import Cause, Difference
 from onward.verify.tolerance import EXACT, Deviation, Tolerances, measure, tolerance_for
 from onward.verify.witness import Witness
 
-__all__ = ["first_difference", "refuse_random"]
+__all__ = ["engine_difference", "exposing", "first_difference", "refuse_random"]
 
 _EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _ROUNDINGS = 30
@@ -78,65 +78,17 @@ def first_difference(
     Raises:
         VerificationError: onnxruntime cannot run the model with its graph optimizations off.
     """
-    theirs = Witness(_exposed(model), optimize=False).run(inputs)
-    nodes = {node: i for i, node in enumerate(model.graph)}
-    opsets = model.graph.opset_imports
-
-    def compared(
-        node: ir.Node, results: Sequence[object], slack: Sequence[float] = ()
-    ) -> tuple[str, Deviation] | None:
-        for i, (value, ours) in enumerate(zip(node.outputs, results, strict=False)):
-            if value.name in theirs:
-                other = theirs[value.name]
-                allowed = tolerance_for(np.asarray(other).dtype, tolerance)
-                if i < len(slack):
-                    allowed = dataclasses.replace(allowed, absolute=allowed.absolute + slack[i])
-                deviation = measure(ours, other, allowed)
-                if not deviation.ok:
-                    return value.name, deviation
-        return None
-
-    def difference(cause: str, node: ir.Node, found: tuple[str, Deviation]) -> Difference:
-        output, deviation = found
-        return Difference(
-            cause="node" if cause == "node" else "accumulation",
-            step=step,
-            node=node.name,
-            operator=node.op_type,
-            domain=node.domain,
-            opset=opsets.get(node.domain, 0),
-            output=output,
-            index=nodes[node],
-            position=deviation.position,
-            ours=deviation.ours,
-            theirs=deviation.theirs,
-            max_abs=deviation.max_abs,
-            max_rel=deviation.max_rel,
-            note=deviation.note,
-        )
-
-    known: dict[str | None, object] = {
-        name: value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None
-    }
-    known.update(inputs)
-    known.update(theirs)
-    for node in nodes:
-        if all(v is None or v.name in known for v in node.inputs):
-            operands = [None if v is None else known[v.name] for v in node.inputs]
-            opset = opsets.get(node.domain, 0)
-            results = _alone(node, opset, operands)
-            if compared(node, results) is None:
-                continue
-            if (found := compared(node, results, _sensitivity(node, opset, operands))) is not None:
-                return difference("node", node, found)
+    made = [v.name for node in model.graph for v in node.outputs if v.name]
+    theirs = Witness(exposing(expand_onward(model), made), optimize=False).run(inputs)
+    known: dict[str, object] = {**_weights(model), **inputs, **theirs}
+    if (found := _blamed(model, known, theirs, tolerance, step)) is not None:
+        return found
 
     parted: list[Difference] = []
 
     def observer(node: ir.Node, results: tuple[Array, ...]) -> None:
-        if not parted and (found := compared(node, results)) is not None:
-            parted.append(difference("accumulation", node, found))
+        if not parted and (found := _compared(node, results, theirs, tolerance)) is not None:
+            parted.append(_difference(model, "accumulation", step, node, found))
 
     if observe is None:
         Interpreter(model.graph).run(inputs, observer=observer)
@@ -150,6 +102,111 @@ def first_difference(
         if name in theirs
     )
     return Difference(cause="optimization" if changed else "accumulation", step=step)
+
+
+def engine_difference(
+    model: ir.Model,
+    inputs: Mapping[str, Array],
+    tolerance: Tolerances,
+    *,
+    observe: Callable[[Sequence[str]], Mapping[str, Array]],
+    failing: Sequence[str],
+    step: int = 0,
+) -> Difference:
+    """Where an engine parts from its operators' kernels, given the engine's own inputs to each node.
+
+    Args:
+        model: as the engine runs it.
+        inputs: every input, state included.
+        tolerance: as in the comparison.
+        observe: gives named tensors as the engine makes them.
+        failing: outputs that are wrong. Keeping every tensor changes what an engine fuses, and a fault may be
+            gone then: the first of these in the graph's order is named.
+        step: the number that the difference is reported with.
+    """
+    made = observe([v.name for node in model.graph for v in node.outputs if v.name and _is_tensor(v)])
+    known: dict[str, object] = {**_weights(model), **inputs, **made}
+    if (found := _blamed(model, known, made, tolerance, step)) is not None:
+        return dataclasses.replace(found, cause="engine", ours=found.theirs, theirs=found.ours)
+    wrong = set(failing)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in wrong:
+                note = "wrong here first, and right where the engine keeps every tensor"
+                return _difference(model, "engine", step, node, (value.name, Deviation(ok=False, note=note)))
+    return Difference(cause="engine", step=step)
+
+
+def _weights(model: ir.Model) -> dict[str, Array]:
+    return {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    }
+
+
+def _blamed(
+    model: ir.Model,
+    known: Mapping[str, object],
+    theirs: Mapping[str, object],
+    tolerance: Tolerances,
+    step: int,
+) -> Difference | None:
+    """The first node whose kernel, on inputs that are known, makes something else than is known of it."""
+    for node in model.graph:
+        names = [None if v is None else v.name or "" for v in node.inputs]
+        if all(name is None or name in known for name in names):
+            operands = [None if name is None else known[name] for name in names]
+            opset = model.graph.opset_imports.get(node.domain, 0)
+            results = _alone(node, opset, operands)
+            if _compared(node, results, theirs, tolerance) is None:
+                continue
+            slack = _sensitivity(node, opset, operands)
+            if (found := _compared(node, results, theirs, tolerance, slack)) is not None:
+                return _difference(model, "node", step, node, found)
+    return None
+
+
+def _compared(
+    node: ir.Node,
+    results: Sequence[object],
+    theirs: Mapping[str, object],
+    tolerance: Tolerances,
+    slack: Sequence[float] = (),
+) -> tuple[str, Deviation] | None:
+    """The first of a node's results that differs."""
+    for i, (value, ours) in enumerate(zip(node.outputs, results, strict=False)):
+        if value.name is not None and value.name in theirs:
+            other = theirs[value.name]
+            allowed = tolerance_for(np.asarray(other).dtype, tolerance)
+            if i < len(slack):
+                allowed = dataclasses.replace(allowed, absolute=allowed.absolute + slack[i])
+            deviation = measure(ours, other, allowed)
+            if not deviation.ok:
+                return value.name, deviation
+    return None
+
+
+def _difference(
+    model: ir.Model, cause: Cause, step: int, node: ir.Node, found: tuple[str, Deviation]
+) -> Difference:
+    output, deviation = found
+    return Difference(
+        cause=cause,
+        step=step,
+        node=node.name,
+        operator=node.op_type,
+        domain=node.domain,
+        opset=model.graph.opset_imports.get(node.domain, 0),
+        output=output,
+        index=list(model.graph).index(node),
+        position=deviation.position,
+        ours=deviation.ours,
+        theirs=deviation.theirs,
+        max_abs=deviation.max_abs,
+        max_rel=deviation.max_rel,
+        note=deviation.note,
+    )
 
 
 def _alone(node: ir.Node, opset: int, operands: Sequence[object]) -> tuple[object, ...]:
@@ -188,14 +245,17 @@ def _sensitivity(node: ir.Node, opset: int, operands: Sequence[object]) -> list[
     return slack
 
 
-def _exposed(model: ir.Model) -> ir.Model:
-    """The model in standard operators with every tensor that a node makes as an output."""
-    wanted = {v.name for node in model.graph for v in node.outputs if v.name}
-    model = expand_onward(model)
-    outputs = set(model.graph.outputs)
+def exposing(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """The model with named tensors that its nodes make as outputs too."""
+    wanted = set(names)
+    model = model.clone()
+    outputs = {v.name for v in model.graph.outputs}
     for node in model.graph:
         for value in node.outputs:
-            tensor = value.type is None or isinstance(value.type, ir.TensorType)
-            if value.name in wanted and value not in outputs and tensor:
+            if value.name in wanted and value.name not in outputs and _is_tensor(value):
                 model.graph.outputs.append(value)
     return model
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return value.type is None or isinstance(value.type, ir.TensorType)

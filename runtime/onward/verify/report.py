@@ -15,7 +15,8 @@ __all__ = ["Difference", "Report", "TensorRow"]
 _SHOWN = 20
 
 Kind = Literal["output", "loss", "gradient", "parameter", "slot", "statistic"]
-Cause = Literal["node", "accumulation", "optimization"]
+Cause = Literal["node", "accumulation", "optimization", "engine"]
+Verdict = Literal["agree", "kinks", "rounding", "differ"]
 
 
 @final
@@ -33,6 +34,8 @@ class TensorRow:
         ok: whether it was kept, at every step.
         step: the training step, or the sample, with the numbers given: the first that failed, else the worst.
         note: what differs when it is not the elements: dtype, shape.
+        rounding: whether the tensor is beyond its tolerance by no more than rounding alone moves it, as
+            measured on a run whose every number is off by one rounding.
     """
 
     name: str
@@ -45,9 +48,10 @@ class TensorRow:
     ok: bool
     step: int = 0
     note: str | None = None
+    rounding: bool = False
 
     def __str__(self) -> str:
-        verdict = "ok  " if self.ok else "FAIL"
+        verdict = "ok  " if self.ok else "rounding" if self.rounding else "FAIL"
         numbers = f"max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}, run {self.step}"
         shape = ", ".join(map(str, self.shape))
         return f"{verdict} {self.kind} {self.name}: {self.dtype}[{shape}] {self.note or numbers}"
@@ -62,7 +66,9 @@ class Difference:
         cause: `node`: this node gives something else for the same inputs. `accumulation`: no single node
             does, rounding adds up, and this is the first node past the tolerance (None where only the states
             differ that earlier steps left). `optimization`: the engines agree when onnxruntime's graph
-            optimizations are off; the node is None.
+            optimizations are off; the node is None. `engine`: every node's NumPy kernel agrees with
+            onnxruntime, and the engine that was compared gives something else for this node; `theirs` is
+            what the kernel makes of the engine's own inputs to it.
         node, operator, domain, opset, output: the node, and its output that differs.
         index: the node's place in the graph's order.
         position: the element that differs most.
@@ -103,6 +109,10 @@ class Difference:
         what = f"output {self.output!r}, run {self.step}: {self.note or values}"
         if self.cause == "node":
             return f"first differing node: {where}, {what}"
+        if self.cause == "engine":
+            return (
+                f"the engine that was compared differs from its operators' kernels first at {where}, {what}"
+            )
         return (
             "no single node differs when it is given the same inputs; "
             f"rounding adds up past the tolerance first at {where}, {what}"
@@ -122,6 +132,9 @@ class Report:
         rows: one a tensor.
         first_difference: where the engines part; None where they agree, or where the runs could not be
             taken apart.
+        near: elements within their forward error of a kink, over the runs that had to be looked into.
+        kinks: how many of those the engines took on different sides, and so were held on the same.
+        kinked: the nodes they are operands of.
     """
 
     subject: str
@@ -130,6 +143,9 @@ class Report:
     runs: int
     rows: tuple[TensorRow, ...]
     first_difference: Difference | None = None
+    near: int = 0
+    kinks: int = 0
+    kinked: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -137,16 +153,20 @@ class Report:
         return all(row.ok for row in self.rows)
 
     @property
-    def verdict(self) -> Literal["agree", "rounding", "differ"]:
-        """`agree`: passed. `rounding`: not passed, yet every node agrees when it is given the same inputs.
+    def verdict(self) -> Verdict:
+        """What the comparison comes to.
 
-        Rounding grows through deep networks, and an activation that falls on the other side of a kink
-        changes gradients by much more than rounding: two sound engines can part that way.
+        - `agree`: every tensor is within its tolerance.
+        - `kinks`: it is, once the elements that lie within rounding of a kink are on the same side in both.
+        - `rounding`: some are beyond it, by no more than rounding alone moves them, or, forward, while every
+          node agrees when it is given the same inputs: the network amplifies rounding.
+        - `differ`: rounding explains less than was found.
         """
         if self.passed:
-            return "agree"
+            return "kinks" if self.kinks else "agree"
         found = self.first_difference
-        return "rounding" if found is not None and found.cause == "accumulation" else "differ"
+        amplified = all(row.ok or row.rounding for row in self.rows)
+        return "rounding" if amplified or (found is not None and found.cause == "accumulation") else "differ"
 
     @property
     def failures(self) -> tuple[TensorRow, ...]:
@@ -169,10 +189,17 @@ class Report:
 
     def __str__(self) -> str:
         what = f"{len(self.rows)} tensors over {self.runs} runs"
+        held = ""
+        if self.kinks:
+            units = "1 unit" if self.kinks == 1 else f"{self.kinks} units"
+            held = f" after {units} at kinks held the same ({', '.join(self.kinked)})"
         if self.passed:
-            return f"{self.subject}: onward and {self.witness} agree on {what}"
+            return f"{self.subject}: onward and {self.witness} agree on {what}{held}"
+        amplified = self.verdict == "rounding"
         lines = [
-            f"{self.subject}: onward and {self.witness} disagree on {len(self.failures)} of {what}",
+            f"{self.subject}: onward and {self.witness} "
+            + ("agree within rounding, which the network amplifies" if amplified else "disagree")
+            + f" on {len(self.failures)} of {what}{held}",
             *(f"  {row}" for row in self.failures[:_SHOWN]),
         ]
         if (more := len(self.failures) - _SHOWN) > 0:

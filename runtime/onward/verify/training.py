@@ -13,20 +13,18 @@ from onward.autodiff import (
     Loss,
     Optimizer,
     TrainingStep,
-    UpdateCount,
     training_step,
 )
 from onward.autodiff.step import OPSET
-from onward.engine import Session, StepSession
+from onward.engine import Session
 from onward.engine.engines import EngineName
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of, dtype_of, is_float, numpy_dtype
-from onward.verify._collect import Collector
+from onward.graph import Array, TensorSpec, canonical_model, dims_of, dtype_of, is_float, numpy_dtype
+from onward.verify._steps import Comparison
 from onward.verify.inputs import draw, random_inputs
-from onward.verify.locate import first_difference, refuse_random
-from onward.verify.report import Difference, Kind, Report
+from onward.verify.locate import refuse_random
+from onward.verify.report import Report
 from onward.verify.tolerance import TRAINING_TOLERANCES, Tolerance, Tolerances
-from onward.verify.witness import Witness
 
 __all__ = ["compare_step", "compare_training", "default_losses"]
 
@@ -157,48 +155,8 @@ def compare_step(
     if not isinstance(tolerance, Tolerance):
         tolerance = {**TRAINING_TOLERANCES, **(tolerance or {})}
     refuse_random(step.model)
-    session = StepSession(step.model, step.bindings, engine=engine)
-    witness = Witness(step.model)
-    kinds = _kinds(step)
-    collector = Collector(tolerance)
-    updates = UpdateCount()
-    difference: Difference | None = None
-    state = {name: array.copy() for name, array in session.state.items()}
-    for number, batch in enumerate(batches):
-        feeds: dict[str, Array] = {
-            **batch,
-            step.learning_rate: np.asarray(learning_rate, np.float32),
-            step.step: np.asarray(number, np.int64),
-        }
-        if step.seed is not None:
-            feeds[step.seed] = np.asarray(seed, np.int64)
-        ends = (number + 1) % accumulate == 0 or number + 1 == len(batches)
-        if step.update is not None:
-            feeds[step.update] = updates.number(ends)
-        ours = session.run(feeds)
-        theirs = witness.run({**feeds, **state})
-        updates.add(sum(float(ours[weight]) for weight in step.totals.values()), ends)
-        agree = [
-            collector.add(kind, name, number, ours[name], theirs[name])
-            for name, kind in kinds.items()
-            if name in ours
-        ]
-        agree += [
-            collector.add(kinds[target], name, number, session.state[name], theirs[target])
-            for name, target in step.bindings.items()
-        ]
-        if not all(agree) and (difference is None or difference.cause != "node"):
-            found = first_difference(step.model, {**feeds, **state}, tolerance, optimized=theirs, step=number)
-            difference = found if difference is None or found.cause == "node" else difference
-        state = {name: theirs[target] for name, target in step.bindings.items()}
-    return Report(
-        subject=f"training step of {subject or step.model.graph.name or 'model'}",
-        witness=witness.version,
-        seed=seed,
-        runs=len(batches),
-        rows=tuple(collector.rows.values()),
-        first_difference=difference,
-    )
+    comparison = Comparison(step, learning_rate, seed, tolerance, engine, accumulate)
+    return comparison.run(batches, subject or step.model.graph.name or "model")
 
 
 def default_losses(model: ir.Model) -> dict[str, Loss]:
@@ -220,25 +178,11 @@ def default_losses(model: ir.Model) -> dict[str, Loss]:
     return losses
 
 
-def _kinds(step: TrainingStep) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = dict.fromkeys((step.loss, *step.totals, *step.totals.values()), "loss")
-    kinds.update(dict.fromkeys(step.outputs, "output"))
-    kinds.update(dict.fromkeys(step.gradients.values(), "gradient"))
-    groups: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-        ("parameter", step.parameters),
-        ("statistic", step.statistics),
-        ("slot", step.slots),
-    )
-    for kind, names in groups:
-        kinds.update((step.bindings[name], kind) for name in names)
-    return kinds
-
-
 def _reached(model: ir.Model, losses: Mapping[str, Loss]) -> tuple[str, ...]:
     """Weights that the outputs with a loss depend on."""
     from onward.model import trainable_initializers
 
-    pending = [v for v in model.graph.outputs if v.name in losses]
+    pending = [v for v in canonical_model(model).graph.outputs if v.name in losses]
     seen: set[ir.Value] = set(pending)
     while pending:
         node = pending.pop().producer()

@@ -45,9 +45,9 @@ def geometry(
     )
 
 
-def buffer(image: Image, batch: int, fill: float = 0.0) -> Array:
+def buffer(image: Image, batch: int, fill: float = 0.0, dtype: str = "float32") -> Array:
     shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
-    return np.full((*shape, image.pixel), fill, np.float32)
+    return np.full((*shape, image.pixel), fill, dtype)
 
 
 def inside(image: Image, data: Array) -> Array:
@@ -132,10 +132,10 @@ def case(request: pytest.FixtureRequest) -> Convolution:
 
 def data(g: Convolution, batch: int) -> tuple[Array, Array, Array]:
     rng = np.random.default_rng(7)
-    x, dy = buffer(g.x, batch), buffer(g.y, batch)
+    x, dy = buffer(g.x, batch, 0, g.dtype), buffer(g.y, batch, 0, g.dtype)
     inside(g.x, x)[...] = rng.standard_normal(inside(g.x, x).shape)
     inside(g.y, dy)[...] = rng.standard_normal(inside(g.y, dy).shape)
-    w = rng.standard_normal((g.y.channels, g.inputs, *g.kernel), np.float32)
+    w = rng.standard_normal((g.y.channels, g.inputs, *g.kernel), np.dtype(g.dtype))
     return x, dy, w
 
 

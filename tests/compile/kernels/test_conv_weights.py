@@ -43,9 +43,9 @@ def geometry(
     )
 
 
-def outside(image: Image, batch: int, fill: float) -> Array:
+def outside(image: Image, batch: int, fill: float, dtype: str) -> Array:
     shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
-    return np.full((*shape, image.pixel), fill, np.float32)
+    return np.full((*shape, image.pixel), fill, dtype)
 
 
 def inside(image: Image, data: Array) -> Array:
@@ -119,7 +119,7 @@ def case(request: pytest.FixtureRequest) -> Convolution:
 def data(g: Convolution, batch: int) -> tuple[Array, Array]:
     """x in its border of zeros, dy in one of NaN."""
     rng = np.random.default_rng(7)
-    x, dy = outside(g.x, batch, 0.0), outside(g.y, batch, np.nan)
+    x, dy = outside(g.x, batch, 0.0, g.dtype), outside(g.y, batch, np.nan, g.dtype)
     inside(g.x, x)[...] = rng.standard_normal(inside(g.x, x).shape)
     inside(g.y, dy)[...] = rng.standard_normal(inside(g.y, dy).shape)
     return x, dy

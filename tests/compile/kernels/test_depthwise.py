@@ -51,10 +51,10 @@ CASES = [
 ]
 
 
-def buffer(image: Image, batch: int, seed: int | None) -> tuple[Array, Array]:
+def buffer(image: Image, batch: int, seed: int | None, dtype: str = "float32") -> tuple[Array, Array]:
     """A buffer and the part of it inside its border; 9 everywhere without a seed."""
     shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
-    data = np.full((*shape, image.pixel), 9 if seed is None else 0, np.float32)
+    data = np.full((*shape, image.pixel), 9 if seed is None else 0, dtype)
     rows, columns = image.top + image.height, image.left + image.width
     view = data[:, image.top : rows, image.left : columns, : image.channels]
     if seed is not None:

@@ -61,9 +61,9 @@ def inside(image: Image, data: Array) -> Array:
     return data[:, image.top : rows, image.left : columns, : image.channels]
 
 
-def buffer(image: Image, batch: int, fill: float) -> Array:
+def buffer(image: Image, batch: int, fill: float, dtype: str = "float32") -> Array:
     shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
-    return np.full((*shape, image.pixel), fill, np.float32)
+    return np.full((*shape, image.pixel), fill, dtype)
 
 
 def reference(pool: Pool, x: Array, dy: Array) -> tuple[Array, Array]:

@@ -46,9 +46,9 @@ CASES = [
 ]
 
 
-def buffer(image: Image, batch: int, seed: int | None) -> tuple[Array, Array]:
+def buffer(image: Image, batch: int, seed: int | None, dtype: str = "float32") -> tuple[Array, Array]:
     shape = (batch, image.top + image.height + image.bottom, image.left + image.width + image.right)
-    data = np.full((*shape, image.pixel), 9 if seed is None else 0, np.float32)
+    data = np.full((*shape, image.pixel), 9 if seed is None else 0, dtype)
     view = data[
         :, image.top : image.top + image.height, image.left : image.left + image.width, : image.channels
     ]
@@ -213,11 +213,11 @@ def weight_gradient(
     g: Convolution, target: Target, run: Run, x: Array, dy: Array, threads: int, order: Weights | None = None
 ) -> Array:
     count = winograd.winograd_partial_count(g, target, threads)
-    panels = np.full(count * winograd.winograd_partial_size(g, target), np.nan, np.float32)
+    panels = np.full(count * winograd.winograd_partial_size(g, target), np.nan, g.dtype)
     batch = len(x)
     values = {"a": x, "b": dy, "c": panels, "batch": batch}
     run(winograd.winograd_weight_gradient(g, target), target, values, threads)
-    dw = np.full((g.y.channels, g.x.channels, 3, 3), np.nan, np.float32)
+    dw = np.full((g.y.channels, g.x.channels, 3, 3), np.nan, g.dtype)
     finish = winograd.winograd_finish_weights(g, target, order or oihw(g.x.channels, 3, 3))
     run(finish, target, {**values, "dw": dw, "parts": count}, threads)
     return dw

@@ -114,9 +114,9 @@ def host_cores() -> int:
 
 
 _CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
-_SYSCONF = {"l1": 188, "l2": 194, "l3": 197}
-"""Glibc's numbers of _SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE and _SC_LEVEL3_CACHE_SIZE, which Python has
-no names for."""
+_SYSCONF = {"l1": 188, "l2": 191, "l3": 194}
+"""Glibc's _SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE and _SC_LEVEL3_CACHE_SIZE, for which Python has
+no names."""
 
 
 def host_caches(folder: Path = _CACHE_FOLDER) -> Caches:

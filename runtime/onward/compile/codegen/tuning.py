@@ -76,11 +76,11 @@ class Tuning:
 
     # Matrix products
 
-    product_depth: int = _share("l1", 1 / 128, "kernels.py packed", least=16)
+    product_depth: int = _share("l1", 1 / 128, "kernels.py packed", least=16, multiple=16)
     """Terms of a sum that are added at a time: so many rows of a panel, of two vectors or more, and a slab of
-    A share the first-level cache."""
+    A share the first-level cache. Whole vectors of any width."""
 
-    product_depth_turned: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16)
+    product_depth_turned: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16, multiple=16)
     """The same where A is transposed: a slab then takes a whole cache line for each row of B."""
 
     product_panels: int = _share("l2", 1, "kernels.py packed", least=4 * KIB)

@@ -10,6 +10,7 @@ cancel when the mean is large. It is divided by the number of values, as ONNX's 
 
 from __future__ import annotations
 
+
 from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, constant, operand
 from onward.compile.kernels.reduce import Columns, Finish
@@ -17,14 +18,12 @@ from onward.compile.kernels.reduce import Columns, Finish
 __all__ = ["backward_finish", "backward_sums", "forward_finish", "statistics"]
 
 
-def _channel(shape: tuple[int, ...]) -> Operand:
-    return Operand((0,) * len(shape) + (1,))
-
-
 def statistics(shape: tuple[int, ...], x: Operand) -> Columns:
     """Operands: x, and as a channel vector its first pixel (the address of x itself)."""
     distance = operand(0) - operand(1)
-    return Columns(shape, (x, _channel(shape)), (distance, distance * distance), ("sum", "sum"))
+    first = Operand((0,) * len(shape) + (1,), x.dtype)
+    sums = (distance, distance * distance)
+    return Columns(shape, (x, first), sums, ("sum", "sum"), dtype=x.dtype)
 
 
 def forward_finish(epsilon: float, momentum: float) -> Finish:
@@ -59,7 +58,7 @@ def backward_sums(
 ) -> Columns:
     """Σ dy and Σ dy (x − mean): both are expressions of the operands, the last of which is the mean."""
     distance = x - operand(len(operands) - 1)
-    return Columns(shape, operands, (dy, dy * distance), ("sum", "sum"))
+    return Columns(shape, operands, (dy, dy * distance), ("sum", "sum"), dtype=operands[-1].dtype)
 
 
 def backward_finish() -> Finish:

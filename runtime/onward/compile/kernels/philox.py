@@ -40,6 +40,7 @@ class Dropout:
     position: tuple[int, ...]
     ratio: float
     salt: int
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.x[-1] not in (0, 1) or self.y[-1] != 1:
@@ -48,6 +49,7 @@ class Dropout:
 
 def dropout(spec: Dropout, target: Target) -> Kernel:
     """Slots: x, y, seed and step (addresses of int64), batch."""
+    target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (*read("x"), *write("y"), *read("seed", "step"), *integer("batch"))
@@ -74,7 +76,7 @@ def dropout(spec: Dropout, target: Target) -> Kernel:
         ir=module.text(),
         parameters=parameters,
         flops=Affine(0, 6 * _ROUNDS * elements),
-        bytes=Affine(0, 8 * elements),
+        bytes=Affine(0, 2 * target.nbytes * elements),
         units=Affine(0, max(1, elements // 64)),
     )
 

@@ -41,7 +41,7 @@ class CellGradient:
 def partial_sums(spec: Cell) -> Columns:
     """What a thread sums: the gradients of the gates, of GRU's Ht₋₁ · Rhᵀ where that is another, and of P."""
     count = GATES[spec.kind] + (1 if spec.before_reset else 0) + (3 if spec.peepholes else 0)
-    return Columns((spec.size,), (), (constant(0.0),) * count, ("sum",) * count)
+    return Columns((spec.size,), (), (constant(0.0),) * count, ("sum",) * count, dtype=spec.dtype)
 
 
 def recurrent_gradient(spec: CellGradient, target: Target) -> Kernel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.compile import geometry
+from onward.compile.codegen.target import Target
 from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels.layout import Convolution, Image
@@ -33,16 +34,27 @@ def _unbordered(
     """A convolution's geometry before its images have borders; None over other than one or two axes."""
     if len(program.shape(x)) not in (3, 4):
         return None
-    source, target = (geometry.image(program.shape(v)) for v in (x, y))
-    return geometry.convolution(request.geometry, source, target, request.group)
+    source, result = (geometry.image(program.shape(v)) for v in (x, y))
+    return geometry.convolution(request.geometry, source, result, request.group, program.dtypes[x])
 
 
 def _packed(c: Context, how: Technique, w: ir.Value, conv: Convolution) -> Buffer:
     """Packed weights, shared by the convolutions that read the same weights alike."""
-    key = (how.name, w, conv.kernel, conv.strides, conv.dilations, conv.pads, conv.group, conv.x, conv.y)
+    key = (
+        how.name,
+        w,
+        conv.dtype,
+        conv.kernel,
+        conv.strides,
+        conv.dilations,
+        conv.pads,
+        conv.group,
+        conv.x,
+        conv.y,
+    )
     found: Buffer | None = c.kept(key)
     if found is None:
-        found = c.scratch(how.packed_size(conv, c.target))
+        found = c.scratch(how.packed_size(conv, c.target), c.dtype(w))
         kernel = how.pack(conv, c.target)
         slots: dict[str, Slot] = {how.source: c.plain(w), how.packed: found}
         if "batch" in kernel.slots:
@@ -73,13 +85,15 @@ def _convolve(
 
 def _forward_unsuited(q: Queries, request: requests.Convolution) -> str | None:
     x, w, y = request.x, request.w, request.y
-    return q.not_floats(x, w) or q.empty(x, y) or q.not_images(y, x)
+    return q.not_floats(x, w, request.bias) or q.empty(x, y) or q.not_images(y, x)
 
 
-def _forward_borders(program: Program, request: requests.Convolution, options: CompileOptions) -> Borders:
+def _forward_borders(
+    program: Program, request: requests.Convolution, options: CompileOptions, target: Target
+) -> Borders:
     if (conv := _unbordered(program, request.x, request.y, request)) is None:
         return Borders()
-    return Borders({request.x: technique(conv, options, backward=False).border(conv)})
+    return Borders({request.x: technique(conv, options, target, backward=False).border(conv)})
 
 
 @lowers(requests.Convolution, suits=_forward_unsuited, borders=_forward_borders)
@@ -87,8 +101,10 @@ def forward(c: Context, request: requests.Convolution) -> None:
     """By the technique that is fastest for the shape."""
     back = c.write_back(request.y, image=True)
     source = c.image(request.x)
-    conv = geometry.convolution(request.geometry, _image(source), _image(back.target), request.group)
-    how = technique(conv, c.options, backward=False)
+    conv = geometry.convolution(
+        request.geometry, _image(source), _image(back.target), request.group, source.dtype
+    )
+    how = technique(conv, c.options, c.target, backward=False)
     bias = None if request.bias is None else c.plain(request.bias)
     _convolve(c, how, conv, source, request.w, back, bias)
 
@@ -98,10 +114,12 @@ def _input_unsuited(q: Queries, request: requests.ConvolutionInput) -> str | Non
     return q.not_floats(dy, request.w) or q.empty(dx, dy) or q.not_images(dx, dy)
 
 
-def _input_borders(program: Program, request: requests.ConvolutionInput, options: CompileOptions) -> Borders:
+def _input_borders(
+    program: Program, request: requests.ConvolutionInput, options: CompileOptions, target: Target
+) -> Borders:
     if (conv := _unbordered(program, request.dx, request.dy, request)) is None:
         return Borders()
-    return Borders({request.dy: technique(conv, options, backward=True).border(conv)})
+    return Borders({request.dy: technique(conv, options, target, backward=True).border(conv)})
 
 
 @lowers(requests.ConvolutionInput, suits=_input_unsuited, borders=_input_borders)
@@ -109,8 +127,10 @@ def backward_data(c: Context, request: requests.ConvolutionInput) -> None:
     """By the technique that is fastest for the shape."""
     back = c.write_back(request.dx, image=True)
     source = c.image(request.dy)
-    conv = geometry.convolution(request.geometry, _image(back.target), _image(source), request.group)
-    _convolve(c, technique(conv, c.options, backward=True), conv, source, request.w, back, None)
+    conv = geometry.convolution(
+        request.geometry, _image(back.target), _image(source), request.group, source.dtype
+    )
+    _convolve(c, technique(conv, c.options, c.target, backward=True), conv, source, request.w, back, None)
 
 
 def _weight_unsuited(q: Queries, request: requests.ConvolutionWeight) -> str | None:
@@ -119,21 +139,23 @@ def _weight_unsuited(q: Queries, request: requests.ConvolutionWeight) -> str | N
 
 
 def _weight_borders(
-    program: Program, request: requests.ConvolutionWeight, options: CompileOptions
+    program: Program, request: requests.ConvolutionWeight, options: CompileOptions, target: Target
 ) -> Borders:
     if (conv := _unbordered(program, request.x, request.dy, request)) is None:
         return Borders()
-    return Borders({request.x: weight_technique(conv).border(conv)})
+    return Borders({request.x: weight_technique(conv, target).border(conv)})
 
 
 @lowers(requests.ConvolutionWeight, suits=_weight_unsuited, borders=_weight_borders)
 def backward_weights(c: Context, request: requests.ConvolutionWeight) -> None:
     """Sets of sums, then the weights in ONNX's order."""
     source, gradient = c.image(request.x), c.image(request.dy)
-    conv = geometry.convolution(request.geometry, _image(source), _image(gradient), request.group)
-    how = weight_technique(conv)
+    conv = geometry.convolution(
+        request.geometry, _image(source), _image(gradient), request.group, source.dtype
+    )
+    how = weight_technique(conv, c.target)
     parts = how.parts(conv, c.target, c.threads)
-    sums = c.scratch(parts * how.size(conv, c.target))
+    sums = c.scratch(parts * how.size(conv, c.target), source.dtype)
     batch = source.shape[0]
     images: dict[str, Slot] = {"a": source.buffer, "b": gradient.buffer, "c": sums, "batch": batch}
     c.call(how.gradient(conv, c.target), images, batch=batch)

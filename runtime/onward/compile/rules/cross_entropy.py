@@ -9,7 +9,6 @@ from onward.compile.kernels.expression import operand
 from onward.compile.registry import lowers
 from onward.compile.rules.reduction import reduce_to_columns
 from onward.compile.rules.rows import Pass, rows_call
-from onward.compile.tensors import Tensor
 from onward.graph.requests import CrossEntropy, CrossEntropyGradient
 
 __all__: list[str] = []
@@ -42,14 +41,14 @@ def cross_entropy(c: Context, request: CrossEntropy) -> None:
     if smoothing:
         passes.append(("sum", x - highest, None))
         each = each * (1 - smoothing) + (log_sum - operand(6) * (1.0 / classes)) * smoothing
-    each_loss = Tensor(c.scratch(n), (n,), (1,), source.dtype)
+    each_loss = c.vector(n, source.dtype)
     results = []
     if len(request.outputs) > 1:
         results.append((c.new_plain(request.outputs[1]), x - highest - log_sum))
     operands = [(source, (classes, 1)), (label, (1, 0))]
     rows_call(c, "cross_entropy", operands, classes, n, passes, results, [(each_loss, each)])
     final = operand(0) * operand(1) if request.mean else operand(0)
-    more = [c.constant(np.array(1.0 / n, np.float32))] if request.mean else []
+    more = [c.constant(np.array(1.0 / n, source.dtype))] if request.mean else []
     loss = c.new_plain(request.outputs[0])
     reduce_to_columns(c, (1, n), [(each_loss, (n, 1))], [operand(0)], more, [loss], [final], everything=True)
 
@@ -63,7 +62,7 @@ def cross_entropy_gradient(c: Context, request: CrossEntropyGradient) -> None:
     """One pass, from the logarithms of the probabilities."""
     n, classes = c.shape(request.log_prob)
     smoothing = request.smoothing
-    share = c.constant(np.array(1.0 / n if request.mean else 1.0, np.float32))
+    share = c.constant(np.array(1.0 / n if request.mean else 1.0, c.dtype(request.log_prob)))
     hot = operand(4).apply("eq", operand(1)).apply("select", 1.0 - smoothing, 0.0)
     expression = (operand(0).apply("exp") - hot - smoothing / classes) * (operand(2) * operand(3))
     operands = [

@@ -42,7 +42,9 @@ def dropout(c: Context, request: requests.Dropout) -> None:
     # One element along the last axis has no stride of its own.
     if sizes[-1] == 1:
         x_strides, y_strides = (*x_strides[:-1], 1), (*y_strides[:-1], 1)
-    spec = philox.Dropout(sizes[1:], x_strides, y_strides, position, request.ratio, request.salt)
+    spec = philox.Dropout(
+        sizes[1:], x_strides, y_strides, position, request.ratio, request.salt, source.dtype.name
+    )
     slots: dict[str, Slot] = {"x": source, "y": target, "seed": c.plain(request.seed)}
     slots |= {"step": c.plain(request.step), "batch": sizes[0]}
     c.call(_dropout(spec, c.target), slots, batch=sizes[0])

@@ -44,12 +44,18 @@ def elements(
         tuple(Operand(s, t.dtype.name) for s, t in zip(walk.strides, operands, strict=False)),
         tuple(Operand(s, t.dtype.name) for s, t in zip(walk.strides[len(operands) :], results, strict=True)),
         tuple(stored),
+        _arithmetic([*operands, *results]),
     )
     slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(operands)}
     slots |= {f"y{i}": t for i, t in enumerate(results)}
     slots["batch"] = sizes[0]
     flat = len(sizes) == 1 and all(t.dtype == np.float32 for t in (*operands, *results))
     c.call(_element(spec, c.target), slots, batch=sizes[0], element=spec if flat else None)
+
+
+def _arithmetic(tensors: Sequence[Tensor]) -> str:
+    """The type that a pass computes in: the widest float that it reads or writes."""
+    return "float64" if any(t.dtype == np.float64 for t in tensors) else "float32"
 
 
 def _unsuited(q: Queries, request: Elements) -> str | None:

@@ -46,7 +46,7 @@ def gather(c: Context, request: Gather) -> None:
         "y": c.new_plain(request.y),
         "batch": index.size,
     }
-    c.call(_gather(rows, prod(rest), c.target), slots, batch=index.size)
+    c.call(_gather(rows, prod(rest), c.typed(table.dtype)), slots, batch=index.size)
 
 
 def _scatter_unsuited(q: Queries, request: GatherGradient) -> str | None:
@@ -60,6 +60,6 @@ def scatter(c: Context, request: GatherGradient) -> None:
     gradient, index = c.plain(request.dy), c.plain(request.indices)
     c.check_indices(index, rows)
     target = c.new_plain(request.ddata)
-    c.call(_clear(c.target), {"y": target, "batch": prod(shape)}, batch=prod(shape))
+    c.call(_clear(c.typed(gradient.dtype)), {"y": target, "batch": prod(shape)}, batch=prod(shape))
     slots: dict[str, Slot] = {"dy": gradient, "index": index, "dtable": target, "batch": index.size}
-    c.call(_scatter(rows, prod(rest), c.target), slots, batch=index.size)
+    c.call(_scatter(rows, prod(rest), c.typed(gradient.dtype)), slots, batch=index.size)

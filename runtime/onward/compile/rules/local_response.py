@@ -27,7 +27,7 @@ def local_response(c: Context, request: LocalResponse) -> None:
     """One pass over pixels."""
     source, target = c.image(request.x), c.new_image(request.y)
     images = tuple(t.image for t in (source, target) if t.image is not None)
-    spec = Response(images, request.size, request.alpha, request.beta, request.bias)
+    spec = Response(images, request.size, request.alpha, request.beta, request.bias, source.dtype.name)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"x": source.buffer, "y": target.buffer, "batch": batch}
     c.call(_response(spec, c.target), slots, batch=batch)
@@ -43,7 +43,7 @@ def local_response_gradient(c: Context, request: LocalResponseGradient) -> None:
     """One pass over pixels, the sums of squares computed again."""
     gradient, source, target = c.image(request.dy), c.image(request.x), c.new_image(request.dx)
     images = tuple(t.image for t in (gradient, source, target) if t.image is not None)
-    spec = Response(images, request.size, request.alpha, request.beta, request.bias)
+    spec = Response(images, request.size, request.alpha, request.beta, request.bias, source.dtype.name)
     batch = source.shape[0]
     slots: dict[str, Slot] = {"dy": gradient.buffer, "x": source.buffer, "dx": target.buffer, "batch": batch}
     c.call(_response_gradient(spec, c.target), slots, batch=batch)

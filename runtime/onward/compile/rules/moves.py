@@ -16,7 +16,7 @@ from onward.graph import requests
 
 __all__: list[str] = []
 
-_CONVERTED = frozenset({"float32", "int64", "int32", "uint8", "bool"})
+_CONVERTED = frozenset({"float32", "float64", "int64", "int32", "uint8", "bool"})
 
 
 @lowers(requests.Identity)
@@ -120,7 +120,7 @@ def pad(c: Context, request: requests.Pad) -> None:
     if tuple(shape) == extents:
         c.alias(request.y, inside)
         return
-    value, target = c.constant(np.asarray(request.value, np.float32)), c.new(request.y)
+    value, target = c.constant(np.asarray(request.value, source.dtype)), c.new(request.y)
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:
@@ -148,16 +148,16 @@ def _convert_unsuited(q: Queries, request: requests.Convert) -> str | None:
         return None
     if reason := q.empty(request.x):
         return reason
-    if target != np.float32 or source.name not in _CONVERTED:
+    if target not in (np.float32, np.float64) or source.name not in _CONVERTED:
         return f"{source} to {target}"
     return None
 
 
 @lowers(requests.Convert, suits=_convert_unsuited)
 def convert(c: Context, request: requests.Convert) -> None:
-    """To float32, or the same memory.
+    """To float32 or float64, or the same memory.
 
-    Integers are rounded to float32 as NumPy does. Floats to integers are left to NumPy, as what becomes of
+    Integers are rounded as NumPy does. Floats to integers are left to NumPy, as what becomes of
     numbers that do not fit is not the same on every processor.
     """
     if c.dtype(request.x) == c.dtype(request.y):

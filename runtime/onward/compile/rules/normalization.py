@@ -29,7 +29,7 @@ from onward.graph.requests import BatchNormalization, BatchNormalizationGradient
 
 __all__: list[str] = []
 
-_FLOAT = np.dtype(np.float32)
+_FLOATS = frozenset(map(np.dtype, (np.float32, np.float64)))
 
 
 # -- what the program has in place of one operation ----------------------------------------------------------
@@ -119,9 +119,9 @@ class BatchCoefficients(Op):
     def kernel(self, X: Array, scale: Array, B: Array, mean: Array, var: Array) -> tuple[Array, ...]:
         axes = (0, *range(2, X.ndim))
         batch_mean, batch_var = X.mean(axes), X.var(axes)
-        inverse = 1 / np.sqrt(batch_var + np.float32(self.epsilon))
+        inverse = 1 / np.sqrt(batch_var + X.dtype.type(self.epsilon))
         slope = scale * inverse
-        kept = np.float32(self.momentum)
+        kept = X.dtype.type(self.momentum)
         moved = [old * kept + new * (1 - kept) for old, new in ((mean, batch_mean), (var, batch_var))]
         shift = B - batch_mean * slope
         return _wide(slope, X.ndim), _wide(shift, X.ndim), batch_mean, inverse, *moved
@@ -146,7 +146,7 @@ class FrozenCoefficients(Op):
     epsilon: float
 
     def kernel(self, scale: Array, B: Array, mean: Array, var: Array) -> tuple[Array, ...]:
-        slope = scale / np.sqrt(var + np.float32(self.epsilon))
+        slope = scale / np.sqrt(var + var.dtype.type(self.epsilon))
         return slope, B - mean * slope
 
     def lower(
@@ -180,10 +180,14 @@ def _wide(vector: Array, rank: int) -> Array:
 
 
 def _splits(program: Program, operation: Operation) -> bool:
-    """Whether all operands are float32 and have elements, over an image, a signal or a vector."""
+    """Whether all operands are of one compiled type, and have elements, over one or two axes or none."""
     values = [v for v in operation.inputs if v is not None]
-    return len(program.shapes[values[0]]) in (2, 3, 4) and all(
-        program.dtypes[v] == _FLOAT and 0 not in program.shapes[v] for v in values
+    dtypes = {program.dtypes[v] for v in values}
+    return (
+        len(program.shapes[values[0]]) in (2, 3, 4)
+        and len(dtypes) == 1
+        and dtypes <= _FLOATS
+        and all(0 not in program.shapes[v] for v in values)
     )
 
 
@@ -193,8 +197,8 @@ def _key(x: ir.Value, epsilon: float) -> object:
 
 
 def _value(program: Program, like: ir.Value, name: str, shape: tuple[int, ...]) -> ir.Value:
-    value = ir.Value(name=f"{like.name}/{name}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
-    program.shapes[value], program.dtypes[value] = shape, _FLOAT
+    value = ir.Value(name=f"{like.name}/{name}", shape=ir.Shape(shape), type=like.type)
+    program.shapes[value], program.dtypes[value] = shape, program.dtypes[like]
     return value
 
 
@@ -258,10 +262,6 @@ def _channels_last(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(tensor.shape[a] for a in order), tuple(tensor.strides[a] for a in order)
 
 
-def _vector(c: Context, channels: int) -> Tensor:
-    return Tensor(c.scratch(channels), (channels,), (1,), _FLOAT)
-
-
 def _unsuited(q: Queries, request: Statistics | StatisticsGradient) -> str | None:
     if not q.has_image(request.x) and len(q.shape(request.x)) != 2:
         return "normalization of a value that is not kept channels-last"
@@ -274,15 +274,15 @@ def statistics(c: Context, request: Statistics) -> None:
     source = c.either(request.x)
     sizes, strides = _channels_last(source)
     first = (*(0,) * (len(sizes) - 1), 1)
-    columns = norm.statistics(sizes[1:], Operand(strides))
+    columns = norm.statistics(sizes[1:], Operand(strides, source.dtype.name))
     finish = norm.forward_finish(request.epsilon, request.momentum)
     start = Tensor(source.buffer, (sizes[-1],), (1,), source.dtype, source.offset)
-    count = c.constant(np.array(prod(sizes[:-1]), np.float32))
+    count = c.constant(np.array(prod(sizes[:-1]), c.dtype(request.x)))
     weights = (request.scale, request.bias, request.mean, request.variance)
     more = [start, count, *(c.plain(v) for v in weights)]
     # the kernel's order: mean, inverse, slope, shift, new running mean and variance
     slope, shift, mean, inverse, *moved = [c.new_plain(v) for v in request.outputs]
-    moved += [_vector(c, sizes[-1]) for _ in range(2 - len(moved))]
+    moved += [c.vector(sizes[-1], c.dtype(request.x)) for _ in range(2 - len(moved))]
     results = [mean, inverse, slope, shift, *moved]
     reduce_in_two(c, sizes, columns, [(source, strides), (source, first)], finish, more, results)
 
@@ -297,10 +297,11 @@ def statistics_gradient(c: Context, request: StatisticsGradient) -> None:
     columns = norm.backward_sums(
         sizes[1:], tuple(Operand(s, t.dtype.name) for t, s in pairs), *read.expressions
     )
-    count = c.constant(np.array(prod(sizes[:-1]), np.float32))
+    columns = replace(columns, dtype=c.dtype(request.x).name)
+    count = c.constant(np.array(prod(sizes[:-1]), c.dtype(request.x)))
     more = [count, c.plain(request.scale), c.plain(request.inverse), c.plain(request.mean)]
     found = [c.new_plain(v) for v in request.outputs]
-    found += [_vector(c, sizes[-1]) for _ in range(5 - len(found))]
+    found += [c.vector(sizes[-1], c.dtype(request.x)) for _ in range(5 - len(found))]
     # the kernel's order: gradients of scale and bias, then the coefficients
     results = [found[3], found[4], *found[:3]]
     reduce_in_two(c, sizes, columns, pairs, norm.backward_finish(), more, results)

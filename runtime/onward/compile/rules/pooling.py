@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onward.compile import geometry
+from onward.compile.codegen.target import Target
 from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels import pool as kernels
@@ -28,7 +29,7 @@ _pool_gradient = functools.lru_cache(512)(kernels.pool_backward)
 def _geometry(kind: str, over: Geometry, x: Tensor, y: Tensor, *, count_include_pad: bool = False) -> Pool:
     assert x.image is not None
     assert y.image is not None
-    return geometry.pool(kind, over, x.image, y.image, count_include_pad=count_include_pad)
+    return geometry.pool(kind, over, x.image, y.image, x.dtype, count_include_pad=count_include_pad)
 
 
 def _forward(c: Context, kind: str, request: requests.MaxPool | requests.AveragePool) -> None:
@@ -66,7 +67,7 @@ def _max_gradient_unsuited(q: Queries, request: requests.MaxPoolGradient) -> str
 
 
 def _max_gradient_borders(
-    program: Program, request: requests.MaxPoolGradient, options: CompileOptions
+    program: Program, request: requests.MaxPoolGradient, options: CompileOptions, target: Target
 ) -> Borders:
     """The kernel walks dX as X and dY as Y."""
     y = _maxima(program.requests, request)

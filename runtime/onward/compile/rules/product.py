@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
@@ -28,16 +27,6 @@ from onward.graph.requests import Product, Transpose
 
 __all__ = ["product"]
 
-_LEFT, _RIGHT = 1 << 16, 1 << 18
-"""Floats of either side up to which tiles read it in place at full speed, from the second-level cache."""
-
-_SHORT = 128
-"""Rows, or terms of a sum over transposed rows, from which packing costs little beside the product."""
-
-_LINE, _BLOCK, _FEW = 64, 1024, 16
-"""Length of lines from which dot products along them pay, and up to which a block of them stays in the first
-cache while rows pass; rows that are so few that packing longer lines, too, takes as long as the product."""
-
 _PASSES = 2
 """Products with a weight in a training step: forward, and backward to its input, which reads it as it is."""
 
@@ -48,7 +37,9 @@ _pack = functools.lru_cache(512)(panels.pack_columns)
 
 
 def _unsuited(q: Queries, request: Product) -> str | None:
-    if reason := q.not_floats(request.left, request.right) or q.empty(request.left, request.right):
+    if reason := q.not_floats(request.left, request.right, request.bias) or q.empty(
+        request.left, request.right
+    ):
         return reason
     n = q.shape(request.y)[-1:]
     if request.bias is not None and q.shape(request.bias) not in (n, (1, *n)):
@@ -95,7 +86,7 @@ def _destination(c: Context, request: Product) -> WriteBack:
         for axis, step in zip(perm, row_major([shape[a] for a in perm]), strict=True):
             strides[axis] = step
         if len(shape) > 1 and 1 in strides[-2:]:
-            window = Tensor(Buffer(4 * prod(shape)), shape, tuple(strides), np.dtype(np.float32))
+            window = Tensor(Buffer(c.dtype(y).itemsize * prod(shape)), shape, tuple(strides), c.dtype(y))
             c.alias(y, window)
             return WriteBack(window)
     return c.write_back(y, image=False)
@@ -131,9 +122,10 @@ def _multiply(c: Context, back: WriteBack, left: Tensor, right: Tensor, request:
         *(m, n, k, a_row, a_k, b_k, target.strides[-2]),
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
+        dtype=target.dtype.name,
         outer=loops,
     )
-    in_place = _in_place(spec, m, k, c.target)
+    in_place = _in_place(spec, m, k, c.typed(left.dtype))
     source: Tensor | Buffer = right
     if not in_place and not any(step for _, _, step, _ in outer):
         # One right side for all: packing it again for each would cost as much as the products.
@@ -177,17 +169,18 @@ def _matrices(
         *(a_row, a_k, b_k, back.target.strides[0]),
         b_column=b_column if n > 1 else 1,
         epilogue=epilogue,
+        dtype=back.target.dtype.name,
     )
     if _by_dots(c, spec, m, w, right):
         slots: dict[str, Slot] = {"a": left, "b": right, "c": back.target, "batch": m}
         slots |= {f"e{i}": t for i, t in enumerate(operands)}
         c.call(_dots(spec, c.target), slots, batch=m)
         return
-    in_place = _in_place(spec, m, k, c.target)
+    in_place = _in_place(spec, m, k, c.typed(left.dtype))
     source: Tensor | Buffer = right
     if not by_depth and _shared(c, spec, w, right):
         source, spec = _packed(c, w, right, spec)
-        in_place = _in_place(spec, m, k, c.target)
+        in_place = _in_place(spec, m, k, c.typed(left.dtype))
     _product(c, spec, left, source, back.target, operands, k if by_depth else m, in_place)
 
 
@@ -198,12 +191,15 @@ def _by_dots(q: Queries, spec: Gemm, m: int, w: ir.Value, right: Tensor) -> bool
     beside k, the sooner the fewer lanes there are. Results narrower than a vector gain always: tiles along n
     leave lanes empty. A side that is packed once for many products costs next to nothing.
     """
-    k, lanes = spec.k, q.target.lanes
+    k, machine = spec.k, q.typed(right.dtype)
+    lanes, tuning, nbytes = machine.lanes, machine.tuning, right.dtype.itemsize
     if k is None or (spec.a_k, spec.b_k) != (1, 1) or (spec.b_column == 1 and spec.n > 1):
         return False
     if q.is_constant(right) or _products_by(q, w) > _PASSES:
         return False
-    if k < _LINE or (k > _BLOCK and m > _FEW) or m * k > _RIGHT:
+    if k < tuning.dots_line or (k > tuning.dots_block and m > tuning.dots_few):
+        return False
+    if m * k * nbytes > tuning.product_in_place_right:
         return False
     return spec.n < lanes or m * lanes <= 8 * k
 
@@ -220,13 +216,16 @@ def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
         return True
     short = k if spec.a_k != 1 else m
     batched = any(outer.b for outer in spec.outer)
-    return not batched and short <= _SHORT and m * k <= _LEFT and k * spec.n <= _RIGHT
+    if batched or short > target.tuning.product_short:
+        return False
+    left, right = m * k * target.nbytes, k * spec.n * target.nbytes
+    return left <= target.tuning.product_in_place_left and right <= target.tuning.product_in_place_right
 
 
 def _shared(q: Queries, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
     """Whether a right side is packed once for all: a constant, or one that several products need turned."""
     if q.is_constant(right):
-        return spec.b_column != 1 or right.size > _RIGHT
+        return spec.b_column != 1 or right.nbytes > q.target.tuning.product_in_place_right
     return spec.b_column != 1 and _products_by(q, w) > 1
 
 
@@ -255,20 +254,20 @@ def _product(
         # What the sums of the first blocks would be written over is still to be read.
         spec = replace(spec, partial=True)
         reach = 1 + sum((n - 1) * s for n, s in zip(target.shape, target.strides, strict=True))
-        slots["p"] = c.scratch(reach)
+        slots["p"] = c.scratch(reach, target.dtype)
     c.call(_packed_gemm(spec, c.target), slots, batch=batch)
 
 
 def _packed(c: Context, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
     """A right-hand matrix in blocks of columns, and the product that reads it; packed once for all alike."""
     (k, n), strides = right.shape, right.strides
-    key = ("columns", w, n, k, strides, right.offset)
+    key = ("columns", w, right.dtype, n, k, strides, right.offset)
     found: Buffer | None = c.kept(key)
     if found is None:
-        found = c.scratch(panels.packed_size(n, k, c.target))
-        kernel = _pack(n, k, strides[1], strides[0], c.target)
+        found = c.scratch(panels.packed_size(n, k, c.typed(right.dtype)), right.dtype)
+        kernel = _pack(n, k, strides[1], strides[0], c.typed(right.dtype))
         slots: dict[str, Slot] = {"b": right, "packed": found}
         c.call(kernel, slots, label="pack columns")
         c.keep(key, found)
-    width, size = panels.block_width(n, c.target), panels.panel_size(n, k, c.target)
+    width, size = panels.block_width(n, c.typed(right.dtype)), panels.panel_size(n, k, c.typed(right.dtype))
     return found, replace(spec, b_k=width, b_column=1, b_block=size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -22,20 +23,13 @@ from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.recurrent import ACTIVATIONS, GATES, Cell
 from onward.compile.kernels.recurrent_grad import CellGradient
 from onward.compile.kernels.reduce import Finish, finish_columns, partial_size
+from onward.compile.placement import whole
 from onward.compile.registry import lowers
 from onward.compile.rules.product import product
-from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
+from onward.compile.tensors import Buffer, Tensor, reshaped
 from onward.graph.requests import Recurrence, Recurrent, RecurrentGradient
 
 __all__: list[str] = []
-
-_FLOAT = np.dtype(np.float32)
-
-_CACHED = 1 << 20
-"""Bytes of packed weights that may be read again at every step."""
-
-_SHARED = 4
-"""Rows of a thread from which reading them pays."""
 
 _pack = functools.lru_cache(512)(panels.pack_columns)
 _forward = functools.lru_cache(64)(kernels.recurrent)
@@ -63,6 +57,7 @@ class _Sizes:
     size: int
     directions: int
     width: int
+    dtype: np.dtype[np.generic]
 
     @property
     def row(self) -> int:
@@ -74,7 +69,7 @@ def _sizes(q: Queries, of: Recurrence) -> _Sizes:
     first, second, features = q.shape(of.x)
     time, batch = (second, first) if of.batch_major else (first, second)
     directions, _, size = q.shape(of.r)
-    return _Sizes(time, batch, features, size, directions, GATES[of.kind] * size)
+    return _Sizes(time, batch, features, size, directions, GATES[of.kind] * size, q.dtype(of.x))
 
 
 def _cell(of: Recurrence, sizes: _Sizes, d: int, *, kept: bool, trained: bool, sequence: bool) -> Cell:
@@ -95,6 +90,7 @@ def _cell(of: Recurrence, sizes: _Sizes, d: int, *, kept: bool, trained: bool, s
         clip=of.clip,
         before_reset=of.before_reset,
         input_forget=of.input_forget,
+        dtype=sizes.dtype.name,
     )
 
 
@@ -112,9 +108,9 @@ def _unsuited(q: Queries, request: Recurrent) -> str | None:
     return None
 
 
-def _tensor(shape: tuple[int, ...]) -> Tensor:
+def _tensor(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Tensor:
     """New memory."""
-    return Tensor(Buffer(4 * int(np.prod(shape))), shape, row_major(shape), _FLOAT)
+    return whole(Buffer(dtype.itemsize * prod(shape)), shape, dtype)
 
 
 def _part(tensor: Tensor, axis: int, index: int) -> Tensor:
@@ -156,7 +152,7 @@ def _steps(c: Context, of: Recurrence, sizes: _Sizes) -> Tensor:
         and flat.strides[0] >= sizes.features
     ):
         return flat
-    target = _tensor(source.shape)
+    target = _tensor(source.shape, source.dtype)
     c.copy(source, target)
     return replace(target, shape=(sizes.time * sizes.batch, sizes.features), strides=(sizes.features, 1))
 
@@ -170,10 +166,10 @@ def _packed(
     if found is None:
         source = _window(_part(c.plain(w), 0, d), 0, first, rows)
         n, k = (rows, columns) if transposed else (columns, rows)
-        found = c.scratch(panels.packed_size(n, k, c.target))
+        found = c.scratch(panels.packed_size(n, k, c.typed(source.dtype)), source.dtype)
         strides = (columns, 1) if transposed else (1, columns)
         slots: dict[str, Slot] = {"b": source, "packed": found}
-        c.call(_pack(n, k, *strides, c.target), slots, label="pack columns")
+        c.call(_pack(n, k, *strides, c.typed(source.dtype)), slots, label="pack columns")
         c.keep(key, found)
     return found
 
@@ -191,7 +187,9 @@ def _inside(q: Queries, sizes: _Sizes) -> bool:
     """Whether the kernel makes its products with W: packed W and R stay in the second-level cache, and enough
     rows read them at each step. The gates of all steps then need not come from memory.
     """
-    return 4 * (sizes.features + sizes.size) * sizes.width <= _CACHED and sizes.batch >= _SHARED * q.threads
+    tuning = q.target.tuning
+    packed = sizes.dtype.itemsize * (sizes.features + sizes.size) * sizes.width
+    return packed <= tuning.recurrent_weights and sizes.batch >= tuning.recurrent_shared * q.threads
 
 
 @lowers(Recurrent, suits=_unsuited)
@@ -207,7 +205,7 @@ def recurrent(c: Context, request: Recurrent) -> None:
     kept = trained or (Y is not None and not apart)
     flat = _steps(c, of, sizes)
     inside = _inside(c, sizes) and flat.strides[0] == sizes.features
-    gates = _tensor((sizes.batch * (sizes.time if trained or not inside else 1), sizes.row))
+    gates = _tensor((sizes.batch * (sizes.time if trained or not inside else 1), sizes.row), sizes.dtype)
     if not inside:
         W = replace(c.plain(of.w), shape=(sizes.features, sizes.row), strides=(1, sizes.features))
         product(c, gates, flat, W, of.w)
@@ -219,8 +217,12 @@ def recurrent(c: Context, request: Recurrent) -> None:
         spec = _cell(of, sizes, d, kept=kept, trained=trained, sequence=apart)
         if inside:
             spec = replace(spec, features=sizes.features)
-        held = tuple(_tensor((slots_count, sizes.batch, sizes.size)) for _ in of.initial)
-        extra = _tensor((sizes.time if trained else 1, sizes.batch, sizes.size)) if of.kind == "GRU" else None
+        held = tuple(_tensor((slots_count, sizes.batch, sizes.size), sizes.dtype) for _ in of.initial)
+        extra = (
+            _tensor((sizes.time if trained else 1, sizes.batch, sizes.size), sizes.dtype)
+            if of.kind == "GRU"
+            else None
+        )
         slots: dict[str, Slot] = {**_small_operands(c, of, d)}
         slots["gates"] = _window(gates, 1, d * sizes.width, sizes.width)
         slots |= _by_r(c, of, d, sizes.size, transposed=True)
@@ -330,13 +332,13 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
         if dY is not None:
             arriving = _part(c.plain(dY), 2 if of.batch_major else 1, d)
             slots |= {"dy": arriving, **_strides(of, arriving)}
-        begun = [_tensor((sizes.batch, sizes.size)) for _ in states]
+        begun = [_tensor((sizes.batch, sizes.size), sizes.dtype) for _ in states]
         slots |= dict(zip(("dh", "dc"), begun, strict=False))
-        slots["back"] = c.scratch(sizes.batch * sizes.size)
+        slots["back"] = c.scratch(sizes.batch * sizes.size, sizes.dtype)
         if extra is not None:
             slots["extra"] = extra
         partial = slots["sums"] = c.scratch(
-            2 * partial_size(gradients.partial_sums(cell), c.target, c.threads)
+            2 * partial_size(gradients.partial_sums(cell), c.target, c.threads), sizes.dtype
         )
         _call(c, _backward(spec, c.target), slots, sizes)
         for value, tensor in zip(d_initial, begun, strict=True):
@@ -349,7 +351,11 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
     whole = kept.gates
     if dX is not None:
         W = replace(c.plain(of.w), shape=(sizes.row, sizes.features), strides=(sizes.features, 1))
-        target = _tensor((sizes.time, sizes.batch, sizes.features)) if of.batch_major else c.new_plain(dX)
+        target = (
+            _tensor((sizes.time, sizes.batch, sizes.features), sizes.dtype)
+            if of.batch_major
+            else c.new_plain(dX)
+        )
         place = replace(target, shape=(sizes.time * sizes.batch, sizes.features), strides=(sizes.features, 1))
         product(c, place, whole, W, of.w)
         if of.batch_major:

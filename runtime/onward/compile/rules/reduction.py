@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+
 from onward.compile.context import Context
 from onward.compile.items import Slot
 from onward.compile.kernels import reduce as kernels
@@ -37,6 +39,7 @@ def reduce_to_columns(
         tuple(expressions),
         (how,) * len(expressions),
         everything,
+        results[0].dtype.name,
     )
     width = 0 if everything else 1
     finish = Finish(
@@ -57,7 +60,7 @@ def reduce_in_two(
     results: Sequence[Tensor],
 ) -> None:
     """Each thread's share, then the whole in thread order."""
-    partial = c.scratch(kernels.partial_size(spec, c.target, c.threads))
+    partial = c.scratch(kernels.partial_size(spec, c.target, c.threads), np.dtype(spec.dtype))
     tensors = [t for t, _ in operands]
     slots: dict[str, Slot] = {f"x{i}": t for i, t in enumerate(tensors)}
     slots |= {"partial": partial, "batch": sizes[0]}

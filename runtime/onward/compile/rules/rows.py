@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
 
 from onward.compile.context import Context, Queries
@@ -28,7 +27,6 @@ from onward.graph import requests
 
 __all__ = ["rows_call"]
 
-_FLOAT = np.dtype(np.float32)
 _rows = functools.lru_cache(512)(kernels.rows_kernel)
 
 Pass = tuple[str, Expression, Expression | None]
@@ -71,9 +69,9 @@ def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
     strides = [0] * len(shape)
     for axis, step in zip(order, row_major(turned), strict=True):
         strides[axis] = step
-    buffer = Buffer(4 * prod(shape))
-    c.alias(y, Tensor(buffer, shape, tuple(strides), _FLOAT))
-    return Tensor(buffer, rows, row_major(rows), _FLOAT)
+    buffer = Buffer(c.dtype(y).itemsize * prod(shape))
+    c.alias(y, Tensor(buffer, shape, tuple(strides), c.dtype(y)))
+    return Tensor(buffer, rows, row_major(rows), c.dtype(y))
 
 
 def rows_call(
@@ -90,8 +88,9 @@ def rows_call(
         columns,
         tuple(Operand(s, t.dtype.name) for t, s in operands),
         tuple(passes),
-        tuple((Operand((t.strides[0], 1)), e) for t, e in results),
+        tuple((Operand((t.strides[0], 1), t.dtype.name), e) for t, e in results),
         tuple((t.dtype.name, e) for t, e in row_results),
+        operands[0][0].dtype.name,
     )
     slots: dict[str, Slot] = {f"x{i}": t for i, (t, _) in enumerate(operands)}
     slots |= {f"y{i}": t for i, (t, _) in enumerate(results)}
@@ -234,10 +233,6 @@ def _last_axes(q: Queries, x: ir.Value, axis: int) -> tuple[list[int], int]:
     return axes, prod(shape[a] for a in axes)
 
 
-def _vector(size: int) -> Tensor:
-    return Tensor(Buffer(max(64, 4 * size)), (size,), (1,), _FLOAT)
-
-
 def _statistics(first: int, columns: int, epsilon: float) -> tuple[list[Pass], Expression, Expression]:
     """Passes that give the mean and inverse deviation of operand 0 as operands `first` and `first` + 1."""
     mean, inverse = operand(first), operand(first + 1)
@@ -273,7 +268,7 @@ def layer_normalization(c: Context, request: requests.LayerNormalization) -> Non
         result = result + operand(2)
     target = _new_rows(c, outputs[0], axes)
     kept = [c.new_plain(v) for v in outputs[1:3]]
-    kept += [_vector(count) for _ in range(2 - len(kept))]
+    kept += [c.vector(count, c.dtype(x)) for _ in range(2 - len(kept))]
     c.keep(("row statistics", x, axes[0], epsilon), (kept[0], kept[1]))
     found = list(zip(kept, (mean, inverse), strict=True))
     operands = [_both(rows), *weights]
@@ -300,7 +295,7 @@ def layer_normalization_gradient(c: Context, request: requests.LayerNormalizatio
     kept: tuple[Tensor, Tensor] | None = c.kept(("row statistics", x, axes[0], epsilon))
     if kept is None:
         passes, mean, inverse = _statistics(2, columns, epsilon)
-        kept = (_vector(count), _vector(count))
+        kept = (c.vector(count, c.dtype(x)), c.vector(count, c.dtype(x)))
         found = list(zip(kept, (mean, inverse), strict=True))
         rows_call(c, "layer_norm_statistics", [_both(source)], columns, count, passes, (), found)
     normalized = (operand(1) - operand(3)) * operand(4)
@@ -362,7 +357,7 @@ def group_normalization(c: Context, request: requests.GroupNormalization) -> Non
     source = c.plain(x)
     columns = source.size // (n * groups)
     rows = replace(source, shape=(n * groups, columns), strides=(columns, 1))
-    mean, inverse = _vector(n * groups), _vector(n * groups)
+    mean, inverse = c.vector(n * groups, source.dtype), c.vector(n * groups, source.dtype)
     passes, *found = _statistics(2, columns, epsilon)
     kept = list(zip((mean, inverse), found, strict=True))
     rows_call(c, "group_norm_statistics", [_both(rows)], columns, n * groups, passes, (), kept)

@@ -28,13 +28,16 @@ __all__ = [
 ]
 
 _LAYOUTS = {2: "[N, C]", 3: "[N, C, L]", 4: "[N, C, H, W]"}
+_MAX_EXTENT = 2**63
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 
 
 def positive_int(layer: Layer, field: str, value: object) -> None:
-    """Raises ConfigError unless the value is an int above 0."""
+    """Raises ConfigError unless the value is an int above 0 that an extent can be."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ConfigError(f"{layer.label}: {field} must be a positive int, got {value!r}")
+    if value >= _MAX_EXTENT:
+        raise ConfigError(f"{layer.label}: {field} must be below 2**63, got {value}")
 
 
 def require_number(

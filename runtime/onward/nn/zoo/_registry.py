@@ -64,7 +64,7 @@ def _check_types(name: str, function: Callable[..., Network], options: Mapping[s
                 said = f"a list is needed, such as {option}=[{value}]"
             else:
                 place = "".join(f"item {part}: " for part in problem["loc"])
-                said = place + problem["msg"].lower()
+                said = place + problem["msg"][:1].lower() + problem["msg"][1:]
             raise ConfigError(f"network {name!r}, option {option!r}: {said}; got {value!r}") from None
 
 

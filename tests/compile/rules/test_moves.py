@@ -1,0 +1,56 @@
+"""Moves: windows where memory allows, copies where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import pytest
+from tests.compile.units import floats, kinds, lowered_of
+
+from onward.compile.items import Fallback
+from onward.graph import Builder
+
+MOVES: dict[str, tuple[Callable[[Builder, ir.Value], ir.Value], list[str]]] = {
+    "a transposition that a product reads": (lambda g, x: g.MatMul(g.Transpose(x), x), ["gemm"]),
+    "a slice that a product reads": (lambda g, x: g.MatMul(g.Slice(x, [1], [3], [0]), x), ["gemm"]),
+    "a view of a view": (lambda g, x: g.Relu(g.Reshape(g.Reshape(x, [2, 8]), [16])), ["element"]),
+    "a broadcast that a product reads": (lambda g, x: g.MatMul(g.Expand(x, [3, 4, 4]), x), ["gemm"]),
+    "a concatenation": (lambda g, x: g.Concat(x, x, axis=1), ["copy", "copy"]),
+    "tiles": (lambda g, x: g.Tile(x, [2, 3]), ["copy"]),
+    "nothing to pad": (lambda g, x: g.Relu(g.Pad(x, [0, 0, 0, 0])), ["element"]),
+    # the first copy of a constant border is in the prologue
+    "a border on one side": (lambda g, x: g.Pad(x, [1, 0, 0, 0]), ["copy"]),
+    "a border all around": (lambda g, x: g.Pad(x, [1, 1, 1, 1]), ["copy"] * 4),
+}
+
+
+@pytest.mark.parametrize("what", MOVES)
+def test_calls(what: str) -> None:
+    build, expected = MOVES[what]
+    found = kinds(lowered_of(lambda g: build(g, floats(g, "x", 4, 4))))
+    assert [k.split("_")[-1] if "gemm" in k else k for k in found] == expected
+
+
+def test_pads_that_leave_nothing_are_declined() -> None:
+    lowered = lowered_of(lambda g: g.Pad(floats(g, "x", 4, 4), [-4, 0, 6, 0]))
+    (item,) = lowered.calls
+    assert isinstance(item, Fallback)
+    assert item.reason == "nothing is left inside the pads"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        (ir.DataType.INT64, ir.DataType.FLOAT, None),
+        (ir.DataType.INT64, ir.DataType.DOUBLE, None),
+        (ir.DataType.DOUBLE, ir.DataType.FLOAT, None),
+        (ir.DataType.FLOAT, ir.DataType.INT64, "float32 to int64"),
+        (ir.DataType.FLOAT, ir.DataType.FLOAT16, "float32 to float16"),
+    ],
+)
+def test_conversions(source: ir.DataType, target: ir.DataType, reason: str | None) -> None:
+    lowered = lowered_of(lambda g: g.Cast(floats(g, "x", 4, 4, dtype=source), to=int(target)))
+    assert [item.reason for item in lowered.calls if isinstance(item, Fallback)] == (
+        [reason] if reason else []
+    )

@@ -186,13 +186,9 @@ def _path(
 
 def _captured(node: ir.Node) -> set[ir.Value]:
     """Values around a node that bodies use without having them as inputs, which no canonical graph has."""
-    return {
-        value
-        for body in bodies_of(node)
-        for inner in (*body.all_nodes(), body)
-        for value in (inner.inputs if isinstance(inner, ir.Node) else inner.outputs)
-        if value is not None and value.graph is node.graph
-    }
+    used = {v for body in bodies_of(node) for inner in body.all_nodes() for v in inner.inputs}
+    used |= {v for body in bodies_of(node) for v in body.outputs}
+    return {v for v in used if v is not None and v.graph is node.graph}
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:

@@ -17,7 +17,6 @@ from onward.compile.program import Program, specialize
 from onward.compile.recompute import recompute
 from onward.graph import Builder
 
-
 TARGET = host_target()
 
 

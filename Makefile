@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast check bench protos docker clean
+.PHONY: setup demo test test-fast check bench load overload faults fuzz protos docker clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,10 @@ check: setup
 # ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
+
+# the server beside a bare gRPC handler; under more than it can do; when something breaks; given malformed requests
+load overload faults fuzz: setup
+	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
 protos: setup
 	scripts/protos.sh

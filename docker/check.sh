@@ -5,7 +5,7 @@
 #   docker/check.sh [--clean] [--private]
 #     --clean    begin with an empty image store (of the private engine; a running one: with an empty build cache)
 #     --private  start an engine even if one can be reached
-# Environment: WORK_DIR (.docker-check), PYTHON (.venv/bin/python), BASE_IMAGE, EXTRAS, PORT, CA (CA bundle for pip),
+# Environment: WORK_DIR (.docker-check), PYTHON (.venv/bin/python), BASE_IMAGE, EXTRAS, PORT, HTTP_PORT, CA (CA bundle for pip),
 #   PIP_CONF_FOR_BUILD (pip.conf for the build).
 # Exit code: 0 all passed, 1 not, 77 no engine can be started here.
 set -euo pipefail
@@ -52,7 +52,7 @@ engine_client() { # with the private engine: its socket; otherwise what the envi
   if [ -n "$DPID" ]; then "$CLIENT" -H "unix://$RUN/docker.sock" "$@"; else "$CLIENT" "$@"; fi
 }
 compose() {
-  local -a with=(env "ONWARD_IMAGE=$IMAGE" "PORT=$PORT" "MODELS=$MODELS" "WORK=$DATA" "WORK_USER=$OWNER")
+  local -a with=(env "ONWARD_IMAGE=$IMAGE" "PORT=$PORT" "HTTP_PORT=$HTTP_PORT" "MODELS=$MODELS" "WORK=$DATA" "WORK_USER=$OWNER")
   with+=(CROSS_CHECK=every)
   [ -z "$DPID" ] || with+=("DOCKER_HOST=unix://$RUN/docker.sock")
   "${with[@]}" "${COMPOSE[@]}" -p onward-check -f "$ROOT/docker/compose.yaml" "$@"
@@ -199,6 +199,7 @@ health() { # health SECONDS
 }
 predict() { client predict "127.0.0.1:$PORT" "$MODEL" "$DATA/digits.npz"; }
 PORT=${PORT:-$(client free-port)}
+HTTP_PORT=${HTTP_PORT:-$(client free-port)}
 DATA=$WORK_DIR/work; MODELS=$DATA/models
 rm -rf "$DATA"; mkdir -p "$MODELS"
 client data "$DATA/digits.npz"
@@ -229,14 +230,19 @@ MODEL=$MODELS/digits/1/model.onnx
 check "onward verify accepts that model outside" logged verify.log "$PYTHON" -m onward verify "$MODEL"
 
 t=$(now)
-network=(-p "127.0.0.1:$PORT:8001")
-[ "$ENGINE" = running ] || network=(--network=host -e "ONWARD_SERVER_LISTEN=127.0.0.1:$PORT")
+network=(-p "127.0.0.1:$PORT:8001" -p "127.0.0.1:$HTTP_PORT:8000")
+[ "$ENGINE" = running ] || network=(--network=host -e "ONWARD_SERVER_LISTEN=127.0.0.1:$PORT"
+  -e "ONWARD_SERVER_HTTP_LISTEN=127.0.0.1:$HTTP_PORT")
 cid=$(engine_client run -d "${hardened[@]}" "${network[@]}" --memory=1g --cpus=1 --health-interval=2s \
   -e ONWARD_SERVER_CROSS_CHECK__POLICY=every -v "$MODELS:/models:ro" "$IMAGE")
 CIDS+=("$cid")
 check "gRPC health from outside" health 60
 step "$t" "docker run: serve, until SERVING"
 check "a cross-checked prediction from outside equals onnxruntime's" predict
+fetch='import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1], timeout=10).read())'
+metrics() { outside "$PYTHON" -c "$fetch" "http://127.0.0.1:$HTTP_PORT/metrics"; }
+check "the metrics count that prediction" grep -q '^nv_inference_request_success{model="digits",version="1"} 1' \
+  <<<"$(metrics)"
 state() { engine_client inspect -f "$1" "${2:-$cid}"; }
 check "runs as 10001" same "$(engine_client exec "$cid" id -u)" 10001
 status=$(engine_client exec "$cid" cat /proc/1/status)

@@ -28,7 +28,7 @@ _CONCURRENCY = (1, 8, 32)
 async def measure(
     address: str, pid: int, data: bytes, concurrency: int, seconds: float
 ) -> tuple[float, float, float, float]:
-    """Requests a second, median and 99th percentile of milliseconds, the server's CPU microseconds for each."""
+    """Requests a second, median and 99th percentile of milliseconds, the server's CPU microseconds."""
     times: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(INFER)
@@ -71,9 +71,8 @@ def main() -> int:
             "ours, in a worker": (off["address"], second.pid, request("worker", x)),
             "ours, batched in a worker": (off["address"], second.pid, request("batched", x)),
         }
-        print(
-            f"{'':26} {'concurrency':>11} {'requests/s':>11} {'of bare':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us':>8}"
-        )
+        columns = ("concurrency", "requests/s", "of bare", "p50 ms", "p99 ms", "CPU us")
+        print(" " * 26, *(f"{column:>11}" for column in columns))
         for concurrency in _CONCURRENCY:
             found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in peers}
             for _ in range(options.rounds):
@@ -82,9 +81,8 @@ def main() -> int:
             best = {name: max(rounds) for name, rounds in found.items()}
             for name, (rate, median, tail, used) in best.items():
                 ratio = rate / best["bare handler"][0]
-                print(
-                    f"{name:26} {concurrency:11} {rate:11.0f} {ratio:8.2f} {median:8.2f} {tail:8.2f} {used:8.0f}"
-                )
+                figures = (f"{rate:11.0f}", f"{ratio:11.2f}", f"{median:11.2f}", f"{tail:11.2f}")
+                print(f"{name:26} {concurrency:11}", *figures, f"{used:11.0f}")
     return 0
 
 

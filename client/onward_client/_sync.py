@@ -15,6 +15,7 @@ from onward_client._transport import (
     channel_options,
     credentials_of,
     error_of,
+    metadata_of,
     timeout_of,
 )
 from onward_client.errors import ClientError
@@ -43,6 +44,7 @@ class Client:
         tls: True for TLS with the system's root certificates, root certificates in PEM, or credentials;
             False for plain text.
         max_message_bytes: bound on a message in either direction.
+        key: sent with each call as `authorization: Bearer`; None: no key.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Client:
         timeout: float = 60.0,
         tls: bool | bytes | grpc.ChannelCredentials = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        key: str | None = None,
     ) -> None:
         self.address = address
         self._timeout = timeout
         self._conversations = Conversations()
+        self._metadata = metadata_of(key)
         credentials = credentials_of(tls)
         options = channel_options(max_message_bytes)
         self._channel = (
@@ -183,6 +187,6 @@ class Client:
         )
         timeout = max(deadline - time.monotonic(), 0.0)
         try:
-            return method(call.request, timeout=timeout, wait_for_ready=call.wait)
+            return method(call.request, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error, call.subject, self.address) from None

@@ -20,7 +20,7 @@ from onward_client.errors import (
     UnsupportedRequestError,
 )
 
-__all__ = ["MAX_MESSAGE_BYTES", "channel_options", "credentials_of", "error_of", "timeout_of"]
+__all__ = ["MAX_MESSAGE_BYTES", "channel_options", "credentials_of", "error_of", "metadata_of", "timeout_of"]
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -55,6 +55,11 @@ def credentials_of(tls: bool | bytes | grpc.ChannelCredentials) -> grpc.ChannelC
     if tls is True:
         return grpc.ssl_channel_credentials()
     return grpc.ssl_channel_credentials(root_certificates=tls) if isinstance(tls, bytes) else tls
+
+
+def metadata_of(key: str | None) -> tuple[tuple[str, str], ...]:
+    """What is sent with each call to say who calls."""
+    return () if key is None else (("authorization", f"Bearer {key}"),)
 
 
 def timeout_of(timeout: float | None, default: float) -> float:

@@ -39,7 +39,7 @@ class Method:
         call: what answers it.
         request_type: class of its message.
         need: what a caller needs.
-        counted: whether it counts among the requests in the server, and waits for nothing when it drains.
+        counted: whether it counts among the requests in the server, which are bounded and drained.
     """
 
     def __init__(self, call: Unary, request_type: Any, need: Need, *, counted: bool = False) -> None:

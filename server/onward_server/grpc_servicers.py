@@ -161,7 +161,7 @@ class _Inference:
 
         async def read() -> None:
             async for data in requests:
-                # a place in the queue first: reading stops while too much is unanswered
+                # reading stops here while too much is unanswered
                 task = asyncio.get_running_loop().create_task(self._streamed(data, deadline, identity))
                 await queue.put(task)
             await queue.put(None)

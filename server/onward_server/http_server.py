@@ -21,7 +21,7 @@ from onward.errors import ConfigError, OnwardError
 from onward_server.access import AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.overrides import override_from
-from onward_server.errors import ModelNotFoundError, ModelUnavailableError, RequestError
+from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
 from onward_server.grpc_convert import check_statistics, infer_statistics, model_config, model_metadata
 from onward_server.http_convert import infer_request, infer_response, json_object, repository_parameters
 from onward_server.metrics import exposition
@@ -161,6 +161,7 @@ class HttpServer:
             headers = {name.lower(): value for name, value in request.headers.items()}
             identity = request_id(headers.get("x-request-id", ""))
             try:
+                self._check_connections()
                 key = authorize(self._plane.settings.keys, headers, need)
                 response = await handler(request)
             except OnwardError as error:
@@ -169,6 +170,8 @@ class HttpServer:
                     _LOG.error("%s failed (request %s): %s", request.path, identity, error)
                 text = public_text(error)
                 response = _error(status, text)
+                if isinstance(error, OverloadedError):
+                    response.force_close()
             except web.HTTPRequestEntityTooLarge:
                 text = f"the body is larger than {self._plane.settings.max_message_bytes} bytes"
                 response = _error(413, text)
@@ -194,6 +197,12 @@ class HttpServer:
             return response
 
         return answer
+
+    def _check_connections(self) -> None:
+        limit = self._plane.settings.limits.connections
+        server = None if self._runner is None else self._runner.server
+        if server is not None and len(server.connections) > limit:
+            raise OverloadedError(f"more than {limit} connections are open; try later")
 
     async def _body(self, request: web.Request) -> bytes:
         """The body, without its Content-Encoding, within the bound on messages."""

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import logging
+import socket
 import ssl
 import subprocess
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from onnx import TensorProto
 
 from onward.errors import ConfigError
+from onward_client import AuthenticationError, Client
 from onward_protos.grpc_service_pb2 import (
     ModelInferRequest,
     ModelReadyRequest,
@@ -26,7 +29,7 @@ from onward_protos.grpc_service_pb2 import (
     ServerLiveRequest,
 )
 from onward_protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from onward_server import ServerThread
+from onward_server import ServerThread, healthcheck
 from onward_server.access import AccessLog
 from serving import identity, put, settings
 
@@ -108,6 +111,13 @@ def test_roles_over_http(server: ServerThread, who: str) -> None:
         assert status == (200 if name in ALLOWED[who] else refused), name
 
 
+def test_our_client_brings_its_key(server: ServerThread) -> None:
+    with Client(server.address, key="secret of caller") as client:
+        assert client.predict("m", {"x": [1.5]})["y"].tolist() == [1.5]
+    with Client(server.address) as client, pytest.raises(AuthenticationError, match="give a key"):
+        client.predict("m", {"x": np.float32([1.5])})
+
+
 def test_secrets_are_not_printed() -> None:
     from onward_server.__main__ import _printed
 
@@ -166,6 +176,9 @@ def test_both_ports_speak_tls_and_ask_for_certificates(tmp_path: Path, certifica
         ):
             GRPCInferenceServiceStub(channel).ServerLive(ServerLiveRequest(), timeout=3)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        files = ["--ca", str(root), "--certificate", str(client), "--key", str(certificates / "client.key")]
+        assert healthcheck.main(["--address", server.address, "--timeout", "20", *files]) == 0
+        assert healthcheck.main(["--address", server.address, "--ca", str(root)]) == 1
         context = ssl.create_default_context(cafile=str(root))
         context.load_cert_chain(client, certificates / "client.key")
         connection = http.client.HTTPSConnection(server.http_address, context=context, timeout=20)
@@ -189,3 +202,33 @@ def test_a_key_that_does_not_fit_keeps_the_server_from_starting(tmp_path: Path, 
     tls = {"certificate": certificates / "server.pem", "key": certificates / "client.key"}
     with pytest.raises(ConfigError, match="tls"):
         ServerThread(settings(tmp_path, isolation="thread", tls=tls))
+
+
+def test_connections_are_bounded_and_idle_ones_closed(tmp_path: Path) -> None:
+    limits = {"connections": 2, "idle_seconds": 1.0}
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread", limits=limits)
+    with ServerThread(chosen) as server:
+        host, port = server.http_address.rsplit(":", 1)
+        silent = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2)]
+        statuses = []
+        for _ in range(2):
+            connection = http.client.HTTPConnection(server.http_address, timeout=20)
+            connection.request("GET", "/v2/health/live")
+            statuses.append(connection.getresponse().status)
+            connection.close()
+            for waiting in silent:
+                assert waiting.recv(1) == b"", "an idle connection is closed"
+        assert statuses == [429, 200]
+        for waiting in silent:
+            waiting.close()
+        channels = [
+            grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(3)
+        ]
+        stubs = [GRPCInferenceServiceStub(channel) for channel in channels]
+        assert [stub.ServerLive(ServerLiveRequest(), timeout=20).live for stub in stubs[:2]] == [True, True]
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs[2].ServerLive(ServerLiveRequest(), timeout=0.5)
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        for channel in channels:
+            channel.close()

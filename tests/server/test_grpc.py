@@ -324,6 +324,14 @@ def test_a_request_beyond_the_message_bound_is_refused(stub: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_a_request_that_is_large_when_it_is_unpacked_is_refused(channel: grpc.Channel, stub: Any) -> None:
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(bytes(50_000_000), compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert stub.ServerReady(ServerReadyRequest()).ready
+
+
 def test_server_health_and_metadata(stub: Any) -> None:
     assert stub.ServerLive(ServerLiveRequest()).live
     assert stub.ServerReady(ServerReadyRequest()).ready

@@ -8,6 +8,7 @@ with it by the kernel, so nothing outlives a server, however that ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -61,6 +62,10 @@ def _import_engines() -> None:
     import onward.ops  # noqa: F401
     import onward_server.dataplane.executors
     import onward_server.workers.worker  # noqa: F401
+
+    # what was imported lives for ever: a collection in a worker must not touch, and so copy, its pages
+    gc.collect()
+    gc.freeze()
 
 
 def _report(control: socket.socket) -> None:

@@ -1,0 +1,188 @@
+"""`make faults`: what breaks while requests flow, what clients saw of it, and when all was well again.
+
+    python -m benchmarks.service.faults
+
+A steady load of eight clients asks `mlp` throughout; nothing but the fault's own requests may fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import uvloop
+from benchmarks.service.models import write_mlp, write_slow
+from benchmarks.service.starting import INFER, request, server
+from onnx import TensorProto, helper
+
+from onward_protos import grpc_service_pb2 as pb
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_OURS_TO_LOSE = {"UNAVAILABLE"}
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def write_divide(repository: Path) -> None:
+    """Integer division in onnxruntime, which INT64_MIN / -1 kills."""
+    kind = (TensorProto.INT64, ["n"])
+    graph = helper.make_graph(
+        [helper.make_node("Div", ["a", "b"], ["q"])],
+        "divide",
+        [helper.make_tensor_value_info(name, *kind) for name in ("a", "b")],
+        [helper.make_tensor_value_info("q", *kind)],
+    )
+    path = repository / "divide" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    config = "engine = 'onnxruntime'\ncross_check = { policy = 'off' }\n"
+    (repository / "divide" / "config.toml").write_text(config)
+
+
+def divide() -> bytes:
+    tensors = [{"name": name, "datatype": "INT64", "shape": [1]} for name in ("a", "b")]
+    raw = [np.array([number], np.int64).tobytes() for number in (-(2**63), -1)]
+    message = pb.ModelInferRequest(model_name="divide", inputs=tensors, raw_input_contents=raw)
+    return message.SerializeToString()
+
+
+async def code_of(call: Awaitable[Any]) -> str:
+    """The status that a call ended with."""
+    try:
+        await call
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, str, str, float]]:
+    """For each fault: its name, what its own requests and the others got, and seconds to recover."""
+    rows: list[tuple[str, str, str, float]] = []
+    mlp = request("mlp", np.zeros((1, 784), np.float32))
+    slow = request("slow", np.zeros((64, 256), np.float32))
+    async with grpc.aio.insecure_channel(address) as channel:
+        infer = channel.unary_unary(INFER)
+        load = channel.unary_unary(f"{_SERVICE}RepositoryModelLoad")
+        codes: Counter[str] = Counter()
+
+        async def steady() -> None:
+            while True:
+                codes[await code_of(infer(mlp, timeout=30))] += 1
+
+        async def recovered(data: bytes) -> float:
+            start = time.perf_counter()
+            while await code_of(infer(data, timeout=30)) != "OK":
+                await asyncio.sleep(0.01)
+            return time.perf_counter() - start
+
+        async def trial(name: str, fault: Callable[[], Awaitable[str]], probe: bytes = mlp) -> None:
+            codes.clear()
+            seen = await fault()
+            seconds = await recovered(probe)
+            await asyncio.sleep(0.5)
+            text = ", ".join(f"{count} {code}" for code, count in codes.items())
+            rows.append((name, seen, text, seconds))
+
+        async def kill(which: Callable[[], list[int]]) -> str:
+            pids = which()
+            running = [asyncio.ensure_future(code_of(infer(slow, timeout=60))) for _ in range(2)]
+            await asyncio.sleep(0.02)
+            for worker in pids:
+                os.kill(worker, signal.SIGKILL)
+            while any(_lives(worker) for worker in pids):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            return ", ".join(await asyncio.gather(*running))
+
+        async def corrupt() -> str:
+            path = repository / "mlp" / "1" / "model.onnx"
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2])
+            seen = await code_of(load(pb.RepositoryModelLoadRequest(model_name="mlp").SerializeToString()))
+            path.write_bytes(content)
+            return f"load: {seen}"
+
+        async def reload() -> str:
+            seen = []
+            for number in range(5):
+                write_mlp(repository, config=f"default_priority = {number + 1}\nin_process = 'never'\n")
+                seen.append(
+                    await code_of(load(pb.RepositoryModelLoadRequest(model_name="mlp").SerializeToString()))
+                )
+            return f"{seen.count('OK')} loads OK"
+
+        async def hang_up() -> str:
+            for _ in range(20):
+                stream = channel.stream_stream(f"{_SERVICE}ModelStreamInfer")(iter([slow] * 16))
+                await asyncio.sleep(0.02)
+                stream.cancel()
+            return "20 streams cancelled"
+
+        async def crash() -> str:
+            return await code_of(infer(divide(), timeout=60))
+
+        clients = [asyncio.ensure_future(steady()) for _ in range(8)]
+        await recovered(slow)
+        zygote = children(pid)
+        await trial("all workers killed -9", lambda: kill(lambda: children(zygote[0])), slow)
+        await trial("the zygote killed -9", lambda: kill(lambda: zygote), slow)
+        await trial("a model that crashes its engine", crash)
+        await trial("a corrupt model loaded", corrupt)
+        await trial("five reloads under load", reload)
+        await trial("clients that disconnect mid-stream", hang_up, slow)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    return rows
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder)
+        write_mlp(repository, config="in_process = 'never'\n")
+        write_slow(repository, config="cross_check = { policy = 'off' }\n")
+        write_divide(repository)
+        with server("--repository", folder, "--model-control", "explicit") as (process, event):
+            rows = uvloop.run(trials(event["address"], process.pid, repository))
+            alive = process.poll() is None
+        code = process.returncode
+    print(f"{'fault':36} {'its own requests':26} {'the others':34} {'well again, s':>13}")
+    good = alive and code == 0
+    for name, seen, others, seconds in rows:
+        lost = {entry.split()[1] for entry in others.split(", ") if entry} - {"OK"}
+        killed = "killed" in name
+        good &= not lost or (killed and lost <= _OURS_TO_LOSE)
+        print(f"{name:36} {seen:26} {others:34} {seconds:13.2f}")
+    print(
+        f"{'pass' if good else 'FAIL'}: no other request failed, the server lives and stops with exit code 0"
+    )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -175,7 +175,7 @@ class Tuning:
     weights_blocks: int = _share("l2", 3 / 4, "kernels.py BW")
     """Bytes of packed lane blocks that stay in the second-level cache while the rows pass."""
 
-    weights_pixels: int = _count(512, "kernels.py 'lenet BW'")
+    weights_pixels: int = _count(512, "kernels.py 'lenet.1 BW'")
     """Pixels of a chunk at most."""
 
     weights_narrow: float = _ratio(1.5, "kernels.py BW")

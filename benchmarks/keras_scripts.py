@@ -1,6 +1,6 @@
 """The ten scripts of tests/keras under Onward and under Keras 3 (torch): figures over seeds, side by side.
 
-ONWARD_KERAS_PYTHON=... python -m benchmarks.keras_scripts [--seeds N] [--only NAME]
+ONWARD_TORCH_PYTHON=... python -m benchmarks.keras_scripts [--seeds N] [--only NAME]
 
 Accuracy on samples that training did not see, mean over the seeds; for `regression` the loss.
 """
@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only")
     options = parser.parse_args()
-    python = os.environ.get("ONWARD_KERAS_PYTHON")
+    python = os.environ.get("ONWARD_TORCH_PYTHON")
     if not python:
-        sys.exit("set ONWARD_KERAS_PYTHON to an interpreter that has keras and torch")
+        sys.exit("set ONWARD_TORCH_PYTHON to an interpreter that has keras and torch")
     sys.path.insert(0, str(SCRIPTS))
     samples, scripts = (importlib.import_module(name) for name in ("samples", "scripts"))
 

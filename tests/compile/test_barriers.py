@@ -9,7 +9,7 @@ import pytest
 from tests.compile.accesses import check_declared
 from tests.compile.units import TARGET
 
-from onward.compile.barriers import epochs, without_barrier
+from onward.compile.barriers import epochs, no_barriers
 from onward.compile.items import Call
 from onward.compile.kernels.element import Element, contiguous, element
 from onward.compile.kernels.expression import operand
@@ -32,12 +32,12 @@ def _call(x: Buffer, y: Buffer, kernel: Kernel = _KERNEL) -> Call:
 
 def test_calls_wait_for_what_they_read_and_for_readers_of_what_they_write() -> None:
     a, b, c, d = (Buffer(20) for _ in range(4))
-    assert without_barrier([_call(a, b), _call(a, c)]) == [True, False]
-    assert without_barrier([_call(a, b), _call(b, c)]) == [False, False]
-    assert without_barrier([_call(a, b), _call(c, a)]) == [False, False]
-    assert without_barrier([_call(a, b), _call(c, b)]) == [False, False]
+    assert no_barriers([_call(a, b), _call(a, c)]) == [True, False]
+    assert no_barriers([_call(a, b), _call(b, c)]) == [False, False]
+    assert no_barriers([_call(a, b), _call(c, a)]) == [False, False]
+    assert no_barriers([_call(a, b), _call(c, b)]) == [False, False]
     # not only for the call before
-    assert without_barrier([_call(a, b), _call(c, d), _call(b, c)]) == [True, False, False]
+    assert no_barriers([_call(a, b), _call(c, d), _call(b, c)]) == [True, False, False]
     assert epochs([_call(a, b), _call(a, c), _call(b, d)]) == [0, 0, 1]
 
 
@@ -48,9 +48,9 @@ def test_a_declaration_that_is_reversed_loses_a_barrier_and_is_found(slot: str, 
     before, after = (b, c) if slot == "x0" else (a, b)
     first = _call(a, b, reversed_ if slot == "y0" else _KERNEL)
     second = _call(before, after, reversed_) if slot == "x0" else _call(b, c)
-    assert without_barrier([_call(a, b), _call(b, c)]) == [False, False]
+    assert no_barriers([_call(a, b), _call(b, c)]) == [False, False]
     if slot == "y0":  # nobody is said to write b
-        assert without_barrier([first, second]) == [True, False]
+        assert no_barriers([first, second]) == [True, False]
     assert reversed_.reads != _KERNEL.reads
     with pytest.raises(AssertionError):
         check_declared(reversed_)

@@ -10,11 +10,14 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onward.compile.codegen.target import host_target
 from onward.compile.grouping import grouped, is_element
 from onward.compile.groups import Group, ordered
 from onward.compile.program import Program, specialize
 from onward.compile.recompute import recompute
 from onward.graph import Builder
+
+TARGET = host_target()
 
 
 def _program(
@@ -34,7 +37,7 @@ def _kinds(groups: list[Group]) -> list[list[str]]:
 
 def _check(program: Program) -> list[Group]:
     """Every group follows what it reads; every operation is there, once if it is not element-wise."""
-    groups = ordered(recompute(grouped(program), program))
+    groups = ordered(recompute(grouped(program, TARGET), program, TARGET))
     made = {*program.inputs.values(), *program.state.values(), *program.weights.values(), *program.constants}
     for group in groups:
         assert all(v in made for v in group.inputs)

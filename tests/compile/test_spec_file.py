@@ -13,7 +13,7 @@ import pytest
 from tests.compile.plans import Planned, planned
 from tests.compile.test_plans_zoo import make
 
-from onward.compile.spec import NumPy, PlanSpec
+from onward.compile.spec import PlanFallback, PlanSpec
 from onward.compile.spec_file import NotStorableError, read_plan, write_plan
 from onward.graph import Array, Builder
 
@@ -23,7 +23,7 @@ def plain(part: Any) -> Any:
     match part:
         case np.ndarray():
             return (part.dtype, part.shape, part.tobytes())
-        case NumPy():
+        case PlanFallback():
             operator = {f.name: plain(getattr(part.operator, f.name)) for f in fields(part.operator)}
             return (part.node, part.op_type, type(part.operator), operator, part.inputs, part.outputs)
         case tuple():
@@ -72,7 +72,7 @@ def test_plans_of_the_zoo_come_back_as_they_were(name: str) -> None:
 def test_numpy_kernels_and_constants_come_back_as_they_were() -> None:
     made, _ = odd_plan()
     spec = made.plan.spec
-    assert sum(isinstance(step, NumPy) for step in spec.steps) >= 3
+    assert sum(isinstance(step, PlanFallback) for step in spec.steps) >= 3
     assert any(a.dtype.kind in "iu" for a in spec.constants)
     assert plain(read_plan(write_plan(spec))) == plain(spec)
 
@@ -91,12 +91,12 @@ def test_what_is_not_a_plan_is_refused() -> None:
     [
         ("format", "onward plan 0"),
         ("steps", [["run", "rm"]]),
-        ("steps", [["native", 10_000, 0, []]]),
-        ("steps", [["native", 0, 0, [0, 1 << 50]]]),
-        ("steps", [["native", 0, 0, [10_000, 0]]]),
-        ("steps", [["native", 0, 0, [-7, 0]]]),
-        ("steps", [["numpy", "n", "Nothing", ["", "Nothing", 1, {}], [], []]]),
-        ("steps", [["numpy", "n", "Relu", ["", "Relu", 14, {"output_count": 1, "slope": 2}], [], []]]),
+        ("steps", [["call", 10_000, 0, []]]),
+        ("steps", [["call", 0, 0, [0, 1 << 50]]]),
+        ("steps", [["call", 0, 0, [10_000, 0]]]),
+        ("steps", [["call", 0, 0, [-7, 0]]]),
+        ("steps", [["fallback", "n", "Nothing", ["", "Nothing", 1, {}], [], []]]),
+        ("steps", [["fallback", "n", "Relu", ["", "Relu", 14, {"output_count": 1, "slope": 2}], [], []]]),
         ("buffers", [["arena", 1 << 60, 0, ""]]),
         ("buffers", [["symbol", 0, 0, "system"]]),
         ("arrays", [["object", [1], 0]]),

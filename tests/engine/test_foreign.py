@@ -15,7 +15,7 @@ from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import host_target
 from onward.compile.planning import plan_model
-from onward.compile.spec import NONE, Native, PlanSpec, Start, Wait
+from onward.compile.spec import NONE, PlanCall, PlanSpec, Start, Wait
 from onward.compile.spec_file import read_plan, write_plan
 from onward.engine.foreign import Foreign, foreign, forget_foreign, register_foreign
 from onward.engine.plan import Plan
@@ -95,10 +95,12 @@ def plan_of(threads: int) -> tuple[PlanSpec, list[int], dict[str, Weight], Array
     made = plan_model(model, {"x": (SIZE, SIZE)}, weights, {}, host_target(), threads)
     spec = made.spec
     assert len(spec.steps) == 3
-    assert all(isinstance(step, Native) for step in spec.steps)
+    assert all(isinstance(step, PlanCall) for step in spec.steps)
     block, between = spec.outputs["a"].buffer, spec.outputs["b"].buffer
     arguments = ((block, 0), (between, 0), (NONE, SIZE * SIZE))
-    first, second, third = (replace(step, free=False) for step in spec.steps if isinstance(step, Native))
+    first, second, third = (
+        replace(step, no_barrier=False) for step in spec.steps if isinstance(step, PlanCall)
+    )
     changed = replace(
         spec, steps=(first, Start("double", arguments), second, Wait("double", arguments), third)
     )

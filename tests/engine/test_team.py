@@ -12,7 +12,7 @@ from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import host_target
 from onward.engine import team as teams
 from onward.engine import team_code
-from onward.engine.team import ALONE, FOREIGN, FREE, Step, Steps, Team
+from onward.engine.team import ALONE, FOREIGN, NO_BARRIER, Step, Steps, Team
 from onward.errors import ConfigError, OnwardError
 
 
@@ -69,9 +69,9 @@ def test_alone_is_thread_zero_as_a_team_of_one_and_free_needs_no_barrier(kernels
     mark = np.array([table.ctypes.data], np.int64)
     steps = Steps(
         [
-            Step(kernels["mark"], mark.ctypes.data, ALONE | FREE),
+            Step(kernels["mark"], mark.ctypes.data, ALONE | NO_BARRIER),
             Step(kernels["mark"], mark.ctypes.data, ALONE),
-            Step(kernels["mark"], mark.ctypes.data, FREE),
+            Step(kernels["mark"], mark.ctypes.data, NO_BARRIER),
         ]
     )
     with Team(3) as team:
@@ -203,7 +203,7 @@ def test_parts_are_computed_once_and_in_order_whoever_is_late(
     spread = np.array([tables[0].ctypes.data, out.ctypes.data, threads], np.int64)
     seen: list[list[int]] = []
     mark = [Step(kernels["mark"], m.ctypes.data) for m in marks]
-    free = [Step(kernels["mark"], m.ctypes.data, FREE) for m in marks]
+    free = [Step(kernels["mark"], m.ctypes.data, NO_BARRIER) for m in marks]
     look = Step(kernels["spread"], spread.ctypes.data)
     steps = [mark[0], look, free[1], free[2], mark[0], look, lambda: seen.append(out.tolist()), mark[0], look]
     want = {k: [k * 3 * threads * threads] * threads for k in range(1, 401)}
@@ -276,7 +276,7 @@ def test_a_foreign_function_is_called_by_one_until_it_is_done(
     mark = np.array([table.ctypes.data], np.int64)
     args = np.array([calls.ctypes.data, 100], np.int64)
     count = Step(foreigners["count"], args.ctypes.data, FOREIGN, "count")
-    native = Step(kernels["mark"], mark.ctypes.data, FREE)
+    native = Step(kernels["mark"], mark.ctypes.data, NO_BARRIER)
     with Team(threads) as team:
         for _ in range(200):
             calls[:] = 0

@@ -48,9 +48,11 @@ def test_a_script_learns(name: str) -> None:
 
 def test_weights_mean_the_same_in_keras(tmp_path: Path) -> None:
     """Keras's model with our weights gives our answers: layouts, orders, defaults and formulas agree."""
-    python = os.environ.get("ONWARD_KERAS_PYTHON")
+    python = os.environ.get("ONWARD_TORCH_PYTHON")
     if not python:
-        pytest.skip("ONWARD_KERAS_PYTHON does not name an interpreter with keras and torch")
+        pytest.skip("ONWARD_TORCH_PYTHON does not name an interpreter with torch and Keras 3")
+    if subprocess.run([python, "-c", "import keras"], capture_output=True, check=False).returncode:
+        pytest.skip("the interpreter that ONWARD_TORCH_PYTHON names has no Keras 3")
     rng = np.random.default_rng(1)
     job, ours = dict(DATA), {}
     for name, (script, inputs, _, _) in SCRIPTS.TRAINED.items():

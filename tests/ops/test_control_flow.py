@@ -171,6 +171,49 @@ def test_sequences_at_the_border_are_checked() -> None:
             session.run({"s": wrong})  # type: ignore[dict-item]
 
 
+SEQUENCES = """g (float[3, 2] x) => (
+  seq(float[M, 2]) s, float[3, 2] back, float[3, 1, 2] new, int64 n, float[1, 2] last,
+  seq(float[M, 2]) less, bool has, bool none) {
+  s = SplitToSequence<axis = 0>(x)
+  back = ConcatFromSequence<axis = 0>(s)
+  new = ConcatFromSequence<axis = 0, new_axis = 1>(s)
+  n = SequenceLength(s)
+  end = Constant<value = int64 {-1}>()
+  last = SequenceAt(s, end)
+  first = Constant<value = int64 {0}>()
+  most = SequenceErase(s)
+  fewer = SequenceErase(most, first)
+  nothing = SequenceEmpty()
+  started = SequenceInsert(nothing, last)
+  kept = SequenceAt(fewer, first)
+  less = SequenceInsert(started, kept, first)
+  o = Optional(x)
+  has = OptionalHasElement(o)
+  e = Optional<type = float[2]>()
+  none = OptionalHasElement(e)
+}"""
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "compiled"])
+def test_sequences(engine: Any) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    got = Session(model(SEQUENCES, 18), engine=engine).run({"x": x})
+    _same(got["s"], [x[:1], x[1:2], x[2:]])
+    _same(got["back"], x)
+    _same(got["new"], x[:, None])
+    _same(got["last"], x[2:])
+    _same(got["less"], [x[1:2], x[2:]])
+    assert (got["n"], got["has"], got["none"]) == (3, True, False)
+
+
+@pytest.mark.parametrize("position", [-4, 3])
+def test_a_position_outside_a_sequence_is_refused(position: int) -> None:
+    read = model("g (seq(float[2]) s, int64 at) => (float[2] y) { y = SequenceAt(s, at) }")
+    feed = {"s": [np.ones(2, np.float32)] * 3, "at": np.array(position)}
+    with pytest.raises(ShapeError, match=f"SequenceAt, opset 16: position {position} is not in -3…2"):
+        Interpreter(read.graph).run(feed)
+
+
 DIFFERENTIABLE = {
     "if": (
         """g (double[3] x, double[3] w, bool c) => (double[3] y) {

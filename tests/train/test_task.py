@@ -147,3 +147,27 @@ def test_classes_on_the_last_axis_train_as_on_the_first(softmax: bool) -> None:
 def test_an_axis_is_1_or_the_last() -> None:
     with pytest.raises(ConfigError, match="axis"):
         train.CrossEntropy(axis=2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "tags", "says"),
+    [
+        ("cross_entropy", TAGS, True, r"the classes are on the last axis: CrossEntropy\(axis=-1\)"),
+        ("mse", TAGS, True, r"CrossEntropy\(axis=-1\)"),
+        ("cross_entropy", np.eye(3, dtype=int)[CLASSES], False, "they are one-hot rows"),
+        ("cross_entropy", LABELS[:, :3], False, "choose binary_cross_entropy"),
+        ("binary_cross_entropy", CLASSES, False, "choose cross_entropy"),
+        ("binary_cross_entropy", LABELS, False, r"needs targets target: float32\[N, 3\]"),
+    ],
+)
+def test_a_loss_that_does_not_fit_says_what_would(
+    loss: str, targets: np.ndarray, tags: bool, says: str
+) -> None:
+    if tags:
+        layers = [nn.Embedding(9, 4), nn.Dense(3)]
+        network = nn.Sequential(layers, input_shape=(6,), input_dtype="int64")
+        found = Dataset({"x": RNG.integers(0, 9, (40, 6))}, targets)
+    else:
+        network, found = nn.Sequential([nn.Dense(3)], input_shape=(4,)), dataset(targets)
+    with pytest.raises(ConfigError, match=says):
+        train.Trainer(network, loss).fit(found, epochs=1, progress=False)

@@ -186,13 +186,10 @@ def _path(
 
 def _captured(node: ir.Node) -> set[ir.Value]:
     """Values around a node that bodies use without having them as inputs, which no canonical graph has."""
-    return {
-        value
-        for body in bodies_of(node)
-        for inner in (*body.all_nodes(), body)
-        for value in (inner.inputs if isinstance(inner, ir.Node) else inner.outputs)
-        if value is not None and value.graph is node.graph
-    }
+    used: set[ir.Value | None] = set()
+    for body in bodies_of(node):
+        used.update(body.outputs, *(inner.inputs for inner in body.all_nodes()))
+    return {value for value in used if value is not None and value.graph is node.graph}
 
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:

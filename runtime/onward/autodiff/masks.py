@@ -9,8 +9,8 @@ infinite or NaN, before the product goes into a sum, a matrix product or a resul
 factors behind a `Where` stays as it was.
 
 A cotangent that is zero by arithmetic alone is not masked: 0 · ∞ stays NaN there, for its limit is unknown.
-Nor are the factors of matrix products and of other sums: what they read of a branch that was not taken must be
-finite, and a run names the node where it is not.
+Nor are the factors of matrix products and of other sums: what they read of a branch that was not taken must
+be finite, and a run names the node where it is not.
 """
 
 from __future__ import annotations

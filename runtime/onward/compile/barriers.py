@@ -11,30 +11,30 @@ from collections.abc import Sequence
 from onward.compile.items import Call, Item
 from onward.compile.tensors import Buffer
 
-__all__ = ["epochs", "without_barrier"]
+__all__ = ["epochs", "no_barriers"]
 
 
-def without_barrier(items: Sequence[Item]) -> list[bool]:
+def no_barriers(items: Sequence[Item]) -> list[bool]:
     """For each item whether the next one may start before all threads are done with it."""
-    free = [False] * len(items)
+    found = [False] * len(items)
     read: set[Buffer] = set()
     written: set[Buffer] = set()
     for i, item in enumerate(items):
         native = isinstance(item, Call)
         clash = any(b in written for b in (*item.reads, *item.writes)) or any(b in read for b in item.writes)
         if i and native and not clash and isinstance(items[i - 1], Call):
-            free[i - 1] = True
+            found[i - 1] = True
         else:
             read, written = set(), set()
         read.update(item.reads)
         written.update(item.writes)
-    return free
+    return found
 
 
 def epochs(items: Sequence[Item]) -> list[int]:
     """How many barriers stand before each item: threads may be anywhere between two of them."""
     epochs, epoch = [], 0
-    for unfenced in without_barrier(items):
+    for no_barrier in no_barriers(items):
         epochs.append(epoch)
-        epoch += not unfenced
+        epoch += not no_barrier
     return epochs

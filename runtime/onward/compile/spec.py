@@ -15,18 +15,18 @@ from onward.graph import Array, Op
 
 __all__ = [
     "NONE",
-    "Check",
-    "Memory",
-    "Move",
-    "Native",
-    "NumPy",
+    "PlanBuffer",
+    "PlanCall",
+    "PlanCheck",
+    "PlanCopy",
+    "PlanFallback",
     "PlanRow",
     "PlanSpec",
+    "PlanStep",
+    "PlanTensor",
     "Region",
     "Start",
-    "StepSpec",
     "Wait",
-    "Window",
 ]
 
 NONE = -1
@@ -53,7 +53,7 @@ class Region(Enum):
 
 
 @dataclass(frozen=True)
-class Memory:
+class PlanBuffer:
     """A buffer.
 
     Attributes:
@@ -70,7 +70,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Window:
+class PlanTensor:
     """A tensor in a buffer: strides and offset in elements."""
 
     buffer: int
@@ -86,35 +86,35 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Native:
+class PlanCall:
     """A kernel call.
 
     Attributes:
         kernel: index of the kernel.
         arguments: a buffer and an offset in bytes each, or NONE and a number.
-        free: whether the next call may start before all threads are done with this one.
+        no_barrier: whether the next call may start before all threads are done with this one.
     """
 
     kernel: int
     arguments: tuple[tuple[int, int], ...]
-    free: bool = False
+    no_barrier: bool = False
 
 
 @dataclass(frozen=True)
-class Move:
+class PlanCopy:
     """A copy between tensors by NumPy."""
 
-    source: Window
-    target: Window
+    source: PlanTensor
+    target: PlanTensor
 
 
 @dataclass(frozen=True)
-class Check:
+class PlanCheck:
     """Indices that native kernels rely on: each must be in [low, extent)."""
 
     node: str
     op_type: str
-    tensor: Window
+    tensor: PlanTensor
     low: int
     extent: int
     what: str
@@ -135,14 +135,14 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class NumPy:
+class PlanFallback:
     """An operator's NumPy kernel inside the plan; absent operands and results are None."""
 
     node: str
     op_type: str
     operator: Op
-    inputs: tuple[Window | None, ...]
-    outputs: tuple[Window | None, ...]
+    inputs: tuple[PlanTensor | None, ...]
+    outputs: tuple[PlanTensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Start:
 
     Attributes:
         name: under which the engine knows the function (`engine.foreign`).
-        arguments: as of `Native`.
+        arguments: as of `PlanCall`.
     """
 
     name: str
@@ -172,7 +172,7 @@ class Wait:
     arguments: tuple[tuple[int, int], ...]
 
 
-StepSpec: TypeAlias = "Native | Move | Check | NumPy | Start | Wait"
+PlanStep: TypeAlias = "PlanCall | PlanCopy | PlanCheck | PlanFallback | Start | Wait"
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,13 @@ class PlanSpec:
     threads: int
     arena_bytes: int
     kept_bytes: int
-    buffers: tuple[Memory, ...]
+    buffers: tuple[PlanBuffer, ...]
     constants: tuple[Array, ...]
     kernels: tuple[str, ...]
-    checks: tuple[Check, ...]
-    prologue: tuple[StepSpec, ...]
-    steps: tuple[StepSpec, ...]
-    outputs: Mapping[str, Window]
+    checks: tuple[PlanCheck, ...]
+    prologue: tuple[PlanStep, ...]
+    steps: tuple[PlanStep, ...]
+    outputs: Mapping[str, PlanTensor]
     rows: tuple[PlanRow, ...]
 
     @property

@@ -15,18 +15,18 @@ import numpy as np
 
 from onward.compile.spec import (
     NONE,
-    Check,
-    Memory,
-    Move,
-    Native,
-    NumPy,
+    PlanBuffer,
+    PlanCall,
+    PlanCheck,
+    PlanCopy,
+    PlanFallback,
     PlanRow,
     PlanSpec,
+    PlanStep,
+    PlanTensor,
     Region,
     Start,
-    StepSpec,
     Wait,
-    Window,
 )
 from onward.graph import Array, Op
 from onward.graph.op import versions_of
@@ -99,24 +99,24 @@ class _Writer:
         self._end += len(content) + padding
         return len(self.table) - 1
 
-    def step(self, step: StepSpec) -> list[Any]:
+    def step(self, step: PlanStep) -> list[Any]:
         """A step as a list that begins with its kind."""
         match step:
-            case Native():
-                return ["native", step.kernel, int(step.free), _flat(step.arguments)]
+            case PlanCall():
+                return ["call", step.kernel, int(step.no_barrier), _flat(step.arguments)]
             case Start():
                 return ["start", step.name, _flat(step.arguments)]
             case Wait():
                 return ["wait", step.name, _flat(step.arguments)]
-            case Move():
-                return ["move", _window(step.source), _window(step.target)]
-            case Check():
+            case PlanCopy():
+                return ["copy", _window(step.source), _window(step.target)]
+            case PlanCheck():
                 tensor = _window(step.tensor)
                 return ["check", step.node, step.op_type, tensor, step.low, step.extent, step.what]
-            case NumPy():
+            case PlanFallback():
                 inputs = [None if w is None else _window(w) for w in step.inputs]
                 outputs = [None if w is None else _window(w) for w in step.outputs]
-                return ["numpy", step.node, step.op_type, self._operator(step.operator), inputs, outputs]
+                return ["fallback", step.node, step.op_type, self._operator(step.operator), inputs, outputs]
 
     def _operator(self, operator: Op) -> list[Any]:
         cls = type(operator)
@@ -145,7 +145,7 @@ def _pairs(flat: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _window(window: Window) -> list[Any]:
+def _window(window: PlanTensor) -> list[Any]:
     return [window.buffer, window.shape, window.strides, window.dtype.name, window.offset]
 
 
@@ -160,7 +160,7 @@ def _read(data: bytes) -> PlanSpec:
         threads=head["threads"],
         arena_bytes=head["arena_bytes"],
         kept_bytes=head["kept_bytes"],
-        buffers=tuple(Memory(Region(region), *rest) for region, *rest in head["buffers"]),
+        buffers=tuple(PlanBuffer(Region(region), *rest) for region, *rest in head["buffers"]),
         constants=tuple(arrays[number] for number in head["constants"]),
         kernels=tuple(head["kernels"]),
         checks=tuple(_check_step(*rest) for _, *rest in head["checks"]),
@@ -178,35 +178,35 @@ def _array(data: bytes, start: int, dtype: str, shape: list[int], offset: int) -
     return np.frombuffer(data, kind, count, start + offset).reshape(shape).copy()
 
 
-def _read_window(window: list[Any]) -> Window:
+def _read_window(window: list[Any]) -> PlanTensor:
     buffer, shape, strides, dtype, offset = window
-    return Window(buffer, tuple(shape), tuple(strides), np.dtype(dtype), offset)
+    return PlanTensor(buffer, tuple(shape), tuple(strides), np.dtype(dtype), offset)
 
 
-def _check_step(node: str, op_type: str, tensor: list[Any], low: int, extent: int, what: str) -> Check:
-    return Check(node, op_type, _read_window(tensor), low, extent, what)
+def _check_step(node: str, op_type: str, tensor: list[Any], low: int, extent: int, what: str) -> PlanCheck:
+    return PlanCheck(node, op_type, _read_window(tensor), low, extent, what)
 
 
-def _step(step: list[Any], arrays: list[Array]) -> StepSpec:
+def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
     kind, *rest = step
     match kind:
-        case "native":
-            kernel, free, flat = rest
-            return Native(kernel, _pairs(flat), bool(free))
+        case "call":
+            kernel, no_barrier, flat = rest
+            return PlanCall(kernel, _pairs(flat), bool(no_barrier))
         case "start":
             name, flat = rest
             return Start(name, _pairs(flat))
         case "wait":
             name, flat = rest
             return Wait(name, _pairs(flat))
-        case "move":
+        case "copy":
             source, target = rest
-            return Move(_read_window(source), _read_window(target))
+            return PlanCopy(_read_window(source), _read_window(target))
         case "check":
             return _check_step(*rest)
-        case "numpy":
+        case "fallback":
             node, op_type, operator, inputs, outputs = rest
-            return NumPy(
+            return PlanFallback(
                 node,
                 op_type,
                 _operator(operator, arrays),
@@ -242,9 +242,9 @@ def _check(plan: PlanSpec) -> None:
             raise ValueError("a buffer is outside its block")
     limits = [m.nbytes for m in plan.buffers]
     for step in (*plan.prologue, *plan.steps):
-        if isinstance(step, Native) and not 0 <= step.kernel < len(plan.kernels):
+        if isinstance(step, PlanCall) and not 0 <= step.kernel < len(plan.kernels):
             raise ValueError("a call of an unknown kernel")
-        if isinstance(step, Native | Start | Wait):
+        if isinstance(step, PlanCall | Start | Wait):
             for buffer, offset in step.arguments:
                 if not NONE <= buffer < len(plan.buffers) or (
                     buffer != NONE and not 0 <= offset <= limits[buffer]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onward.compile import spec
-from onward.compile.barriers import without_barrier
+from onward.compile.barriers import no_barriers
 from onward.compile.codegen.jit import kernel_key
 from onward.compile.items import Call, Check, Copy, Item, Slot
 from onward.compile.lowering import Lowered
 from onward.compile.memory import Arena
-from onward.compile.spec import PlanRow, PlanSpec, Region, Window
+from onward.compile.spec import PlanRow, PlanSpec, PlanTensor, Region
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.compile.unit import Unit
 from onward.graph import Array
@@ -76,41 +76,41 @@ class _Writer:
     def __init__(self, arena: Arena, prologue: Sequence[Item]) -> None:
         self.arena = arena
         self.kept_bytes = 0
-        self.buffers: list[spec.Memory] = []
+        self.buffers: list[spec.PlanBuffer] = []
         self.constants: list[Array] = []
         self.index: dict[Buffer, int] = {}
         self.texts: dict[str, int] = {}
         self._filled = {b for item in prologue for b in item.writes}
 
-    def steps(self, items: Sequence[Item]) -> tuple[spec.StepSpec, ...]:
+    def steps(self, items: Sequence[Item]) -> tuple[spec.PlanStep, ...]:
         """The calls of items in order."""
-        free = without_barrier(items)
-        return tuple(self._step(item, unfenced) for item, unfenced in zip(items, free, strict=True))
+        flags = no_barriers(items)
+        return tuple(self._step(item, no_barrier) for item, no_barrier in zip(items, flags, strict=True))
 
-    def check(self, item: Check) -> spec.Check:
+    def check(self, item: Check) -> spec.PlanCheck:
         """A check of indices."""
         node = item.operation.node
         tensor = self.window(item.tensor)
-        return spec.Check(node.name or "", node.op_type, tensor, item.low, item.extent, item.what)
+        return spec.PlanCheck(node.name or "", node.op_type, tensor, item.low, item.extent, item.what)
 
-    def window(self, tensor: Tensor) -> Window:
+    def window(self, tensor: Tensor) -> PlanTensor:
         """A tensor in a numbered buffer."""
         number = self._number(tensor.buffer)
-        return Window(number, tensor.shape, tensor.strides, tensor.dtype, tensor.offset)
+        return PlanTensor(number, tensor.shape, tensor.strides, tensor.dtype, tensor.offset)
 
-    def _step(self, item: Item, free: bool) -> spec.StepSpec:
+    def _step(self, item: Item, no_barrier: bool) -> spec.PlanStep:
         if isinstance(item, Call):
             kernel = self.texts.setdefault(item.kernel.ir, len(self.texts))
             slots = item.kernel.arguments(item.slots)
-            return spec.Native(kernel, tuple(self._argument(slot) for slot in slots), free)
+            return spec.PlanCall(kernel, tuple(self._argument(slot) for slot in slots), no_barrier)
         if isinstance(item, Copy):
-            return spec.Move(self.window(item.source), self.window(item.target))
+            return spec.PlanCopy(self.window(item.source), self.window(item.target))
         if isinstance(item, Check):
             return self.check(item)
         node = item.operation.node
         inputs = tuple(None if t is None else self.window(t) for t in item.inputs)
         outputs = tuple(None if t is None else self.window(t) for t in item.outputs)
-        return spec.NumPy(node.name or "", node.op_type, item.operation.operator, inputs, outputs)
+        return spec.PlanFallback(node.name or "", node.op_type, item.operation.operator, inputs, outputs)
 
     def _argument(self, slot: Slot) -> tuple[int, int]:
         if isinstance(slot, Tensor):
@@ -127,22 +127,22 @@ class _Writer:
             self.buffers.append(self._memory(buffer))
         return self.index[buffer]
 
-    def _memory(self, buffer: Buffer) -> spec.Memory:
+    def _memory(self, buffer: Buffer) -> spec.PlanBuffer:
         if buffer.place is Place.INPUT:
-            return spec.Memory(Region.INPUT, buffer.nbytes, name=buffer.name)
+            return spec.PlanBuffer(Region.INPUT, buffer.nbytes, name=buffer.name)
         if buffer.place is Place.ARENA:
             if buffer not in self.arena.offsets:  # of a tensor without elements
-                return spec.Memory(Region.ARENA, 0)
-            return spec.Memory(Region.ARENA, buffer.nbytes, self.arena.offsets[buffer])
+                return spec.PlanBuffer(Region.ARENA, 0)
+            return spec.PlanBuffer(Region.ARENA, buffer.nbytes, self.arena.offsets[buffer])
         if buffer.name:
-            return spec.Memory(Region.SESSION, buffer.nbytes, name=buffer.name)
+            return spec.PlanBuffer(Region.SESSION, buffer.nbytes, name=buffer.name)
         if buffer in self._filled:
             start = self.kept_bytes
             self.kept_bytes += -(-buffer.nbytes // _ALIGN) * _ALIGN
-            return spec.Memory(Region.KEPT, buffer.nbytes, start)
+            return spec.PlanBuffer(Region.KEPT, buffer.nbytes, start)
         assert buffer.array is not None
         self.constants.append(buffer.array)
-        return spec.Memory(Region.CONSTANT, buffer.array.nbytes, len(self.constants) - 1)
+        return spec.PlanBuffer(Region.CONSTANT, buffer.array.nbytes, len(self.constants) - 1)
 
 
 def _row(item: Item) -> PlanRow:

@@ -40,8 +40,9 @@ def load_npz(
     """The arrays of an .npz file: `target` is the one to predict, the others (or `inputs`) are inputs.
 
     task: classification for integer targets and regression for floats, unless given. target None: no targets.
-    ignore_index: a label whose samples do not count. Nothing is unpickled. Raises DataError for a file that is not .npz, arrays of Python objects, and unknown
-    array names (it lists those there are), beside what `Dataset` refuses.
+    ignore_index: a label whose samples do not count. Nothing is unpickled. Raises DataError for a file that
+    is not .npz, arrays of Python objects, and unknown array names (it lists those there are), beside what
+    `Dataset` refuses.
     """
     arrays: dict[str, Array]
     with reading(path):

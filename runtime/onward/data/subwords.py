@@ -70,7 +70,7 @@ class Subwords:
             tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
             tokenizer.decoder = library.decoders.WordPiece()
             texts, parts = _known_characters(tokenizer, texts, (size - len(_SPECIAL)) // 2)
-            # parts that are numbered before training begins make its ties, and so its result, the same each time
+            # parts that have numbers before training begins make its ties, and its result, the same each time
             options["special_tokens"] = [*_SPECIAL, *parts]
             trainer = library.trainers.WordPieceTrainer(**options)
         tokenizer.train_from_iterator(texts, trainer)

@@ -18,7 +18,7 @@ from typing import final
 
 import numpy as np
 
-from onward.compile.spec import NONE, Native, PlanSpec, Region, StepSpec, Window
+from onward.compile.spec import NONE, PlanCall, PlanSpec, PlanStep, PlanTensor, Region
 from onward.engine.weights import Weight
 from onward.graph import Array
 
@@ -106,16 +106,16 @@ def default_packings() -> Packings:
     return Packings()
 
 
-def _buffers(step: StepSpec) -> list[int]:
-    if isinstance(step, Native):
+def _buffers(step: PlanStep) -> list[int]:
+    if isinstance(step, PlanCall):
         return [buffer for buffer, _ in step.arguments if buffer != NONE]
     return [w.buffer for field_ in vars(step).values() for w in _windows(field_)]
 
 
-def _windows(content: object) -> list[Window]:
-    if isinstance(content, Window):
+def _windows(content: object) -> list[PlanTensor]:
+    if isinstance(content, PlanTensor):
         return [content]
-    return [w for w in content if isinstance(w, Window)] if isinstance(content, tuple) else []
+    return [w for w in content if isinstance(w, PlanTensor)] if isinstance(content, tuple) else []
 
 
 def _key(
@@ -128,7 +128,7 @@ def _key(
     plain = True
     for position in component.steps:
         step = spec.prologue[position]
-        if not isinstance(step, Native):
+        if not isinstance(step, PlanCall):
             plain = False
             continue
         parts.append(spec.kernels[step.kernel])

@@ -32,10 +32,10 @@ import numpy.typing as npt
 from onward.compile.codegen.target import host_target
 from onward.engine import team_code
 from onward.engine.pace import Pace
-from onward.engine.team_code import ALONE, FOREIGN, FREE, Code
+from onward.engine.team_code import ALONE, FOREIGN, NO_BARRIER, Code
 from onward.errors import ConfigError, OnwardError
 
-__all__ = ["ALONE", "FOREIGN", "FREE", "Step", "Steps", "Team"]
+__all__ = ["ALONE", "FOREIGN", "NO_BARRIER", "Step", "Steps", "Team"]
 
 MAX_THREADS = 256
 
@@ -53,11 +53,11 @@ class Step:
 
     Flags:
         ALONE: run by thread 0 only, as `kernel(args, 0, 1)`; the others wait for it.
-        FREE: no barrier after this step. The next step must not read what another part writes in it.
+        NO_BARRIER: no barrier after this step. The next step must not read what another part writes in it.
         FOREIGN: a function `i64 (i64* args)`, called by one thread while the others go on. It is called again
             as long as it returns a positive number; 0 says that it is done, a negative number that it failed,
-            which ends the run. With FREE it starts something, and all that stands before it is done; without,
-            all that stands after it waits for it.
+            which ends the run. With NO_BARRIER it starts something, and all that stands before it is done;
+            without, all that stands after it waits for it.
     """
 
     kernel: int
@@ -140,10 +140,10 @@ def _segments(flags: Sequence[int]) -> list[tuple[int, int, int]]:
             found.append((i, i + 1, team_code.LEADER))
             start = i + 1
             continue
-        if flag & FOREIGN and flag & FREE and start < i:
+        if flag & FOREIGN and flag & NO_BARRIER and start < i:
             found.append((start, i, team_code.OPEN))
             start = i
-        if not flag & FREE:
+        if not flag & NO_BARRIER:
             found.append((start, i + 1, team_code.OPEN))
             start = i + 1
     if start < len(flags):

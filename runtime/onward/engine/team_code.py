@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 
-__all__ = ["ALONE", "FOREIGN", "FREE", "Code", "code", "slots"]
+__all__ = ["ALONE", "FOREIGN", "NO_BARRIER", "Code", "code", "slots"]
 
-ALONE, FREE, FOREIGN = 1, 2, 4
+ALONE, NO_BARRIER, FOREIGN = 1, 2, 4
 
 # The control block: 64-bit slots. Slots that different threads write stand on cache lines of their own.
 EPOCH = 0

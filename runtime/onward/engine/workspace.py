@@ -10,21 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from onward.compile.spec import (
-    Check,
-    Memory,
-    Move,
-    Native,
-    NumPy,
+    PlanBuffer,
+    PlanCall,
+    PlanCheck,
+    PlanCopy,
+    PlanFallback,
     PlanSpec,
+    PlanStep,
+    PlanTensor,
     Region,
     Start,
-    StepSpec,
     Wait,
-    Window,
 )
 from onward.engine.foreign import foreign
 from onward.engine.packing import zeros
-from onward.engine.team import FOREIGN, FREE, Step, Steps, Team
+from onward.engine.team import FOREIGN, NO_BARRIER, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array, BodyOp
 
@@ -75,7 +75,7 @@ class Workspace:
         """The bytes of a buffer; None for an input that is read where the caller has it."""
         return self._memories[buffer]
 
-    def some(self, steps: Sequence[StepSpec]) -> Steps:
+    def some(self, steps: Sequence[PlanStep]) -> Steps:
         """Other calls of the plan, such as those of its prologue, with this workspace's addresses."""
         return self._assemble(steps)
 
@@ -123,13 +123,13 @@ class Workspace:
         """Forget the inputs."""
         self._arrays.clear()
 
-    def _found(self, memory: Memory) -> Array | None:
+    def _found(self, memory: PlanBuffer) -> Array | None:
         if memory.region is Region.INPUT:
             return self._small.get(memory.name)
         assert memory.region is Region.ARENA
         return self.arena[memory.offset : memory.offset + memory.nbytes]
 
-    def _view(self, window: Window) -> Array:
+    def _view(self, window: PlanTensor) -> Array:
         """A tensor as a NumPy array."""
         if window.size == 0:
             return np.empty(window.shape, window.dtype)
@@ -138,7 +138,7 @@ class Workspace:
         size = window.dtype.itemsize
         return _cut(memory[: memory.nbytes // size * size], window)
 
-    def _getter(self, window: Window) -> Callable[[], Array]:
+    def _getter(self, window: PlanTensor) -> Callable[[], Array]:
         """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
         memory = self._spec.buffers[window.buffer]
         if self._memories[window.buffer] is not None:
@@ -147,32 +147,36 @@ class Workspace:
         arrays = self._arrays
         return lambda: _cut(arrays[memory.name], window)
 
-    def _assemble(self, steps: Sequence[StepSpec]) -> Steps:
+    def _assemble(self, steps: Sequence[PlanStep]) -> Steps:
         pairs: list[tuple[int, int]] = []
         for step in steps:
             if isinstance(step, Start | Wait):
                 pairs.append((-1, foreign(step.name).context))
-            if isinstance(step, Native | Start | Wait):
+            if isinstance(step, PlanCall | Start | Wait):
                 pairs += step.arguments
         address = self._block(pairs).ctypes.data
         made: list[Step | Callable[[], object]] = []
         for step in steps:
             match step:
-                case Native():
-                    made.append(Step(self._addresses[step.kernel], address, FREE if step.free else 0))
+                case PlanCall():
+                    made.append(
+                        Step(self._addresses[step.kernel], address, NO_BARRIER if step.no_barrier else 0)
+                    )
                     address += 8 * len(step.arguments)
                 case Start() | Wait():
                     found = foreign(step.name)
                     entry, flags = (
-                        (found.start, FOREIGN | FREE) if isinstance(step, Start) else (found.wait, FOREIGN)
+                        (found.start, FOREIGN | NO_BARRIER)
+                        if isinstance(step, Start)
+                        else (found.wait, FOREIGN)
                     )
                     made.append(Step(entry, address, flags, step.name))
                     address += 8 * (len(step.arguments) + 1)
-                case Move():
+                case PlanCopy():
                     made.append(self._mover(step))
-                case Check():
+                case PlanCheck():
                     made.append(functools.partial(_check, step, self._getter(step.tensor)))
-                case NumPy():
+                case PlanFallback():
                     made.append(self._numpy(step))
         return Steps(made)
 
@@ -187,11 +191,11 @@ class Workspace:
                 self._patches.setdefault(memory.name, []).extend(places)
         return block
 
-    def _mover(self, step: Move) -> Callable[[], object]:
+    def _mover(self, step: PlanCopy) -> Callable[[], object]:
         source, target = self._getter(step.source), self._view(step.target)
         return lambda: np.copyto(target, source())
 
-    def _numpy(self, step: NumPy) -> Callable[[], object]:
+    def _numpy(self, step: PlanFallback) -> Callable[[], object]:
         kernel = step.operator.kernel  # type: ignore[attr-defined]
         if isinstance(step.operator, BodyOp) and self._run_body is not None:
             kernel = functools.partial(step.operator.run, self._run_body)
@@ -221,13 +225,13 @@ class Workspace:
         return run
 
 
-def _small_inputs(spec: PlanSpec) -> list[Memory]:
+def _small_inputs(spec: PlanSpec) -> list[PlanBuffer]:
     """Inputs that are copied at each run, which takes less time than telling every call their address."""
     windows = [*(check.tensor for check in spec.checks), *spec.outputs.values()]
     for step in (*spec.prologue, *spec.steps):
-        if isinstance(step, NumPy):
+        if isinstance(step, PlanFallback):
             windows += [w for w in step.inputs if w is not None]
-        elif isinstance(step, Move):
+        elif isinstance(step, PlanCopy):
             windows.append(step.source)
     objects = {w.buffer for w in windows if w.dtype.hasobject}
     return [
@@ -242,11 +246,11 @@ def _address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def _check(check: Check, get: Callable[[], Array]) -> None:
+def _check(check: PlanCheck, get: Callable[[], Array]) -> None:
     check.apply(get())
 
 
-def _cut(array: Array, window: Window) -> Array:
+def _cut(array: Array, window: PlanTensor) -> Array:
     """A tensor's elements in the memory that an array without gaps holds."""
     if window.size == 0:
         return np.empty(window.shape, window.dtype)

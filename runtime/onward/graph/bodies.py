@@ -186,9 +186,9 @@ def inline(g: Builder, body: ir.Graph, operands: Sequence[ir.Value]) -> list[ir.
         assert value.const_value is not None
         held[value] = g.initializer(g.unique(name), value.const_value.numpy())
     for node in nodes:
-        for i, value in enumerate(node.inputs):
-            if value in held:
-                node.replace_input_with(i, held[value])
+        for i, operand in enumerate(node.inputs):
+            if operand is not None and operand in held:
+                node.replace_input_with(i, held[operand])
         g.insert(node)
     return [held.get(value, value) for value in outputs]
 
@@ -222,7 +222,7 @@ def _names(body: ir.Graph) -> set[str | None]:
 def _held(body: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     copy = _input_like(value, _names(body))
     copy.const_value = tensor
-    copy.type, copy.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+    copy.type, copy.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
     body.register_initializer(copy)
     return copy
 
@@ -232,9 +232,9 @@ def _reroute(body: ir.Graph, places: Mapping[ir.Value, ir.Value]) -> None:
     if not places:
         return
     for node in body:
-        for i, value in enumerate(node.inputs):
-            if value in places:
-                node.replace_input_with(i, places[value])
+        for i, operand in enumerate(node.inputs):
+            if operand is not None and operand in places:
+                node.replace_input_with(i, places[operand])
     for i, value in enumerate(body.outputs):
         if value in places:
             body.outputs[i] = places[value]

@@ -201,7 +201,7 @@ def bind(node: ir.Node, opset: int) -> Op:
         InvalidModelError: an attribute is unknown, missing, or refers to a function's attribute.
     """
     cls = find(node.domain, node.op_type, opset)
-    known = _attribute_fields(cls, opset)
+    known = _attribute_fields(cls, opset)  # type: ignore[arg-type]
     where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
     values: dict[str, Any] = {}
     for name, attribute in node.attributes.items():

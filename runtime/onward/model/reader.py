@@ -340,7 +340,9 @@ def _attach(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
         actual = ir.Shape(tensor.shape.numpy())
         if value.shape is not None and not _fits(value.shape, actual):
             raise ShapeError(f"initialiser {name!r} is declared with shape {value.shape}, but holds {actual}")
-        value.type, value.shape, value.const_value = ir.TensorType(tensor.dtype), actual, tensor
+        if value.shape is None or not value.is_graph_input():  # another value may be given for an input
+            value.shape = actual
+        value.type, value.const_value = ir.TensorType(tensor.dtype), tensor
     bodies = [function.graph for function in model.functions.values()]
     for graph in (*model.graphs(), *bodies):
         for value in graph.initializers.values():

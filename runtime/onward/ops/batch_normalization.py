@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, dtype_of, op, requests
-from onward.graph.requests import Static, Unsupported, Values
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import batch_statistics, per_channel
 
 
@@ -112,20 +112,6 @@ class BatchNormalization9(Op):
     ) -> ir.Value:
         return _in_inference(g, self.output_count, X, scale, B, mean, var, self.epsilon)
 
-    def lower(
-        self,
-        static: Static,
-        outputs: Values,
-        X: ir.Value,
-        scale: ir.Value,
-        B: ir.Value,
-        mean: ir.Value,
-        var: ir.Value,
-    ) -> requests.BatchNormalization:
-        return requests.BatchNormalization(
-            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
-        )
-
 
 @op("BatchNormalization", since=7)
 class BatchNormalization7(Op):
@@ -140,22 +126,6 @@ class BatchNormalization7(Op):
     ) -> ir.Value:
         operands = (X, scale, B, mean, var)
         return _in_inference(g, self.output_count, *operands, self.epsilon, spatial=bool(self.spatial))
-
-    def lower(
-        self,
-        static: Static,
-        outputs: Values,
-        X: ir.Value,
-        scale: ir.Value,
-        B: ir.Value,
-        mean: ir.Value,
-        var: ir.Value,
-    ) -> requests.BatchNormalization | Unsupported:
-        if not self.spatial:
-            return Unsupported("statistics of every element")
-        return requests.BatchNormalization(
-            outputs, X, scale, B, mean, var, self.epsilon, self.momentum, training=False
-        )
 
 
 @op("BatchNormalization", since=(1, 6))

@@ -10,6 +10,8 @@ from onward.graph import Array, Builder, Op, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
+_ALL = slice(0, 2**63 - 1, 1)
+
 
 @op("Slice", since=(10, 11, 13))
 class Slice(Op):
@@ -23,7 +25,8 @@ class Slice(Op):
         axes: Array | None = None,
         steps: Array | None = None,
     ) -> Array:
-        return data[_picked(data.ndim, starts, ends, axes, steps)]
+        picked = zip(_picked(data.ndim, starts, ends, axes, steps), data.shape, strict=True)
+        return data[tuple(_within(cut, extent) for cut, extent in picked)]
 
     def infer(self, data: ir.Value, *operands: ir.Value | None) -> list[tuple[ir.DataType, Any] | None]:
         dims, known = dims_of(data), [constant_of(v) for v in operands]
@@ -34,7 +37,7 @@ class Slice(Op):
             return [None]
         picked = _picked(len(dims), starts, ends, axes, steps)
         found = [
-            len(range(*cut.indices(dim))) if isinstance(dim, int) else dim if cut == slice(None) else None
+            len(_places(cut, dim)) if isinstance(dim, int) else dim if cut == _ALL else None
             for dim, cut in zip(dims, picked, strict=True)
         ]
         return [(dtype_of(data), tuple(found))]
@@ -115,21 +118,33 @@ def _picked(
     rank: int, starts: Array, ends: Array, axes: Array | None, steps: Array | None
 ) -> tuple[slice, ...]:
     """The cut of each axis."""
-    picked = [slice(None)] * rank
+    picked = [_ALL] * rank
     named = range(len(starts)) if axes is None else axes
     strides = [1] * len(starts) if steps is None else steps
     for axis, start, end, step in zip(named, starts, ends, strides, strict=True):
+        if step == 0:
+            raise ValueError("a step is 0")
         picked[normalized(int(axis), rank)] = slice(int(start), int(end), int(step))
     return tuple(picked)
 
 
 def _within(cut: slice, extent: int) -> slice:
-    """The same elements of an axis of known extent, by numbers that are not larger than it."""
-    start, stop, step = cut.indices(extent)
-    count = len(range(start, stop, step))
-    if count < 2:
-        return slice(start, start + count, 1) if count else slice(0, 0, 1)
-    return slice(start, None if stop < 0 else stop, step)
+    """A cut of an axis of known extent, by numbers that are not larger than it."""
+    found = _places(cut, extent)
+    if len(found) < 2:
+        return slice(found[0], found[0] + 1, 1) if found else slice(0, 0, 1)
+    return slice(found.start, None if found.stop < 0 else found.stop, found.step)
+
+
+def _places(cut: slice, extent: int) -> range:
+    """The positions that a cut takes; clamped as the specification says.
+
+    NumPy differs: with a negative step, a start before the first element takes none there.
+    """
+    start, stop = (n + extent if n < 0 else n for n in (cut.start, cut.stop))
+    if cut.step > 0:
+        return range(min(max(start, 0), extent), min(max(stop, 0), extent), cut.step)
+    return range(min(max(start, 0), extent - 1), min(max(stop, -1), extent - 1), cut.step)
 
 
 def _as_padding(

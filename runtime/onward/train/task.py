@@ -16,7 +16,16 @@ from onward.train.label_metrics import Adapted, LabelScore
 from onward.train.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from onward.train.metrics import Metric, create_metric
 
-__all__ = ["TargetKind", "Task", "default_metrics", "describe", "infer_task", "metric_for", "metric_of"]
+__all__ = [
+    "TargetKind",
+    "Task",
+    "advice",
+    "default_metrics",
+    "describe",
+    "infer_task",
+    "metric_for",
+    "metric_of",
+]
 
 TargetKind = Literal[
     "regression", "binary", "multi-class", "one-hot", "multi-label", "sequence labels", "dense labels"
@@ -171,6 +180,24 @@ def metric_of(task: Task, name: str, threshold: float = 0.0, *, ignore_index: in
     if task.kind == "multi-label":
         return _label_metric(name, threshold)
     return _with_threshold(name, threshold, ignore_index)
+
+
+def advice(dataset: Dataset, output: ir.Value, loss: Loss) -> str:
+    """What to do where a loss does not take a data set's targets: a half sentence, or nothing."""
+    try:
+        task = infer_task(dataset, dims_of(output))
+    except ConfigError:
+        return ""
+    named = "; the classes are on the last axis: CrossEntropy(axis=-1)"
+    if not isinstance(loss, CrossEntropy):
+        if task.kind in ("regression", "one-hot", "multi-label"):
+            return ""
+        return named if task.axis == -1 else "; choose cross_entropy"
+    if task.kind == "one-hot":
+        return "; they are one-hot rows: targets.argmax(axis=1) are the class numbers that it takes"
+    if task.kind == "multi-label":
+        return "; several labels of a sample hold at once: choose binary_cross_entropy"
+    return named if task.axis != loss.axis and task.axis == -1 else ""
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from onward.train.preparation import (
 from onward.train.progress import ProgressBar
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
-from onward.train.task import metric_for
+from onward.train.task import advice, metric_for
 
 __all__ = ["Trainer"]
 
@@ -360,7 +360,7 @@ class Trainer:
                 f"data set {dataset.name!r} has no input {missing[0]!r}, which the loss of that output needs"
             )
         self._check_labels(dataset, first)
-        self._check_rank(dataset, first)
+        self._check_shape(dataset, first)
         kinds = {output: dtypes[target] for output, target in self.step.targets.items()}
 
         def feed(batch: Batch) -> dict[str, Array]:
@@ -422,14 +422,16 @@ class Trainer:
                 "nothing to train on"
             )
 
-    def _check_rank(self, dataset: Dataset, output: str) -> None:
+    def _check_shape(self, dataset: Dataset, output: str) -> None:
         spec = next(spec for spec in self._session.inputs if spec.name == self.step.targets[output])
-        if dataset.targets is None or spec.shape is None or dataset.targets.ndim == len(spec.shape):
+        targets = dataset.targets
+        if targets is None or spec.admits((len(targets), *targets.shape[1:])):
             return
-        hint = "; choose cross_entropy" if dataset.task == "classification" else ""
+        value = next(v for v in self._model.graph.outputs if v.name == output)
+        hint = advice(dataset, value, self.loss[output])
         raise ConfigError(
             f"{type(self.loss[output]).__name__} of output {output!r} needs targets {spec}, data set "
-            f"{dataset.name!r} has targets of shape {['N', *dataset.targets.shape[1:]]}".replace("'N'", "N")
+            f"{dataset.name!r} has targets of shape {['N', *targets.shape[1:]]}".replace("'N'", "N")
             + hint
         )
 

@@ -102,6 +102,15 @@ def test_the_environment_moves_constants_and_the_width(monkeypatch: pytest.Monke
         host_target.cache_clear()
 
 
+def test_the_environment_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONWARD_THREADS", "3")
+    assert host_cores() == 3
+    for text in ("0", "two"):
+        monkeypatch.setenv("ONWARD_THREADS", text)
+        with pytest.raises(ConfigError, match="ONWARD_THREADS"):
+            host_cores()
+
+
 def test_plans_depend_on_caches_and_not_on_elements() -> None:
     target = host_target()
     assert target.plan_key != replace(target, caches=replace(target.caches, l2=3 << 20)).plan_key

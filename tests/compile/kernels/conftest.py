@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -16,13 +17,16 @@ from onward.compile.kernels.kernel import Kernel
 Array = npt.NDArray[np.float32]
 Run = Callable[..., None]
 
+THREADS = int(os.environ.get("ONWARD_THREADS", "2"))
+"""Of runs that are not about a number of threads."""
+
 
 @functools.cache
 def _jit(target: Target) -> Jit:
     return Jit(target)
 
 
-def _run(kernel: Kernel, target: Target, values: Mapping[str, Array | int], threads: int = 2) -> None:
+def _run(kernel: Kernel, target: Target, values: Mapping[str, Array | int], threads: int = THREADS) -> None:
     """Run a kernel as a team would, one thread after the other; its declared accesses are checked."""
     address = _jit(target).address(kernel.ir)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)

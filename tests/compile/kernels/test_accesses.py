@@ -22,7 +22,8 @@ from onward.compile.kernels.local_response import Response, response_backward, r
 from onward.compile.kernels.packed import packed_gemm
 from onward.compile.kernels.panels import packed_size
 from onward.compile.kernels.philox import Dropout, dropout
-from onward.compile.kernels.recurrent import GATES, Cell, recurrent
+from onward.compile.kernels.recurrent import recurrent
+from onward.compile.kernels.recurrent_frame import GATES, Cell
 from onward.compile.kernels.recurrent_grad import CellGradient, partial_sums, recurrent_gradient
 from onward.compile.kernels.reduce import partial_size
 from onward.compile.kernels.rows import Rows, rows_kernel

@@ -107,7 +107,15 @@ class Target:
 
 
 def host_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use; `ONWARD_THREADS` is as many threads as teams have by default.
+
+    Raises:
+        ConfigError: the variable is not a number of 1 or more.
+    """
+    if text := os.environ.get("ONWARD_THREADS", ""):
+        if not text.isdigit() or int(text) < 1:
+            raise ConfigError(f"ONWARD_THREADS={text}: give a whole number of 1 or more, or leave it unset")
+        return int(text)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -10,7 +10,6 @@ cancel when the mean is large. It is divided by the number of values, as ONNX's 
 
 from __future__ import annotations
 
-
 from onward.compile.kernels.element import Operand
 from onward.compile.kernels.expression import Expression, constant, operand
 from onward.compile.kernels.reduce import Columns, Finish
@@ -21,9 +20,8 @@ __all__ = ["backward_finish", "backward_sums", "forward_finish", "statistics"]
 def statistics(shape: tuple[int, ...], x: Operand) -> Columns:
     """Operands: x, and as a channel vector its first pixel (the address of x itself)."""
     distance = operand(0) - operand(1)
-    first = Operand((0,) * len(shape) + (1,), x.dtype)
-    sums = (distance, distance * distance)
-    return Columns(shape, (x, first), sums, ("sum", "sum"), dtype=x.dtype)
+    operands = (x, Operand((0,) * len(shape) + (1,), x.dtype))
+    return Columns(shape, operands, (distance, distance * distance), ("sum", "sum"), dtype=x.dtype)
 
 
 def forward_finish(epsilon: float, momentum: float) -> Finish:

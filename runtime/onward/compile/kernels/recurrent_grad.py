@@ -15,7 +15,7 @@ from onward.compile.codegen.builder import Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.expression import constant
 from onward.compile.kernels.kernel import Kernel, integer, read, update, write
-from onward.compile.kernels.recurrent import GATES, Cell, Frame, RowProduct
+from onward.compile.kernels.recurrent_frame import GATES, Cell, Frame, RowProduct
 from onward.compile.kernels.reduce import Columns
 
 __all__ = ["CellGradient", "partial_sums", "recurrent_gradient"]

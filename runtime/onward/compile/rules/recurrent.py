@@ -20,7 +20,7 @@ from onward.compile.kernels import recurrent as kernels
 from onward.compile.kernels import recurrent_grad as gradients
 from onward.compile.kernels.expression import operand
 from onward.compile.kernels.kernel import Kernel
-from onward.compile.kernels.recurrent import ACTIVATIONS, GATES, Cell
+from onward.compile.kernels.recurrent_frame import ACTIVATIONS, GATES, Cell
 from onward.compile.kernels.recurrent_grad import CellGradient
 from onward.compile.kernels.reduce import Finish, finish_columns, partial_size
 from onward.compile.placement import whole

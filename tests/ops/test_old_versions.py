@@ -183,7 +183,7 @@ CASES = [
     old("Split", 13, [X], (X[..., :2], X[..., 2:]), axis=2),
     old("Concat", 1, [ROWS, ROWS], np.concatenate([ROWS, ROWS], 1)),
     old("Tile", 1, [ROWS, np.float32(2), np.float32(1)], np.tile(ROWS, (1, 2))),
-    old("Cast", 1, [ROWS], ROWS.astype(np.float64), True, to="DOUBLE"),
+    old("Cast", 1, [ROWS], ROWS.astype(np.float64), to="DOUBLE"),
     old("Cast", 6, [TRUTH], TRUTH.astype(np.float32), to=1),
     old("Selu", 1, [X], np.where(X > 0, 1.0507 * X, 1.0507 * 1.6732 * np.expm1(X))),
     old("TopK", 1, [ROWS], (np.sort(ROWS)[:, ::-1][:, :2], np.argsort(-ROWS)[:, :2]), True, k=2),

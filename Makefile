@@ -42,8 +42,9 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
-# the server beside a bare gRPC handler; under more than it can do; when something breaks; given malformed requests
-load overload faults fuzz: setup
+# the server under more than it can do; beside a bare gRPC handler; when something breaks; given malformed requests
+# (a line that begins with "load" would be a directive)
+overload load faults fuzz: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
 protos: setup

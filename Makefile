@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast check bench load overload faults fuzz protos docker clean
+.PHONY: setup demo test test-fast check bench load overload faults fuzz protos pages docker clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,7 @@ check: setup
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports
 	scripts/protos.sh --check
+	$(BIN)/python scripts/api.py --check
 
 # ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
 bench: setup
@@ -49,6 +50,10 @@ overload load faults fuzz: setup
 
 protos: setup
 	scripts/protos.sh
+
+# pages that the code writes
+pages: setup
+	$(BIN)/python scripts/api.py
 
 docker: setup
 	docker/check.sh

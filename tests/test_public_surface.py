@@ -59,6 +59,12 @@ def test_all_is_what_the_docs_list(package: str) -> None:
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
+def test_the_page_is_what_the_script_writes() -> None:
+    command = [sys.executable, ROOT / "scripts" / "api.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_path())
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_public_package_is_documented() -> None:
     import onward
 

@@ -15,6 +15,7 @@ from onward.data.augment import (
 )
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.casting import as_dtype
+from onward.data.column_fit import ColumnOptions
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
@@ -25,7 +26,8 @@ from onward.data.preparation import NumberPreparation, Preparation, TextPreparat
 from onward.data.registry import Source, available, resolve
 from onward.data.split import Splits, split
 from onward.data.subwords import Subwords
-from onward.data.table import load_csv
+from onward.data.table import load_table
+from onward.data.table_preparation import TablePreparation
 from onward.data.text import load_text_csv
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 
@@ -34,6 +36,7 @@ __all__ = [
     "UNKNOWN",
     "Augmentation",
     "Batch",
+    "ColumnOptions",
     "Compose",
     "Crop",
     "Cutout",
@@ -49,13 +52,13 @@ __all__ = [
     "Source",
     "Splits",
     "Subwords",
+    "TablePreparation",
     "Task",
     "TextPreparation",
     "Vocabulary",
     "as_dtype",
     "available",
     "load_breast_cancer",
-    "load_csv",
     "load_diabetes",
     "load_digits",
     "load_idx",
@@ -63,6 +66,7 @@ __all__ = [
     "load_image_folder",
     "load_iris",
     "load_npz",
+    "load_table",
     "load_text_csv",
     "load_wine",
     "parse_augmentation",

@@ -2,7 +2,7 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
-from onward.passes.preparation import detach_preparation, prepend_preparation
+from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.replace_head import Head, find_head, replace_head
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
@@ -12,6 +12,7 @@ __all__ = [
     "TrainingForm",
     "cast_floats",
     "detach_preparation",
+    "detach_table",
     "expand_onward",
     "find_head",
     "prepend_preparation",

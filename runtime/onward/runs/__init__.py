@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, to_toml
     from onward.runs.events import (
         CheckpointWritten,
+        ColumnsPrepared,
         DataRead,
         EpochEnded,
         Event,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",

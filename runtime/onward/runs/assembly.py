@@ -17,7 +17,7 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import detach_preparation, find_head, replace_head
+from onward.passes import detach_preparation, detach_table, find_head, replace_head
 from onward.runs.config import RunConfig
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
@@ -124,11 +124,15 @@ def base_of(run: RunConfig) -> Base | None:
     if prepared.inside:
         changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
         model = detach_preparation(model, changed)
+        if (table := prepared.preparation.table) is not None:
+            model = detach_table(model, table)
     return Base(model, prepared, _classes_of(provenance))
 
 
 def untouched_inputs(run: RunConfig, base: Base | None, train: Dataset) -> list[str]:
     """The data set's inputs that the network takes as integers: tokens, or bytes."""
+    if train.table:
+        return []
     if base is None:
         takes = inspect.signature(getattr(zoo, run.model.name)).parameters
         if "vocabulary_size" not in takes:
@@ -384,6 +388,13 @@ def _fitting(name: str, takes: Mapping[str, Any], train: Dataset, preparation: P
         if arrays[0].dtype.kind != "f":
             raise _unfit(name, "numbers", train, arrays[0].dtype, shape)
         options["input_shape"] = shape
+    if preparation.table is not None and "embedded" in takes:
+        options["embedded"] = preparation.table.embedded
+    if preparation.table is not None and "output_scale" in takes and train.task == "regression":
+        assert train.targets is not None
+        spread = train.targets.std(axis=0)
+        options["output_scale"] = np.where(spread > 0, spread, 1.0).tolist()
+        options["output_mean"] = train.targets.mean(axis=0).tolist()
     return options
 
 

@@ -63,15 +63,35 @@ class DataTable(_Table):
     spec: Annotated[
         str,
         Option(
-            "digits, iris, wine, breast_cancer, diabetes, idx:FOLDER, csv:FILE, npz:FILE, images:FOLDER or "
-            "text:FILE.",
+            "A table (.csv, .tsv, .jsonl, .parquet, .feather, sqlite:FILE?query=SELECT...), images:FOLDER, "
+            "text:FILE, npz:FILE, idx:FOLDER, or digits, iris, wine, breast_cancer, diabetes.",
             name="data",
         ),
     ]
     target: Annotated[
         str | tuple[str, ...] | None,
-        Option("The column or array to predict; several columns of a CSV file with commas."),
+        Option("The column or array to predict; several columns of a table with commas."),
     ] = None
+    include: Annotated[
+        tuple[str, ...] | None, Option("Learn from these columns of a table alone.", form="list")
+    ] = None
+    exclude: Annotated[tuple[str, ...], Option("Columns of a table to leave out.", form="list")] = ()
+    columns: Annotated[
+        dict[str, dict[str, Any]],
+        Option(
+            "What becomes of a column: age:impute=mean,scale=log or city:encode=hashing or id:drop; "
+            "repeatable.",
+            name="column",
+            form="columns",
+        ),
+    ] = {}
+    group: Annotated[str | None, Option("A column whose equal values stay in one part of the data.")] = None
+    time: Annotated[
+        str | None, Option("A column that orders rows: the latest are the last part of the data.")
+    ] = None
+    skip_bad_rows: Annotated[
+        bool, Option("Leave out, and count, rows of a table that cannot be read.", only_on=True)
+    ] = False
     task: Annotated[
         Literal["classification", "regression"] | None, Option("By default what the targets are.")
     ] = None

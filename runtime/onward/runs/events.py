@@ -12,6 +12,7 @@ from onward.verify import Report
 
 __all__ = [
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
@@ -43,6 +44,20 @@ class DataRead:
     test: int
     inputs: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class ColumnsPrepared:
+    """A table's columns were measured on the training part.
+
+    Attributes:
+        rows: for each column its name, what it is, and what is done to it.
+        features: how many numbers the network takes of a row.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    features: int
 
 
 @final
@@ -176,6 +191,7 @@ class Finished:
 
 Event: TypeAlias = (
     DataRead
+    | ColumnsPrepared
     | Started
     | StepEnded
     | MetricsSoFar

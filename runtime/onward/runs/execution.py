@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import final
 
 from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augmentation
+from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
+from onward.graph import TensorSpec
 from onward.model import Provenance, current_versions
 from onward.runs import assembly
 from onward.runs.config import RunConfig
 from onward.runs.events import (
     CheckpointWritten,
+    ColumnsPrepared,
     DataRead,
     EpochEnded,
     Event,
@@ -33,12 +36,16 @@ from onward.runs.events import (
 from onward.runs.measures import final_activation, measure
 from onward.runs.preparation import (
     align_classes,
+    digest_of,
     feeds_of,
     fit_preparation,
     input_names,
+    known_columns,
     metadata_of,
+    plain_numbers,
     read_data,
 )
+from onward.runs.tables import tabular_defaults
 from onward.train import Callback, Checkpoints, History, Trainer
 from onward.train.run import Run
 from onward.train.task import Task, default_metrics, describe
@@ -121,13 +128,19 @@ def execute(
     _refuse_early(config)
     base = assembly.base_of(config)
     source, named = _read(config, base)
+    if config.data.target is None and (goals := source.dataset.target_columns) is not None:
+        target = goals[0] if len(goals) == 1 else goals
+        config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
     parts = source.split(config.data.split, config.data.split_seed)
+    config = tabular_defaults(config, parts) if base is None else config
     _tell_data(config, source, parts, tell)
     raw = parts
     untouched = assembly.untouched_inputs(config, base, parts.train)
     preparation = fit_preparation(
         parts.train, config.data, None if base is None else base.prepared, untouched
     )
+    if preparation.table is not None:
+        tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
     prepared_train = preparation.apply(parts.train)
     model, head = (
         (assembly.build_network(config, prepared_train, preparation), "")
@@ -245,12 +258,14 @@ def _refuse_early(config: RunConfig) -> None:
 
 def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     """The data, their class numbers as a file's classes say, and whether they name classes."""
-    columns = None if base is None else base.prepared.preparation.columns
+    known = None if base is None else base.prepared.preparation
     source = read_data(
         config.data,
-        columns=columns if config.data.spec.startswith("csv:") else None,
         ignore_index=config.loss.ignore_index,
+        **(known_columns(known) if known is not None and is_table(config.data.spec) else {}),
     )
+    if known is not None and known.table is None and source.dataset.table:
+        source = plain_numbers(source)
     names = None if base is None or config.model.head is not None else base.classes
     data = source.dataset
     if names is not None and data.classes is not None and not set(data.classes) <= set(names):
@@ -266,6 +281,8 @@ def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener)
         name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
         for name, a in parts.train.inputs.items()
     }
+    if parts.train.table:
+        inputs = {f"{len(parts.train.columns or ())} columns": ""}
     notes = source.dataset.notes + (() if source.test is None else source.test.notes)
     train, validation, test = sizes
     tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
@@ -297,12 +314,14 @@ def _export(
     names = [spec.name for spec in trainer.inputs]
     sample = next(part for part in (raw.test, raw.validation, raw.train) if part is not None)
     sample = sample.take(range(min(_SAMPLES, len(sample))))
-    encoded = Preparation(text=preparation.text).apply(sample)
-    graph = preparation.renamed(input_names(encoded, names))
+    encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
+    graph = preparation.renamed(
+        input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}
+    )
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{whole.digest()}",
+        data_hash=f"sha256:{digest_of(whole, preparation)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
@@ -311,7 +330,13 @@ def _export(
         class_names=whole.classes,
         **metadata_of(graph, inside=inside),
     )
-    if inside:
+    if inside and graph.table is not None:
+        inputs = dict(graph.table.raw(sample))
+        specs = [
+            TensorSpec(name, dtype, ("N", *inputs[name].shape[1:]))
+            for name, dtype in graph.table.takes.items()
+        ]
+    elif inside:
         specs = [
             spec if (each := graph.numbers.get(spec.name)) is None else replace(spec, dtype=each.dtype)
             for spec in trainer.inputs
@@ -324,7 +349,10 @@ def _export(
         trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
-    tell(Exported(output, report, tuple(map(str, specs)), _notes(graph, inside)))
+    takes = tuple(map(str, specs))
+    if inside and graph.table is not None and not graph.table.matrix:
+        takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
+    tell(Exported(output, report, takes, _notes(graph, inside)))
     return report
 
 
@@ -335,7 +363,8 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
             "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
             "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
         )
-    if not inside and any(not each.empty for each in preparation.numbers.values()):
+    changed = any(not each.empty for each in preparation.numbers.values())
+    if not inside and (changed or preparation.table is not None):
         notes.append(
             "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
             "and other runtimes have to (onward.preparation in its metadata)"

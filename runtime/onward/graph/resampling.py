@@ -1,4 +1,4 @@
-"""Resampling along an axis: every position of the result is a weighted sum of a few positions of the operand."""
+"""Resampling along an axis: each position of the result is a weighted sum of a few of the operand's."""
 
 from __future__ import annotations
 

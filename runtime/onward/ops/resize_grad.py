@@ -26,7 +26,8 @@ from onward.ops.resize import Resize
 class ResizeGrad(Op):
     """The gradient of Resize: dX = Rᵀ dY, where Y = R X but for what is extrapolated.
 
-    Inputs: dY; shape, int64, that of X; roi, scales and sizes as Resize has them. The attributes are Resize's.
+    Inputs: dY; shape, int64, that of X; roi, scales and sizes as Resize has them. The attributes are those of
+    Resize.
     """
 
     antialias: int = 0
@@ -110,44 +111,44 @@ class ResizeGrad(Op):
         known = [constant_of(v) for v in (roi, scales, sizes)]
         if sizes is not None and known[2] is None and self.keep_aspect_ratio_policy == "stretch":
             known[2] = _sizes([dims[a] for a in resized], [have[a] for a in resized])
-        if all(v is None or k is not None for v, k in zip((roi, scales, sizes), known, strict=True)):
-            if all(isinstance(dims[a], int) or _stays(k, *known) for k, a in enumerate(resized)):
-                fixed = tuple(d if isinstance(d, int) else 1 for d in dims)
-                for axis, line in self.forward().lines(fixed, *known):
-                    dY = _multiplied(g, dY, g.const(line.matrix().astype(dtype)), axis, rank)
-                return dY
-        if scales is None or sizes is not None:
+        told = all(v is None or k is not None for v, k in zip((roi, scales, sizes), known, strict=True))
+        if told and all(isinstance(dims[a], int) or _stays(k, *known) for k, a in enumerate(resized)):
+            fixed = tuple(d if isinstance(d, int) else 1 for d in dims)
+            for axis, line in self.forward().lines(fixed, *known):
+                dY = _multiplied(g, dY, g.const(line.matrix().astype(dtype)), axis, rank)
+            return dY
+        if self.keep_aspect_ratio_policy != "stretch":
             raise UnsupportedError(
-                "the body of ResizeGrad needs the extents of the axes that are resized; "
-                "fix them in the model's input"
+                f"the body of ResizeGrad with keep_aspect_ratio_policy {self.keep_aspect_ratio_policy!r} "
+                "needs the extents of the axes that are resized; fix them in the model's input"
             )
+        dx = dY
         for k, axis in enumerate(resized):
             if not _stays(k, *known):
-                dY = _multiplied(g, dY, self._matrix(g, dY, shape, axis, k, roi, scales), axis, rank)
-        return dY
+                extents = g.Slice(shape, [axis], [axis + 1]), g.Slice(g.Shape(dY), [axis], [axis + 1])
+                region = None if roi is None else g.Gather(roi, [k, k + len(resized)])
+                scale = None if sizes is not None else scales
+                dx = _multiplied(g, dx, self._matrix(g, dY, extents, region, scale, k), axis, rank)
+        return dx
 
     def _matrix(
         self,
         g: Builder,
         dY: ir.Value,
-        shape: ir.Value,
-        axis: int,
-        k: int,
+        extents: tuple[ir.Value, ir.Value],
         roi: ir.Value | None,
-        scales: ir.Value,
+        scales: ir.Value | None,
+        k: int,
     ) -> ir.Value:
-        """[out, extent] of an axis whose extent is known when the graph runs: Resize of a unit matrix."""
-        extent = g.Slice(shape, [axis], [axis + 1])
+        """[out, extent] of an axis whose extents are known when the graph runs: Resize of a unit matrix."""
+        extent, out = extents
         zero = ir.tensor(np.zeros(1, numpy_dtype(dtype_of(dY))))
         unit = g.EyeLike(g.ConstantOfShape(g.Concat(extent, extent, axis=0), value=zero))
-        region = None
-        if self.coordinate_transformation_mode == "tf_crop_and_resize" and roi is not None:
-            count = g.Squeeze(g.Shape(scales), [0])
-            region = g.Gather(roi, g.Concat(g.const([k]), g.Unsqueeze(g.Add(count, k), [0]), axis=0))
         return g.Resize(
             unit,
-            region,
-            g.Slice(scales, [k], [k + 1]),
+            roi if self.coordinate_transformation_mode == "tf_crop_and_resize" else None,
+            None if scales is None else g.Slice(scales, [k], [k + 1]),
+            out if scales is None else None,
             antialias=self.antialias,
             axes=[0],
             coordinate_transformation_mode=self.coordinate_transformation_mode,

@@ -64,8 +64,8 @@ class Resampling:
         if len(filled):
             terms = np.take(x, self.indices, axis)
             terms *= self.weights.astype(x.dtype).reshape(-1, *trailing)
-            where = (*(slice(None),) * axis, filled)
-            y[where] = np.add.reduceat(terms, self.starts[filled], axis, dtype=x.dtype)
+            sums = np.add.reduceat(terms, self.starts[filled], axis, dtype=x.dtype)
+            np.moveaxis(y, axis, 0)[filled] = np.moveaxis(sums, axis, 0)
         if self.outside is not None:
             y += self.outside.astype(x.dtype).reshape(-1, *trailing)
         return y

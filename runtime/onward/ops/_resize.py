@@ -106,7 +106,7 @@ def lines_of(
             if roi is None or roi.shape != (2 * len(resized),):
                 raise ShapeError(f"tf_crop_and_resize needs a roi of {2 * len(resized)} numbers")
             region = Fraction(float(roi[k])), Fraction(float(roi[k + len(resized)]))
-        if factor == 1 and out == shape[axis] and region in (None, (0, 1)):
+        if factor == 1 and out == shape[axis] and (region is None or region == (Fraction(0), Fraction(1))):
             continue
         if shape[axis] == 0 and out > 0:
             raise ShapeError(f"axis {axis} is empty: nothing can be resized to {out}")

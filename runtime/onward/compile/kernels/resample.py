@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, write
 
@@ -167,8 +167,7 @@ def _blocks(f: Function, inner: int, most: int) -> Iterator[tuple[Value, int, Va
     lanes = f.lanes
     whole = inner // (most * lanes) * (most * lanes)
     single = inner // lanes * lanes
-    spans: tuple[tuple[Int, Int, int], ...] = ((0, whole, most), (whole, single, 1))
-    for low, high, vectors in spans:
+    for low, high, vectors in ((0, whole, most), (whole, single, 1)):
         if high > low:
             with f.range(low, high, vectors * lanes) as start:
                 yield start, vectors, None

@@ -28,9 +28,9 @@ operators when a model is read for execution.
 fused with its neighbours; `kernel` a request for native kernels, some forms of which may still be NumPy's \
 (`onward inspect --plan` says which and why); `NumPy` its NumPy kernel inside the plan; `function` other \
 operators, which its schema or its class has for a body; `body` one step, whose graphs are plans of their own.
-- *Gradient* says what checks it: D central differences in float64 on the ONNX project's cases and ours, O \
-onnxruntime on the graph that the rule writes. A dash: the schema calls an input differentiable, and there is \
-no rule. Empty: it calls none so, and there is no rule either.
+- *Gradient* says what checks it: D central differences in float64 on the ONNX project's cases and ours, \
+O onnxruntime on the graph that the rule writes. A dash: the schema calls an input differentiable, and there \
+is no rule. Empty: it calls none so, and there is no rule either.
 """
 
 

@@ -44,11 +44,11 @@ def titanic_like(rows: int = 891, seed: int = 0) -> Rows:
                 *(
                     str(i + 1),
                     str(pclass),
-                    f"Person {int(rng.integers(1e9))}",
+                    f"Person {int(rng.integers(10**9))}",
                     "female" if female else "male",
                 ),
                 "" if rng.random() < 0.2 else f"{age:.1f}",
-                *(str(siblings), str(parents), f"T{int(rng.integers(1e6))}", f"{fare:.4f}"),
+                *(str(siblings), str(parents), f"T{int(rng.integers(10**6))}", f"{fare:.4f}"),
                 "" if rng.random() < 0.75 else f"{deck}{int(rng.integers(1, 6))}",
                 "" if rng.random() < 0.01 else port,
                 *(str(booked), str(survived)),

@@ -89,6 +89,7 @@ def write_objective(
     weights: Mapping[str, float] | None = None,
     *,
     sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> Objective:
     """Append the losses of a model's outputs, each times its weight, and the inputs for their targets.
 
@@ -98,6 +99,7 @@ def write_objective(
         losses: a loss for some of them.
         weights: of each loss in the sum; 1 by default.
         sample_weight: the name of a further input, float32 [N]: how much each sample counts.
+        over_samples: divide by how much samples of weight 1 would count, not by the sum of weights.
     """
     of_samples: ir.Value | None = None
     targets: dict[str, ir.Value] = {}
@@ -115,6 +117,9 @@ def write_objective(
             single = dtype_of(output) == ir.DataType.FLOAT
             each = of_samples if single else g.Cast(of_samples, to=int(dtype_of(output)))
             built = loss.weighted(g, output, targets[name], each)
+            if over_samples:
+                ones = g.Expand(g.const(1.0, dtype_of(each)), g.shape(each))
+                built = Weighted(built.total, loss.weighted(g, output, targets[name], ones).weight)
         factor = (weights or {}).get(name, 1.0)
         if isinstance(built, Weighted):
             own.append((name, Weighted(_scaled(g, built.total, factor), built.weight)))
@@ -146,10 +151,12 @@ def with_loss(
     loss_weights: Mapping[str, float] | None = None,
     *,
     sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> tuple[ir.Model, Mapping[str, str], Mapping[str, str]]:
     """The inference model with its loss as further outputs, for evaluation.
 
-    With `sample_weight`, an input of that name, float32 [N], says how much each sample counts.
+    With `sample_weight`, an input of that name, float32 [N], says how much each sample counts; means then are
+    over the weights or, with `over_samples`, over the samples.
 
     Returns:
         The model; for each output that is a weighted sum of losses the output that is the sum of weights (see
@@ -159,7 +166,9 @@ def with_loss(
     g = Builder(model.graph)
     forward = {v.name or "": v for v in model.graph.outputs}
     with g.scope("loss"):
-        objective = write_objective(g, forward, losses, loss_weights, sample_weight=sample_weight)
+        objective = write_objective(
+            g, forward, losses, loss_weights, sample_weight=sample_weight, over_samples=over_samples
+        )
     targets = {output: value.name or "" for output, value in objective.targets.items()}
     return model, write_totals(g, objective.parts), targets
 

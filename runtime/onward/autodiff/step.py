@@ -126,6 +126,7 @@ def training_step(
     accumulate: bool = False,
     expose_gradients: bool = False,
     sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> TrainingStep:
     """Build the training step of an inference model.
 
@@ -141,6 +142,7 @@ def training_step(
         expose_gradients: make the gradients outputs too.
         sample_weight: the name of an input, float32 [N], for how much each sample of a batch counts: one of
             weight 2 counts like two of weight 1, one of weight 0 not at all.
+        over_samples: divide by the number of samples, as Keras does, not by the sum of weights.
 
     Raises:
         ConfigError: an output, a parameter or an option that does not fit the model.
@@ -160,7 +162,9 @@ def training_step(
     learning_rate = g.input(g.unique("learning_rate"), ir.DataType.FLOAT, ())
     step = form.step or g.input(g.unique("step"), ir.DataType.INT64, ())
     with g.scope("loss"):
-        objective = write_objective(g, forward, losses, loss_weights, sample_weight=sample_weight)
+        objective = write_objective(
+            g, forward, losses, loss_weights, sample_weight=sample_weight, over_samples=over_samples
+        )
     state = State(g)
     parameters = [graph.initializers[name] for name in trainable]
     backward = _backward(g, objective, parameters, accumulate)

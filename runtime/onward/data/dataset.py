@@ -133,7 +133,7 @@ class Dataset:
         return replace(self, inputs=inputs)
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) over names, dtypes, shapes and bytes of inputs, targets and weights, and classes.
+        """sha256 (hexadecimal) over names, dtypes, shapes and bytes of all arrays but groups, and classes.
 
         Independent of the order of inputs, of the machine's byte order and of `name`; equal digests mean
         equal data.
@@ -179,7 +179,9 @@ class Dataset:
     def _checked_weights(self, weights: Array) -> Array:
         where = f"data set {self.name!r}, sample weights"
         if weights.ndim != 1 or weights.dtype.kind not in "biuf":
-            raise DataError(f"{where} must be numbers of shape [N], not {weights.dtype} {list(weights.shape)}")
+            raise DataError(
+                f"{where} must be numbers of shape [N], not {weights.dtype} {list(weights.shape)}"
+            )
         _refuse_nonfinite(where, weights)
         if (weights < 0).any():
             row = int(np.argmax(weights < 0))

@@ -8,7 +8,7 @@ cross-entropy, of labels by their weights. A batch in which no label counts has 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -25,6 +25,7 @@ __all__ = [
     "MSE",
     "BinaryCrossEntropy",
     "CrossEntropy",
+    "FunctionLoss",
     "Huber",
     "KLDivergence",
     "Loss",
@@ -290,6 +291,47 @@ class KLDivergence(_SameShape):
         safe = g.Where(positive, target, 1.0)
         terms = g.Mul(target, g.Sub(g.Log(safe), g.LogSoftmax(output, axis=1)))
         return g.ReduceSum(terms, [1], keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class FunctionLoss(Loss):
+    """A function of one's own as a loss; `Trainer(model, loss=function)` makes one.
+
+        def log_cosh(g, output, target):  # a value for each element: its mean is minimised
+            return g.Log(g.Cosh(g.Sub(output, target)))
+
+    Attributes:
+        function: of (g, output, target); `g` writes ONNX operators by their names. It gives losses [N, ...],
+            whose mean is taken, or a scalar, which then is the mean over the batch.
+        labels: whether targets are class numbers, int64 [N, ...], as for `CrossEntropy`; else they have the
+            output's type and shape.
+    """
+
+    function: Callable[[Builder, ir.Value, ir.Value], ir.Value]
+    labels: bool = False
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return output
+
+    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
+        return (CrossEntropy() if self.labels else MSE()).target(output)
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        value = self.each(g, output, target)
+        return value if dims_of(value) == () else g.ReduceMean(value, keepdims=0)
+
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        value = self.function(g, output, target)
+        if not isinstance(value, ir.Value):
+            raise ConfigError(
+                f"{self} must give a graph value, which `g` writes, not {type(value).__name__}: "
+                "g.Abs(g.Sub(output, target)), for one"
+            )
+        return value
+
+    def __str__(self) -> str:
+        return f"loss function {getattr(self.function, '__name__', repr(self.function))!r}"
 
 
 _NAMES: dict[str, type[Loss]] = {

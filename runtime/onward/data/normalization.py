@@ -37,8 +37,8 @@ class Normalization:
     def fit(dataset: Dataset, input: str | None = None) -> Normalization:  # noqa: A002
         """Measure the float input (the only one, or `input`) of shape [N, C, ...] per channel C, in float64.
 
-        A channel that never changes gets std 1, so that it becomes 0. Samples count by the data set's weights.
-        Give it the training part only.
+        A channel that never changes gets std 1, so that it becomes 0. Samples count by the data set's
+        weights. Give it the training part only.
         """
         name = input if input is not None else _only_float_input(dataset)
         if name not in dataset.inputs:

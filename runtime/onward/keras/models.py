@@ -405,15 +405,15 @@ class Model:
     def _sample_weights(
         self, targets: Array, class_weight: Mapping[int, float] | None, sample_weight: Any
     ) -> Array | None:
-        """How much each sample counts: the product of both."""
-        weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+        """How much each sample counts."""
         if class_weight is None:
-            return weights
+            return None if sample_weight is None else np.asarray(sample_weight, np.float32)
+        if sample_weight is not None:
+            raise ConfigError("give class_weight or sample_weight, not both")
         assert self._options is not None
         one_hot = self._options[1].kind == "categorical"
         labels = targets.argmax(axis=-1) if one_hot else targets.reshape(len(targets), -1)[:, 0]
-        of_class = np.array([float(class_weight.get(int(c), 1.0)) for c in labels], np.float32)
-        return of_class if weights is None else weights * of_class
+        return np.array([float(class_weight.get(int(c), 1.0)) for c in labels], np.float32)
 
     def _dataset(self, arrays: dict[str, Array], targets: Array, weights: Array | None = None) -> Dataset:
         assert self._options is not None

@@ -55,7 +55,7 @@ def test_a_weight_is_how_often_the_sample_is_there() -> None:
         method = "predict_proba" if estimator is OnwardClassifier else "predict"
         answers = [getattr(model, method)(X[:, :2]) for model in (weighted, copied)]
         np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-4)
-        with pytest.raises(ValueError, match="non-zero|not all of them 0"):
+        with pytest.raises(ValueError, match=r"non-zero|not all of them 0"):
             estimator(**options).fit(X, targets, sample_weight=np.zeros(len(y)))
 
 

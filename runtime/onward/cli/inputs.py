@@ -16,6 +16,7 @@ import numpy as np
 from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image
 from onward.data._files import read_rows, reading
 from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame
+from onward.data.images import Fit
 from onward.data.table import extra_columns, find_columns, read_columns
 from onward.errors import ConfigError, DataError, InputError, OnwardError
 from onward.graph import Array, TensorSpec
@@ -70,6 +71,7 @@ class Reader:
         specs: the model's inputs.
         prepared: what its metadata say about them.
         text_column: of CSV files with texts.
+        image_fit: how an image is brought to the model's size.
         left_out: columns of other CSV files that are no features, such as the target.
     """
 
@@ -77,6 +79,7 @@ class Reader:
     prepared: Prepared
     text_column: str = "text"
     left_out: tuple[str, ...] = ()
+    image_fit: Fit = "stretch"
 
     def read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Array]]:
         """Labels [N] and arrays [N, ...] by input name, as the graph takes them.
@@ -202,7 +205,7 @@ class Reader:
             )
         before = self._before(spec)
         taken = spec.dtype if before is None else before.dtype
-        return read_image(argument, (height, width), channels, raw=taken.kind in "iu")
+        return read_image(argument, (height, width), channels, raw=taken.kind in "iu", fit=self.image_fit)
 
     def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
         if spec.shape is None or len(spec.shape) != 2:

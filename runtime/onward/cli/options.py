@@ -193,6 +193,8 @@ def _read(setting: Setting, value: Any) -> Any:
         case "numbers":
             return numbers(name, value)
         case "weights":
+            if value != "balanced" and "=" in value:
+                return {key: numbers(name, number)[0] for key, number in map(_halves(name), listed(value))}
             return value if value == "balanced" else numbers(name, value)
         case "assignments":
             return dict(_assignment(name, text) for text in value)
@@ -201,6 +203,16 @@ def _read(setting: Setting, value: Any) -> Any:
     if setting.key == "data.target" and "," in value:
         return listed(value)
     return value
+
+
+def _halves(option: str) -> Callable[[str], tuple[str, str]]:
+    def halves(text: str) -> tuple[str, str]:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} {text!r}: CLASS=NUMBER is needed")
+        return name, value
+
+    return halves
 
 
 def _column(option: str, text: str) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from onward.runs import CancelToken, ColumnsPrepared, EpochEnded, Event, Finished, Started
+    from onward.runs import CancelToken, ColumnsPrepared, EpochEnded, Event, Finished, FoldMeasured, Started
 
 __all__ = ["RunView", "command"]
 
@@ -118,6 +118,7 @@ class RunView:
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
+        self._folds: list[Mapping[str, float]] = []
 
     def __enter__(self) -> RunView:
         self._bar.__enter__()
@@ -141,6 +142,8 @@ class RunView:
                 self._title = event.spec
             case runs.ColumnsPrepared():
                 self._columns(event)
+            case runs.FoldMeasured():
+                self._fold(event)
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
@@ -183,6 +186,21 @@ class RunView:
         if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
             print(f"... and {more} columns more")
         print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
+
+    def _fold(self, event: FoldMeasured) -> None:
+        import statistics
+
+        self._folds.append(event.figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in event.figures.items())
+        print(f"fold {event.number}/{event.count}  {shown}", flush=True)
+        if event.number == event.count:
+            for name in event.figures:
+                values = [figures[name] for figures in self._folds]
+                print(
+                    f"{event.count} folds: {name} {statistics.mean(values):.4f}, deviation "
+                    f"{statistics.stdev(values):.4f}"
+                )
+            print("the model is trained on the usual division:", flush=True)
 
     def _step(self, epoch: int, batch: int, samples: int) -> None:
         assert self._started is not None

@@ -7,7 +7,9 @@ from onward.data.augment import (
     Compose,
     Crop,
     Cutout,
+    Erase,
     Flip,
+    Mixup,
     Noise,
     Rotate,
     Shift,
@@ -24,11 +26,11 @@ from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.split import Splits, split
+from onward.data.split import Splits, folds, split
 from onward.data.subwords import Subwords
 from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
-from onward.data.text import load_text_csv
+from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 
 __all__ = [
@@ -41,8 +43,10 @@ __all__ = [
     "Crop",
     "Cutout",
     "Dataset",
+    "Erase",
     "Flip",
     "Loader",
+    "Mixup",
     "Noise",
     "Normalization",
     "NumberPreparation",
@@ -58,6 +62,7 @@ __all__ = [
     "Vocabulary",
     "as_dtype",
     "available",
+    "folds",
     "load_breast_cancer",
     "load_diabetes",
     "load_digits",
@@ -67,7 +72,7 @@ __all__ = [
     "load_iris",
     "load_npz",
     "load_table",
-    "load_text_csv",
+    "load_texts",
     "load_wine",
     "parse_augmentation",
     "read_idx",

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from onward.data._files import PathLike, open_binary, optional_module, read_table_rows, reading, stem
+from onward.data._files import PathLike, open_binary, optional_module, read_table_rows, reading
 from onward.data.dataset import Array
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["MISSING", "TABLE_SUFFIXES", "Frame", "is_missing", "read_frame", "reads_numbers"]
+__all__ = ["MISSING", "TABLE_SUFFIXES", "Frame", "is_missing", "read_frame", "reads_numbers", "texts_of"]
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "nan", "null", "none")
 """Cells that hold nothing, in small letters."""
@@ -264,7 +264,7 @@ def _plain(name: str, value: Any) -> float | str:
 
 
 def _text(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)
+    return str(int(value)) if value == np.floor(value) and abs(value) < 2**63 else repr(value)
 
 
 def reads_numbers(texts: Iterable[str]) -> tuple[Array, Array]:
@@ -284,6 +284,10 @@ def reads_numbers(texts: Iterable[str]) -> tuple[Array, Array]:
     return np.array(values, dtype=np.float64), np.array(bad, dtype=np.bool_)
 
 
-def frame_stem(frame: Frame) -> str:
-    """The name of a data set that is read of it."""
-    return stem(frame.name)
+def texts_of(cells: Array) -> Array:
+    """Cells as str objects [N]: whole numbers without a fraction, "" for what is missing."""
+    if cells.dtype.kind == "O":
+        return cells
+    texts = np.empty(len(cells), dtype=object)
+    texts[:] = ["" if value != value else _text(value) for value in cells.tolist()]
+    return texts

@@ -16,7 +16,7 @@ from onward.data.images import load_image_folder
 from onward.data.npz import load_npz
 from onward.data.split import Splits, split
 from onward.data.table import load_table
-from onward.data.text import load_text_csv
+from onward.data.text import load_texts
 from onward.errors import ConfigError
 
 __all__ = ["Source", "available", "is_table", "resolve", "split_spec"]
@@ -36,7 +36,7 @@ _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | 
     "sqlite": ("sqlite:FILE?query=SELECT…", load_table),
     "npz": ("npz:FILE", load_npz),
     "images": ("images:FOLDER", load_image_folder),
-    "text": ("text:FILE", load_text_csv),
+    "text": ("text:FILE", load_texts),
 }
 
 

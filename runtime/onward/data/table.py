@@ -10,7 +10,7 @@ import numpy as np
 from onward.data._files import PathLike, stem
 from onward.data.column_fit import date_order
 from onward.data.dataset import Array, Dataset, Task
-from onward.data.frame import Frame, is_missing, read_frame, reads_numbers
+from onward.data.frame import Frame, is_missing, read_frame, reads_numbers, texts_of
 from onward.errors import ConfigError, DataError
 
 __all__ = ["encode_labels", "extra_columns", "find_columns", "load_table", "read_columns"]
@@ -30,6 +30,7 @@ def load_table(
     exclude: Sequence[str] = (),
     group: str | None = None,
     time: str | None = None,
+    weight: str | None = None,
     kinds: Mapping[str, str] | None = None,
     unsaid: Sequence[str] = (),
     query: str | None = None,
@@ -55,6 +56,7 @@ def load_table(
         exclude: columns that are not learned from.
         group: a column whose equal values must stay in one part of a split (a patient, a session).
         time: a column by which a split is ordered, the latest rows in its last part.
+        weight: a column that says how much each row counts in the loss; it is not learned from.
         kinds: what columns are, "number" or "text", where their cells are not to decide.
         unsaid: columns that may be there besides `include` without a note.
         query, delimiter: see `read_frame`.
@@ -77,8 +79,8 @@ def load_table(
     goals = [target] if isinstance(target, str) else list(target)
     if not goals or len(set(goals)) < len(goals):
         raise ConfigError(f"targets {goals} must be one column or several different ones")
-    special = [column for column in (group, time) if column is not None]
-    used = [c for c in header if c not in {*goals, *exclude, *([group] if group else [])}]
+    special = [column for column in (group, time, weight) if column is not None]
+    used = [c for c in header if c not in {*goals, *exclude, group, weight}]
     if include is not None:
         used = [c for c in include if c not in exclude]
     find_columns(where, header, [*goals, *exclude, *used, *special])
@@ -115,6 +117,7 @@ def load_table(
         columns=tuple(used),
         table=True,
         target_columns=tuple(goals),
+        weights=None if weight is None else _weights(where, weight, frame.columns[weight][~bad]),
         times=None if time is None else _times(where, time, frame.columns[time][~bad]),
         notes=tuple(notes),
     )
@@ -159,9 +162,7 @@ def _typed(
             wrong = np.isinf(cells)
             shown = [str(cells[int(np.argmax(wrong))])]
             if kind == "text":
-                texts = np.empty(len(cells), dtype=object)
-                texts[:] = [_plain(value) for value in cells.tolist()]
-                columns[column] = texts
+                columns[column] = texts_of(cells)
                 continue
             columns[column] = np.where(wrong, np.nan, cells)
         else:
@@ -203,12 +204,6 @@ def _all_missing(cells: Array) -> bool:
     return all(is_missing(text) for text in cells)
 
 
-def _plain(value: float) -> str:
-    if value != value:
-        return ""
-    return str(int(value)) if value == np.floor(value) and abs(value) < 2**63 else repr(value)
-
-
 def _counted(skipped: Mapping[str, int]) -> str:
     return "; ".join(f"{count:,} with {reason}" for reason, count in skipped.items())
 
@@ -216,8 +211,8 @@ def _counted(skipped: Mapping[str, int]) -> str:
 def _goal(frame: Frame, goal: str, skip: bool, bad: Array, skipped: dict[str, int]) -> Array:
     """A target column's cells as texts; rows without one become bad."""
     cells = frame.columns[goal]
-    texts = np.empty(len(cells), dtype=object)
-    texts[:] = [_plain(v) for v in cells.tolist()] if cells.dtype.kind == "f" else [c.strip() for c in cells]
+    texts = texts_of(cells)
+    texts = np.array([text.strip() for text in texts], dtype=object)
     nothing = np.array([not text or is_missing(text.lstrip("+-")) for text in texts], dtype=np.bool_)
     if nothing.any():
         if not skip:
@@ -251,6 +246,17 @@ def _times(where: str, column: str, cells: Array) -> Array:
         row = int(np.argmax(~np.isfinite(times)))
         raise DataError(f"{where}: row {row + 1}, column {column!r}: the time is missing")
     return times.astype(np.float64)
+
+
+def _weights(where: str, column: str, cells: Array) -> Array:
+    values, _ = (cells, None) if cells.dtype.kind == "f" else reads_numbers(cells)
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"{where}: row {row + 1}, column {column!r}: {cells[row]!s} is no weight; 0 or more is needed"
+        )
+    return values
 
 
 def _seconds(text: str, order: str) -> float:

@@ -350,6 +350,13 @@ def _loss_of(run: RunConfig, task: Task, output: ir.Value, train: Dataset | None
         count = task.count if task.kind == "one-hot" else train.class_count
         labels = labels[labels != train.ignore_index] if train.ignore_index is not None else labels
         options["class_weights"] = balanced_class_weights(labels.reshape(-1), count)
+    elif isinstance(given := options.get("class_weights"), dict):
+        names = () if train is None or train.classes is None else train.classes
+        if unknown := [each for each in given if each not in names]:
+            raise ConfigError(
+                f"there is a class weight for {unknown[0]!r}; the classes are {', '.join(names) or 'unknown'}"
+            )
+        options["class_weights"] = tuple(given.get(each, 1.0) for each in names)
     return name, loss_named(name, **options)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "MetricsSoFar",
     "Started",
@@ -58,6 +59,21 @@ class ColumnsPrepared:
 
     rows: tuple[tuple[str, str, str], ...]
     features: int
+
+
+@final
+@dataclass(frozen=True)
+class FoldMeasured:
+    """A network was trained on all folds but one, and measured on that one.
+
+    Attributes:
+        number, count: which of how many, from 1.
+        figures: on that fold.
+    """
+
+    number: int
+    count: int
+    figures: Mapping[str, float]
 
 
 @final
@@ -192,6 +208,7 @@ class Finished:
 Event: TypeAlias = (
     DataRead
     | ColumnsPrepared
+    | FoldMeasured
     | Started
     | StepEnded
     | MetricsSoFar

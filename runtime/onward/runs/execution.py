@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
-from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augmentation
+from onward.data import Dataset, Loader, Preparation, Source, Splits, folds, parse_augmentation
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import TensorSpec
 from onward.model import Provenance, current_versions
 from onward.runs import assembly
-from onward.runs.config import RunConfig
+from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
     CheckpointWritten,
     ColumnsPrepared,
@@ -27,6 +27,7 @@ from onward.runs.events import (
     Event,
     Exported,
     Finished,
+    FoldMeasured,
     Measured,
     MetricsSoFar,
     Started,
@@ -87,14 +88,14 @@ class RunResult:
 
     Attributes:
         finished: how it ended.
-        trainer: with the trained weights.
+        trainer: with the trained weights; None where the run was cancelled before there was one.
         history: one row an epoch.
         figures: on the part that training never saw, as in the model's metadata.
         report: of the comparison with onnxruntime; None where nothing was exported.
     """
 
     finished: Finished
-    trainer: Trainer
+    trainer: Trainer | None
     history: History
     figures: Mapping[str, float]
     report: Report | None
@@ -135,6 +136,72 @@ def execute(
     config = tabular_defaults(config, parts) if base is None else config
     _tell_data(config, source, parts, tell)
     raw = parts
+    if config.folds is not None:
+        _measure_folds(config, base, source, named, tell, token)
+        if token.cancelled:
+            finished = Finished("cancelled", token.reason, None, None)
+            tell(finished)
+            return RunResult(finished, None, History(), {}, None)
+    setup = _set_up(config, base, named, parts, tell)
+    trainer, parts, targets, preparation = setup.trainer, setup.parts, setup.targets, setup.preparation
+    augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+    loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
+    bridge = _Bridge(tell, token)
+    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
+    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+        bridge.checkpoints = checkpoints
+        hooks.append(checkpoints)
+    output = assembly.output_of(config)
+    tell(
+        Started(
+            model=config.model.name,
+            weights=sum(a.size for a in trainer.weights().values()),
+            task=describe(targets.tasks, targets.names, setup.metrics),
+            head=setup.head,
+            epochs=config.epochs,
+            batches=len(loader),
+            output=output,
+            resumed=None if resume is None else Path(resume),
+        )
+    )
+    history = trainer.fit(
+        loader,
+        validation=parts.validation,
+        epochs=config.epochs,
+        callbacks=hooks,
+        resume=resume,
+        progress=False,
+    )
+    if bridge.cancelled:
+        finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
+        tell(finished)
+        return RunResult(finished, trainer, history, {}, None)
+    figures = _measure(config, trainer, parts, tell)
+    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
+    finished = Finished(
+        "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
+    )
+    tell(finished)
+    return RunResult(finished, trainer, history, figures, report)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """All that a training needs, made for one division of the data."""
+
+    trainer: Trainer
+    parts: Splits
+    targets: assembly.Targets
+    preparation: Preparation
+    metrics: Sequence[str]
+    head: str
+
+
+def _set_up(
+    config: RunConfig, base: assembly.Base | None, named: bool, parts: Splits, tell: Listener
+) -> _Setup:
+    """Measure the training part, and make a network and a trainer that fit it."""
     untouched = assembly.untouched_inputs(config, base, parts.train)
     preparation = fit_preparation(
         parts.train, config.data, None if base is None else base.prepared, untouched
@@ -168,45 +235,40 @@ def execute(
         threads=config.threads,
         options=CompileOptions(config.winograd),
     )
-    augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
-    loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
-    bridge = _Bridge(tell, token)
-    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
-    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
-        bridge.checkpoints = checkpoints
-        hooks.append(checkpoints)
-    output = assembly.output_of(config)
-    tell(
-        Started(
-            model=config.model.name,
-            weights=sum(a.size for a in trainer.weights().values()),
-            task=describe(targets.tasks, targets.names, metrics),
-            head=head,
+    return _Setup(trainer, parts, targets, preparation, metrics, head)
+
+
+def _measure_folds(
+    config: RunConfig,
+    base: assembly.Base | None,
+    source: Source,
+    named: bool,
+    tell: Listener,
+    token: CancelToken,
+) -> None:
+    """Train on all folds but one, measure on that one, and tell; each in turn."""
+    assert config.folds is not None
+    train, validation, _ = config.data.split
+    share = validation / (train + validation)
+    divided = folds(source.dataset, config.folds, config.data.split_seed, share)
+    for number, parts in enumerate(divided, start=1):
+        setup = _set_up(config, base, named, parts, _silent)
+        augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+        loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
+        bridge = _Bridge(_silent, token)
+        plain = config.model_copy(update={"log": LogTable()})
+        setup.trainer.fit(
+            loader,
+            validation=setup.parts.validation,
             epochs=config.epochs,
-            batches=len(loader),
-            output=output,
-            resumed=None if resume is None else Path(resume),
+            callbacks=[*assembly.callbacks_of(plain), bridge],
+            progress=False,
         )
-    )
-    history = trainer.fit(
-        loader,
-        validation=parts.validation,
-        epochs=config.epochs,
-        callbacks=hooks,
-        resume=resume,
-        progress=False,
-    )
-    if bridge.cancelled:
-        finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
-        tell(finished)
-        return RunResult(finished, trainer, history, {}, None)
-    figures = _measure(config, trainer, parts, tell)
-    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
-    finished = Finished(
-        "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
-    )
-    tell(finished)
-    return RunResult(finished, trainer, history, figures, report)
+        if token.cancelled:
+            return
+        figures = _measure(config, setup.trainer, setup.parts, _silent)
+        plain_figures = {name.removeprefix("test_"): value for name, value in figures.items()}
+        tell(FoldMeasured(number, config.folds, plain_figures))
 
 
 @final
@@ -321,7 +383,7 @@ def _export(
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{digest_of(whole, preparation)}",
+        data_hash=f"sha256:{digest_of(whole, graph)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},

@@ -245,6 +245,7 @@ def read_data(
     }
     match kind:
         case "text":
+            options |= {"skip_bad_rows": table.skip_bad_rows or None}
             options |= {"tokens": table.tokens, "seed": table.split_seed if table.limit is not None else None}
         case "table" | "csv" | "sqlite":
             options |= {
@@ -253,13 +254,16 @@ def read_data(
                 "exclude": table.exclude if columns is None else None,
                 "group": table.group,
                 "time": table.time,
+                "weight": table.weight,
                 "unsaid": unsaid,
                 "kinds": kinds if kinds is not None else _asked_kinds(table),
                 "skip_bad_rows": table.skip_bad_rows or None,
             }
         case "npz":
             options |= {"task": table.task, "ignore_index": ignore_index}
-        case "idx" | "images" | "digits":
+        case "images":
+            options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
+        case "idx" | "digits":
             options["raw"] = raw
     return resolve(table.spec, **options)
 

@@ -1,6 +1,6 @@
 """One command on tables with the faults that people's have, against scikit-learn.
 
-    python benchmarks/tables.py --seeds 5
+    python -m benchmarks.tables --seeds 5
 
 For each seed and kind of table: `onward train mlp --data FILE` without a further option, measured on 4,000
 rows that nobody saw, with onnxruntime on the cells as they are; HistGradientBoostingClassifier, with its own
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from made_tables import Rows, adult_like, titanic_like, write_csv
+from benchmarks.made_tables import Rows, adult_like, titanic_like, write_csv
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import OrdinalEncoder

@@ -23,6 +23,7 @@ EXCLUDED = {
     "GlobalMaxPool": _OTHER,
     "LayerNormalization": _OTHER,
     "MeanVarianceNormalization": _OTHER,
+    "QuantizeLinear": _OTHER,
     "RMSNormalization": _OTHER,
     "Hardmax": "onnxruntime marks no element where all are NaN",
     "Mod": "onnxruntime takes floats with fmod only",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Protocol
+
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
@@ -7,6 +9,44 @@ from onward.graph import Array, Builder, Op, dims_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve
 from onward.ops._window import Extents, Geometry, Window, resolve, shaped_like
+
+
+class Convolving(Protocol):
+    """The attributes of Conv, ConvInteger and QLinearConv."""
+
+    @property
+    def auto_pad(self) -> str: ...
+    @property
+    def dilations(self) -> tuple[int, ...] | None: ...
+    @property
+    def kernel_shape(self) -> tuple[int, ...] | None: ...
+    @property
+    def pads(self) -> tuple[int, ...] | None: ...
+    @property
+    def strides(self) -> tuple[int, ...] | None: ...
+
+
+def conv_geometry(node: Convolving, X: Extents, W: Extents) -> Geometry:
+    """The geometry of a convolution of X [N, C, *] with W [O, C/group, *] of these shapes.
+
+    Raises:
+        ShapeError: the kernel does not fit.
+        InvalidModelError: an attribute has the wrong length or an impossible value.
+    """
+    if len(X) != len(W) or len(X) < 3:
+        raise ShapeError(f"X {list(X)} and W {list(W)} are not [N, C, *] and [O, C/group, *]")
+    geometry = _window(node, W[2:]).over(X[2:])
+    if 0 in geometry.out:
+        raise ShapeError(f"the kernel {list(W[2:])} does not fit into X {list(X)} with its pads")
+    return geometry
+
+
+def _window(node: Convolving, kernel: Extents) -> Window:
+    if node.kernel_shape is not None and tuple(node.kernel_shape) != kernel:
+        raise ShapeError(f"attribute 'kernel_shape' is {list(node.kernel_shape)}, W's is {list(kernel)}")
+    return resolve(
+        kernel, strides=node.strides, pads=node.pads, dilations=node.dilations, auto_pad=node.auto_pad
+    )
 
 
 @op("Conv", since=(1, 11, 22))
@@ -22,24 +62,10 @@ class Conv(Op):
 
     def window(self, kernel: tuple[int, ...]) -> Window:
         """The node's window for weights of this kernel."""
-        if self.kernel_shape is not None and tuple(self.kernel_shape) != kernel:
-            raise ShapeError(f"attribute 'kernel_shape' is {list(self.kernel_shape)}, W's is {list(kernel)}")
-        return resolve(
-            kernel,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-        )
+        return _window(self, kernel)
 
     def kernel(self, X: Array, W: Array, B: Array | None = None) -> Array:
-        if X.ndim != W.ndim or X.ndim < 3:
-            raise ShapeError(f"X {list(X.shape)} and W {list(W.shape)} are not [N, C, *] and [O, C/group, *]")
-        geometry = self.window(W.shape[2:]).over(X.shape[2:])
-        if 0 in geometry.out:
-            raise ShapeError(
-                f"the kernel {list(W.shape[2:])} does not fit into X {list(X.shape)} with its pads"
-            )
+        geometry = conv_geometry(self, X.shape, W.shape)
         y = convolve(X, W, geometry, self.group)
         if B is not None:
             y += B.reshape(-1, *(1,) * len(geometry.out))

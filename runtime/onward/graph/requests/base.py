@@ -1,0 +1,66 @@
+"""What all requests share, and what is known of a graph when they are made."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
+
+import onnx_ir as ir
+
+from onward.graph.types import Array
+
+__all__ = [
+    "NO_KERNEL",
+    "Request",
+    "Static",
+    "Unsupported",
+    "Values",
+]
+
+Values: TypeAlias = tuple[ir.Value, ...]
+
+
+class Static(Protocol):
+    """What is known of a graph's values before it runs."""
+
+    @abstractmethod
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """A value's shape."""
+
+    @abstractmethod
+    def known(self, value: ir.Value) -> Array | None:
+        """The contents of a constant."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Base of all requests; what the passes before lowering read."""
+
+    fuses_elements: ClassVar[bool] = False
+    """Whether a kernel can compute element-wise operations on the result before it writes it back."""
+
+    @property
+    def channels_last(self) -> Values:
+        """Operands and results that kernels take and give channels-last."""
+        return ()
+
+    @property
+    def same_layout(self) -> Values:
+        """Operands and results that kernels take and give in any layout that they share."""
+        return ()
+
+    @property
+    def expressions(self) -> Values:
+        """Operands, of one shape, that kernels take as expressions of other tensors."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Unsupported(Request):
+    """No kernel computes the node, for a reason: its NumPy kernel runs inside the plan."""
+
+    reason: str
+
+
+NO_KERNEL = Unsupported("no compiled kernel")

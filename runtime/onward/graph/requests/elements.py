@@ -1,0 +1,68 @@
+"""Requests for element-wise operations that no expression says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onward.graph.expression import Expression
+from onward.graph.requests.base import Request, Values
+
+__all__ = [
+    "AdamUpdate",
+    "Dropout",
+    "Integers",
+]
+
+
+@dataclass(frozen=True)
+class Dropout(Request):
+    """y = x / (1 − ratio) where a number drawn for the element's position is at least ratio, else 0.
+
+    Attributes:
+        seed, step, salt: what the numbers follow from.
+    """
+
+    y: ir.Value
+    x: ir.Value
+    seed: ir.Value
+    step: ir.Value
+    ratio: float
+    salt: int
+
+    @property
+    def same_layout(self) -> Values:
+        return self.x, self.y
+
+
+@dataclass(frozen=True)
+class Integers(Request):
+    """y = a op b for integers, broadcast; `op` is "add", "sub", "mul", "div", "mod" or a comparison."""
+
+    y: ir.Value
+    op: str
+    a: ir.Value
+    b: ir.Value
+
+
+@dataclass(frozen=True)
+class AdamUpdate(Request):
+    """A parameter's step by Adam: (parameter, first and second moment) after it.
+
+    Attributes:
+        operands: the parameter, its gradient, the moments.
+        learning_rate, t: η, and the number of the step.
+        element: the results of one element, given those of `operands`, η / (1 − β1^t), sqrt(1 − β2^t) and
+            1 − η weight_decay.
+    """
+
+    outputs: Values
+    operands: Values
+    learning_rate: ir.Value
+    t: ir.Value
+    beta1: float
+    beta2: float
+    weight_decay: float
+    element: Callable[..., tuple[Expression, ...]]

@@ -1,0 +1,139 @@
+"""Requests for elements that move, are repeated or converted, and are not computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onward.graph.requests.base import Request, Values
+from onward.graph.types import Array
+
+__all__ = [
+    "Broadcast",
+    "Concat",
+    "Convert",
+    "Fill",
+    "Gather",
+    "GatherGradient",
+    "Identity",
+    "Pad",
+    "Slices",
+    "Tile",
+    "Transpose",
+    "View",
+]
+
+
+@dataclass(frozen=True)
+class Identity(Request):
+    """y = x."""
+
+    y: ir.Value
+    x: ir.Value
+
+
+@dataclass(frozen=True)
+class View(Request):
+    """y is x's elements in the same order under another shape."""
+
+    y: ir.Value
+    x: ir.Value
+
+
+@dataclass(frozen=True)
+class Transpose(Request):
+    """Axis i of y is axis perm[i] of x."""
+
+    y: ir.Value
+    x: ir.Value
+    perm: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slices(Request):
+    """Windows on x: outputs[i] = x[picked[i]], with a slice for each axis."""
+
+    outputs: Values
+    x: ir.Value
+    picked: tuple[tuple[slice, ...], ...]
+
+
+@dataclass(frozen=True)
+class Concat(Request):
+    """The operands one behind the other along an axis."""
+
+    y: ir.Value
+    operands: Values
+    axis: int
+
+    @property
+    def same_layout(self) -> Values:
+        return (*self.operands, self.y)
+
+
+@dataclass(frozen=True)
+class Pad(Request):
+    """x inside y from `before` on along each axis, what is negative cut off; `value` around it."""
+
+    y: ir.Value
+    x: ir.Value
+    before: tuple[int, ...]
+    value: float
+
+    @property
+    def same_layout(self) -> Values:
+        return self.x, self.y
+
+
+@dataclass(frozen=True)
+class Broadcast(Request):
+    """x broadcast to y's shape."""
+
+    y: ir.Value
+    x: ir.Value
+
+
+@dataclass(frozen=True)
+class Tile(Request):
+    """x repeated along each axis."""
+
+    y: ir.Value
+    x: ir.Value
+    repeats: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fill(Request):
+    """One value everywhere; `value` is an array of no axes."""
+
+    y: ir.Value
+    value: Array
+
+
+@dataclass(frozen=True)
+class Convert(Request):
+    """x in y's element type."""
+
+    y: ir.Value
+    x: ir.Value
+
+
+@dataclass(frozen=True)
+class Gather(Request):
+    """y = data[indices] along an axis."""
+
+    y: ir.Value
+    data: ir.Value
+    indices: ir.Value
+    axis: int
+
+
+@dataclass(frozen=True)
+class GatherGradient(Request):
+    """Zeros, to which the slices of dy along an axis are added where their index points, in order."""
+
+    ddata: ir.Value
+    dy: ir.Value
+    indices: ir.Value
+    axis: int

@@ -66,7 +66,8 @@ class Outcome:
 
         head = (
             f"{self.network:24} forward {number(self.forward):8} gradients {number(self.gradients):8} "
-            f"of {self.parameters:3} parameters; inference {self.inference or '-'}; training {self.training or '-'}"
+            f"of {self.parameters:3} parameters; inference {self.inference or '-'}; "
+            f"training {self.training or '-'}"
         )
         return "\n".join([head, *(f"    {problem}" for problem in self.problems)])
 
@@ -94,7 +95,7 @@ def compare(network: str, folder: Path) -> Outcome:
     try:
         _forward(found, folder)
         _backward(found, folder)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every network gets its line
         if "-v" in sys.argv:
             traceback.print_exc()
         found.problems.append(f"{type(error).__name__}: {str(error)[:1500]}")

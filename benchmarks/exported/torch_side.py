@@ -201,7 +201,9 @@ class Graph(nn.Module):
         for layer in (self.first, self.second):
             messages = layer(nodes)[edges[0]]
             target = edges[1].unsqueeze(1).expand_as(messages)
-            nodes = torch.tanh(torch.zeros(nodes.shape[0], messages.shape[1]).scatter_add(0, target, messages))
+            nodes = torch.tanh(
+                torch.zeros(nodes.shape[0], messages.shape[1]).scatter_add(0, target, messages)
+            )
         return nodes
 
 
@@ -273,7 +275,9 @@ def export(
         axes = {n: {0: "N"} for n in [*names, "output"]}
         if graph:
             axes = {names[0]: {0: "N"}, names[1]: {1: "E"}, "output": {0: "N"}}
-        torch.onnx.export(model, example, str(path), dynamo=False, opset_version=17, dynamic_axes=axes, **common)
+        torch.onnx.export(
+            model, example, str(path), dynamo=False, opset_version=17, dynamic_axes=axes, **common
+        )
         return
     n = torch.export.Dim("N", min=2, max=4096)
     shapes: tuple[Any, ...] = tuple({0: n} for _ in names)

@@ -27,7 +27,8 @@ from onward.autodiff.objective import Loss, Objective, inverse, write_objective,
 from onward.autodiff.transforms import GradientTransform, transformed
 from onward.autodiff.update import Optimizer, State, Window, update
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
-from onward.graph import Builder, canonical_model, dtype_of, is_float, numpy_dtype
+from onward.graph import Builder, dtype_of, is_float, numpy_dtype
+from onward.passes.fold_shapes import fold_shapes
 from onward.passes.to_training import to_training
 
 __all__ = ["OPSET", "TrainingStep", "training_step"]
@@ -142,7 +143,7 @@ def training_step(
         UnsupportedError: operators between the loss and a parameter have no gradient; names all of them.
     """
     _check(model, losses, trainable)
-    form = to_training(canonical_model(model), trainable)
+    form = to_training(fold_shapes(model, trainable), trainable)
     step_model = form.model
     graph = step_model.graph
     g = Builder(graph)

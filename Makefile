@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast check bench load overload faults fuzz protos pages docker clean
+.PHONY: setup demo test test-fast check bench load overload faults fuzz conformance protos pages docker clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,7 @@ check: setup
 	$(BIN)/lint-imports
 	scripts/protos.sh --check
 	$(BIN)/python scripts/api.py --check
+	PYTHONPATH=. $(BIN)/python scripts/operators.py --check
 
 # ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
 bench: setup
@@ -48,12 +49,17 @@ bench: setup
 overload load faults fuzz: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
+# the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down
+conformance: setup
+	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m tests.ops.conformance $(if $(ONLY),--only $(ONLY)) $(CONFORMANCE)
+
 protos: setup
 	scripts/protos.sh
 
 # pages that the code writes
 pages: setup
 	$(BIN)/python scripts/api.py
+	PYTHONPATH=. $(BIN)/python scripts/operators.py
 
 docker: setup
 	docker/check.sh

@@ -26,6 +26,7 @@ PACKAGES = (
     "onward.sklearn",
     "onward.verify",
     "onward.engine",
+    "onward.backend",
     "onward.autodiff",
     "onward.passes",
     "onward.graph",

@@ -18,6 +18,7 @@ from onward.version import __version__
 if TYPE_CHECKING:
     from onward import (
         autodiff,
+        backend,
         data,
         engine,
         errors,
@@ -41,6 +42,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "autodiff",
+    "backend",
     "compare",
     "data",
     "engine",

@@ -1,61 +1,34 @@
-"""The interpreter against the ONNX project's own expected values, for every operator that is registered."""
+"""Both engines against the ONNX project's own expected values, in all cases of its suite."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
-import numpy as np
-import onnx_ir as ir
 import pytest
 from tests.ops.cases import CASES
+from tests.ops.conformance import ENGINES, Engine, run_case, suite
 from tests.ops.exclusions import NO_NODE_CASE, NODE_CASES
-from tests.ops.onnx_cases import array_of, onnx_cases
+from tests.ops.onnx_cases import onnx_cases
 from tests.ops.test_old_versions import CASES as OLD
 
-from onward.engine.interpreter import Interpreter
 from onward.graph import Op, find, registered
 from onward.model.structure import all_nodes
 
 
-def _check(case: Any) -> None:
-    proto = case.model
-    interpreter = Interpreter(ir.from_proto(proto).graph)
-    for inputs, outputs in case.data_sets:
-        names = [v.name for v in proto.graph.input]
-        got = interpreter.run(dict(zip(names, map(array_of, inputs), strict=True)))
-        for value, expected in zip(proto.graph.output, map(array_of, outputs), strict=True):
-            _compare(got[value.name], expected, case.rtol, case.atol)
-
-
-def _compare(got: Any, want: Any, rtol: float, atol: float) -> None:
-    if isinstance(want, list):
-        assert len(got) == len(want)
-        for g, w in zip(got, want, strict=True):
-            _compare(g, w, rtol, atol)
-        return
-    text = want.dtype.kind in "OUST"
-    assert text == (got.dtype.kind in "OUST")
-    assert text or got.dtype == want.dtype
-    assert got.shape == want.shape
-    if text or want.dtype.kind in "biu":
-        np.testing.assert_array_equal(got.astype(want.dtype), want)
-    else:
-        exact = np.complex128 if want.dtype.kind == "c" else np.float64
-        np.testing.assert_allclose(got.astype(exact), want.astype(exact), rtol=rtol, atol=atol)
-
-
-@pytest.mark.parametrize("case", onnx_cases(), ids=lambda case: case.name)
-def test_node_case(case: Any) -> None:
-    if case.name in NODE_CASES:
-        with pytest.raises(Exception):  # noqa: B017, PT011 whatever goes wrong there, it must still go wrong
-            _check(case)
-        pytest.skip(NODE_CASES[case.name])
-    _check(case)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", sorted(suite("interpreter")[1]))
+def test_case(name: str, engine: Engine) -> None:
+    outcome = run_case(engine, name)
+    if name in NODE_CASES:
+        assert outcome.reason, "whatever goes wrong there, it must still go wrong"
+        pytest.skip(NODE_CASES[name])
+    if outcome.lacks_operator:
+        pytest.skip(outcome.reason)
+    assert not outcome.reason
 
 
 def test_exclusions_name_cases() -> None:
-    assert set(NODE_CASES) <= {case.name for case in onnx_cases()}
+    assert set(NODE_CASES) <= set(suite("interpreter")[1])
 
 
 @functools.cache
@@ -72,7 +45,12 @@ def _tested() -> frozenset[type[Op]]:
     return frozenset(tested)
 
 
-_CLASSES = {cls for versions in registered().values() for cls in versions.values()}
+_CLASSES = {
+    cls
+    for (domain, _), versions in registered().items()
+    for cls in versions.values()
+    if domain != "com.microsoft"  # see the suite beside this one
+}
 
 
 @pytest.mark.parametrize("cls", sorted(_CLASSES, key=lambda cls: cls.__name__), ids=lambda cls: cls.__name__)

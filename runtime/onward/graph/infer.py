@@ -117,6 +117,9 @@ def _inferred(
             ir.serde.serialize_attribute_into(proto.attribute.add(), attribute)
     types = {f"i{i}": _type_proto(value) for i, value in enumerate(node.inputs) if value is not None}
     data = {f"i{i}": ir.serde.serialize_tensor(c) for i, c in enumerate(contents) if c is not None}
+    if node.op_type == "Range":  # the bodies of the standard give it vectors of one element
+        for name, proto_type in types.items():
+            _make_scalar(proto_type, data.get(name))
     imports = [onnx.helper.make_opsetid(node.domain, opset)]
     try:
         found = infer_node_outputs(schema, proto, types, data, opset_imports=imports, ir_version=10)
@@ -184,6 +187,15 @@ def _type_proto(value: ir.Value) -> onnx.TypeProto:
         if value.shape is not None:
             ir.serde.serialize_shape_into(proto, value.shape)
     return proto
+
+
+def _make_scalar(proto: onnx.TypeProto, content: onnx.TensorProto | None) -> None:
+    """Show a vector of one element as a scalar."""
+    shape = proto.tensor_type.shape
+    if len(shape.dim) == 1 and shape.dim[0].dim_value == 1:
+        del shape.dim[:]
+    if content is not None and list(content.dims) == [1]:
+        del content.dims[:]
 
 
 def _describe(value: ir.Value) -> str:

@@ -5,17 +5,19 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._floats import widened
+from onward.ops._floats import total
 from onward.ops._shape import over_trailing_axes
 
 
 @op("Softmax", since=13)
 class Softmax(Op):
-    """exp(input) / Σ exp(input), the sum over one axis."""
+    """exp(input) / Σ exp(input), the sum over one axis.
+
+    As in the standard's body, 2-byte floats are rounded after every step.
+    """
 
     axis: int = -1
 
-    @widened
     def kernel(self, input: Array) -> Array:
         return softmax(input, self.axis)
 
@@ -40,4 +42,4 @@ class Softmax1(Op):
 def softmax(x: Array, axis: int) -> Array:
     """exp(x) / Σ exp(x), the sum over one axis."""
     e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
-    return e / np.sum(e, axis=axis, keepdims=True)
+    return e / total(e, (axis,), keepdims=True)

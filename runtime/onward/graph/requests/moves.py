@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.graph.requests.base import Request, Values
+from onward.graph.resampling import Resampling
 from onward.graph.types import Array
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Pad",
     "Positions",
     "PositionsGradient",
+    "Resample",
     "Slices",
     "Tile",
     "Transpose",
@@ -161,3 +163,16 @@ class PositionsGradient(Request):
     axis: int
     positions: range
     single: bool
+
+
+@dataclass(frozen=True)
+class Resample(Request):
+    """x resampled along axes, one after the other."""
+
+    y: ir.Value
+    x: ir.Value
+    lines: tuple[tuple[int, Resampling], ...]
+
+    @property
+    def channels_last(self) -> Values:
+        return (self.x, self.y) if all(axis >= 2 for axis, _ in self.lines) else ()

@@ -1,0 +1,295 @@
+"""The ONNX project's whole suite in both engines, and the gradients: `make conformance`.
+
+Prints what fails, grouped by reason; the exclusions and why; and at last
+
+    operators interpreter N/M compiled N/M (native K) gradients N/G
+
+M counts the cases of `onnx.backend.test` of all kinds on CPU, through `onward.backend`. K counts the passes
+of the compiled engine in which every run had a plan with at least one compiled kernel and no NumPy step. G
+counts the operators of the default domain whose newest schema calls an input differentiable; one is counted
+where every case of it in `tests.ops.gradient_checks` passes and there is one at least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import unittest
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx
+
+from onward import backend
+
+Engine: TypeAlias = Literal["interpreter", "compiled"]
+ENGINES: tuple[Engine, ...] = ("interpreter", "compiled")
+
+_SECONDS = 120
+"""After which a case is said to hang."""
+
+_CHUNK = 24
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: `reason` is empty where it passed."""
+
+    name: str
+    reason: str
+    native: bool = False
+
+    @property
+    def lacks_operator(self) -> bool:
+        """Whether it failed for an operator, or a version of one, that is not there."""
+        return self.reason.startswith("UnsupportedError: ") and "is not implemented" in self.reason
+
+
+class EngineBackend:
+    """`onward.backend` with an engine chosen, for the suite's runner; it remembers whether runs were native.
+
+    Args:
+        engine: the engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.native = False
+
+    def supports_device(self, device: str) -> bool:
+        """As `onward.backend`."""
+        return backend.supports_device(device)
+
+    def prepare(self, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> _Watched:
+        """As `onward.backend`."""
+        self.native = self.engine == "compiled"
+        return _Watched(self, backend.prepare(model, device, engine=self.engine, **kwargs))
+
+
+class _Watched:
+    def __init__(self, owner: EngineBackend, rep: backend.OnwardRep) -> None:
+        self._owner, self._rep = owner, rep
+
+    def run(self, inputs: Any) -> tuple[Any, ...]:
+        results = self._rep.run(inputs)
+        if self._owner.native:
+            self._owner.native = _is_native(self._rep, inputs)
+        return results
+
+
+def _is_native(rep: backend.OnwardRep, inputs: Any) -> bool:
+    """Whether a run has a plan of one compiled kernel at least, and without a NumPy step."""
+    given = rep.feed(inputs)
+    if not all(isinstance(x, np.ndarray) for x in given.values()):
+        return False
+    plan = rep.session._engine.plan({name: x.shape for name, x in given.items()})  # type: ignore[attr-defined]
+    return plan is not None and bool(plan.rows) and not any(row.reason for row in plan.rows)
+
+
+@functools.cache
+def suite(engine: Engine) -> tuple[EngineBackend, dict[str, Callable[[Any], None]]]:
+    """The suite's cases on CPU by name, each a function of a test case's instance, and what runs them."""
+    os.environ.setdefault("ONNX_MODELS", os.path.join(tempfile.gettempdir(), f"onnx-models-{os.getuid()}"))
+    runner_backend = EngineBackend(engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's, while expected values are computed
+        classes = _runner()(runner_backend).test_cases
+    cases = {
+        name.removesuffix("_cpu"): getattr(cls, name)
+        for cls in classes.values()
+        for name in dir(cls)
+        if name.startswith("test_") and name.endswith("_cpu")
+    }
+    return runner_backend, cases
+
+
+def _runner() -> Any:
+    """The suite's runner, whose comparison fails on scalars in sequences whatever they are."""
+    from onnx.backend.test.runner import Runner
+
+    class Comparing(Runner):
+        @classmethod
+        def assert_similar_outputs(
+            cls, ref_outputs: Any, outputs: Any, rtol: float, atol: float, model_dir: str | None = None
+        ) -> None:
+            if isinstance(ref_outputs, np.ndarray) and ref_outputs.ndim == 0:
+                assert outputs.shape == ()
+                ref_outputs, outputs = [ref_outputs], [outputs]
+            super().assert_similar_outputs(ref_outputs, outputs, rtol, atol, model_dir)
+
+    return Comparing
+
+
+def run_case(engine: Engine, name: str) -> Outcome:
+    """Run one case."""
+    runner_backend, cases = suite(engine)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cases[name](unittest.TestCase())
+    except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
+        return Outcome(name, _reason(error))
+    return Outcome(name, "", runner_backend.native)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, AssertionError):
+        return "wrong: " + " ".join(lines)[:150]
+    # the file's name is said first, then what is missing
+    text = next((line for line in lines if line.startswith("node ")), " ".join(lines[:2]))
+    text = text.partition(": operator ")[2] if ": operator " in text else text
+    return f"{type(error).__name__}: {text}"[:160]
+
+
+def _run_chunk(engine: Engine, names: Sequence[str]) -> list[Outcome]:
+    def hangs(*_: object) -> None:
+        raise TimeoutError(f"not done after {_SECONDS} seconds")
+
+    signal.signal(signal.SIGALRM, hangs)
+    outcomes = []
+    for name in names:
+        signal.alarm(_SECONDS)
+        outcomes.append(run_case(engine, name))
+        signal.alarm(0)
+    return outcomes
+
+
+def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
+    from tests.ops.gradient_checks import check_differences, check_emitted, gradient_cases
+
+    outcomes = []
+    for position in positions:
+        case = gradient_cases()[position]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                check_emitted(case)
+                check_differences(case)
+            outcomes.append(Outcome(case.op_type, ""))
+        except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
+            outcomes.append(Outcome(case.op_type, f"{case.id}: {_reason(error)}"))
+    return outcomes
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
+
+
+def _in_processes(
+    task: Callable[..., list[Outcome]], arguments: Sequence[tuple[Any, ...]], workers: int
+) -> list[Outcome]:
+    """The outcomes of all chunks, run in forked processes; where one dies, its chunk is run one by one."""
+    context = multiprocessing.get_context("fork")
+    outcomes: list[Outcome] = []
+    lost: list[tuple[Any, ...]] = []
+    with ProcessPoolExecutor(workers, context) as pool:
+        futures = [(pool.submit(task, *a), a) for a in arguments]
+        for future, a in futures:
+            try:
+                outcomes += future.result()
+            except BrokenProcessPool:
+                lost.append(a)
+    for *head, names in lost:
+        for name in names:
+            with ProcessPoolExecutor(1, context) as pool:
+                try:
+                    outcomes += pool.submit(task, *head, [name]).result()
+                except BrokenProcessPool:
+                    outcomes.append(Outcome(str(name), "the process died"))
+    return outcomes
+
+
+def _print_failures(title: str, outcomes: Sequence[Outcome], excluded: Mapping[str, str]) -> None:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.reason and outcome.name not in excluded:
+            groups[outcome.reason].append(outcome.name)
+    if not groups:
+        return
+    print(f"\n{title}: {sum(map(len, groups.values()))} fail")
+    for reason, names in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        shown = " ".join(n.removeprefix("test_") for n in names[:3]) + (" …" if len(names) > 3 else "")
+        print(f"  {len(names):4d}  {reason}  ({shown})")
+
+
+def _run_gradients(only: str, workers: int) -> str:
+    from tests.ops.exclusions import NO_GRADIENT
+    from tests.ops.gradient_checks import differentiable_operators, gradient_cases
+
+    wanted = set(differentiable_operators())
+    cases = gradient_cases()
+    positions = [
+        i for i, case in enumerate(cases) if not case.domain and case.op_type in wanted and only in case.id
+    ]
+    outcomes = _in_processes(_gradient_chunk, [(chunk,) for chunk in _chunks(positions)], workers)
+    failed = {o.name for o in outcomes if o.reason}
+    checked = {o.name for o in outcomes} - failed
+    if failed:
+        print("\ngradients that fail")
+        for outcome in outcomes:
+            if outcome.reason:
+                print(f"  {outcome.reason}")
+    if not only and (missing := sorted(wanted - checked - failed)):
+        print(f"\nno gradient ({len(missing)}): {', '.join(missing)}")
+        for op_type in sorted(set(missing) & set(NO_GRADIENT)):
+            print(f"  {op_type}: {NO_GRADIENT[op_type]}")
+    return f"gradients {len(checked)}/{len(wanted)}"
+
+
+def main() -> int:
+    """Run everything, or what `--only` and `--skip` leave; print the tables and the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", help="cases whose names hold this text")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--skip", choices=(*ENGINES, "gradients"), action="append", default=[])
+    parser.add_argument(
+        "--list-numpy", action="store_true", help="name the compiled passes that are not native"
+    )
+    options = parser.parse_args()
+    from tests.ops.exclusions import NODE_CASES
+
+    figures = []
+    unexpected = False
+    for engine in ENGINES:
+        if engine in options.skip:
+            continue
+        names = [name for name in suite(engine)[1] if options.only in name]
+        outcomes = _in_processes(_run_chunk, [(engine, c) for c in _chunks(names)], options.workers)
+        _print_failures(engine, outcomes, NODE_CASES)
+        passed = [outcome for outcome in outcomes if not outcome.reason]
+        unexpected = unexpected or any(o.reason and o.name not in NODE_CASES for o in outcomes)
+        if needless := [o.name for o in passed if o.name in NODE_CASES]:
+            print(f"excluded, and passes: {' '.join(needless)}")
+        figures.append(f"{engine} {len(passed)}/{len(outcomes)}")
+        if engine == "compiled":
+            figures[-1] += f" (native {sum(o.native for o in passed)})"
+            if options.list_numpy:
+                kinds = Counter(
+                    o.name.removeprefix("test_").partition("_")[0] for o in passed if not o.native
+                )
+                print("\nnot native: " + ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
+        suite.cache_clear()
+    if "gradients" not in options.skip:
+        figures.append(_run_gradients(options.only, options.workers))
+    print("\nexcluded, and why")
+    for name, reason in sorted(NODE_CASES.items()):
+        print(f"  {name}: {reason}")
+    print("operators " + " ".join(figures))
+    return int(unexpected)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

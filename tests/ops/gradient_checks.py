@@ -1,0 +1,115 @@
+"""What a gradient rule has to stand: central differences in float64, and onnxruntime in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import onnx
+from tests.ops.cases import CASES
+from tests.ops.exclusions import GRADIENT_CASES, MOVED, ORT_GRADIENTS
+from tests.ops.harness import (
+    Array,
+    Case,
+    assert_same,
+    feed,
+    for_double,
+    has_gradient,
+    in_double,
+    model_of,
+    run,
+    run_ort,
+    slope,
+    with_ort,
+)
+from tests.ops.onnx_cases import as_case, onnx_cases
+
+from onward.engine.interpreter import Interpreter
+
+_ELEMENTS = 40
+"""Operands up to this size are checked element by element, larger ones along random directions."""
+
+_DIRECTIONS = 5
+
+
+@functools.cache
+def differentiable_operators() -> tuple[str, ...]:
+    """The standard's operators whose newest schema calls an input differentiable, deprecated ones aside."""
+    wanted = onnx.defs.OpSchema.DifferentiationCategory.Differentiable
+    return tuple(
+        sorted(
+            schema.name
+            for schema in onnx.defs.get_all_schemas()
+            if not schema.domain
+            and not schema.deprecated
+            and any(formal.differentiation_category == wanted for formal in schema.inputs)
+        )
+    )
+
+
+@functools.cache
+def gradient_cases() -> tuple[Case, ...]:
+    """The ONNX project's cases and ours whose operators have a gradient, away from kinks."""
+    found = [case for c in onnx_cases() if c.name not in GRADIENT_CASES and (case := as_case(c)) is not None]
+    ours = [case for case in CASES if has_gradient(case)]
+    return tuple(case for case in [*map(_moved, found), *ours] if case.differentiated())
+
+
+def meets_ort(case: Case) -> bool:
+    """Whether onnxruntime can run the gradient's graph."""
+    return with_ort(case) and case.id not in ORT_GRADIENTS
+
+
+def check_emitted(case: Case) -> None:
+    """Types of the gradients in float32, and onnxruntime's values of the same graph."""
+    model = model_of(case, gradient=True)
+    inputs = feed(case, model)
+    got = run(model, inputs)
+    for i in case.differentiated():
+        if f"dx{i}" in got:
+            assert got[f"dx{i}"].shape == inputs[f"x{i}"].shape
+            assert got[f"dx{i}"].dtype == inputs[f"x{i}"].dtype
+    if meets_ort(case):
+        assert_same(got, run_ort(model, inputs), case.rtol, case.atol)
+
+
+def check_differences(case: Case) -> None:
+    """The rule against central differences, both in float64."""
+    narrow = feed(case, model_of(case, gradient=True))
+    case = for_double(case)
+    wide, inputs = in_double(model_of(case, gradient=True), narrow)
+    exact = run(wide, inputs)
+    forward, _ = in_double(model_of(case), narrow)
+    engine = Interpreter(forward.graph)
+    fed = {v.name or "": inputs[v.name or ""] for v in forward.graph.inputs}
+    seeds = {name.removeprefix("d"): dy for name, dy in inputs.items() if name.startswith("dy")}
+
+    for i in case.differentiated():
+        name = f"x{i}"
+
+        def objective(x: Array, name: str = name) -> float:
+            outputs = engine.run({**fed, name: x}, list(seeds))
+            return sum(float(np.sum(outputs[y] * dy)) for y, dy in seeds.items())
+
+        dx = exact.get(f"dx{i}", np.zeros_like(fed[name]))
+        want = np.array([slope(objective, fed[name], v) for v in _directions(fed[name])])
+        have = np.array([float(np.sum(dx * v)) for v in _directions(fed[name])])
+        scale = max(1.0, float(np.abs(want).max(initial=0)))
+        np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-8 * scale, err_msg=f"d/dx{i}")
+
+
+def _moved(case: Case) -> Case:
+    move, _ = MOVED.get(case.op_type, (None, ""))
+    if move is None:
+        return case
+    wrt = case.differentiated()
+    inputs = [move(x) if i in wrt else x for i, x in enumerate(case.inputs)]
+    return dataclasses.replace(case, inputs=inputs)
+
+
+def _directions(x: Array) -> list[Array]:
+    if x.size <= _ELEMENTS:
+        return [unit.reshape(x.shape) for unit in np.eye(x.size)]
+    rng = np.random.default_rng(x.size)
+    return [rng.normal(size=x.shape) for _ in range(_DIRECTIONS)]

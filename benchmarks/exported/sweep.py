@@ -130,10 +130,8 @@ def _backward(found: Outcome, folder: Path) -> None:
     model = upgrade(load(folder / "model.onnx"))
     names = _names(model, wanted)
     step = training_step(model, {"output": MSE()}, SGD(learning_rate=0.0), list(names), expose_gradients=True)
-    feeds = {**inputs, step.targets["output"]: target}
-    feeds[step.learning_rate], feeds[step.step] = np.float32(0), np.int64(0)
-    feeds |= {n: np.int64(1) for n in (step.seed, step.update) if n is not None}
-    feeds = {name: np.asarray(a) for name, a in feeds.items()}
+    feeds = {**inputs, step.targets["output"]: target, step.learning_rate: np.zeros((), np.float32)}
+    feeds |= {n: np.ones((), np.int64) for n in (step.step, step.seed, step.update) if n is not None}
     engine = CompiledEngine(step.model, step.bindings)
     found.training = _plan(found, engine, {name: a.shape for name, a in feeds.items()}, "training")
     results = engine.run(feeds)

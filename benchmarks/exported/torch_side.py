@@ -26,7 +26,7 @@ BATCH = 3
 Made = tuple[nn.Module, Callable[[int], tuple[torch.Tensor, ...]]]
 
 
-class First(nn.Module):
+class First(nn.Module):  # type: ignore[misc]
     """The first output of a model of transformers."""
 
     def __init__(self, model: nn.Module, *names: str) -> None:
@@ -148,7 +148,7 @@ def unet() -> Made:
     def block(a: int, b: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
 
-    class UNet(nn.Module):
+    class UNet(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.down1, self.down2, self.middle = block(3, 8), block(8, 16), block(16, 32)
@@ -167,7 +167,7 @@ def unet() -> Made:
     return UNet(), images()
 
 
-class Recurrent(nn.Module):
+class Recurrent(nn.Module):  # type: ignore[misc]
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
         self.embed, self.cell = nn.Embedding(100, 12), kind(12, 10, 2, batch_first=True, bidirectional=True)
@@ -177,7 +177,7 @@ class Recurrent(nn.Module):
         return self.head(self.cell(self.embed(ids))[0][:, -1])
 
 
-class Tcn(nn.Module):
+class Tcn(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(6, 6, 3, padding=2 * 2**i, dilation=2**i) for i in range(3))
@@ -190,7 +190,7 @@ class Tcn(nn.Module):
         return self.head(x.mean(2))
 
 
-class Graph(nn.Module):
+class Graph(nn.Module):  # type: ignore[misc]
     """Messages along edges, added up by scatter."""
 
     def __init__(self) -> None:

@@ -209,6 +209,18 @@ def test_inspect(onward: Onward, iris: Path) -> None:
     assert found["parameters"] == normalisation + 4 * 16 + 16 + 16 * 3 + 3
 
 
+def test_inspect_says_what_was_read_otherwise(onward: Onward, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [-1, 3])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [given], [result])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    shown = onward("inspect", path).out
+    assert "input 'x' declares the dimension -1: read as unknown" in shown
+    assert "output 'y' declares no shape" in shown
+
+
 def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Unheard", ["x"], ["y"], domain="com.example")],

@@ -114,7 +114,7 @@ def test_a_known_condition_leaves_its_branch() -> None:
     }"""
     folded = fold_shapes(model_of(text))
     assert "If" not in operators(folded)
-    x = np.float32([[-1, 2, 3], [4, -5, 6]])
+    x = np.array([[-1, 2, 3], [4, -5, 6]], np.float32)
     with Session(folded) as session:
         assert np.array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
 

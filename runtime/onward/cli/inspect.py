@@ -122,6 +122,8 @@ def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, l
     console = Console()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in report.opsets.items())
     print(f"{path}: IR {report.ir_version}, opset {opsets}; by {report.producer or 'unknown'}")
+    for note in report.leniencies:
+        print(f"  read although the standard does not allow it: {note}")
     for title, values in (("input", report.inputs), ("output", report.outputs)):
         for value in values:
             print(f"  {title} {value.name}: {value.dtype or '?'} {_shape(value.shape)}")

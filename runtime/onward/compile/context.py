@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
@@ -29,7 +29,7 @@ from onward.compile.kernels.layout import Image
 from onward.compile.options import CompileOptions
 from onward.compile.placement import Placement, image_tensor, whole
 from onward.compile.program import Operation
-from onward.compile.tensors import Buffer, Place, Tensor, reshaped, row_major
+from onward.compile.tensors import Buffer, Place, Tensor, gapless, reshaped
 from onward.compile.unit import Unit
 from onward.compile.uses import Uses
 from onward.compile.write_back import WriteBack
@@ -335,7 +335,7 @@ class Context(Queries):
         """A result that is another value's elements in the same order under another shape."""
         shape = self.shape(value)
         if (window := reshaped(self.present(of), shape)) is None:
-            window = replace(self.plain(of), shape=shape, strides=row_major(shape))
+            window = gapless(self.plain(of), shape)
         self.alias(value, window)
 
     def scratch(self, elements: int, dtype: np.dtype[np.generic]) -> Buffer:
@@ -349,6 +349,14 @@ class Context(Queries):
     def keep(self, key: object, thing: object) -> None:
         """Leave something for later calls."""
         self._emitted.kept[key] = thing
+
+    def once(self, key: object, make: Callable[[], Buffer]) -> Buffer:
+        """What was made under a key, or is made now: packed weights, for all who read them alike."""
+        found: Buffer | None = self.kept(key)
+        if found is None:
+            found = make()
+            self.keep(key, found)
+        return found
 
     def _may_replace(self, state: ir.Value, value: ir.Value) -> bool:
         """Whether nobody needs the old state any more, under whatever name."""
@@ -402,7 +410,9 @@ class Context(Queries):
             self._emitted.calls.append(Copy(source, target, label))
             return
         batch, *rest = source.shape or (1,)
-        spec = copies.Copy(tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize)
+        spec = copies.StridedCopy(
+            tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize
+        )
         slots: dict[str, Slot] = {"x": source, "y": target, "batch": batch}
         self.call(_copy_kernel(spec, self.target), slots, batch=batch, label=label)
 

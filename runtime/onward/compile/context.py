@@ -20,7 +20,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import ELEMENT_TYPES
 from onward.compile.expressions import number
 from onward.compile.groups import Group
-from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
+from onward.compile.items import Call, Check, Copy, Fallback, ForeignCall, Item, Slot
 from onward.compile.kernels import copy as copies
 from onward.compile.kernels.element import Element
 from onward.compile.kernels.expression import Expression
@@ -295,6 +295,9 @@ class Context(Queries):
     def new_plain(self, value: ir.Value) -> Tensor:
         """Memory for a result in ONNX's order: the state that it replaces, where nobody reads that later."""
         place = self._placement
+        if (reserved := place.reserved.get(value)) is not None:
+            place.plain[value] = reserved
+            return reserved
         state = place.targets.get(value)
         shape, dtype = self.shape(value), self.dtype(value)
         if state is not None and self._may_replace(state, value):
@@ -426,6 +429,11 @@ class Context(Queries):
             self._emitted.input_checks.append(check)
         else:
             self._emitted.calls.append(check)
+
+    def foreign(self, name: str, block: Tensor, tag: int, *, waits: bool) -> None:
+        """Call another library's function on a block, or wait until it has ended."""
+        self._emitted.changing.add(block.buffer)
+        self._emitted.calls.append(ForeignCall(name, block, tag, waits, self._site.label))
 
     def fallback(self, operation: Operation, reason: str) -> None:
         """Run an operation's NumPy kernel inside the plan."""

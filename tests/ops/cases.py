@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from tests.ops.cases_images import IMAGES
 from tests.ops.cases_normalization import NORMALIZATION
 from tests.ops.cases_recurrent import RECURRENT, RECURRENT_GRADIENTS
 from tests.ops.cases_training import TRAINING
@@ -209,6 +210,7 @@ CASES = [
     *MOVEMENT,
     *ONWARD,
     *WINDOWS,
+    *IMAGES,
     *NORMALIZATION,
     *TRAINING,
     *RECURRENT,

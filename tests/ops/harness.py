@@ -56,6 +56,7 @@ class Case:
             for `ai.onward` all floats.
         batch: the inputs whose first extent is the symbolic N. Such a case also runs with an empty batch.
         runtime: the integer and boolean inputs that are graph inputs; otherwise integers are constants.
+        constants: the float inputs that are constants in the graph.
         kinks: operand values where the slope jumps; shapes are filled with values away from them.
         without_ort: why onnxruntime is left out, if it is.
         rtol, atol: between float32 runs of different engines.
@@ -72,6 +73,7 @@ class Case:
     seeds: Sequence[int] | None = None
     batch: Sequence[int] = ()
     runtime: Sequence[int] = ()
+    constants: Sequence[int] = ()
     kinks: Sequence[float] = ()
     without_ort: str = ""
     rtol: float = 1e-4
@@ -173,7 +175,7 @@ def model_of(case: Case, *, gradient: bool = False) -> ir.Model:
     for i, array in enumerate(case.operands()):
         if array is None:
             values.append(None)
-        elif array.dtype.kind in "iu" and i not in case.runtime:
+        elif i in case.constants or (array.dtype.kind in "iu" and i not in case.runtime):
             values.append(g.initializer(f"x{i}", array))
         else:
             dims: list[int | str] = list(array.shape)

@@ -101,6 +101,7 @@ GATED = _gru(TIME, W4[:, :12], R4[:, :12])
 STATS = [POSITIVE[0], _f(3), _f(3), POSITIVE[1]]
 WHOLE = [np.abs(_f(3, 4)) + np.float32(0.5) for _ in range(4)]
 CHANNEL = [s[:, None] for s in STATS]
+_UP = np.stack([ROWS, (ROWS + ROWS[:, [1, 2, 2]]) / 2], -1).reshape(2, 6)
 _AXIS = {"axis": 1, "broadcast": 1}
 _BINARY: list[tuple[str, Callable[..., Array]]] = [
     ("Add", np.add),
@@ -238,6 +239,17 @@ CASES = [
         )
         for v in (1, 3)
     ),
+    *(
+        old("Upsample", v, [IMAGE], IMAGE.repeat(2, 2).repeat(3, 3), **extra)
+        for v, extra in (
+            (1, {"height_scale": 2.0, "width_scale": 3.0}),
+            (7, {"scales": [1.0, 1.0, 2.0, 3.0]}),
+        )
+    ),
+    old(
+        "Upsample", 1, [ROWS[None, None]], _UP[None, None], mode="bilinear", height_scale=1.0, width_scale=2.0
+    ),
+    old("Upsample", 7, [ROWS], _UP, mode="linear", scales=[1.0, 2.0]),
     old("LSTM", 1, [TIME, W4, R4], _lstm(TIME, W4, R4), hidden_size=4, output_sequence=1),
     *(
         old(name, 1, [X], f(X), **extra)

@@ -12,16 +12,16 @@ import numpy as np
 import onnx
 import pytest
 
-from onward.graph import ONWARD_DOMAIN, Op, registered
+from onward.graph import Op, registered
 from onward.graph.canonical import CURRENT_OPSET
-from onward.graph.op import CONSUMED_INPUTS
+from onward.graph.op import CONSUMED_INPUTS, has_schemas
 
 _CLASSES = [
     (domain, op_type, since, cls)
     for (domain, op_type), versions in sorted(registered().items())
     for since, cls in sorted(versions.items())
 ]
-_STANDARD = [entry for entry in _CLASSES if entry[0] != ONWARD_DOMAIN]
+_STANDARD = [entry for entry in _CLASSES if has_schemas(entry[0])]
 
 
 def _name(entry: Any) -> str:

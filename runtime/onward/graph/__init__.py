@@ -15,6 +15,7 @@ from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
 from onward.graph.origin import opset_of
 from onward.graph.replace import replace_node
+from onward.graph.resampling import Resampling
 from onward.graph.types import (
     Array,
     Dim,
@@ -41,6 +42,7 @@ __all__ = [
     "Geometry",
     "Observer",
     "Op",
+    "Resampling",
     "RunBody",
     "TensorSpec",
     "around",

@@ -7,6 +7,7 @@ was read does not change.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from onward.graph.bodies import bodies_of
 from onward.graph.builder import Builder
 from onward.graph.functions import expand_function, has_body
 from onward.graph.infer import infer_node
-from onward.graph.op import CONSUMED_INPUTS, bind, find
+from onward.graph.op import CONSUMED_INPUTS, ONWARD_DOMAIN, bind, find, has_schemas, versions_of
 from onward.graph.origin import note_opset, opset_of
 from onward.graph.replace import replace_node
 
@@ -78,7 +79,7 @@ def _transformed(graph: ir.Graph, functions: bool, old: bool, captures: bool) ->
         # the bodies have operators and forms that were not seen yet
         _, old, captures = _survey(graph)
     if old:
-        _to_current(graph, CURRENT_OPSET)
+        _to_current(graph, max(CURRENT_OPSET, graph.opset_imports.get("", CURRENT_OPSET)))
     if captures:
         _share_imports(graph, dict(graph.opset_imports))
         _make_explicit(Builder(graph))
@@ -147,7 +148,7 @@ def _take_types_of_branches(node: ir.Node) -> None:
 
 def _to_current(graph: ir.Graph, opset: int) -> None:
     declared = graph.opset_imports.get("", opset)
-    if declared >= opset:
+    if declared > opset:
         return
     graph.opset_imports[""] = opset
     _share_imports(graph, dict(graph.opset_imports))
@@ -168,12 +169,15 @@ def _replace_old(g: Builder, declared: int) -> None:
     for node in list(g.graph):
         for body in bodies_of(node):
             _replace_old(g.inside(body), declared)
-        if node.domain != "":
+        at = declared if node.domain == "" else g.graph.opset_imports.get(node.domain, 0)
+        if node.domain == ONWARD_DOMAIN or (node.domain and not versions_of(node.domain, node.op_type)):
             continue
-        note_opset(node, declared)
-        rule = getattr(find("", node.op_type, declared), "canonical", None)
+        note_opset(node, at)
+        rule = getattr(find(node.domain, node.op_type, at), "canonical", None)
         if rule is not None:
-            _rewrite(g, node, declared, rule)
+            _rewrite(g, node, at, rule)
+            continue
+        if node.domain != "":
             continue
         node.attributes.pop(CONSUMED_INPUTS, None)
         if any(value.name and value.type is None for value in node.outputs):
@@ -193,14 +197,33 @@ def _make_explicit(g: Builder) -> None:
             infer_node(node, opset)
 
 
+def _check_operands(node: ir.Node, rule: Callable[..., Any]) -> None:
+    """Refuse too few or too many operands of an operator whose schema nobody has checked."""
+    if has_schemas(node.domain):
+        return
+    try:
+        bound = inspect.signature(rule).bind(None, None, *node.inputs)
+    except TypeError:
+        names = list(inspect.signature(rule).parameters)[2:]
+        raise InvalidModelError(f"{len(node.inputs)} inputs; it takes {', '.join(names)}") from None
+    for name, parameter in list(inspect.signature(rule).parameters.items())[2:]:
+        if bound.arguments.get(name) is None and "None" not in str(parameter.annotation):
+            raise InvalidModelError(f"input {name!r} is missing")
+
+
 def _rewrite(g: Builder, node: ir.Node, opset: int, rule: Callable[..., Any]) -> None:
     """Put what an operator's rule writes in the place of a node; messages name the node."""
     g.at(node)
     try:
         operator = bind(node, opset)
+        _check_operands(node, rule)
         with g.scope(node.name or node.op_type):
             results = rule(operator, g, *node.inputs)
         results = (results,) if isinstance(results, ir.Value) else results
+        for i, value in enumerate(node.outputs):
+            used = value.name and (value.uses() or value.is_graph_output())
+            if used and (i >= len(results) or results[i] is None):
+                raise UnsupportedError(f"output {i}, {value.name!r}, is not supported")
         last = None if results[0] in node.inputs else results[0].producer()
         replace_node(g, node, results)
         if last is not None:

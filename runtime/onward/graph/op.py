@@ -25,7 +25,8 @@ a later opset is refused, never guessed. Versions that lack some of its attribut
 version that differs in more has a class of its own with nothing but
 
 - `canonical(self, g, *inputs)`: the same in terms of current operators, as graph values. `canonical_graph`
-  puts it in the node's place before anything runs, is planned or differentiated.
+  puts it in the node's place before anything runs, is planned or differentiated. Operators of domains that
+  `onnx` has no schemas of (`com.microsoft`) have nothing else.
 
 Operators with graphs as attributes are described in `onward.graph.bodies`.
 """
@@ -44,7 +45,17 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 
-__all__ = ["CONSUMED_INPUTS", "ONWARD_DOMAIN", "Op", "bind", "find", "op", "registered", "versions_of"]
+__all__ = [
+    "CONSUMED_INPUTS",
+    "ONWARD_DOMAIN",
+    "Op",
+    "bind",
+    "find",
+    "has_schemas",
+    "op",
+    "registered",
+    "versions_of",
+]
 
 ONWARD_DOMAIN = "ai.onward"
 
@@ -114,7 +125,7 @@ def _load_all() -> None:
 def versions_of(domain: str, op_type: str) -> Mapping[int, type[Op]]:
     """The classes of one operator by schema version; empty where there is none."""
     if (domain, op_type) not in _registry:
-        importlib.import_module("onward.ops").load(op_type)
+        importlib.import_module("onward.ops").load(domain, op_type)
     if (domain, op_type) not in _registry:  # in the file of another, or nowhere
         _load_all()
     return _registry.get((domain, op_type), {})
@@ -137,6 +148,10 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
     versions = versions_of(domain, op_type)
     if domain == ONWARD_DOMAIN:
         since = opset
+    elif not has_schemas(domain):
+        if not versions:
+            raise _not_there(domain, op_type, opset)
+        since = max((v for v in versions if v <= opset), default=opset)
     else:
         if domain == "" and opset > onnx.defs.onnx_opset_version():
             raise UnsupportedError(
@@ -146,11 +161,7 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
         try:
             since = onnx.defs.get_schema(op_type, opset, domain).since_version
         except onnx.defs.SchemaError:
-            known = sorted({d or "ai.onnx" for d, _ in registered()})
-            raise UnsupportedError(
-                f"operator {op_type} of domain {domain or 'ai.onnx'!r} does not exist at opset {opset}; "
-                f"known domains: {', '.join(known)}"
-            ) from None
+            raise _not_there(domain, op_type, opset) from None
     try:
         return versions[since]
     except KeyError:
@@ -159,6 +170,22 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
             f"operator {op_type} version {since} (opset {opset}, domain {domain or 'ai.onnx'!r}) "
             f"is not implemented; versions implemented: {have}"
         ) from None
+
+
+def _not_there(domain: str, op_type: str, opset: int) -> UnsupportedError:
+    known = sorted({d or "ai.onnx" for d, _ in registered()})
+    missing = domain in known and not has_schemas(domain)
+    what = "is not implemented; asked for at" if missing else "does not exist at"
+    return UnsupportedError(
+        f"operator {op_type} of domain {domain or 'ai.onnx'!r} {what} opset {opset}; "
+        f"known domains: {', '.join(known)}"
+    )
+
+
+@functools.cache
+def has_schemas(domain: str) -> bool:
+    """Whether `onnx` has schemas of a domain; of others the classes here are all that is known."""
+    return domain in {schema.domain for schema in onnx.defs.get_all_schemas()}
 
 
 CONSUMED_INPUTS = "consumed_inputs"
@@ -173,7 +200,7 @@ def _attribute_fields(cls: type[Op], opset: int) -> Mapping[str, bool]:
         for f in fields(cls)
         if f.name != "output_count"
     }
-    if cls.domain == ONWARD_DOMAIN:
+    if not has_schemas(cls.domain):
         return found
     schema = onnx.defs.get_schema(cls.op_type, opset, cls.domain).attributes
     return {name: required for name, required in found.items() if name in schema}

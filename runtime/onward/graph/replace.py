@@ -11,16 +11,16 @@ from onward.graph.builder import Builder
 __all__ = ["replace_node"]
 
 
-def replace_node(g: Builder, node: ir.Node, results: Sequence[ir.Value]) -> None:
+def replace_node(g: Builder, node: ir.Node, results: Sequence[ir.Value | None]) -> None:
     """Remove a node from its graph; what reads its outputs reads other values.
 
     Args:
         g: a builder on the node's graph that writes before the node.
         node: the node.
-        results: one value an output, in its order; those of outputs that the node does not name are unused.
+        results: one value an output, in its order; None where nobody uses the output.
             They take over the outputs' names, and types and shapes as far as these are known.
     """
-    pairs = [(old, new) for old, new in zip(node.outputs, results, strict=False) if old.name]
+    pairs = [(o, n) for o, n in zip(node.outputs, results, strict=False) if o.name and n is not None]
     olds, news = [old for old, _ in pairs], [new for _, new in pairs]
     replacements = [
         # only what was made for the node may take over an output's name

@@ -26,6 +26,8 @@ TRAINING_INFO = "onward.training_info"
 """Key of `ir.Model.meta`: the file's TrainingInfoProto messages, serialised, as a tuple of bytes."""
 
 _LAST_IR_WITH_FORCED_INPUTS = 3
+_HAS_LAYER_NORM = 17
+_MICROSOFT_DOMAIN = "com.microsoft"
 
 
 def load(path: str | os.PathLike[str], *, limits: Limits | None = None, mapped: bool = False) -> ir.Model:
@@ -131,6 +133,7 @@ def _read(path: str, limits: Limits) -> bytes:
 def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -> ir.Model:
     check_structure(proto, limits)
     _call_default_domain_empty(proto, proto.graph.node)
+    _name_domain_of_fused(proto)
     for function in proto.functions:
         _call_default_domain_empty(function, function.node)
     weights, emptied = _take_tensors(proto, limits, folder)
@@ -160,6 +163,21 @@ def _call_default_domain_empty(
     for node in all_nodes(nodes):
         if node.domain == "ai.onnx":
             node.domain = ""
+
+
+def _name_domain_of_fused(proto: onnx.ModelProto) -> None:
+    """Operators that onnxruntime's optimiser writes into the default domain are those of its own domain.
+
+    They are SimplifiedLayerNormalization, which the standard does not have, and LayerNormalization before
+    opset 17.
+    """
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    names = {"SimplifiedLayerNormalization"} | ({"LayerNormalization"} if opset < _HAS_LAYER_NORM else set())
+    found = [n for n in all_nodes(proto.graph.node) if not n.domain and n.op_type in names]
+    for node in found:
+        node.domain = _MICROSOFT_DOMAIN
+    if found and not any(entry.domain == _MICROSOFT_DOMAIN for entry in proto.opset_import):
+        proto.opset_import.add(domain=_MICROSOFT_DOMAIN, version=1)
 
 
 def _parse(data: bytes) -> onnx.ModelProto:

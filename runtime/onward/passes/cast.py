@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onward.graph import ONWARD_DOMAIN, bodies_of, infer_node, numpy_dtype
@@ -16,7 +17,7 @@ def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataT
     """The model with every tensor of one floating-point type replaced by another.
 
     Inputs, initializers, constants and the targets of Cast change, in bodies too; then types are inferred
-    anew.
+    anew. Operands that have the type by their operator's schema, such as Resize's scales, keep it.
     """
     model = model.clone()
     _cast_graph(model.graph, model.graph.opset_imports, to, source)
@@ -24,7 +25,10 @@ def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataT
 
 
 def _cast_graph(graph: ir.Graph, opsets: Mapping[str, int], to: ir.DataType, source: ir.DataType) -> None:
+    fixed = {v for node in graph for v in _of_fixed_type(node, opsets, source)}
     for value in [*graph.inputs, *graph.initializers.values()]:
+        if value in fixed:
+            continue
         if value.dtype == source:
             value.type = ir.TensorType(to)
         if value.const_value is not None and value.const_value.dtype == source:
@@ -46,6 +50,22 @@ def _cast_graph(graph: ir.Graph, opsets: Mapping[str, int], to: ir.DataType, sou
         infer_node(node, opsets.get(node.domain, 1 if node.domain == ONWARD_DOMAIN else 0))
         for value, shape in zip(node.outputs, shapes, strict=True):
             value.shape = shape
+
+
+def _of_fixed_type(node: ir.Node, opsets: Mapping[str, int], source: ir.DataType) -> Iterator[ir.Value]:
+    """The operands whose type is this one whatever the others' is."""
+    if node.domain == ONWARD_DOMAIN or node.domain not in opsets:
+        return
+    try:
+        formals = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain).inputs
+    except onnx.defs.SchemaError:
+        return
+    for i, value in enumerate(node.inputs):
+        if (
+            value is not None
+            and formals[min(i, len(formals) - 1)].type_str == f"tensor({source.name.lower()})"
+        ):
+            yield value
 
 
 def _cast_plain_constant(node: ir.Node, to: ir.DataType, source: ir.DataType) -> None:

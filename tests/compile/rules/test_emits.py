@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from tests.compile.units import floats, kinds, lowered_of
@@ -53,6 +54,15 @@ EMITTED: dict[str, tuple[Build, list[str]]] = {
         ["copy", "pack", "conv", "copy", "conv", "copy", "copy"],
     ),
     "pooling": (lambda g: g.MaxPool(_image(g), kernel_shape=[2, 2]), ["copy", "max", "copy"]),
+    "an image twice as large": (
+        lambda g: g.Resize(_image(g), None, np.float32([1, 1, 2, 2])),
+        ["copy", "resample", "copy"],
+    ),
+    "a cubic filter, its sums nested": (
+        lambda g: g.Resize(_image(g), None, np.float32([1, 1, 2, 2]), mode="cubic"),
+        ["copy", "resample", "resample", "copy"],
+    ),
+    "rows of a matrix resized": (lambda g: g.Resize(floats(g, "x", 5, 7), None, None, [9, 7]), ["resample"]),
     "a sum over the last axis": (lambda g: g.ReduceSum(floats(g, "x", 5, 7), [1]), ["reduce_rows"]),
     "a sum over the first axis": (lambda g: g.ReduceSum(floats(g, "x", 5, 7), [0]), ["reduce", "finish"]),
     "softmax over an outer axis": (

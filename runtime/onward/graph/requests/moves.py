@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.graph.requests.base import Request, Values
+from onward.graph.resampling import Resampling
 from onward.graph.types import Array
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GatherGradient",
     "Identity",
     "Pad",
+    "Resample",
     "Slices",
     "Tile",
     "Transpose",
@@ -137,3 +139,16 @@ class GatherGradient(Request):
     dy: ir.Value
     indices: ir.Value
     axis: int
+
+
+@dataclass(frozen=True)
+class Resample(Request):
+    """x resampled along axes, one after the other."""
+
+    y: ir.Value
+    x: ir.Value
+    lines: tuple[tuple[int, Resampling], ...]
+
+    @property
+    def channels_last(self) -> Values:
+        return (self.x, self.y) if all(axis >= 2 for axis, _ in self.lines) else ()

@@ -1,0 +1,116 @@
+"""Cases of the operators that resample images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tests.ops.harness import Case
+
+_MODES: list[dict[str, Any]] = [
+    {},
+    {"mode": "linear"},
+    {"mode": "cubic"},
+    {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5},
+    {"mode": "linear", "antialias": 1},
+    {"mode": "cubic", "antialias": 1, "exclude_outside": 1},
+]
+
+_PLACES = ("half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize")
+
+_NO_TYPE = "onnxruntime has no such kernel"
+_OTHER = "onnxruntime computes something else"
+
+
+def _scales(*scales: float) -> Any:
+    return np.asarray(scales, np.float32)
+
+
+def _by_scales(x: tuple[int, ...], scales: Any, attrs: dict[str, Any], **more: Any) -> Case:
+    roi = None
+    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        count = len(scales)
+        roi = np.asarray([0.0] * (count - 1) + [-0.2] + [1.0] * (count - 1) + [0.7], np.float32)
+    return Case("Resize", [x, roi, scales], attrs, constants=[1, 2], wrt=[0], **more)
+
+
+def _by_sizes(x: tuple[int, ...], sizes: list[int], attrs: dict[str, Any], **more: Any) -> Case:
+    return Case("Resize", [x, None, None, sizes], attrs, wrt=[0], **more)
+
+
+_UP_AND_DOWN = _scales(1, 1, 2.5, 0.6)
+
+IMAGES = [
+    *(_by_scales((2, 3, 4, 7), _UP_AND_DOWN, at, without_ort=_OTHER) for at in _MODES),
+    *(_by_sizes((2, 19, 4, 7), [2, 19, 9, 3], at, without_ort=_OTHER) for at in _MODES),
+    *(
+        _by_scales(
+            (2, 3, 4, 7), _UP_AND_DOWN, {**at, "coordinate_transformation_mode": place}, without_ort=_OTHER
+        )
+        for place in _PLACES
+        for at in _MODES[:3]
+    ),
+    *(
+        _by_sizes((1, 2, 3, 20), [1, 2, 5, 6], {"nearest_mode": rounding}, name=f"Resize-{rounding}")
+        for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    ),
+    _by_scales((2, 3, 4, 4), _scales(1, 1, 2, 2), {}, batch=[0], name="Resize-doubled"),
+    _by_scales((2, 16, 4, 4), _scales(1, 1, 2, 2), {"mode": "linear"}, batch=[0], name="Resize-linear"),
+    _by_scales((2, 3, 4, 4), _scales(1, 1, 1, 1), {"mode": "linear"}, batch=[0], name="Resize-nothing"),
+    _by_scales(
+        (2, 3, 4, 6),
+        _scales(2, 0.5),
+        {"mode": "linear", "axes": (-1, 2)},
+        without_ort=_OTHER,
+        batch=[0],
+        name="Resize-axes",
+    ),
+    _by_sizes((2, 5, 8), [2, 5, 11], {"mode": "linear"}, without_ort=_OTHER, name="Resize-signal"),
+    _by_sizes((2, 5, 8), [2, 3, 8], {"mode": "linear"}, without_ort=_OTHER, name="Resize-channels"),
+    _by_sizes((6, 5), [3, 9], {"mode": "cubic"}, without_ort=_OTHER, name="Resize-matrix"),
+    _by_sizes((1, 2, 3, 4, 5), [1, 2, 5, 3, 7], {"mode": "linear"}, name="Resize-volume"),
+    *(
+        _by_sizes(
+            (2, 3, 6, 4),
+            [7, 8],
+            {"mode": "linear", "axes": (2, 3), "keep_aspect_ratio_policy": policy},
+            without_ort=_OTHER,
+            name=f"Resize-{policy}",
+        )
+        for policy in ("not_larger", "not_smaller")
+    ),
+    Case(
+        "Resize",
+        [(1, 2, 3, 4), np.zeros(0, np.float32), _scales(1, 1, 2, 2)],
+        {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"},
+        opset=11,
+        constants=[1, 2],
+        wrt=[0],
+        without_ort=_OTHER,
+        name="Resize-tf",
+    ),
+    Case(
+        "Resize",
+        [(2, 3, 4), _scales(1, 2, 0.5)],
+        {"mode": "linear"},
+        opset=10,
+        constants=[1],
+        wrt=(),
+        without_ort=_OTHER,
+    ),
+    Case("Upsample", [(2, 3, 4), _scales(1, 2, 3)], opset=9, constants=[1], wrt=()),
+    *(
+        Case(
+            "ResizeGrad",
+            [dy, shape, None, None, sizes],
+            at,
+            domain="ai.onward",
+            wrt=[0],
+        )
+        for dy, shape, sizes, at in (
+            ((2, 3, 9, 3), [2, 3, 4, 7], [2, 3, 9, 3], {"mode": "cubic"}),
+            ((2, 3, 9, 3), [2, 3, 4, 7], [9, 3], {"mode": "linear", "axes": (2, 3), "antialias": 1}),
+            ((2, 3, 8, 8), [2, 3, 4, 4], [2, 3, 8, 8], {}),
+        )
+    ),
+]

@@ -21,8 +21,8 @@ DATE_PARTS = ("year", "month", "day", "weekday", "hour", "elapsed")
 _LIMIT = 10.0
 """Standardised numbers are cut there: what lies further is an accident of the scale."""
 _FAR = 1e30
-_TIME = r"([ T]([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?"
-_FIELDS = {"y": r"\d{4}", "m": r"(0?[1-9]|1[0-2])", "d": r"(0?[1-9]|[12]\d|3[01])"}
+_TIME = r"([ T]([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?)?"
+_FIELDS = {"y": r"[0-9]{4}", "m": r"(0?[1-9]|1[0-2])", "d": r"(0?[1-9]|[12][0-9]|3[01])"}
 
 
 def date_pattern(order: str) -> str:

@@ -7,7 +7,10 @@ from onward.graph import Array, Op, op
 
 @op("StringConcat", since=20)
 class StringConcat(Op):
-    """Z = X followed by Y, broadcast as in NumPy."""
+    """X followed by Y, element by element, broadcast."""
 
     def kernel(self, X: Array, Y: Array) -> Array:
-        return np.asarray(X.astype(object) + Y.astype(object), dtype=object)
+        left, right = np.broadcast_arrays(X.astype(object), Y.astype(object))
+        joined = np.empty(left.shape, object)
+        joined.reshape(-1)[:] = [a + b for a, b in zip(left.reshape(-1), right.reshape(-1), strict=True)]
+        return joined

@@ -5,22 +5,24 @@ import numpy as np
 from onward.graph import Array, Op, op
 
 
-@op("StringSplit", since=20, multiple_outputs=True)
+@op("StringSplit", since=20)
 class StringSplit(Op):
-    """The parts of each text between delimiters, filled up with empty texts, and how many there are.
+    """The parts of each string, filled up with empty ones on a last axis, and how many there are.
 
-    Without a delimiter, or with an empty one, runs of white space divide.
+    Strings are split at `delimiter`, at runs of white space where that is absent or empty, at most `maxsplit`
+    times.
     """
 
     delimiter: str | None = None
     maxsplit: int | None = None
 
     def kernel(self, X: Array) -> tuple[Array, Array]:
+        separator = self.delimiter or None  # an empty one means white space
         limit = -1 if self.maxsplit is None else self.maxsplit
-        parts = [text.split(self.delimiter or None, limit) if text else [] for text in X.reshape(-1)]
-        counts = np.array([len(each) for each in parts], dtype=np.int64).reshape(X.shape)
-        width = int(counts.max(initial=0))
-        filled = np.full((len(parts), width), "", dtype=object)
-        for row, each in zip(filled, parts, strict=True):
-            row[: len(each)] = each
-        return filled.reshape((*X.shape, width)), counts
+        parts = [str(text).split(separator, limit) for text in X.reshape(-1)]
+        longest = max(map(len, parts), default=0)
+        y = np.full((len(parts), longest), "", object)
+        for row, found in zip(y, parts, strict=True):
+            row[: len(found)] = found
+        counts = np.array([len(found) for found in parts], np.int64)
+        return y.reshape(*X.shape, longest), counts.reshape(X.shape)

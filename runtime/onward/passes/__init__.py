@@ -3,6 +3,7 @@
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.preparation import detach_preparation, prepend_preparation
+from onward.passes.quantization import in_floats, in_integers
 from onward.passes.replace_head import Head, find_head, replace_head
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
@@ -14,6 +15,8 @@ __all__ = [
     "detach_preparation",
     "expand_onward",
     "find_head",
+    "in_floats",
+    "in_integers",
     "prepend_preparation",
     "replace_head",
     "to_inference",

@@ -13,6 +13,7 @@ from onward.autodiff import OPSET
 from onward.errors import ConfigError
 from onward.graph import canonical_model
 from onward.model import load, trainable_initializers, upgrade
+from onward.passes.quantization import in_floats
 from onward.train.losses import Loss, loss_named
 from onward.train.optimizers import Optimizer
 
@@ -22,6 +23,8 @@ __all__ = ["check_groups", "choose_parameters", "order_losses", "prepare_model"]
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     """A model of the trainer's own at the opset that gradients are written in.
 
+    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`.
+
     Raises:
         ConfigError: neither a model, nor something that has one, nor a path.
     """
@@ -30,9 +33,9 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     model = getattr(model, "model", model)
     if not isinstance(model, ir.Model):
         raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
-    if model.graph.opset_imports.get("") != OPSET:
-        return upgrade(model, OPSET)
-    return model.clone()  # the caller may change its own
+    current = upgrade(model, OPSET) if model.graph.opset_imports.get("") != OPSET else model
+    prepared = in_floats(canonical_model(current), trainable=True)
+    return prepared.clone() if prepared is model else prepared  # the caller may change its own
 
 
 def order_losses(losses: Mapping[str, Loss | str], outputs: Sequence[str]) -> dict[str, Loss]:

@@ -54,13 +54,14 @@ def in_floats(model: ir.Model, *, trainable: bool = False) -> ir.Model:
     """The model with quantised tensors as floats that have been rounded: the same model where it has none.
 
     Every pair of QuantizeLinear and DequantizeLinear becomes one FakeQuantize, every DequantizeLinear of a
-    constant that nothing else reads a float initializer of the name of its output. Other forms (blocks,
+    constant that nothing else reads a float initializer of the name of its output, and a FakeQuantize that
+    rounds it again. Other forms (blocks,
     floats of 8 bits, scales that are computed) stay as they are.
 
     Args:
         model: in canonical form, or at opset 21; it is not changed.
-        trainable: whether the new initializers are to be trained: they then get a FakeQuantize of their own,
-            so that the forward pass sees what the quantised model will.
+        trainable: whether NaN, which integers have none of, is to stay NaN and be found; and whether biases
+            of int32 get a FakeQuantize of their own, as other initializers do.
     """
     kinds = {n.op_type for n in model.graph if not n.domain}
     if "DequantizeLinear" not in kinds:
@@ -104,7 +105,8 @@ def _replace(g: Builder, model: ir.Model, node: ir.Node, scheme: _Scheme, *, tra
     g.at(node)
     node.outputs[0].name = g.unique(f"{name}/dequantized", scoped=False)
     weight = g.initializer(name, floats.astype(np.float32))
-    y = _faked(g, weight, scheme, nan_to_low=False) if trainable else weight
+    rounds = trainable or scheme.to != _BIAS
+    y = _faked(g, weight, scheme, nan_to_low=not trainable) if rounds else weight
     if y is not None:
         ir.convenience.replace_all_uses_with(node.outputs[0], y)
         g.graph.remove(node, safe=True)
@@ -120,6 +122,8 @@ def _faked(g: Builder, x: ir.Value, scheme: _Scheme, *, nan_to_low: bool) -> ir.
     rank = len(dims) if dims is not None else 1
     least, largest = _limits(scheme.to)
     zero = scheme.shaped(scheme.zero, rank).astype(np.int64)
+    if zero.size and (zero == zero.flat[0]).all():
+        zero = zero.reshape(-1)[0]
     return g.onward.FakeQuantize(
         x,
         g.const(scheme.shaped(scheme.scale, rank)),

@@ -109,3 +109,50 @@ def _calls(engine: CompiledEngine, x: Array, name: str) -> int:
     plan = engine.plan({"x": x.shape})
     assert plan is not None
     return sum(name in str(row) for row in plan.spec.rows)
+
+
+_CONVOLUTIONS = [
+    ((2, 16, 9, 7), (20, 16, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 32, 14, 14), (64, 32, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((3, 64, 7, 7), (70, 64, 1, 1), {}),
+    ((2, 48, 8, 8), (16, 48, 1, 1), {"strides": [2, 2]}),
+    ((1, 16, 12, 11), (33, 16, 3, 2), {"dilations": [2, 3], "pads": [2, 1, 0, 3]}),
+    ((2, 16, 30), (40, 16, 3), {"pads": [1, 1], "strides": [2]}),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("x_shape", "w_shape", "attributes"), _CONVOLUTIONS, ids=str)
+def test_convolutions(x_shape: Any, w_shape: Any, attributes: dict[str, Any], threads: int) -> None:
+    n = w_shape[0]
+    initial: dict[str, Any] = {
+        "w": _RNG.integers(-128, 128, w_shape).astype(np.int8),
+        "ws": (_RNG.random(n) * 0.01 + 0.001).astype(np.float32),
+        "wz": np.zeros(n, np.int8),
+        "b": _RNG.integers(-9000, 9000, n).astype(np.int32),
+        "xs": np.float32(0.02),
+        "xz": np.uint8(77),
+    }
+    initial["bs"] = initial["ws"] * initial["xs"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "xs", "xz"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "bs"], ["bd"], axis=0),
+        helper.make_node("Conv", ["d", "wd", "bd"], ["c"], **attributes),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, x_shape)],
+        [helper.make_tensor_value_info("y", 1, [None] * len(x_shape))],
+        [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in initial.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_bytes(proto.SerializeToString())
+    x = (_RNG.standard_normal(x_shape) * 2).astype(np.float32)
+    engine = CompiledEngine(model, threads=threads)
+    want = Interpreter(model.graph).run({"x": x})["y"]
+    np.testing.assert_allclose(engine.run({"x": x})["y"], want, rtol=1e-5, atol=1e-4)
+    assert _calls(engine, x, "integer_convolution") == 1

@@ -17,7 +17,15 @@ from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.tile import IDENTITY, Epilogue
 
-__all__ = ["IntegerGemm", "has_byte_dots", "integer_gemm", "pack_integers", "packed_bytes"]
+__all__ = [
+    "IntegerGemm",
+    "define_tile",
+    "has_byte_dots",
+    "integer_gemm",
+    "pack_integers",
+    "packed_bytes",
+    "to_bytes",
+]
 
 _GROUP = 4
 """Bytes of a lane, which one instruction multiplies and adds up."""
@@ -160,7 +168,7 @@ def integer_gemm(spec: IntegerGemm, target: Target) -> Kernel:
     if rest or tail:
         parts.append((rest + (tail > 0), whole, whole + 1, tail))
     tiles = {
-        (rows, width, cut): _tile(module, spec, rows, width, cut)
+        (rows, width, cut): define_tile(module, spec, rows, width, cut)
         for width, _, _, cut in parts
         for rows in (_ROWS, 2, 1)
     }
@@ -212,31 +220,37 @@ def _rounded(f: Function, x: Value) -> Value:
     return f.cast("fptosi", whole, f"<{f.lanes} x i32>")
 
 
+def to_bytes(f: Function, spec: IntegerGemm) -> Callable[[Value], Value]:
+    """A function of a vector of A that gives its integers less the smallest, as unsigned bytes."""
+    inverse = f.splat(f.value(1.0 / spec.scale, f.float))
+    low = f.splat(f.value(spec.low, "i32"))
+
+    def turned(x: Value) -> Value:
+        return f.cast("trunc", f.binary("sub", _rounded(f, x * inverse), low), f"<{f.lanes} x i8>")
+
+    return turned
+
+
 def _bytes_of_rows(module: Module, spec: IntegerGemm) -> Function:
     """Write a function of (a, bytes, rows): rows of A as unsigned bytes, in lines of whole vectors."""
     f = module.function("bytes_of_rows", [("a", "ptr"), ("bytes", "ptr"), ("rows", "i64")])
     a, out, rows = f.arguments
     line = _groups(spec.k) * _GROUP
-    inverse = f.splat(f.value(1.0 / spec.scale, f.float))
-    low = f.splat(f.value(spec.low, "i32"))
-
-    def turned(source: Value, sink: Value, k: Value | int, mask: Value | None) -> None:
-        q = _rounded(f, f.vload(source, k, mask) * inverse)
-        narrow = f.cast("trunc", f.binary("sub", q, low), f"<{f.lanes} x i8>")
-        f.vstore(narrow, sink, k)
+    turned = to_bytes(f, spec)
 
     tail = spec.k % f.lanes
     with f.range(0, rows) as r:
         source, sink = f.at(a, r * spec.a_row), f.at(out, r * line, "i8")
         with f.range(0, spec.k - tail, f.lanes) as k:
-            turned(source, sink, k, None)
+            f.vstore(turned(f.vload(source, k)), sink, k)
         if tail:
-            turned(source, sink, spec.k - tail, f.mask(tail))
+            last = spec.k - tail
+            f.vstore(turned(f.vload(source, last, f.mask(tail))), sink, last)
     f.ret()
     return f
 
 
-def _tile(module: Module, spec: IntegerGemm, rows: int, vectors: int, tail: int) -> Function:
+def define_tile(module: Module, spec: IntegerGemm, rows: int, vectors: int, tail: int) -> Function:
     """Write a function of (A's bytes, panels, sums, factors, C, epilogue addresses...): a tile, finished."""
     kinds = spec.epilogue.operands
     names = ("a", "b", "sums", "factors", "c", *(f"e{i}" for i in range(len(kinds))))

@@ -1,24 +1,28 @@
-"""Products of what FakeQuantize has rounded, in 8-bit integers where the machine multiplies bytes."""
+"""Products and convolutions of rounded values, in 8-bit integers where the machine multiplies bytes."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.compile.context import Context, Queries
+from onward.compile.context import Context, Layout, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels import integer_gemm as kernels
+from onward.compile.kernels.integer_conv import IntegerConvolution, integer_convolution, suits_bytes
 from onward.compile.kernels.integer_gemm import IntegerGemm
-from onward.compile.tensors import Buffer, Tensor
+from onward.compile.kernels.layout import Convolution
+from onward.compile.tensors import Buffer, Tensor, row_major
 from onward.compile.write_back import WriteBack
 from onward.graph import ONWARD_DOMAIN
 
-__all__ = ["Rounded", "in_integers", "rounded"]
+__all__ = ["Rounded", "convolved_in_integers", "in_integers", "rounded"]
 
 _gemm = functools.lru_cache(256)(kernels.integer_gemm)
+_convolution = functools.lru_cache(256)(integer_convolution)
 _pack = functools.lru_cache(256)(kernels.pack_integers)
 
 _LEAST_DEPTH, _LEAST_WIDTH = 32, 16
@@ -89,13 +93,63 @@ def in_integers(
     return True
 
 
+def convolved_in_integers(
+    c: Context,
+    back: WriteBack,
+    conv: Convolution,
+    source: Tensor,
+    bias: Tensor | None,
+    x: ir.Value,
+    w: ir.Value,
+) -> bool:
+    """Emit a convolution in integers; False where it is none of those, and nothing is emitted."""
+    depth, n = conv.inputs * prod(conv.kernel), conv.y.channels
+    if not kernels.has_byte_dots(c.target) or source.dtype != np.float32 or not suits_bytes(conv):
+        return False
+    a, b = rounded(c, x), rounded(c, w)
+    if a is None or b is None or n < _LEAST_WIDTH or depth > _SUMS:
+        return False
+    weights = c.layout(w, Layout.PLAIN)
+    scale, shape = c.known(a.scale), c.shape(b.scale)
+    if scale is None or scale.size != 1 or a.high - a.low > 255 or b.low < -128 or b.high > 127:
+        return False
+    columns = prod(shape) != 1
+    if not c.is_constant(weights) or (columns and (prod(shape) != n or shape[0] != n)):
+        return False
+    epilogue, operands = back.epilogue(bias)
+    one = float(np.asarray(scale, np.float32).reshape(()))
+    spec = IntegerConvolution(conv, one, a.low, epilogue)
+    packed, sums, factors = _packed(c, w, b, None, spec.product, columns=columns)
+    batch = source.shape[0]
+    slots: dict[str, Slot] = {"a": source.buffer, "packed": packed, "sums": sums, "factors": factors}
+    slots |= {"c": back.target.buffer, "batch": batch}
+    slots |= {f"e{i}": t.buffer if t.image else t for i, t in enumerate(operands)}
+    c.call(_convolution(spec, c.target), slots, batch=batch)
+    return True
+
+
+def _taps_first(c: Context, w: ir.Value) -> Tensor:
+    """Weights [O, C, *kernel] as a matrix [*kernel · C, O]."""
+    plain = c.plain(w)
+    order = [*range(2, len(plain.shape)), 1, 0]
+    shape = tuple(plain.shape[a] for a in order)
+    turned = replace(plain, shape=shape, strides=tuple(plain.strides[a] for a in order), image=None)
+    target = Tensor(Buffer(plain.nbytes), shape, row_major(shape), plain.dtype)
+    c.copy(turned, target)
+    columns = shape[-1]
+    return replace(target, shape=(plain.size // columns, columns), strides=(columns, 1))
+
+
 def _packed(
-    c: Context, w: ir.Value, b: Rounded, right: Tensor, spec: IntegerGemm, *, columns: bool
+    c: Context, w: ir.Value, b: Rounded, right: Tensor | None, spec: IntegerGemm, *, columns: bool
 ) -> tuple[Buffer, Tensor, Tensor]:
-    """A right side in bytes, packed once for all products with left sides of one scale."""
-    key = ("bytes", w, spec.n, spec.k, spec.scale, spec.low, right.strides, right.offset)
+    """A right side in bytes, packed once for all that read it alike; without one, that of a convolution."""
+    place = None if right is None else (right.strides, right.offset)
+    key = ("bytes", w, spec.n, spec.k, spec.scale, spec.low, place)
     found: tuple[Buffer, Tensor, Tensor] | None = c.kept(key)
     if found is None:
+        if right is None:
+            right = _taps_first(c, w)
         whole = -(-spec.n // c.target.lanes) * c.target.lanes
         packed = c.scratch(kernels.packed_bytes(spec.n, spec.k, c.target), np.dtype(np.int8))
         sums, factors = c.vector(whole, np.dtype(np.int32)), c.vector(whole, np.dtype(np.float32))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
+from onward.engine.batches import Batches
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.engine.weights import Weight, aligned, share_initializers
-from onward.errors import InputError
+from onward.errors import ConfigError, InputError
 from onward.graph import Array, TensorSpec, spec_of
 
 __all__ = ["Session", "check_inputs"]
@@ -24,7 +25,8 @@ class Session:
     """Runs a model's forward pass.
 
     Args:
-        model: a model or the path of an .onnx file; it is not changed.
+        model: a model, something with a `model` attribute (a network of `onward.nn`), or the path of an .onnx
+            file; it is not changed.
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
@@ -33,6 +35,13 @@ class Session:
             compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
         workspaces: how many runs with inputs of one shape may go on at once, each in memory of its own;
             others wait. None: as many as the process may use cores.
+        batches: of the compiled engine. "exact": each size of a batch gets a plan of its own, made when it
+            first comes. "split": where the first axis of all inputs and outputs has one name, and the graph
+            proves that samples along it are independent, a batch of a new size is run at once in parts whose
+            sizes are powers of two, at most 11 plans for all sizes; one that repeats gets its own plan in the
+            background. A sample's results may differ between sizes by rounding (long products are summed
+            in another order in larger batches; most models give the same bits), so with "split" the last
+            bits of a batch may change once, when its own plan is ready.
 
     Threads may share a session. Runs that go on at once use one thread each where cores are taken; the
     results have the same bits as those of runs one after the other. Sessions in one process read one copy of
@@ -41,23 +50,30 @@ class Session:
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
         UnsupportedError: operators are missing, all of them named.
-        ConfigError: an engine that there is not; fewer than 1 workspace.
+        ConfigError: an engine or a choice of batches that there is not; fewer than 1 workspace.
     """
 
     def __init__(
         self,
-        model: ir.Model | str | Path,
+        model: ir.Model | str | Path | Any,
         *,
         engine: EngineName = "auto",
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
         background: bool = False,
         workspaces: int | None = None,
+        batches: Batches = "exact",
     ) -> None:
         self._model, shared = _opened(model)
         graph = self._model.graph
         self._engine = make_engine(
-            self._model, engine, threads, options, background=background, workspaces=workspaces
+            self._model,
+            engine,
+            threads,
+            options,
+            background=background,
+            workspaces=workspaces,
+            batches=batches,
         )
         del shared  # the engine has them
         self._loaded: dict[str, Array] = {}
@@ -86,6 +102,10 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
+        if not isinstance(inputs, Mapping):
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise InputError(f"inputs are arrays by name ({names}), got {type(inputs).__name__}")
+        inputs = {name: np.asarray(a) if isinstance(a, np.generic) else a for name, a in inputs.items()}
         check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
@@ -102,7 +122,7 @@ class Session:
 
         Args:
             shapes: by name of each input that is a tensor, without open dimensions. The compiled
-                engine keeps 16 sets of them, those that were used last.
+                engine keeps 16 sets of them, those that were used last; 48 where batches are split.
 
         Raises:
             InputError: an input is missing or unknown, or its shape does not fit the declared one.
@@ -156,10 +176,13 @@ class Session:
         self.close()
 
 
-def _opened(model: ir.Model | str | Path) -> tuple[ir.Model, list[Weight]]:
+def _opened(model: ir.Model | str | Path | Any) -> tuple[ir.Model, list[Weight]]:
     """A model; one that is read here has the weights that sessions share for its own."""
+    model = getattr(model, "model", model)
     if isinstance(model, ir.Model):
         return model, []
+    if not isinstance(model, str | Path):
+        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
     from onward.model import load
 
     opened = load(model)

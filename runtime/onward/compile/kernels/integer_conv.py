@@ -11,7 +11,7 @@ from math import prod
 
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.integer_gemm import IntegerGemm, define_tile, packed_bytes, to_bytes
+from onward.compile.kernels.integer_gemm import IntegerGemm, define_tile, line_bytes, packed_bytes, to_bytes
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
 from onward.compile.kernels.tile import IDENTITY, Epilogue
@@ -56,11 +56,11 @@ class IntegerConvolution:
 
 
 def suits_bytes(conv: Convolution) -> bool:
-    """Whether windows are whole vectors of channels, inside the border that x has."""
+    """Whether all windows lie inside the border that x has, and its channels have no gaps."""
     x = conv.x
     border = (x.top, x.left, x.bottom, x.right)
     enough = all(have >= need for have, need in zip(border, conv.input_halo(), strict=True))
-    return conv.group == 1 and x.channels % 16 == 0 and x.pixel == x.channels and enough
+    return conv.group == 1 and x.pixel == x.channels and enough
 
 
 def integer_convolution(spec: IntegerConvolution, target: Target) -> Kernel:
@@ -75,10 +75,10 @@ def integer_convolution(spec: IntegerConvolution, target: Target) -> Kernel:
     reads = read("a", "packed", "sums", "factors")
     parameters = (*reads, *write("c"), *read(*extra), *write("scratch"), *integer("batch"))
     values = slot_values(f, parameters)
-    line = product.k  # channels are whole vectors
+    line = line_bytes(product.k)
     width, height = conv.y.width, conv.y.height
     together = max(1, _PIXELS // width)
-    held = together * width * line
+    held = together * width * line + 64  # the last run's vector may end behind it
     _, thread, threads = f.arguments
     windows = f.at(values["scratch"], thread * held, "i8")
     lines = values["batch"] * height
@@ -158,15 +158,20 @@ def _windows(module: Module, spec: IntegerConvolution) -> Function:
     f = module.function("windows", [("line", "ptr"), ("bytes", "ptr")])
     source, out = f.arguments
     x, channels = conv.x, conv.x.channels
-    (top, left, _, _), line = conv.pads, spec.product.k
+    (top, left, _, _), line = conv.pads, line_bytes(spec.product.k)
     corner = (x.top - top) * x.row + (x.left - left) * x.pixel
     # Taps of a row whose pixels are neighbours are one run.
     taps, run = (1, conv.kernel[1] * channels) if conv.dilations[1] == 1 else (conv.kernel[1], channels)
     turned = to_bytes(f, spec.product)
 
+    tail = run % f.lanes
+
     def copy(at: Value, sink: Value) -> None:
-        with f.range(0, run, f.lanes) as k:
+        with f.range(0, run - tail, f.lanes) as k:
             f.vstore(turned(f.vload(at, k)), sink, k)
+        if tail:  # what its vector has too many, the next run writes over, or zeros of the weights meet
+            last = run - tail
+            f.vstore(turned(f.vload(at, last, f.mask(tail))), sink, last)
 
     with f.range(0, conv.y.width) as column:
         window = f.at(source, column * (conv.strides[1] * x.pixel) + corner)

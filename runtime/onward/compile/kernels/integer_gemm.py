@@ -22,6 +22,7 @@ __all__ = [
     "define_tile",
     "has_byte_dots",
     "integer_gemm",
+    "line_bytes",
     "pack_integers",
     "packed_bytes",
     "to_bytes",
@@ -66,6 +67,11 @@ def has_byte_dots(target: Target) -> bool:
 def _groups(k: int) -> int:
     """Fours of rows of B, for whole vectors of bytes of A."""
     return -(-k // 16) * 16 // _GROUP
+
+
+def line_bytes(k: int) -> int:
+    """Bytes of a row of A."""
+    return _groups(k) * _GROUP
 
 
 def packed_bytes(n: int, k: int, target: Target) -> int:
@@ -153,7 +159,7 @@ def integer_gemm(spec: IntegerGemm, target: Target) -> Kernel:
     reads = read("a", "packed", "sums", "factors")
     parameters = (*reads, *write("c"), *read(*extra), *write("scratch"), *integer("batch"))
     values = slot_values(f, parameters)
-    line = _groups(spec.k) * _GROUP
+    line = line_bytes(spec.k)
     m = values["batch"]
     _, thread, threads = f.arguments
     held = _BLOCK * line
@@ -221,12 +227,16 @@ def _rounded(f: Function, x: Value) -> Value:
 
 
 def to_bytes(f: Function, spec: IntegerGemm) -> Callable[[Value], Value]:
-    """A function of a vector of A that gives its integers less the smallest, as unsigned bytes."""
+    """A function of a vector of A that gives its integers less the smallest, as unsigned bytes.
+
+    Added to 1.5 · 2²³, a number is rounded to a whole one, which then is in the lowest bits.
+    """
     inverse = f.splat(f.value(1.0 / spec.scale, f.float))
-    low = f.splat(f.value(spec.low, "i32"))
+    shift = f.splat(f.value(float(3 * (1 << 22) - spec.low), f.float))
 
     def turned(x: Value) -> Value:
-        return f.cast("trunc", f.binary("sub", _rounded(f, x * inverse), low), f"<{f.lanes} x i8>")
+        bits = f.bitcast(f.fma(x, inverse, shift), f"<{f.lanes} x i32>")
+        return f.cast("trunc", bits, f"<{f.lanes} x i8>")
 
     return turned
 
@@ -235,7 +245,7 @@ def _bytes_of_rows(module: Module, spec: IntegerGemm) -> Function:
     """Write a function of (a, bytes, rows): rows of A as unsigned bytes, in lines of whole vectors."""
     f = module.function("bytes_of_rows", [("a", "ptr"), ("bytes", "ptr"), ("rows", "i64")])
     a, out, rows = f.arguments
-    line = _groups(spec.k) * _GROUP
+    line = line_bytes(spec.k)
     turned = to_bytes(f, spec)
 
     tail = spec.k % f.lanes

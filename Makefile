@@ -44,9 +44,10 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
-# the server under more than it can do; beside others; when something breaks; given malformed requests; a million batched
+# the server under more than it can do; beside others; when something breaks; given malformed requests;
+# a million batched; half a million of every kind
 # (a line that begins with "load" would be a directive)
-overload load faults fuzz batches: setup
+overload load faults fuzz batches soak: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
 # the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down

@@ -15,7 +15,7 @@ import numpy as np
 
 from onward_protos import grpc_service_pb2 as pb
 
-__all__ = ["INFER", "STREAM", "cpu_seconds", "memory_mb", "request", "server"]
+__all__ = ["INFER", "STREAM", "cpu_seconds", "family", "memory_mb", "request", "server"]
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -44,6 +44,23 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(fields[1])
+
+    def below(root: int) -> list[int]:
+        return [root, *(pid for child, owner in parents.items() if owner == root for pid in below(child))]
+
+    return below(pid)
 
 
 def request(model: str, array: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import threading
@@ -15,6 +16,10 @@ from mlserver import MLModel, MLServer
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.settings import ModelParameters, ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor
+
+_OUTPUT = os.dup(1)
+"""The one line goes here; what the server itself prints goes to standard error."""
+os.dup2(2, 1)
 
 _DATATYPES = {"float": "FP32", "double": "FP64", "string": "BYTES", "bool": "BOOL"}
 
@@ -72,7 +77,7 @@ def announce(grpc_port: int, http_port: int) -> None:
             except OSError:
                 time.sleep(0.1)
     event = {"address": f"127.0.0.1:{grpc_port}", "http_address": f"127.0.0.1:{http_port}"}
-    print(json.dumps(event), flush=True)
+    os.write(_OUTPUT, (json.dumps(event) + "\n").encode())
 
 
 async def main() -> None:

@@ -12,6 +12,7 @@ here.
 
 from onward.graph.requests.base import *
 from onward.graph.requests.elements import *
+from onward.graph.requests.loops import *
 from onward.graph.requests.moves import *
 from onward.graph.requests.products import *
 from onward.graph.requests.recurrence import *

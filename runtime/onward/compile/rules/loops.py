@@ -1,0 +1,51 @@
+"""Python functions that Numba compiles."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from onward.compile.context import Context, Queries
+from onward.compile.items import Slot
+from onward.compile.kernels.loop import LOOP_TYPES, Operand, available, extents, loop
+from onward.compile.registry import lowers
+from onward.compile.tensors import Tensor
+from onward.graph.requests import Loop
+
+__all__: list[str] = []
+
+
+def _unsuited(q: Queries, request: Loop) -> str | None:
+    if not available():
+        return "numba is not installed: pip install onward[loops]"
+    values = [v for v in (*request.outputs, *request.operands) if v is not None and v.name]
+    if reason := q.empty(*values):
+        return reason
+    return next((f"{v.name} is {q.dtype(v)}" for v in values if q.dtype(v).name not in LOOP_TYPES), None)
+
+
+@lowers(Loop, suits=_unsuited)
+def loops(c: Context, request: Loop) -> None:
+    """One call."""
+    operands = [None if v is None else c.plain(v) for v in request.operands]
+    outputs = [c.new_plain(v) if v.name else None for v in request.outputs]
+    scratch = [
+        Tensor(c.scratch(prod(shape), np.dtype(kind)), shape, (), np.dtype(kind))
+        for shape, kind in request.scratch
+    ]
+    arrays: list[Operand | None] = []
+    slots: dict[str, Slot] = {}
+    nbytes = 0
+    for role, tensors in (("output", outputs), ("operand", operands), ("scratch", scratch)):
+        for number, tensor in enumerate(tensors):
+            if tensor is None:
+                arrays.append(None)
+                continue
+            array = Operand(f"{role}{number}", role, tensor.dtype.name, len(tensor.shape))
+            arrays.append(array)
+            slots[array.name] = tensor
+            slots.update(zip(extents(array), tensor.shape, strict=True))
+            nbytes += tensor.nbytes
+    kernel = loop(request.function, tuple(arrays), request.constants, c.target, request.flops, nbytes)
+    c.call(kernel, slots)

@@ -79,10 +79,20 @@ class AccessLog:
         self._failures = 0
         self._suppressed: dict[str, int] = {}
 
+    def takes(self, code: str) -> bool:
+        """Count a call that ended with `code` (gRPC's by name, or HTTP's), and whether to `write` it."""
+        if code in ("OK", "200"):
+            self._sum += self._share()
+            if self._sum < 1:
+                return False
+            self._sum -= 1
+            return True
+        return self._may_log(code)
+
     def write(
         self, *, transport: str, call: str, code: str, start: float, identity: str, **fields: object
     ) -> None:
-        """Log one call.
+        """Log one call that `takes` chose.
 
         Args:
             transport: `grpc` or `http`.
@@ -92,13 +102,6 @@ class AccessLog:
             identity: its request id.
             fields: further ones; those that are empty are left out.
         """
-        if code in ("OK", "200"):
-            self._sum += self._share()
-            if self._sum < 1:
-                return
-            self._sum -= 1
-        elif not self._may_log(code):
-            return
         entry = {
             "transport": transport,
             "call": call,

@@ -8,27 +8,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, final
 
-import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
 from onward.errors import OnwardError
 from onward_server.access import AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, MemoryLimitError, RequestError
+from onward_server.grpc_port import Call, CallFailed, UnaryMethod
 from onward_server.statuses import public_text, status_of
 
-__all__ = ["Guard", "Method", "StreamMethod", "Unary", "deadline_of"]
+__all__ = ["Answer", "Guard", "Method", "Unary", "serialized", "unstarted"]
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
 
-Unary: TypeAlias = Callable[[Any, float | None], Awaitable[Any]]
-"""A method: message and deadline (`time.monotonic()`) in, message out."""
+Answer: TypeAlias = "Any | Awaitable[Any]"
+"""A message, or something that will be one."""
 
-StreamMethod: TypeAlias = Callable[[AsyncIterator[Any], Mapping[str, str]], AsyncIterator[Any]]
+Unary: TypeAlias = Callable[[Any, float | None], Answer]
+"""A method: message and deadline (`time.monotonic()`) in, message out, now or later."""
 
 
 @final
@@ -62,22 +63,11 @@ class Guard:
         self._plane = plane
         self._log = log
 
-    def handler(self, service: str, methods: Mapping[str, Method], streams: Mapping[str, Any]) -> Any:
-        """The handler of a service, of unary methods and of ready stream handlers."""
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._unary(f"{service}/{name}", method))
-            for name, method in methods.items()
-        }
-        return grpc.method_handlers_generic_handler(service, {**handlers, **streams})
+    def authorized(self, call: Call, need: Need) -> str:
+        """The name of the key that a call brings, which allows it. Raises OnwardError."""
+        return authorize(self._plane.settings.keys, call.metadata, need)
 
-    def authorized(self, context: grpc.aio.ServicerContext, need: Need) -> tuple[dict[str, str], str]:
-        """Metadata of a call whose key allows it, and the key's name. Raises OnwardError."""
-        metadata = {
-            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-        }
-        return metadata, authorize(self._plane.settings.keys, metadata, need)
-
-    def read(self, request_type: Any, data: bytes) -> Any:
+    def read(self, request_type: Any, data: bytes | memoryview) -> Any:
         """A message from its bytes.
 
         Raises:
@@ -99,40 +89,83 @@ class Guard:
             _LOG.error("%s failed (request %s): %s", name, identity, error)
         return code, public_text(error)
 
-    def _unary(self, name: str, method: Method) -> Any:
-        async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            start = time.perf_counter()
-            identity = key = ""
+    def unary(self, name: str, method: Method) -> UnaryMethod:
+        """A method from bytes to bytes; `name` is for the logs."""
+        plane = self._plane
+
+        def start(call: Call, data: bytes | memoryview) -> bytes | asyncio.Task[bytes]:
+            begun = time.perf_counter()
+            key = ""
+            size = len(data)
+            counted = False
             try:
-                deadline = deadline_of(context)
-                metadata, key = self.authorized(context, method.need)
-                identity = request_id(metadata.get("x-request-id", ""))
+                if call.deadline is not None and call.deadline <= time.monotonic():
+                    raise DeadlineError("the request's deadline passed before it was read")
+                key = self.authorized(call, method.need)
                 if method.counted:
-                    with self._plane.admitted(len(data)):
-                        answer = await self._answer(method, data, deadline)
+                    plane.admit(size)
+                    counted = True
+                if size <= _LARGE:
+                    answer = method.call(self.read(method.request_type, data), call.deadline)
+                    if not isinstance(answer, Awaitable):
+                        found = _written(answer)
+                        if counted:
+                            plane.leave(size)
+                        self._log_answer(name, call, begun, key)
+                        return found
                 else:
-                    answer = await self._answer(method, data, deadline)
-                self._log.write(
-                    transport="grpc", call=name, code="OK", start=start, identity=identity, key=key
-                )
-                return answer
+                    answer = self._read_first(method, data, call.deadline)
             except Exception as error:  # noqa: BLE001 - the last line of defence of a request
-                identity = identity or request_id("")
-                code, text = self.failure(error, name, identity)
+                if counted:
+                    plane.leave(size)
+                raise self._failed(error, name, call, begun, key) from None
+            task = asyncio.get_running_loop().create_task(self._finish(answer, name, call, begun, key))
+            task.add_done_callback(lambda _: unstarted(answer))
+            if counted:
+                task.add_done_callback(lambda _: plane.leave(size))
+            return task
+
+        return start
+
+    async def _read_first(self, method: Method, data: bytes | memoryview, deadline: float | None) -> Any:
+        answer = method.call(await asyncio.to_thread(self.read, method.request_type, data), deadline)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    async def _finish(self, answer: Awaitable[Any], name: str, call: Call, begun: float, key: str) -> bytes:
+        try:
+            data = await serialized(await answer)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise self._failed(error, name, call, begun, key) from None
+        self._log_answer(name, call, begun, key)
+        return data
+
+    def _log_answer(self, name: str, call: Call, begun: float, key: str) -> None:
+        if self._log.takes("OK"):
+            identity = request_id(call.metadata.get("x-request-id", ""))
+            self._log.write(transport="grpc", call=name, code="OK", start=begun, identity=identity, key=key)
+
+    def _failed(self, error: Exception, name: str, call: Call, begun: float, key: str) -> CallFailed:
+        identity = request_id(call.metadata.get("x-request-id", ""))
+        code, text = self.failure(error, name, identity)
+        if self._log.takes(code):
             self._log.write(
-                transport="grpc", call=name, code=code, start=start, identity=identity, key=key, text=text
+                transport="grpc", call=name, code=code, start=begun, identity=identity, key=key, text=text
             )
-            await context.abort(grpc.StatusCode[code], text)
-            raise AssertionError("abort raises")
+        return CallFailed(code, text)
 
-        return call
 
-    async def _answer(self, method: Method, data: bytes, deadline: float | None) -> bytes:
-        if len(data) > _LARGE:
-            request = await asyncio.to_thread(self.read, method.request_type, data)
-        else:
-            request = self.read(method.request_type, data)
-        return await serialized(await method.call(request, deadline))
+def unstarted(answer: Awaitable[Any]) -> None:
+    """Give up a coroutine whose task was cancelled before it began."""
+    if isinstance(answer, Coroutine):
+        answer.close()
+
+
+def _written(message: Any) -> bytes:
+    try:
+        data: bytes = message.SerializeToString()
+    except (EncodeError, ValueError):
+        raise MemoryLimitError("the answer is larger than a message can be") from None
+    return data
 
 
 async def serialized(message: Any) -> bytes:
@@ -141,25 +174,6 @@ async def serialized(message: Any) -> bytes:
     Raises:
         MemoryLimitError: it is larger than a message can be.
     """
-    try:
-        if message.ByteSize() > _LARGE:
-            data: bytes = await asyncio.to_thread(message.SerializeToString)
-        else:
-            data = message.SerializeToString()
-    except (EncodeError, ValueError):
-        raise MemoryLimitError("the answer is larger than a message can be") from None
-    return data
-
-
-def deadline_of(context: grpc.aio.ServicerContext) -> float | None:
-    """When the client gives up, as `time.monotonic()`; None: never.
-
-    Raises:
-        DeadlineError: it has.
-    """
-    remaining = context.time_remaining()
-    if remaining is None or remaining > 1e7:
-        return None
-    if remaining <= 0:
-        raise DeadlineError("the request's deadline passed before it was read")
-    return time.monotonic() + float(remaining)
+    if message.ByteSize() > _LARGE:
+        return await asyncio.to_thread(_written, message)
+    return _written(message)

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any, final
-
-import grpc
+from typing import Any, TypeAlias, final
 
 from onward_protos import cross_check_pb2 as checks
 from onward_protos import grpc_service_pb2 as messages
 from onward_server.access import AccessLog, request_id
-from onward_server.dataplane import DataPlane
+from onward_server.dataplane import DataPlane, InferRequest
 from onward_server.dataplane.overrides import override_from
-from onward_server.errors import ModelNotFoundError, ModelUnavailableError, RequestError
+from onward_server.errors import DeadlineError, ModelNotFoundError, ModelUnavailableError, RequestError
 from onward_server.grpc_convert import (
     check_statistics,
     infer_request,
@@ -26,21 +24,22 @@ from onward_server.grpc_convert import (
     model_config,
     model_metadata,
 )
-from onward_server.grpc_guard import Guard, Method, deadline_of, serialized
+from onward_server.grpc_guard import Answer, Guard, Method, serialized, unstarted
+from onward_server.grpc_port import Call, CallFailed, StreamMethod, UnaryMethod
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason
 
-__all__ = ["CROSS_CHECK_SERVICE", "INFERENCE_SERVICE", "handlers"]
+__all__ = ["CROSS_CHECK_SERVICE", "INFERENCE_SERVICE", "methods"]
 
 INFERENCE_SERVICE: str = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 CROSS_CHECK_SERVICE: str = checks.DESCRIPTOR.services_by_name["CrossCheckService"].full_name
 
 
-def handlers(plane: DataPlane, log: AccessLog) -> list[Any]:
-    """The generic handlers of every service over a data plane."""
+def methods(plane: DataPlane, log: AccessLog) -> tuple[dict[str, UnaryMethod], dict[str, StreamMethod]]:
+    """The methods of the services over a data plane by path: unary ones, and those of streams."""
     guard = Guard(plane, log)
     service = _Inference(plane, guard, log)
-    methods = {
+    inference = {
         "ServerLive": Method(service.server_live, messages.ServerLiveRequest, "nothing"),
         "ServerReady": Method(service.server_ready, messages.ServerReadyRequest, "nothing"),
         "ModelReady": Method(service.model_ready, messages.ModelReadyRequest, "nothing"),
@@ -53,12 +52,16 @@ def handlers(plane: DataPlane, log: AccessLog) -> list[Any]:
         "RepositoryModelLoad": Method(service.load, messages.RepositoryModelLoadRequest, "manage"),
         "RepositoryModelUnload": Method(service.unload, messages.RepositoryModelUnloadRequest, "manage"),
     }
-    streams = {"ModelStreamInfer": grpc.stream_stream_rpc_method_handler(service.stream)}
-    check_methods = {"GetStatistics": Method(service.check_counts, checks.GetStatisticsRequest, "read")}
-    return [
-        guard.handler(INFERENCE_SERVICE, methods, streams),
-        guard.handler(CROSS_CHECK_SERVICE, check_methods, {}),
-    ]
+    cross_check = {"GetStatistics": Method(service.check_counts, checks.GetStatisticsRequest, "read")}
+    unary = {
+        f"/{owner}/{name}": guard.unary(f"{owner}/{name}", method)
+        for owner, found in ((INFERENCE_SERVICE, inference), (CROSS_CHECK_SERVICE, cross_check))
+        for name, method in found.items()
+    }
+    return unary, {f"/{INFERENCE_SERVICE}/ModelStreamInfer": service.stream}
+
+
+_Streamed: TypeAlias = tuple[bytes, str, str]
 
 
 @final
@@ -68,37 +71,37 @@ class _Inference:
         self._guard = guard
         self._log = log
 
-    async def server_live(self, request: Any, deadline: float | None) -> Any:
+    def server_live(self, request: Any, deadline: float | None) -> Any:
         return messages.ServerLiveResponse(live=True)
 
-    async def server_ready(self, request: Any, deadline: float | None) -> Any:
+    def server_ready(self, request: Any, deadline: float | None) -> Any:
         return messages.ServerReadyResponse(ready=self._plane.ready)
 
-    async def model_ready(self, request: Any, deadline: float | None) -> Any:
+    def model_ready(self, request: Any, deadline: float | None) -> Any:
         try:
             self._plane.model(request.name, request.version)
         except (ModelNotFoundError, ModelUnavailableError):
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=self._plane.ready)
 
-    async def server_metadata(self, request: Any, deadline: float | None) -> Any:
+    def server_metadata(self, request: Any, deadline: float | None) -> Any:
         return messages.ServerMetadataResponse(
             name="onward", version=server_version(), extensions=extensions(self._plane.settings)
         )
 
-    async def model_metadata(self, request: Any, deadline: float | None) -> Any:
+    def model_metadata(self, request: Any, deadline: float | None) -> Any:
         model = self._plane.model(request.name, request.version)
         return model_metadata(model, self._plane.versions(model.name))
 
-    async def model_config(self, request: Any, deadline: float | None) -> Any:
+    def model_config(self, request: Any, deadline: float | None) -> Any:
         model = self._plane.model(request.name, request.version)
         return messages.ModelConfigResponse(config=model_config(model, self._plane.versions(model.name)))
 
-    async def model_statistics(self, request: Any, deadline: float | None) -> Any:
+    def model_statistics(self, request: Any, deadline: float | None) -> Any:
         models = self._plane.select(request.name, request.version)
         return messages.ModelStatisticsResponse(model_stats=map(infer_statistics, models))
 
-    async def repository_index(self, request: Any, deadline: float | None) -> Any:
+    def repository_index(self, request: Any, deadline: float | None) -> Any:
         _check_repository(request.repository_name)
         response = messages.RepositoryIndexResponse()
         for name, version, state, reason in self._plane.states(ready_only=request.ready):
@@ -122,90 +125,120 @@ class _Inference:
         await self._plane.unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
-    async def check_counts(self, request: Any, deadline: float | None) -> Any:
+    def check_counts(self, request: Any, deadline: float | None) -> Any:
         models = self._plane.select(request.model_name, request.model_version)
         return checks.GetStatisticsResponse(statistics=map(check_statistics, models))
 
-    async def model_infer(self, request: Any, deadline: float | None) -> Any:
+    def model_infer(self, request: Any, deadline: float | None) -> Answer:
         limits = self._plane.settings.limits
-        if is_quick_to_decode(request):
-            neutral = infer_request(request, limits, deadline)
-        else:
-            neutral = await asyncio.to_thread(infer_request, request, limits, deadline)
-        answer = await self._plane.infer(neutral)
+        if not is_quick_to_decode(request):
+            return self._decode_first(request, deadline)
+        neutral = infer_request(request, limits, deadline)
+        answer = self._plane.infer_now(neutral)
+        return self._infer(neutral) if answer is None else infer_response(answer)
+
+    async def _decode_first(self, request: Any, deadline: float | None) -> Any:
+        limits = self._plane.settings.limits
+        return await self._infer(await asyncio.to_thread(infer_request, request, limits, deadline))
+
+    async def _infer(self, request: InferRequest) -> Any:
+        answer = await self._plane.infer(request)
         if is_large(answer):
             return await asyncio.to_thread(infer_response, answer)
         return infer_response(answer)
 
-    async def stream(
-        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[bytes]:
+    async def stream(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Answers in the order of the requests. An error is an answer too, and the stream goes on, unless the
         metadata `triton_grpc_error: true` asks for the stream to end with it.
         """
         start = time.perf_counter()
         name = f"{INFERENCE_SERVICE}/ModelStreamInfer"
-        key = ""
-        queue: asyncio.Queue[asyncio.Task[tuple[bytes, str, str]] | None] = asyncio.Queue(
+        identity = request_id(call.metadata.get("x-request-id", ""))
+        queue: asyncio.Queue[asyncio.Task[_Streamed] | _Streamed | None] = asyncio.Queue(
             self._plane.settings.limits.stream_requests
         )
-        reader: asyncio.Task[None] | None = None
         try:
-            deadline = deadline_of(context)
-            metadata, key = self._guard.authorized(context, "predict")
+            if call.deadline is not None and call.deadline <= time.monotonic():
+                raise DeadlineError("the stream's deadline passed before it was begun")
+            key = self._guard.authorized(call, "predict")
         except Exception as error:  # noqa: BLE001 - as in Guard
-            await context.abort(*_status(self._guard.failure(error, name, request_id(""))))
-            return
-        identity = request_id(metadata.get("x-request-id", ""))
-        ends_with_errors = metadata.get("triton_grpc_error", "").lower() in ("true", "1")
+            raise CallFailed(*self._guard.failure(error, name, identity)) from None
+        ends_with_errors = call.metadata.get("triton_grpc_error", "").lower() in ("true", "1")
 
         async def read() -> None:
-            async for data in requests:
-                # reading stops here while too much is unanswered
-                task = asyncio.get_running_loop().create_task(self._streamed(data, deadline, identity))
-                await queue.put(task)
+            try:
+                async for data in requests:
+                    # reading stops here while too much is unanswered
+                    await queue.put(self._stream_one(data, call.deadline, identity))
+            except CallFailed as failed:
+                await queue.put((b"", failed.code, failed.text))
             await queue.put(None)
 
         reader = asyncio.get_running_loop().create_task(read())
-        current: asyncio.Task[tuple[bytes, str, str]] | None = None
+        current: asyncio.Task[_Streamed] | _Streamed | None = None
         try:
             while (current := await queue.get()) is not None:
-                answer, code, text = await current
-                if code != "OK" and ends_with_errors:
-                    await context.abort(grpc.StatusCode[code], text)
+                answer, code, text = await current if isinstance(current, asyncio.Task) else current
+                if code != "OK" and (ends_with_errors or not answer):
+                    raise CallFailed(code, text)
                 yield answer
         finally:
             reader.cancel()
+            waiting: list[Any] = [current]
             with contextlib.suppress(asyncio.QueueEmpty):
                 while True:
-                    waiting = queue.get_nowait()
-                    if waiting is not None:
-                        waiting.cancel()
-            if current is not None:
-                current.cancel()
-            self._log.write(transport="grpc", call=name, code="OK", start=start, identity=identity, key=key)
+                    waiting.append(queue.get_nowait())
+            for task in waiting:
+                if isinstance(task, asyncio.Task):
+                    task.cancel()
+            if self._log.takes("OK"):
+                self._log.write(
+                    transport="grpc", call=name, code="OK", start=start, identity=identity, key=key
+                )
 
-    async def _streamed(self, data: bytes, deadline: float | None, identity: str) -> tuple[bytes, str, str]:
+    def _stream_one(
+        self, data: bytes, deadline: float | None, identity: str
+    ) -> asyncio.Task[_Streamed] | _Streamed:
+        """One answer of a stream with its status: at once, or by a task."""
         request: Any = None
+        size = len(data)
+        admitted = False
         try:
-            with self._plane.admitted(len(data)):
-                request = self._guard.read(messages.ModelInferRequest, data)
-                response = await self.model_infer(request, deadline)
-                response.parameters["triton_final_response"].bool_param = True
-                answer = messages.ModelStreamInferResponse(infer_response=response)
-                return await serialized(answer), "OK", ""
+            self._plane.admit(size)
+            admitted = True
+            request = self._guard.read(messages.ModelInferRequest, data)
+            response = self.model_infer(request, deadline)
+            if not isinstance(response, messages.ModelInferResponse):
+                task = asyncio.get_running_loop().create_task(self._streamed(response, request, identity))
+                task.add_done_callback(lambda _: self._plane.leave(size))
+                task.add_done_callback(lambda _: unstarted(response))
+                return task
+            self._plane.leave(size)
+            return _final(response).SerializeToString(), "OK", ""
         except Exception as error:  # noqa: BLE001 - as in Guard
-            code, text = self._guard.failure(error, "ModelStreamInfer", identity)
-            answer = messages.ModelStreamInferResponse(error_message=f"{code}: {text}")
-            if request is not None:
-                answer.infer_response.id = request.id
-                answer.infer_response.model_name = request.model_name
-                answer.infer_response.model_version = request.model_version
-            return answer.SerializeToString(), code, text
+            if admitted:
+                self._plane.leave(size)
+            return self._stream_error(error, request, identity)
+
+    async def _streamed(self, answer: Any, request: Any, identity: str) -> _Streamed:
+        try:
+            return await serialized(_final(await answer)), "OK", ""
+        except Exception as error:  # noqa: BLE001 - as in Guard
+            return self._stream_error(error, request, identity)
+
+    def _stream_error(self, error: Exception, request: Any, identity: str) -> _Streamed:
+        code, text = self._guard.failure(error, "ModelStreamInfer", identity)
+        answer = messages.ModelStreamInferResponse(error_message=f"{code}: {text}")
+        if request is not None:
+            answer.infer_response.id = request.id
+            answer.infer_response.model_name = request.model_name
+            answer.infer_response.model_version = request.model_version
+        return answer.SerializeToString(), code, text
 
 
-def _status(failure: tuple[str, str]) -> tuple[grpc.StatusCode, str]:
-    return grpc.StatusCode[failure[0]], failure[1]
+def _final(response: Any) -> Any:
+    response.parameters["triton_final_response"].bool_param = True
+    return messages.ModelStreamInferResponse(infer_response=response)
 
 
 def _check_repository(name: str) -> None:

@@ -7,7 +7,6 @@ import gzip
 import json
 import logging
 import re
-import ssl
 import time
 import zlib
 from collections.abc import Awaitable, Callable
@@ -27,7 +26,7 @@ from onward_server.http_convert import infer_request, infer_response, json_objec
 from onward_server.metrics import exposition
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason, public_text, status_of
-from onward_server.tls import load_context, ssl_context
+from onward_server.tls import FollowedContext
 
 __all__ = ["HttpServer"]
 
@@ -71,7 +70,7 @@ class HttpServer:
         self._plane = plane
         self._log = log
         self._runner: web.AppRunner | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._tls: FollowedContext | None = None
 
     async def start(self) -> None:
         """Bind and answer.
@@ -85,7 +84,8 @@ class HttpServer:
         if match is None or int(match["port"]) > 65535:
             raise ConfigError(f"http_listen {listen!r}: give host:port or [v6]:port, the port at most 65535")
         if settings.tls is not None:
-            self._tls = ssl_context(settings.tls)
+            chosen = settings.tls
+            self._tls = FollowedContext(lambda: self._plane.settings.tls or chosen, "http/1.1")
         logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
         application = web.Application(client_max_size=settings.max_message_bytes)
         for method, path, need, handler in self._routes():
@@ -101,7 +101,10 @@ class HttpServer:
         )
         await self._runner.setup()
         site = web.TCPSite(
-            self._runner, match["v6"] or match["host"] or None, int(match["port"]), ssl_context=self._tls
+            self._runner,
+            match["v6"] or match["host"] or None,
+            int(match["port"]),
+            ssl_context=None if self._tls is None else self._tls.context,
         )
         try:
             await site.start()
@@ -111,16 +114,10 @@ class HttpServer:
         port = self._runner.addresses[0][1]
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
-    def reload(self) -> None:
-        """Read the certificates again.
-
-        Raises:
-            ConfigError: they cannot be used; those in use stay.
-        """
-        tls = self._plane.settings.tls
-        if tls is not None and self._tls is not None:
-            ssl_context(tls)
-            load_context(self._tls, tls)
+    def follow(self) -> None:
+        """Read the certificates again where they have changed."""
+        if self._tls is not None:
+            self._tls.follow()
 
     async def stop(self, grace: float) -> None:
         """Close, after at most `grace` seconds for answers that are being written."""
@@ -185,15 +182,16 @@ class HttpServer:
                 text = f"internal error; the server's log has the details (request {identity})"
                 response = _error(500, text)
             response.headers["x-request-id"] = identity
-            self._log.write(
-                transport="http",
-                call=f"{request.method} {path or request.path[:64]}",
-                code=str(response.status),
-                start=start,
-                identity=identity,
-                key=key,
-                text=text,
-            )
+            if self._log.takes(str(response.status)):
+                self._log.write(
+                    transport="http",
+                    call=f"{request.method} {path or request.path[:64]}",
+                    code=str(response.status),
+                    start=start,
+                    identity=identity,
+                    key=key,
+                    text=text,
+                )
             return response
 
         return answer

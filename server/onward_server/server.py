@@ -9,38 +9,23 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import final
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from onward.errors import ConfigError, OnwardError
+from onward.errors import OnwardError
 from onward_server.access import AccessLog
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.executors import EngineFactory
-from onward_server.grpc_servicers import CROSS_CHECK_SERVICE, INFERENCE_SERVICE, handlers
+from onward_server.grpc_port import GrpcPort
+from onward_server.grpc_servicers import CROSS_CHECK_SERVICE, INFERENCE_SERVICE, methods
+from onward_server.health import Health
 from onward_server.http_server import HttpServer
+from onward_server.reflection import Reflection
 from onward_server.settings import ServerSettings, changed_at_rest
-from onward_server.tls import grpc_credentials
+from onward_server.tls import FollowedContext
 
 __all__ = ["RunningServer", "running", "serve"]
 
 _LOG = logging.getLogger(__name__)
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CLOSING_SECONDS = 1.0
 _HEALTH_SECONDS = 0.2
-_MANY = 2**31 - 1
-
-
-@final
-class _DepartedClients(logging.Filter):
-    """Leaves out what gRPC logs, with a traceback, of answers to clients that have gone."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "ExecuteBatchError" not in record.getMessage()
-
-
-_DEPARTED = _DepartedClients()
 
 
 @final
@@ -56,10 +41,11 @@ class RunningServer:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
+        grpc: GrpcPort,
         http: HttpServer | None,
         plane: DataPlane,
-        checks: health.aio.HealthServicer,
+        health: Health,
+        tls: FollowedContext | None,
         address: str,
         port: int,
     ) -> None:
@@ -67,9 +53,10 @@ class RunningServer:
         self.address = address
         self.port = port
         self.http_address = "" if http is None else http.address
-        self._server = server
+        self._grpc = grpc
         self._http = http
-        self._health = checks
+        self._health = health
+        self._tls = tls
         self._known: set[str] = set()
         self._tasks = [asyncio.get_running_loop().create_task(self._report_health())]
         if plane.settings.model_control == "poll":
@@ -86,8 +73,7 @@ class RunningServer:
                 _LOG.warning("%s has changed; it takes effect when the server starts again", name)
         try:
             await self.plane.refresh(settings)
-            if self._http is not None:
-                self._http.reload()
+            self._follow_certificates()
         except OnwardError as error:
             _LOG.error("reload: %s", error)
         else:
@@ -105,7 +91,7 @@ class RunningServer:
         """
         for task in self._tasks:
             task.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         if self._http is not None:
             self._http.ready = False
         if pause:
@@ -114,19 +100,26 @@ class RunningServer:
         finished = await self.plane.drain(drain_timeout)
         if self._http is not None:
             await self._http.stop(_CLOSING_SECONDS if finished else 0.0)
-        await self._server.stop(_CLOSING_SECONDS if finished else 0.0)
+        await self._grpc.stop(_CLOSING_SECONDS if finished else 0.0)
         self.plane.close()
         return finished
+
+    def _follow_certificates(self) -> None:
+        if self._tls is not None:
+            self._tls.follow()
+        if self._http is not None:
+            self._http.follow()
 
     async def _report_health(self) -> None:
         """Keep the health of each model equal to what is served."""
         while True:
             names = set(self.plane.names)
             for name in names - self._known:
-                await self._health.set(name, _SERVING)
+                self._health.set(name, True)
             for name in self._known - names:
-                await self._health.set(name, _NOT_SERVING)
+                self._health.set(name, False)
             self._known = names
+            self._follow_certificates()
             await asyncio.sleep(_HEALTH_SECONDS)
 
 
@@ -214,39 +207,32 @@ async def serve(
 async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] | None) -> RunningServer:
     plane = await DataPlane.open(settings, engines)
     http = None
+    grpc = None
     try:
-        limits = settings.limits
         log = AccessLog(lambda: plane.settings.access_log)
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", limits.metadata_bytes),
-                ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
-                ("grpc.max_allowed_incoming_connections", limits.connections),
-                ("grpc.max_connection_idle_ms", int(limits.idle_seconds * 1e3)),
-                # Without these gRPC itself cancels calls of a burst, before the data plane can refuse them.
-                ("grpc.server.max_pending_requests", _MANY),
-                ("grpc.server.max_pending_requests_hard_limit", _MANY),
-                # Without it a second server on the same port would take every other connection.
-                ("grpc.so_reuseport", 0),
-            ]
+        health = Health()
+        unary, streams = methods(plane, log)
+        checks, watches = health.methods()
+        reflection = Reflection((INFERENCE_SERVICE, CROSS_CHECK_SERVICE, health.name))
+        grpc = GrpcPort(
+            {**unary, **checks},
+            {**streams, **watches, **reflection.methods()},
+            lambda: plane.settings.limits,
+            settings.max_message_bytes,
         )
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_DEPARTED)
-        server.add_generic_rpc_handlers(tuple(handlers(plane, log)))
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        reflection.enable_server_reflection(
-            (INFERENCE_SERVICE, CROSS_CHECK_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        port = _bind(server, settings, plane)
+        for service in ("", INFERENCE_SERVICE, CROSS_CHECK_SERVICE, *plane.names):
+            health.set(service, True)
+        tls = None
+        if settings.tls is not None:
+            chosen = settings.tls
+            tls = FollowedContext(lambda: plane.settings.tls or chosen, "h2")
+        port = await grpc.listen(settings.listen, None if tls is None else tls.context)
         if settings.http_listen:
             http = HttpServer(plane, log)
             await http.start()
-        await server.start()
-        for service in ("", INFERENCE_SERVICE, CROSS_CHECK_SERVICE, *plane.names):
-            await checks.set(service, _SERVING)
     except BaseException:
+        if grpc is not None:
+            await grpc.stop(0.0)
         if http is not None:
             await http.stop(0.0)
         plane.close()
@@ -254,22 +240,4 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
     address = settings.listen
     if not address.startswith("unix:"):
         address = f"{address.rpartition(':')[0]}:{port}"
-    return RunningServer(server, http, plane, checks, address, port if not address.startswith("unix:") else 0)
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings, plane: DataPlane) -> int:
-    listen, tls = settings.listen, settings.tls
-    port_text = listen.rpartition(":")[2]
-    # gRPC takes such a port modulo 65536
-    if not listen.startswith("unix:") and port_text.isdecimal() and int(port_text) > 65535:
-        raise ConfigError(f"listen {listen!r}: the port must be at most 65535")
-    try:
-        if tls is None:
-            port: int = server.add_insecure_port(listen)
-        else:
-            port = server.add_secure_port(listen, grpc_credentials(lambda: plane.settings.tls or tls))
-    except RuntimeError as error:
-        raise ConfigError(f"listen {listen!r}: {error}") from error
-    if not port:
-        raise ConfigError(f"listen {listen!r}: the address cannot be bound")
-    return port
+    return RunningServer(grpc, http, plane, health, tls, address, port)

@@ -5,64 +5,68 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import grpc
+from typing import final
 
 from onward.errors import ConfigError
 from onward_server.settings import TlsSettings
 
-__all__ = ["grpc_credentials", "load_context", "ssl_context"]
+__all__ = ["FollowedContext", "ssl_context"]
 
 _LOG = logging.getLogger(__name__)
 
 
-def grpc_credentials(settings: Callable[[], TlsSettings]) -> Any:
-    """Server credentials that follow the files.
+@final
+class FollowedContext:
+    """A context whose certificates are read again when their files change.
 
     Args:
-        settings: gives them; asked at each handshake.
+        settings: gives the files.
+        protocol: what is agreed on with clients (ALPN).
+
+    Attributes:
+        context: for listeners.
 
     Raises:
         ConfigError: a file that cannot be read, or a key that does not belong to the certificate.
     """
-    ssl_context(settings())
-    last = _configuration(settings())
-    stamp = _stamps(settings())
 
-    def fetch() -> Any:
-        nonlocal last, stamp
+    def __init__(self, settings: Callable[[], TlsSettings], protocol: str) -> None:
+        self._settings = settings
+        self._stamps = _stamps(settings())
+        self.context = ssl_context(settings())
+        self.context.set_alpn_protocols([protocol])
+
+    def follow(self) -> None:
+        """Read the files where they have changed; what cannot be used is logged, and the old ones stay."""
+        settings = self._settings()
         try:
-            chosen = settings()
-            now = _stamps(chosen)
-            if now != stamp:
-                ssl_context(chosen)
-                last, stamp = _configuration(chosen), now
+            stamps = _stamps(settings)
+            if stamps == self._stamps:
+                return
+            self._stamps = stamps
+            ssl_context(settings)
+            _load(self.context, settings)
         except ConfigError as error:
             _LOG.error("tls: %s; the certificate in use stays", error)
-        return last
-
-    return grpc.dynamic_ssl_server_credentials(last, fetch, settings().client_ca is not None)
 
 
 def ssl_context(settings: TlsSettings) -> ssl.SSLContext:
-    """A context for the HTTP port.
+    """A context for a listener.
 
     Raises:
-        ConfigError: see `grpc_credentials`.
+        ConfigError: see FollowedContext.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_context(context, settings)
+    _load(context, settings)
     return context
 
 
-def load_context(context: ssl.SSLContext, settings: TlsSettings) -> None:
+def _load(context: ssl.SSLContext, settings: TlsSettings) -> None:
     """Read the files into a context, which later connections use.
 
     Raises:
-        ConfigError: see `grpc_credentials`.
+        ConfigError: see FollowedContext.
     """
     try:
         context.load_cert_chain(settings.certificate, settings.key)
@@ -74,20 +78,6 @@ def load_context(context: ssl.SSLContext, settings: TlsSettings) -> None:
             f"tls: certificate {settings.certificate}, key {settings.key}, client_ca {settings.client_ca}: "
             f"{error.strerror or error}"
         ) from error
-
-
-def _configuration(settings: TlsSettings) -> Any:
-    ca = None if settings.client_ca is None else _read(settings.client_ca)
-    return grpc.ssl_server_certificate_configuration(
-        [(_read(settings.key), _read(settings.certificate))], root_certificates=ca
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"tls: {path}: {error.strerror}") from error
 
 
 def _stamps(settings: TlsSettings) -> list[tuple[int, int, int]]:

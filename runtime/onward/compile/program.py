@@ -69,6 +69,7 @@ class Program:
         constants: what the graph fixes.
         outputs: the values asked for, by name.
         shapes, dtypes: of every value.
+        trace: every operation in the graph's order, those included that were folded or that nobody reads.
     """
 
     operations: list[Operation]
@@ -79,6 +80,7 @@ class Program:
     outputs: dict[str, ir.Value]
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[ir.Value, np.dtype[np.generic]] = field(default_factory=dict)
+    trace: list[Operation] = field(default_factory=list)
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """A value's shape."""
@@ -200,6 +202,7 @@ def _specialize_node(
         raise
     outputs = tuple(node.outputs[: operator.output_count])
     operation = Operation(node, operator, tuple(node.inputs), outputs)
+    program.trace.append(operation)
     results = _fold(operation, program)
     if results is None:
         program.operations.append(operation)

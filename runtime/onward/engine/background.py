@@ -45,6 +45,12 @@ class Background(Generic[T]):
             job = self._jobs.get(key)
         return job is not None and job.done()
 
+    def claim(self, key: Hashable) -> Future[T] | None:
+        """What is made, or being made, for the caller to wait for; what waits for its turn is left out."""
+        with self._lock:
+            job = self._jobs.pop(key, None)
+        return None if job is None or job.cancel() else job
+
     def take(self, key: Hashable) -> T:
         """What was made; it is forgotten here. What went wrong stays, for later calls too.
 

@@ -21,12 +21,13 @@ from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
 from onward.compile.spec import PlanSpec
 from onward.engine.background import Background
+from onward.engine.batches import Batches, Repeats, cover, powers, rows_of, with_rows
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
-from onward.errors import ConfigError, InputError
+from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, canonical_model, is_tensor
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ _TINY = 2_000_000
 
 _PLANS = 16
 """Plans kept for different input shapes; the least recently used one goes first."""
+
+_SPLIT_PLANS = 48
+"""As `_PLANS`, where batches are split: 11 parts and the sizes that repeat, for each shape of a sample."""
+
+_ENOUGH = 4
+"""Batches of one size after which it gets a plan of its own, made in the background."""
+
+_PROOFS = 256
+"""Shapes of samples for which it is remembered whether batches may be split."""
 
 
 @final
@@ -69,9 +79,13 @@ class CompiledEngine:
             bits then depend on whether the plan is ready. Only for models without state.
         workspaces: runs of one plan that go on at once, each with memory of its own; others wait. None: as
             many as the process may use cores.
+        batches: "split": where the samples of a batch are proven to be independent, one of a size without
+            a plan is run in parts, powers of two; so new sizes cost at most 11 plans. A size that repeats
+            gets its own plan, made in the background; a run's last bits then depend on whether it is ready.
+            Only for models without state.
 
     Raises:
-        ConfigError: background planning of a model with state; fewer than 1 workspace.
+        ConfigError: background planning or split batches of a model with state; fewer than 1 workspace.
         UnsupportedError: operators are missing, all of them named.
         InvalidModelError: a node's attributes do not fit its operator.
     """
@@ -85,11 +99,14 @@ class CompiledEngine:
         *,
         background: bool = False,
         workspaces: int | None = None,
+        batches: Batches = "exact",
     ) -> None:
-        if background and bindings:
+        if (background or batches == "split") and bindings:
             raise ConfigError(
                 "a model with state cannot be planned in the background: its runs must not differ"
             )
+        if batches not in ("exact", "split"):
+            raise ConfigError(f"batches={batches!r}: choose exact or split")
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
         model = canonical_model(model)
@@ -111,7 +128,16 @@ class CompiledEngine:
         """Working memory of plans whose weights have been replaced since, for those that follow."""
         self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
         """What has the weights of now."""
-        self._background: Background[_Made | None] | None = Background() if background else None
+        self._meanwhile = background
+        """Whether the interpreter runs while a plan is made."""
+        self._split = batches == "split"
+        self._kept = _SPLIT_PLANS if self._split else _PLANS
+        self._repeats = Repeats(_ENOUGH)
+        self._independent: dict[_Shapes, bool] = {}
+        """Whether batches of samples of given shapes may be split."""
+        self._background: Background[_Made | None] | None = (
+            Background() if background or self._split else None
+        )
         self._teams = default_teams()
         self._bodies: dict[ir.Graph, CompiledEngine] = {}
         self._bodies_lock = threading.Lock()
@@ -140,7 +166,11 @@ class CompiledEngine:
         """
         plan = None
         if self._plannable:
-            plan = self._plan({name: a.shape for name, a in inputs.items()}, wait=self._background is None)
+            shapes = {name: a.shape for name, a in inputs.items()}
+            if self._split and (parts := self._parts(shapes)) is not None:
+                results = self._execute_parts(parts, inputs) if parts else self._interpret(inputs)
+                return _chosen(results, outputs)
+            plan = self._plan(shapes, wait=not self._meanwhile)
         else:
             self._check_open()
         if self._state_lock is None:
@@ -148,7 +178,7 @@ class CompiledEngine:
         else:
             with self._state_lock:
                 results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
-        return results if outputs is None else {name: results[name] for name in outputs}
+        return _chosen(results, outputs)
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
         """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
@@ -195,7 +225,7 @@ class CompiledEngine:
             self._plans.clear()
             if swapped != self._swapped:
                 self._swapped = swapped
-                self._making, self._arenas = {}, {}
+                self._making, self._arenas, self._independent = {}, {}, {}
                 if self._background is not None:
                     self._background.forget()
 
@@ -245,6 +275,68 @@ class CompiledEngine:
         finally:
             plan.give(workspace)
 
+    def _execute_parts(
+        self, parts: Sequence[tuple[int, Plan]], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        found: list[dict[str, Array]] = []
+        start = 0
+        for rows, plan in parts:
+            part = {name: array[start : start + rows] for name, array in inputs.items()}
+            try:
+                found.append(self._execute(plan, part))
+            except ShapeError as error:
+                raise ShapeError(f"samples {start} to {start + rows - 1} of the batch: {error}") from error
+            start += rows
+        return {name: np.concatenate([results[name] for results in found]) for name in found[0]}
+
+    def _parts(self, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, Plan]] | None:
+        """The samples and plans of a batch's parts; none where they are being made in the background.
+
+        None where the batch has a plan, or gets one.
+        """
+        key, rows = tuple(sorted(shapes.items())), rows_of(shapes)
+        with self._lock:
+            self._check_open()
+            if rows is None or key in self._plans:
+                return None
+            repeated = self._repeats.again(key)
+        if not self._may_split(shapes):
+            return None
+        if repeated and self._plan(shapes, wait=False) is not None:
+            return None
+        smaller = {size: with_rows(shapes, size) for size in powers((1 << rows.bit_length()) - 1)}
+        keys = {size: tuple(sorted(other.items())) for size, other in smaller.items()}
+        with self._lock:
+            ready = {size: plan for size, at in keys.items() if (plan := self._plans.get(at)) is not None}
+            for size in ready:
+                self._plans.move_to_end(keys[size])
+        wanted, chosen = powers(rows), cover(rows, ready)
+        for size in dict.fromkeys(wanted):
+            if size not in ready:
+                plan = self._plan(smaller[size], wait=chosen is None and not self._meanwhile)
+                if plan is not None:
+                    ready[size] = plan
+        if all(size in ready for size in wanted):
+            chosen = wanted
+        return [(size, ready[size]) for size in chosen or ()]
+
+    def _may_split(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a batch's samples are proven to be independent, outside any lock."""
+        key = tuple(sorted(with_rows(shapes, 1).items()))
+        with self._lock:
+            known, swapped = self._independent, self._swapped
+            if (found := known.get(key)) is not None:
+                return found
+        # as lowering: not needed where the model is not planned
+        from onward.compile.independence import not_independent
+
+        found = not_independent(self._model, shapes, swapped) is None
+        with self._lock:
+            if len(known) >= _PROOFS:
+                known.clear()
+            known[key] = found
+        return found
+
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], *, wait: bool) -> Plan | None:
         """The plan for input shapes; None where there is none, or, unless `wait`, none yet."""
         key = tuple(sorted(shapes.items()))
@@ -265,10 +357,10 @@ class CompiledEngine:
             with self._lock:
                 if making is self._making and key not in self._plans:
                     self._plans[key] = None if made is None else self._bound(key, made)
-                    if len(self._plans) > _PLANS:
+                    if len(self._plans) > self._kept:
                         self._plans.popitem(last=False)
                     for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
-                        if len(making) > _PLANS:
+                        if len(making) > self._kept:
                             del making[old]
                             self._arenas.pop(old, None)
 
@@ -298,7 +390,13 @@ class CompiledEngine:
                 future = making[key] = Future()
         if mine:
             try:
-                future.set_result(self._stored(shapes, swapped) or self._made(shapes, swapped))
+                job = None if self._background is None else self._background.claim(key)
+                made = (
+                    self._stored(shapes, swapped) or self._made(shapes, swapped)
+                    if job is None
+                    else job.result()
+                )
+                future.set_result(made)
             except BaseException as error:
                 with self._lock:
                     del making[key]
@@ -405,6 +503,10 @@ class CompiledEngine:
         for name, target in self._bindings.items():
             np.copyto(self._weights[name].array, results.pop(target))
         return results
+
+
+def _chosen(results: dict[str, Array], outputs: Iterable[str] | None) -> dict[str, Array]:
+    return results if outputs is None else {name: results[name] for name in outputs}
 
 
 def _readable(array: Array) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import onnx_ir as ir
 
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
+from onward.engine.batches import Batches
 from onward.engine.interpreter import Interpreter
 from onward.errors import ConfigError
 from onward.graph import Array
@@ -43,6 +44,7 @@ def make_engine(
     *,
     background: bool = False,
     workspaces: int | None = None,
+    batches: Batches = "exact",
 ) -> Engine:
     """The engine for a model without state.
 
@@ -53,6 +55,7 @@ def make_engine(
         options: of the compiled engine, where speed and accuracy part.
         background: whether the compiled engine plans in the background.
         workspaces: runs of one plan that the compiled engine lets go on at once.
+        batches: whether the compiled engine may run a batch in parts.
 
     Raises:
         ConfigError: an unknown name, `compiled` where llvmlite is missing, or a senseless number.
@@ -62,7 +65,9 @@ def make_engine(
         return Interpreter(model.graph)
     from onward.engine.compiled import CompiledEngine
 
-    return CompiledEngine(model, None, threads, options, background=background, workspaces=workspaces)
+    return CompiledEngine(
+        model, None, threads, options, background=background, workspaces=workspaces, batches=batches
+    )
 
 
 def resolve(name: EngineName) -> Literal["compiled", "interpreter"]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
+from onward.engine.batches import Batches
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.engine.weights import Weight, aligned, share_initializers
@@ -33,6 +34,13 @@ class Session:
             compiler is raised by the next run with those shapes. A plan that the cache has is used at once.
         workspaces: how many runs with inputs of one shape may go on at once, each in memory of its own;
             others wait. None: as many as the process may use cores.
+        batches: of the compiled engine. "exact": each size of a batch gets a plan of its own, made when it
+            first comes. "split": where the first axis of all inputs and outputs has one name, and the graph
+            proves that samples along it are independent, a batch of a new size is run at once in parts whose
+            sizes are powers of two, at most 11 plans for all sizes; one that repeats gets its own plan in the
+            background. A sample's results may differ between sizes by rounding (long products are summed
+            in another order in larger batches; most models give the same bits), so with "split" the last
+            bits of a batch may change once, when its own plan is ready.
 
     Threads may share a session. Runs that go on at once use one thread each where cores are taken; the
     results have the same bits as those of runs one after the other. Sessions in one process read one copy of
@@ -41,7 +49,7 @@ class Session:
     Raises:
         InvalidModelError: the file is malformed or unsafe to open.
         UnsupportedError: operators are missing, all of them named.
-        ConfigError: an engine that there is not; fewer than 1 workspace.
+        ConfigError: an engine or a choice of batches that there is not; fewer than 1 workspace.
     """
 
     def __init__(
@@ -53,11 +61,18 @@ class Session:
         options: CompileOptions = DEFAULT_OPTIONS,
         background: bool = False,
         workspaces: int | None = None,
+        batches: Batches = "exact",
     ) -> None:
         self._model, shared = _opened(model)
         graph = self._model.graph
         self._engine = make_engine(
-            self._model, engine, threads, options, background=background, workspaces=workspaces
+            self._model,
+            engine,
+            threads,
+            options,
+            background=background,
+            workspaces=workspaces,
+            batches=batches,
         )
         del shared  # the engine has them
         self._loaded: dict[str, Array] = {}
@@ -102,7 +117,7 @@ class Session:
 
         Args:
             shapes: by name of each input that is a tensor, without open dimensions. The compiled
-                engine keeps 16 sets of them, those that were used last.
+                engine keeps 16 sets of them, those that were used last; 48 where batches are split.
 
         Raises:
             InputError: an input is missing or unknown, or its shape does not fit the declared one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -79,16 +78,17 @@ class Sampler:
     """Selects the fraction `rate` of a sequence of requests: evenly spread, the first one included."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = Fraction(str(rate))
+        exact = Fraction(str(rate))
+        self._part, self._whole = exact.numerator, exact.denominator
         self._seen = 0
         self._lock = threading.Lock()
 
     def select(self) -> bool:
         """Whether the next request is selected."""
         with self._lock:
-            before = math.ceil(self._seen * self._rate)
+            before = -(-self._seen * self._part // self._whole)
             self._seen += 1
-            return math.ceil(self._seen * self._rate) > before
+            return -(-self._seen * self._part // self._whole) > before
 
 
 @final
@@ -97,24 +97,23 @@ class CheckRecorder:
 
     def __init__(self) -> None:
         self._statistics = CheckStatistics()
+        self._requests = self._skipped = self._dropped = 0
         self._lock = threading.Lock()
 
     @property
     def statistics(self) -> CheckStatistics:
         """A consistent snapshot."""
         with self._lock:
-            return self._statistics
+            return replace(
+                self._statistics, requests=self._requests, skipped=self._skipped, dropped=self._dropped
+            )
 
     def count(self, *, requests: int = 0, skipped: int = 0, dropped: int = 0) -> None:
         """Add to the counts of requests without a comparison."""
         with self._lock:
-            old = self._statistics
-            self._statistics = replace(
-                old,
-                requests=old.requests + requests,
-                skipped=old.skipped + skipped,
-                dropped=old.dropped + dropped,
-            )
+            self._requests += requests
+            self._skipped += skipped
+            self._dropped += dropped
 
     def record(self, comparison: Comparison) -> None:
         """Add one comparison."""

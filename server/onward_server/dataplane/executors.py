@@ -53,16 +53,18 @@ class OnwardExecutor:
     Args:
         path: the .onnx file.
         threads: threads of one run.
+        one_size: whether all runs have inputs of one shape. Otherwise requests of a new size are run in parts
+            for which there are plans, where the model allows it.
 
     Raises:
         ModelError: the file is malformed, unsafe to open, or needs something that is not supported.
         StorageError: the file cannot be read.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, *, one_size: bool = False) -> None:
         from onward.engine import Session
 
-        self._session = Session(path, threads=threads)
+        self._session = Session(path, threads=threads, batches="exact" if one_size else "split")
         self.inputs: tuple[TensorSpec, ...] = self._session.inputs
         self.outputs: tuple[TensorSpec, ...] = self._session.outputs
 

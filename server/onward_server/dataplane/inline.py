@@ -122,7 +122,7 @@ class Inline:
             if self._off or not is_harmless(self._path):
                 self._off = True
                 return
-            executor = OnwardExecutor(self._path, self._threads)
+            executor = OnwardExecutor(self._path, self._threads, one_size=True)
             executor.run(inputs)
             took = []
             for _ in range(_SAMPLES):

@@ -19,7 +19,7 @@ from onward_server.dataplane.messages import InferAnswer, InferRequest
 from onward_server.dataplane.opening import Opener, effective
 from onward_server.dataplane.overrides import Override, Overrides
 from onward_server.dataplane.repository import Entry, is_name, names, scan_model
-from onward_server.dataplane.served import ServedModel
+from onward_server.dataplane.served import Inference, ServedModel
 from onward_server.dataplane.validation import check_inputs, check_outputs
 from onward_server.errors import (
     ControlError,
@@ -172,12 +172,8 @@ class DataPlane:
         self.model(name)
         return [self._models[name][v] for v in self.versions(name)]
 
-    @contextmanager
-    def admitted(self, size: int = 0) -> Iterator[None]:
-        """Enclose the whole of a request, before it is decoded: it counts, and a drain waits for it.
-
-        Args:
-            size: bytes of it.
+    def admit(self, size: int) -> None:
+        """Count a request of `size` bytes, before it is decoded; a drain waits until `leave`.
 
         Raises:
             DrainingError: the server is stopping.
@@ -196,11 +192,20 @@ class DataPlane:
             )
         self._admitted += 1
         self._admitted_bytes += size
+
+    def leave(self, size: int) -> None:
+        """A request of `size` bytes was answered."""
+        self._admitted -= 1
+        self._admitted_bytes -= size
+
+    @contextmanager
+    def admitted(self, size: int = 0) -> Iterator[None]:
+        """Enclose the whole of a request of `size` bytes in `admit` and `leave`."""
+        self.admit(size)
         try:
             yield
         finally:
-            self._admitted -= 1
-            self._admitted_bytes -= size
+            self.leave(size)
 
     async def infer(self, request: InferRequest) -> InferAnswer:
         """Answer one request.
@@ -214,8 +219,27 @@ class DataPlane:
             ExecutionError: an engine failed.
             VerificationError: the engines disagree, and the model's policy is to fail.
         """
+        model, outputs = self._checked(request)
+        found = model.infer_now(request.inputs, outputs, request.deadline)
+        if found is None:
+            found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
+        return _answer(model, request, found)
+
+    def infer_now(self, request: InferRequest) -> InferAnswer | None:
+        """The answer of a request that takes microseconds and waits for nothing; None: `infer` it.
+
+        Raises:
+            OnwardError: see `infer`.
+        """
+        model, outputs = self._checked(request)
+        found = model.infer_now(request.inputs, outputs, request.deadline)
+        return None if found is None else _answer(model, request, found)
+
+    def _checked(self, request: InferRequest) -> tuple[ServedModel, list[str] | None]:
         model = self.model(request.model, request.version)
-        check_inputs(model.inputs, request.inputs)
+        if not model.is_known(request.inputs):
+            check_inputs(model.inputs, request.inputs)
+            model.know(request.inputs)
         outputs = None
         if request.outputs is not None:
             outputs = [output.name for output in request.outputs]
@@ -228,17 +252,7 @@ class DataPlane:
             if max(rows.values()) > batching.max_batch:
                 most = batching.max_batch
                 raise RequestError(f"the inputs have {max(rows.values())} rows; the model takes up to {most}")
-        found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
-        arrays = found.outputs
-        if request.outputs is not None:
-            arrays = {
-                output.name: classified(output.name, arrays[output.name], output.classes, model.labels)
-                if output.classes
-                else arrays[output.name]
-                for output in request.outputs
-            }
-        parameters = {"cross_check": found.outcome.value, "engine": found.engine}
-        return InferAnswer(model.name, model.version, request.id, arrays, parameters)
+        return model, outputs
 
     async def load(self, name: str, override: Override | None = None) -> None:
         """Load a model, or load it again, all of the versions that its policy chooses; then swap.
@@ -439,6 +453,19 @@ class DataPlane:
         task = asyncio.get_running_loop().create_task(model.retire(self.settings.drain_timeout))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+
+def _answer(model: ServedModel, request: InferRequest, found: Inference) -> InferAnswer:
+    arrays = found.outputs
+    if request.outputs is not None:
+        arrays = {
+            output.name: classified(output.name, arrays[output.name], output.classes, model.labels)
+            if output.classes
+            else arrays[output.name]
+            for output in request.outputs
+        }
+    parameters = {"cross_check": found.outcome.value, "engine": found.engine}
+    return InferAnswer(model.name, model.version, request.id, arrays, parameters)
 
 
 def _overridden(entries: list[Entry], settings: ModelSettings) -> list[Entry]:

@@ -20,7 +20,7 @@ from onward_server.dataplane.crosscheck import (
     compare,
 )
 from onward_server.dataplane.hosts import Instance
-from onward_server.dataplane.inline import Inline, signature
+from onward_server.dataplane.inline import Inline, Signature, signature
 from onward_server.dataplane.scheduler import Scheduler
 from onward_server.dataplane.statistics import InferStatistics
 from onward_server.errors import (
@@ -37,6 +37,7 @@ __all__ = ["Inference", "ServedModel"]
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
+_KNOWN = 1024
 
 
 @final
@@ -102,6 +103,7 @@ class ServedModel:
         self._sampler = Sampler(check.rate)
         self._checks: set[asyncio.Task[None]] = set()
         self._active = 0
+        self._known: set[tuple[object, ...]] = set()
         # where the answer does not depend on the check, it does not wait for it
         self._answers_first = check.on_mismatch == "log" and check.policy in ("sample", "shadow")
 
@@ -164,6 +166,41 @@ class ServedModel:
         self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, queue_ns)
         return answer
 
+    def infer_now(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, deadline: float | None
+    ) -> Inference | None:
+        """Compute a validated request here and now, where that takes microseconds; None: `infer` it.
+
+        Raises:
+            OnwardError: see `infer`.
+        """
+        inline = self._inline
+        if inline is None or not (self._answers_first or self.check.policy == "off"):
+            return None
+        shapes = signature(inputs)
+        if not inline.has(shapes):
+            return None
+        start = time.perf_counter_ns()
+        try:
+            found, rows = self._here(inline, shapes, inputs, outputs, deadline)
+        except OnwardError as error:
+            self.infer_statistics.failed(_reason(error), time.perf_counter_ns() - start)
+            raise
+        self.recorder.count(requests=1)
+        answer = self._answered_first(inputs, found)
+        self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, 0)
+        return answer
+
+    def is_known(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether inputs of these names, types and shapes were checked before."""
+        return _kinds(inputs) in self._known
+
+    def know(self, inputs: Mapping[str, Array]) -> None:
+        """Inputs of these names, types and shapes fit the model."""
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known.add(_kinds(inputs))
+
     async def settle(self) -> None:
         """Wait for the checks that are under way."""
         while self._checks:
@@ -195,22 +232,33 @@ class ServedModel:
     ) -> tuple[dict[str, Array], int, int]:
         batched = self.settings.batching is not None
         rows = int(next(iter(inputs.values())).shape[0]) if batched else 1
-        if self._inline is None:
-            return await self._scheduled(inputs, outputs, priority, deadline, rows)
-        shapes = signature(inputs)
-        if not self._inline.has(shapes):
-            return await self._scheduled(inputs, outputs, priority, deadline, rows)
+        if self._inline is not None:
+            shapes = signature(inputs)
+            if self._inline.has(shapes):
+                found, rows = self._here(self._inline, shapes, inputs, outputs, deadline)
+                return found, 0, rows
+        return await self._scheduled(inputs, outputs, priority, deadline, rows)
+
+    def _here(
+        self,
+        inline: Inline,
+        shapes: Signature,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        deadline: float | None,
+    ) -> tuple[dict[str, Array], int]:
+        rows = 1 if self.settings.batching is None else shapes[0][1][0]
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline passed before it was computed")
         try:
-            found, took = self._inline.run(shapes, inputs, outputs)
+            found, took = inline.run(shapes, inputs, outputs)
         except OnwardError:
             raise
         except Exception as error:
             raise ExecutionError(f"{self.engine}: {type(error).__name__}: {error}") from error
         self.infer_statistics.executed(rows, 1, 0, took, 0)
         self.infer_statistics.in_process += 1
-        return found, 0, rows
+        return found, rows
 
     async def _scheduled(
         self,
@@ -229,18 +277,8 @@ class ServedModel:
 
     async def _checked(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
         self.recorder.count(requests=1)
-        policy = self.check.policy
-        if policy == "off" or (policy == "sample" and not self._sampler.select()):
-            self.recorder.count(skipped=1)
-            return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
-        if self._answers_first:
-            if len(self._checks) >= self.check.shadow_queue:
-                self.recorder.count(dropped=1)
-                return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
-            task = asyncio.get_running_loop().create_task(self._check_later(inputs, outputs))
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
-            return Inference(outputs, self.engine, CheckOutcome.SHADOW)
+        if self._answers_first or not self._selects():
+            return self._answered_first(inputs, outputs)
         outcome, witnessed, mismatch = await self._compared(inputs, outputs)
         if outcome is CheckOutcome.PASSED or self.check.on_mismatch == "log":
             return Inference(outputs, self.engine, outcome)
@@ -250,6 +288,23 @@ class ServedModel:
             if witnessed is not None:
                 return Inference(witnessed, "onnxruntime", outcome)
         raise VerificationError(f"{self.title}: the engines disagree: {mismatch}")
+
+    def _selects(self) -> bool:
+        policy = self.check.policy
+        return policy != "off" and (policy != "sample" or self._sampler.select())
+
+    def _answered_first(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
+        """The answer, and a check of it afterwards where it is selected."""
+        if not self._answers_first or not self._selects():
+            self.recorder.count(skipped=1)
+            return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
+        if len(self._checks) >= self.check.shadow_queue:
+            self.recorder.count(dropped=1)
+            return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
+        task = asyncio.get_running_loop().create_task(self._check_later(inputs, outputs))
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+        return Inference(outputs, self.engine, CheckOutcome.SHADOW)
 
     async def _check_later(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         try:
@@ -285,6 +340,10 @@ class ServedModel:
             comparison.mismatch,
         )
         return CheckOutcome.FAILED, witnessed, comparison.mismatch
+
+
+def _kinds(inputs: Mapping[str, Array]) -> tuple[object, ...]:
+    return tuple([(name, array.dtype, array.shape) for name, array in inputs.items()])
 
 
 def _reason(error: OnwardError) -> str:

@@ -40,7 +40,36 @@ def _by_sizes(x: tuple[int, ...], sizes: list[int], attrs: dict[str, Any], **mor
 
 _UP_AND_DOWN = _scales(1, 1, 2.5, 0.6)
 
+_NEAR = 0.37 + 0.11 * np.arange(24).reshape(1, 3, 4, 2) % 1.3 - 1.0
+"""Coordinates within an image, none of them near a pixel's."""
+
+_FAR = np.where(np.arange(24).reshape(1, 3, 4, 2) % 5 == 0, 1.7 + _NEAR, _NEAR)
+
+_SAMPLED = [
+    *(
+        Case(
+            "GridSample",
+            [(1, 2, 5, 7), _FAR],
+            {"mode": mode, "padding_mode": padding, "align_corners": align},
+            without_ort=_OTHER if padding != "zeros" or mode == "cubic" else "",
+        )
+        for mode in ("nearest", "linear", "cubic")
+        for padding in ("zeros", "border", "reflection")
+        for align in (0, 1)
+    ),
+    Case(
+        "GridSample",
+        [(1, 2, 3, 5, 4), np.resize(_FAR, (1, 2, 2, 2, 3))],
+        {"padding_mode": "reflection"},
+        without_ort=_OTHER,
+    ),
+    Case(
+        "GridSample", [(2, 3, 5, 7), np.resize(_NEAR, (2, 4, 3, 2))], {"mode": "bilinear"}, opset=16, wrt=()
+    ),
+]
+
 IMAGES = [
+    *_SAMPLED,
     *(_by_scales((2, 3, 4, 7), _UP_AND_DOWN, at, without_ort=_OTHER) for at in _MODES),
     *(_by_sizes((2, 19, 4, 7), [2, 19, 9, 3], at, without_ort=_OTHER) for at in _MODES),
     *(

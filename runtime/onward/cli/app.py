@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, final
 
 import typer
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 
 from onward.cli import evaluate, export, inspect, predict, train, verify
 from onward.errors import OnwardError, VerificationError
+from onward.graph.own import import_file
 
 __all__ = ["application", "main"]
 
@@ -80,6 +82,14 @@ def application() -> typer.Typer:
     @app.callback()
     def onward(
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+        files: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--import",
+                metavar="FILE",
+                help="A Python file that registers operators of your own; repeatable.",
+            ),
+        ] = None,
         version: Annotated[
             bool,
             typer.Option(
@@ -95,7 +105,10 @@ def application() -> typer.Typer:
           onward evaluate runs/digits-lenet5-1/model.onnx
           onward verify runs/digits-lenet5-1/model.onnx --backward
           onward serve models/
+          onward --import my_ops.py train my_model.onnx --data digits
         """
+        for file in files or ():
+            import_file(file)
 
     for name, command in (
         ("train", train.command),

@@ -82,7 +82,8 @@ class GridSample(Op):
             m = Arrays()
             axes = self._axes(m, [places[..., -1 - a] for a in range(len(extents))], extents)
             for place, weight, _ in corners(m, axes, extents):
-                y += np.take_along_axis(flat, place[:, None], 2) * np.asarray(weight, work)[..., None, :]
+                share = np.broadcast_to(np.asarray(weight, work), place.shape)
+                y += np.take_along_axis(flat, place[:, None], 2) * share[:, None]
         return y.reshape(*X.shape[:2], *grid.shape[1:-1]).astype(X.dtype, copy=False)
 
     def lower(self, static: Static, outputs: Values, X: ir.Value, grid: ir.Value) -> requests.Request:

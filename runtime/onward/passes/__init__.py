@@ -2,6 +2,7 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
+from onward.passes.functions import with_functions
 from onward.passes.preparation import detach_preparation, prepend_preparation
 from onward.passes.replace_head import Head, find_head, replace_head
 from onward.passes.to_inference import to_inference
@@ -18,4 +19,5 @@ __all__ = [
     "replace_head",
     "to_inference",
     "to_training",
+    "with_functions",
 ]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ LOOP_TYPES = frozenset(
 )
 """The element types of the arrays that functions take."""
 
-_RAISED = f"{ENTRY}_raised"
+STATUS = "status"
+"""The slot of a function that may raise: int64 [threads], where a thread that has raised leaves 1, else 0."""
+
+_MAY_RAISE = "; may raise\n"
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,21 @@ def loop(
     flops: int = 0,
     nbytes: int = 0,
 ) -> Kernel:
-    """Slots: each array's name, then each array's extents as `extents` names them.
+    """Slots: each array's name, `STATUS` where the function may raise, each array's extents by `extents`.
 
     Raises:
-        UnsupportedError: Numba cannot compile the function, or the function may raise or makes arrays.
+        UnsupportedError: Numba cannot compile the function, or the function makes arrays.
     """
+    text = _text(function, operands, constants, target)
     given = [o for o in operands if o is not None]
     parameters: tuple[Parameter, ...] = (
         *(p for o in given for p in (read(o.name) if o.role == "operand" else write(o.name))),
+        *(write(STATUS) if text.startswith(_MAY_RAISE) else ()),
         *(p for o in given for p in integer(*extents(o))),
     )
     return Kernel(
-        name=f"loop {function.__name__.strip('_')}",
-        ir=_text(function, operands, constants, target),
+        name=f"loop {function.__qualname__.removesuffix('.loop').strip('_')}",
+        ir=text,
         parameters=parameters,
         flops=Affine(flops),
         bytes=Affine(nbytes),
@@ -140,7 +146,8 @@ def _compiled(
     kinds = [getattr(numba.types, "boolean" if o.dtype == "bool" else o.dtype) for o in given]
     counts = sum(o.rank for o in given) + 2
     signature = numba.types.void(*map(numba.types.CPointer, kinds), *[numba.types.int64] * counts)
-    scope = {"carray": numba.carray, "function": _Jitted().of(function), "inf": np.inf, "nan": np.nan}
+    carray = numba.carray  # type: ignore[attr-defined]
+    scope = {"carray": carray, "function": _Jitted().of(function), "inf": np.inf, "nan": np.nan}
     exec(source, scope)
     try:
         made = numba.cfunc(signature, error_model="numpy")(scope["outer"])
@@ -148,18 +155,30 @@ def _compiled(
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines[1:] if not line.startswith(("During", "Failed"))), lines[0])
         raise UnsupportedError(f"Numba cannot compile {_where(function)}: {reason.strip()}") from error
-    text = _entry(
-        made.inspect_llvm(), made._wrapper_name.removeprefix("cfunc."), len(given), counts - 2, target
-    )
+    name = made.native_name.removeprefix("cfunc.")
+    text = _entry(made.inspect_llvm(), name, len(given), counts - 2, target, raises=False)
     if _RAISED in text:
+        text = _MAY_RAISE + _entry(made.inspect_llvm(), name, len(given), counts - 2, target, raises=True)
+    if foreign := [name for name in _DECLARED.findall(text) if not _is_everywhere(name)]:
         raise UnsupportedError(
-            f"{_where(function)} may raise, which a loop cannot: let the operator's `lower` check operands"
-        )
-    if "@NRT_" in text:
-        raise UnsupportedError(
-            f"{_where(function)} makes arrays or lists, which a loop cannot: ask for scratch in its request"
+            f"{_where(function)} needs {foreign[0]} of Numba's runtime, which a kernel does not have: a loop "
+            "indexes arrays, and makes, reshapes or prints none; ask for scratch in its request"
         )
     return text
+
+
+_DECLARED = re.compile(r"^declare [^@]*@([\w.]+)\(", re.M)
+
+
+def _is_everywhere(symbol: str) -> bool:
+    """Whether a process without Numba has a function too: LLVM's own, and those of the C library."""
+    from llvmlite import binding
+
+    if symbol.startswith("llvm."):
+        return True
+    if symbol.startswith(("NRT_", "Py", "_Py", "numba", "_numba")):
+        return False
+    return binding.address_of_symbol(symbol) is not None
 
 
 def _where(function: Callable[..., Any]) -> str:
@@ -167,30 +186,54 @@ def _where(function: Callable[..., Any]) -> str:
     return f"loop {function.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
 
 
-def _entry(text: str, name: str, pointers: int, sizes: int, target: Target) -> str:
+_RAISED = f"{ENTRY}_raised"
+"""Called in a first form of the entry where the function has raised: gone where that cannot happen."""
+
+
+def _entry(text: str, name: str, pointers: int, sizes: int, target: Target, *, raises: bool) -> str:
     """The IR with an entry of kernels' own form, everything else local to it."""
-    lines = [f"define void @{ENTRY}(ptr %args, i64 %thread, i64 %threads) {{"]
     operands = ["ptr %result", "ptr %error"]
-    lines += ["  %result = alloca ptr", "  %error = alloca ptr"]
-    for i in range(pointers + sizes):
-        kind = "ptr" if i < pointers else "i64"
-        lines.append(f"  %at{i} = getelementptr inbounds i64, ptr %args, i64 {i}")
-        lines.append(f"  %slot{i} = load {kind}, ptr %at{i}, align 8")
-        operands.append(f"{kind} %slot{i}")
+    slots = []
+    for i in range(pointers + raises + sizes):
+        kind = "ptr" if i < pointers + raises else "i64"
+        slots.append(f"  %at{i} = getelementptr inbounds i64, ptr %args, i64 {i}")
+        slots.append(f"  %slot{i} = load {kind}, ptr %at{i}, align 8")
+        if not raises or i != pointers:
+            operands.append(f"{kind} %slot{i}")
     operands += ["i64 %thread", "i64 %threads"]
-    lines += [
+    if raises:
+        found = [
+            "  %flag = zext i1 %wrong to i64",
+            f"  %place = getelementptr inbounds i64, ptr %slot{pointers}, i64 %thread",
+            "  store i64 %flag, ptr %place, align 8",
+            "  ret void",
+        ]
+    else:
+        found = [
+            "  br i1 %wrong, label %raised, label %done",
+            "raised:",
+            f"  call void @{_RAISED}()",
+            "  br label %done",
+            "done:",
+            "  ret void",
+        ]
+    lines = [
+        f"define void @{ENTRY}(ptr %args, i64 %thread, i64 %threads) {{",
+        "  %result = alloca ptr",
+        "  %error = alloca ptr",
+        *slots,
         f"  %status = call i32 @{name}({', '.join(operands)})",
-        "  %fine = icmp eq i32 %status, 0",
-        "  br i1 %fine, label %done, label %raised",
-        "raised:",
-        f"  call void @{_RAISED}()",
-        "  br label %done",
-        "done:",
-        "  ret void",
+        "  %wrong = icmp ne i32 %status, 0",
+        *found,
         "}",
         f"declare void @{_RAISED}()",
     ]
+    # arrays that a function is given have no owner, so that nobody frees them
+    text = _DESTRUCTOR.sub(r"define void @NRT_MemInfo_call_dtor(ptr %0) { ret void }", text)
     return optimised_module(text + "\n" + "\n".join(lines) + "\n", target)
+
+
+_DESTRUCTOR = re.compile(r"^declare void @NRT_MemInfo_call_dtor\(.*$", re.M)
 
 
 @final

@@ -8,7 +8,7 @@ import numpy as np
 
 from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
-from onward.compile.kernels.loop import LOOP_TYPES, Operand, available, extents, loop
+from onward.compile.kernels.loop import LOOP_TYPES, STATUS, Operand, available, extents, loop
 from onward.compile.registry import lowers
 from onward.compile.tensors import Tensor
 from onward.graph.requests import Loop
@@ -48,4 +48,9 @@ def loops(c: Context, request: Loop) -> None:
             slots.update(zip(extents(array), tensor.shape, strict=True))
             nbytes += tensor.nbytes
     kernel = loop(request.function, tuple(arrays), request.constants, c.target, request.flops, nbytes)
+    status = c.vector(c.threads, np.dtype(np.int64)) if STATUS in kernel.slots else None
+    if status is not None:
+        slots[STATUS] = status
     c.call(kernel, slots)
+    if status is not None:
+        c.check_indices(status, 1, low=0, what="its loop raised an error, which the interpreter shows: flag")

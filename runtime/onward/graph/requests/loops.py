@@ -18,8 +18,8 @@ class Loop(Request):
     """function(thread, threads, *outputs, *operands, *scratch, *constants), called by every thread of a team.
 
     The function fills its share of the outputs, which hold anything before. It gets arrays in ONNX's order,
-    and None for an absent output or operand. It may call other Python functions and `math`; it cannot raise,
-    nor make arrays.
+    and None for an absent output or operand. It may call other Python functions and `math`, and cannot make
+    arrays. Where it may raise, a run looks after each call whether it has: better that it cannot.
 
     Attributes:
         function: a function of a module, not of another function.

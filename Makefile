@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast check bench load overload faults fuzz conformance protos pages docker clean
+.PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz conformance protos pages docker clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,10 @@ test: setup
 # the main job and the public surface, in seconds
 test-fast: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "not slow" tests/test_main_job.py tests/test_public_surface.py tests/cli
+
+# the tests that depend on the machine, with blockings, vector width and threads of others; ONLY=2-8-3 is one of nine
+test-perturbed: setup
+	$(ONE_THREAD) $(BIN)/python scripts/perturbed.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY)) $(TESTS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -6,10 +6,12 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from tests.compile.accesses import check_declared
+from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import host_target
@@ -73,15 +75,20 @@ def planned(
     *,
     threads: int = THREADS,
     lanes: int | None = None,
+    **constants: Any,
 ) -> Planned:
-    """The plan of a model for inputs of these shapes; its kernels access what they declare."""
+    """The plan of a model for inputs of these shapes; its kernels access what they declare.
+
+    `constants` of the tuning stand in the place of the target's own.
+    """
     fixed = {
         name: np.array(value.const_value.numpy())
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.dtype.is_floating_point()
     }
     shapes = {name: x.shape for name, x in inputs.items()}
-    made = plan_model(model, shapes, fixed, dict(bindings or {}), host_target(lanes), threads)
+    target = tuned(host_target(lanes), **constants)
+    made = plan_model(model, shapes, fixed, dict(bindings or {}), target, threads)
     for item in made.items:
         if isinstance(item, Call):
             check_declared(item.kernel)

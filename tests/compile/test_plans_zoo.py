@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def _feed(
     return feed
 
 
-def check_training(made: Made, *, threads: int = 2, lanes: int | None = None) -> int:
+def check_training(made: Made, *, threads: int = 2, lanes: int | None = None, **constants: Any) -> int:
     """Outputs, gradients and new state of several steps; returns how many units were held at kinks.
 
     The interpreter takes each step from the plan's state. Where a unit lies so near a kink that rounding puts
@@ -95,7 +95,8 @@ def check_training(made: Made, *, threads: int = 2, lanes: int | None = None) ->
     """
     step, feeds = made.step, made.feeds
     exact_model = cast_floats(step.model, ir.DataType.DOUBLE)
-    plan = planned(step.model, feeds[0], step.bindings, threads=threads, lanes=lanes)
+    making = functools.partial(planned, bindings=step.bindings, threads=threads, lanes=lanes, **constants)
+    plan = making(step.model, feeds[0])
     reference = Reference(step.model, (step.loss, *step.outputs))
     moved = 0
     for feed in feeds:
@@ -109,7 +110,7 @@ def check_training(made: Made, *, threads: int = 2, lanes: int | None = None) ->
         try:
             assert_step(step, got, narrow, exact)
         except AssertionError:
-            observe = functools.partial(observed, step, feed, before, threads, lanes)
+            observe = functools.partial(observed, making, step, feed, before)
             narrow, exact, count = held(reference, {**feed, **before}, got, observe)
             assert_step(step, got, narrow, exact)
             moved += count
@@ -117,15 +118,14 @@ def check_training(made: Made, *, threads: int = 2, lanes: int | None = None) ->
 
 
 def observed(
+    making: Callable[..., Planned],
     step: TrainingStep,
     feed: dict[str, Array],
     state: dict[str, Array],
-    threads: int,
-    lanes: int | None,
     names: Sequence[str],
 ) -> dict[str, Array]:
     """Tensors of a step from a plan that keeps them."""
-    plan = planned(exposing(step.model, names), feed, step.bindings, threads=threads, lanes=lanes)
+    plan = making(exposing(step.model, names), feed)
     for name, array in state.items():
         np.copyto(plan.fixed[name], array)
     return plan.run(feed)

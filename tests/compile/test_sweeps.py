@@ -51,9 +51,11 @@ def test_other_expressions_are_other_calls() -> None:
 
 
 def test_large_tensors_and_memory_of_the_arena_stay_where_they_are() -> None:
-    large, gradient = _state(1 << 18), _state(1 << 18)
+    elements = TARGET.tuning.sweep_small // 4 + 1
+    large, gradient = _state(elements), _state(elements)
     passing = Tensor(Buffer(20), (5,), (1,), np.dtype(np.float32))
-    calls = [_update(large, gradient), _update(passing, _state(5)), _update(passing, _state(5))]
+    calls = [_update(large, gradient), _update(_state(elements), _state(elements))]
+    calls += [_update(passing, _state(5)), _update(passing, _state(5))]
     assert joined(calls, TARGET) == tuple(calls)
 
 

@@ -17,12 +17,12 @@ from onward.compile.codegen.target import host_target
 from onward.compile.planning import plan_model
 from onward.compile.spec import NONE, PlanCall, PlanSpec, Start, Wait
 from onward.compile.spec_file import read_plan, write_plan
-from onward.engine.foreign import Foreign, foreign, forget_foreign, register_foreign
 from onward.engine.plan import Plan
 from onward.engine.team import Team
 from onward.engine.weights import Weight
 from onward.errors import ConfigError, OnwardError
 from onward.graph import Array, Builder
+from onward.graph.foreign import Foreign, foreign, forget_foreign, register_foreign
 
 WAIT = 30.0
 SIZE = 64

@@ -7,18 +7,23 @@ import onnx_ir as ir
 import pytest
 
 from onward.autodiff import gradients
+from onward.compile.codegen.target import host_target
 from onward.engine import CompileOptions, Session
 from onward.engine.compiled import CompiledEngine
 from onward.errors import ConfigError
 from onward.graph import Array, Builder
 from onward.train import Trainer
 
+CHANNELS = host_target().tuning.winograd_channels
+EXTENT = host_target().tuning.winograd_extent
+
 
 def _made() -> tuple[ir.Model, dict[str, Array]]:
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 21, "ai.onward": 1}, name="wide")
     g = Builder(graph)
     rng = np.random.default_rng(0)
-    extents = {"x": (2, 64, 15, 18), "w": (48, 64, 3, 3), "dy": (2, 48, 15, 18)}
+    image, inputs, outputs = (EXTENT + 7, EXTENT + 10), 2 * CHANNELS, CHANNELS + CHANNELS // 2
+    extents = {"x": (2, inputs, *image), "w": (outputs, inputs, 3, 3), "dy": (2, outputs, *image)}
     values = {name: g.input(name, ir.DataType.FLOAT, shape) for name, shape in extents.items()}
     y = g.Conv(values["x"], values["w"], pads=[1, 1, 1, 1])
     g.output(y, "y")
@@ -54,11 +59,14 @@ def test_a_trainer_passes_its_options_on() -> None:
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="wide")
     g = Builder(graph)
     rng = np.random.default_rng(0)
-    x = g.input("x", ir.DataType.FLOAT, ("batch", 32, 8, 8))
-    w = g.initializer("w", (rng.standard_normal((32, 32, 3, 3)) / 17).astype(np.float32))
+    x = g.input("x", ir.DataType.FLOAT, ("batch", CHANNELS, EXTENT, EXTENT))
+    w = g.initializer(
+        "w", (rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) / (9 * CHANNELS) ** 0.5).astype(np.float32)
+    )
     g.output(g.Flatten(g.GlobalAveragePool(g.Relu(g.Conv(x, w, pads=[1, 1, 1, 1])))), "y")
     model = ir.Model(graph, ir_version=10)
-    data = (rng.standard_normal((16, 32, 8, 8)).astype(np.float32), rng.integers(0, 32, 16))
+    images = rng.standard_normal((16, CHANNELS, EXTENT, EXTENT)).astype(np.float32)
+    data = (images, rng.integers(0, CHANNELS, 16))
     weights = []
     for options in (CompileOptions(), CompileOptions(2), CompileOptions(4)):
         trainer = Trainer(model, engine="compiled", threads=1, options=options)

@@ -158,6 +158,22 @@ def torch_losses(arrays: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+def keras_weighted(case: dict[str, Any], arrays: Any) -> dict[str, Any]:
+    """The weights of one dense layer after two epochs in order, and the history."""
+    x, y, units = arrays["scores"], arrays[case["targets"]], case["units"]
+    model = keras.Sequential([keras.Input((x.shape[1],)), keras.layers.Dense(units, case["activation"])])
+    start = np.full((x.shape[1], units), 0.1) * np.arange(1, units + 1)
+    model.set_weights([start, np.zeros(units)])
+    model.compile(keras.optimizers.SGD(0.1), case["loss"])
+    options = {}
+    if "class_weight" in case:
+        options["class_weight"] = {int(label): weight for label, weight in case["class_weight"].items()}
+    if case["sample_weight"]:
+        options["sample_weight"] = arrays["sample_weight"]
+    history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, **options)
+    return {"weights": [w.tolist() for w in model.get_weights()], "loss": history.history["loss"]}
+
+
 def keras_metrics(arrays: Any) -> dict[str, float]:
     scores, labels, real = arrays["scores"], arrays["labels"], arrays["real"]
     one_hot = np.eye(scores.shape[1])[labels]
@@ -235,6 +251,7 @@ def main(folder: Path) -> None:
             "schedules": {n: keras_schedule(c) for n, c in cases["schedules"].items() if "keras" in c},
             "losses": keras_losses(arrays),
             "metrics": keras_metrics(arrays),
+            "weighted": {name: keras_weighted(case, arrays) for name, case in cases["weighted"].items()},
             "initializers": keras_initializers(cases["initializers"]),
         }
     (folder / "answers.json").write_text(json.dumps(answers, default=repr))

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onward import keras as own_keras
 from onward import nn
 from onward.autodiff.objective import write_objective
 from onward.engine import Interpreter
@@ -67,6 +68,7 @@ ARRAYS = {
     "binary": RNG.integers(0, 2, (20, 4)).astype(np.float64),
     "mass": RNG.dirichlet(np.ones(4), 20),
     "weights": np.array([0.5, 2.0, 1.0, 0.25]),
+    "sample_weight": np.array([0.5, 1.0, 2.0, 0.0, 3.0] * 4),
     "start": RNG.standard_normal(6),
     # far from 0, where ε, which the libraries add in different places, is felt
     "gradients": RNG.choice([-1, 1], (8, 6)) * RNG.uniform(0.5, 2, (8, 6)),
@@ -135,6 +137,15 @@ LOSSES: dict[str, tuple[Loss, np.ndarray]] = {
     "weighted": (CrossEntropy(class_weights=(0.5, 2.0, 1.0, 0.25)), LABELS),
     "kl_divergence": (KLDivergence(), ARRAYS["mass"]),
 }
+WEIGHTED: dict[str, dict[str, Any]] = {
+    "sample_weight": {
+        "loss": "mse", "targets": "real", "units": 4, "activation": "linear", "sample_weight": True,
+    },
+    "class_weight": {
+        "loss": "sparse_categorical_crossentropy", "targets": "labels", "units": 4, "activation": "softmax",
+        "class_weight": {0: 0.5, 2: 3.0}, "sample_weight": False,
+    },
+}  # fmt: skip
 METRICS = (
     "accuracy", "top2", "precision_micro", "recall_micro", "f1", "f1_micro", "f1_weighted",
     "mae", "mse", "rmse", "r2",
@@ -151,6 +162,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "updates": {name: {"keras": keras} for name, (_, keras, _) in UPDATES.items()},
         "schedules": {name: {**peers, "steps": 12} for name, (_, peers) in SCHEDULES.items()},
         "initializers": DRAWN,
+        "weighted": WEIGHTED,
     }
     (folder / "cases.json").write_text(json.dumps(cases))
     np.savez(folder / "arrays.npz", **ARRAYS)
@@ -345,6 +357,26 @@ def test_losses_have_their_values(name: str, library: str, request: pytest.Fixtu
     theirs = request.getfixturevalue(library)["losses"][name]
     # Keras clips probabilities at 1e-7
     assert float(found) == pytest.approx(theirs, rel=1e-5 if library == "keras" else 1e-7)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_samples_and_classes_mean_what_keras_means(name: str, keras: dict[str, Any]) -> None:
+    case, theirs = WEIGHTED[name], keras["weighted"][name]
+    x, units = ARRAYS["scores"].astype(np.float32), case["units"]
+    model = own_keras.Sequential(
+        [own_keras.Input((x.shape[1],)), own_keras.layers.Dense(units, case["activation"])]
+    )
+    start = np.full((x.shape[1], units), 0.1) * np.arange(1, units + 1)
+    model.set_weights([start, np.zeros(units)])
+    model.compile(own_keras.optimizers.SGD(0.1), case["loss"])
+    history = model.fit(
+        x, ARRAYS[case["targets"]], batch_size=8, epochs=2, shuffle=False, verbose=0,
+        class_weight=case.get("class_weight"),
+        sample_weight=ARRAYS["sample_weight"] if case["sample_weight"] else None,
+    )  # fmt: skip
+    np.testing.assert_allclose(history.history["loss"], theirs["loss"], rtol=1e-5)
+    for ours, expected in zip(model.get_weights(), theirs["weights"], strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", METRICS)

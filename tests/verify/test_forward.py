@@ -228,8 +228,10 @@ def test_a_node_is_not_blamed_for_cancellation_in_its_inputs():
         """g (float[N, 4096] x) => (float[N, 1] y) <int64[1] axes = {1}> {
             [sum] y = ReduceSum<keepdims = 1>(x, axes) }"""
     )
-    half = np.random.default_rng(0).standard_normal((4, 2048)).astype(np.float32) * np.float32(1e6)
-    x = np.concatenate([half, -np.flip(half, 1)], 1)
-    report = verify.compare(model, {"x": np.ascontiguousarray(x)})
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((4, 2048)).astype(np.float32) * np.float32(1e6)
+    x = rng.permuted(np.concatenate([half, -half], 1), axis=1)
+    # a compiled kernel may sum in onnxruntime's order; NumPy sums by halves
+    report = verify.compare(model, {"x": x}, engine="interpreter")
     assert not report.passed
     assert report.verdict != "differ"

@@ -3,12 +3,13 @@
 from onward.autodiff.gradients import gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
 from onward.autodiff.step import OPSET, TrainingStep, training_step
-from onward.autodiff.transforms import Clip, GradientTransform
+from onward.autodiff.transforms import Clip, Collective, GradientTransform
 from onward.autodiff.update import Optimizer, UpdateCount
 
 __all__ = [
     "OPSET",
     "Clip",
+    "Collective",
     "GradientTransform",
     "Loss",
     "Optimizer",

@@ -12,6 +12,7 @@ from typing import Protocol, final
 
 import onnx_ir as ir
 
+from onward.errors import ConfigError
 from onward.graph import Builder, Dim, dims_of, dtype_of
 
 __all__ = ["Loss", "Objective", "Part", "Weighted", "inverse", "with_loss", "write_objective"]
@@ -43,6 +44,9 @@ class Loss(Protocol):
     def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | Weighted:
         """Write the loss: the mean over the batch, a float scalar; `Weighted` where samples weigh unlike."""
 
+    def weighted(self, g: Builder, output: ir.Value, target: ir.Value, weights: ir.Value) -> Weighted:
+        """Write the loss for samples of these weights, [N], of the output's type: at least 0."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,32 @@ class Objective:
     targets: Mapping[str, ir.Value]
 
 
+def _weights_input(g: Builder, name: str, first: Dim) -> ir.Value:
+    if any(v.name == name for v in g.graph.inputs) or name in g.graph.initializers:
+        raise ConfigError(f"the model has a value {name!r} of its own; name the sample weights otherwise")
+    return g.input(name, ir.DataType.FLOAT, (first,))
+
+
 def write_objective(
     g: Builder,
     forward: Mapping[str, ir.Value],
     losses: Mapping[str, Loss],
     weights: Mapping[str, float] | None = None,
+    *,
+    sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> Objective:
-    """Append the losses of a model's outputs, each times its weight, and the inputs for their targets."""
+    """Append the losses of a model's outputs, each times its weight, and the inputs for their targets.
+
+    Args:
+        g: writes into the model's graph.
+        forward: the model's outputs by name.
+        losses: a loss for some of them.
+        weights: of each loss in the sum; 1 by default.
+        sample_weight: the name of a further input, float32 [N]: how much each sample counts.
+        over_samples: divide by how much samples of weight 1 would count, not by the sum of weights.
+    """
+    of_samples: ir.Value | None = None
     targets: dict[str, ir.Value] = {}
     means: dict[tuple[Dim, ...], list[tuple[str, ir.Value]]] = {}
     own: list[tuple[str, Weighted]] = []
@@ -87,7 +110,16 @@ def write_objective(
         dtype, dims = loss.target(output)
         base = "target" if len(losses) == 1 else f"{name}.target"
         targets[name] = g.input(g.unique(base, scoped=False), dtype, dims)
-        built = loss.build(g, output, targets[name])
+        if sample_weight is None:
+            built = loss.build(g, output, targets[name])
+        else:
+            of_samples = of_samples or _weights_input(g, sample_weight, dims[0] if dims else None)
+            single = dtype_of(output) == ir.DataType.FLOAT
+            each = of_samples if single else g.Cast(of_samples, to=int(dtype_of(output)))
+            built = loss.weighted(g, output, targets[name], each)
+            if over_samples:
+                ones = g.Expand(g.const(1.0, dtype_of(each)), g.shape(each))
+                built = Weighted(built.total, loss.weighted(g, output, targets[name], ones).weight)
         factor = (weights or {}).get(name, 1.0)
         if isinstance(built, Weighted):
             own.append((name, Weighted(_scaled(g, built.total, factor), built.weight)))
@@ -114,9 +146,17 @@ def inverse(g: Builder, weight: ir.Value) -> ir.Value:
 
 
 def with_loss(
-    model: ir.Model, losses: Mapping[str, Loss], loss_weights: Mapping[str, float] | None = None
+    model: ir.Model,
+    losses: Mapping[str, Loss],
+    loss_weights: Mapping[str, float] | None = None,
+    *,
+    sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> tuple[ir.Model, Mapping[str, str], Mapping[str, str]]:
     """The inference model with its loss as further outputs, for evaluation.
+
+    With `sample_weight`, an input of that name, float32 [N], says how much each sample counts; means then are
+    over the weights or, with `over_samples`, over the samples.
 
     Returns:
         The model; for each output that is a weighted sum of losses the output that is the sum of weights (see
@@ -126,7 +166,9 @@ def with_loss(
     g = Builder(model.graph)
     forward = {v.name or "": v for v in model.graph.outputs}
     with g.scope("loss"):
-        objective = write_objective(g, forward, losses, loss_weights)
+        objective = write_objective(
+            g, forward, losses, loss_weights, sample_weight=sample_weight, over_samples=over_samples
+        )
     targets = {output: value.name or "" for output, value in objective.targets.items()}
     return model, write_totals(g, objective.parts), targets
 

@@ -61,6 +61,7 @@ class TrainingStep:
             accumulates: an int64 scalar, see `UpdateCount`; None where each step updates.
         gradients: for each parameter the output that is the gradient of the batch's loss, before gradients
             are accumulated and transformed, where asked for.
+        sample_weight: the input that says how much each sample counts, float32 [N]; None where all count 1.
     """
 
     model: ir.Model
@@ -78,6 +79,7 @@ class TrainingStep:
     seed: str | None
     update: str | None
     gradients: Mapping[str, str]
+    sample_weight: str | None = None
 
     @classmethod
     def read(cls, model: ir.Model) -> TrainingStep:
@@ -105,7 +107,7 @@ class TrainingStep:
         graph = self.model.graph
         given = {v.name for v in graph.inputs} | set(graph.initializers)
         made = {v.name for v in graph.outputs}
-        optional = [name for name in (self.seed, self.update) if name is not None]
+        optional = [name for name in (self.seed, self.update, self.sample_weight) if name is not None]
         scalars = [self.learning_rate, self.step, *optional]
         inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars]
         losses = [self.loss, *self.totals, *self.totals.values()]
@@ -123,6 +125,8 @@ def training_step(
     gradient_transforms: Sequence[GradientTransform] = (),
     accumulate: bool = False,
     expose_gradients: bool = False,
+    sample_weight: str | None = None,
+    over_samples: bool = False,
 ) -> TrainingStep:
     """Build the training step of an inference model.
 
@@ -136,6 +140,9 @@ def training_step(
         accumulate: join the gradients of several batches into one update: of the mean loss over all samples
             of the window that count. `TrainingStep.update` ends a window.
         expose_gradients: make the gradients outputs too.
+        sample_weight: the name of an input, float32 [N], for how much each sample of a batch counts: one of
+            weight 2 counts like two of weight 1, one of weight 0 not at all.
+        over_samples: divide by the number of samples, as Keras does, not by the sum of weights.
 
     Raises:
         ConfigError: an output, a parameter or an option that does not fit the model.
@@ -155,7 +162,9 @@ def training_step(
     learning_rate = g.input(g.unique("learning_rate"), ir.DataType.FLOAT, ())
     step = form.step or g.input(g.unique("step"), ir.DataType.INT64, ())
     with g.scope("loss"):
-        objective = write_objective(g, forward, losses, loss_weights)
+        objective = write_objective(
+            g, forward, losses, loss_weights, sample_weight=sample_weight, over_samples=over_samples
+        )
     state = State(g)
     parameters = [graph.initializers[name] for name in trainable]
     backward = _backward(g, objective, parameters, accumulate)
@@ -211,6 +220,7 @@ def training_step(
         "seed": form.seed.name if form.seed is not None else None,
         "update": number.name if number is not None else None,
         "gradients": exposed,
+        "sample_weight": sample_weight,
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)
     return TrainingStep(model=step_model, **fields)

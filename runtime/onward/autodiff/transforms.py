@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -9,9 +10,9 @@ from typing import Protocol, final
 import onnx_ir as ir
 
 from onward.errors import ConfigError
-from onward.graph import Builder, dims_of, dtype_of
+from onward.graph import Builder, dims_of, dtype_of, numpy_dtype, static_shape
 
-__all__ = ["Clip", "GradientTransform", "transformed"]
+__all__ = ["Clip", "Collective", "GradientTransform", "transformed"]
 
 
 class GradientTransform(Protocol):
@@ -68,6 +69,77 @@ class Clip:
             factor = g.Min(g.Div(self.norm, g.Add(norm, 1e-6)), 1.0)
             clipped = {name: g.Mul(d, factor) for name, d in clipped.items()}
         return clipped
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A function of another library works on gradients while the backward pass goes on. A gradient transform.
+
+    Gradients of one element type are put side by side in memory, in the order in which the backward pass
+    gives them, in buckets. When a bucket is full, the function is started on it, as a gapless vector, by
+    `StartCall`; before the first update, `WaitCall`s bring all buckets back. Buckets have the tags 0, 1, 2, …
+    in the order in which they are started.
+
+    Attributes:
+        function: its name at `onward.engine.register_foreign`.
+        bucket_bytes: a bucket is closed once it holds as many; a gradient is never cut.
+
+    A run that ends because the function failed leaves the state as it was.
+    """
+
+    function: str
+    bucket_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if not self.function:
+            raise ConfigError("a collective needs the name of a function")
+        if self.bucket_bytes < 1:
+            raise ConfigError(f"bucket_bytes must be at least 1, got {self.bucket_bytes}")
+
+    def __call__(self, g: Builder, gradients: Mapping[str, ir.Value]) -> Mapping[str, ir.Value]:
+        waited: dict[str, ir.Value] = {}
+        started = [
+            (
+                bucket,
+                tag,
+                g.onward.StartCall(*(gradients[n] for n in bucket), function=self.function, tag=tag),
+            )
+            for tag, bucket in enumerate(self._buckets(g, gradients))
+        ]
+        blocks = [g.onward.WaitCall(block, function=self.function, tag=tag) for _, tag, block in started]
+        for (bucket, *_), block in zip(started, blocks, strict=True):
+            start = end = 0
+            for name in bucket:
+                shape = _static(name, gradients[name])
+                end += math.prod(shape)
+                waited[name] = g.Reshape(g.Slice(block, [start], [end]), list(shape))
+                start = end
+        return waited
+
+    def _buckets(self, g: Builder, gradients: Mapping[str, ir.Value]) -> list[list[str]]:
+        """The names of each bucket's gradients, in the order in which the graph computes them."""
+        positions = {node: i for i, node in enumerate(g.graph)}
+        made = {name: d.producer() for name, d in gradients.items()}
+        order = sorted(gradients, key=lambda name: -1 if (node := made[name]) is None else positions[node])
+        open_: dict[ir.DataType, list[str]] = {}
+        held: dict[ir.DataType, int] = {}
+        buckets: list[list[str]] = []
+        for name in order:
+            d = gradients[name]
+            kind = dtype_of(d)
+            open_.setdefault(kind, []).append(name)
+            held[kind] = held.get(kind, 0) + math.prod(_static(name, d)) * numpy_dtype(kind).itemsize
+            if held[kind] >= self.bucket_bytes:
+                buckets.append(open_.pop(kind))
+                del held[kind]
+        return [*buckets, *open_.values()]
+
+
+def _static(name: str, gradient: ir.Value) -> tuple[int, ...]:
+    if (shape := static_shape(gradient)) is None:
+        raise ConfigError(f"the gradient of {name!r} has no fixed shape, which a collective needs")
+    return shape
 
 
 def transformed(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
@@ -20,7 +20,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import ELEMENT_TYPES
 from onward.compile.expressions import number
 from onward.compile.groups import Group
-from onward.compile.items import Call, Check, Copy, Fallback, Item, Slot
+from onward.compile.items import Call, Check, Copy, Fallback, ForeignCall, Item, Slot
 from onward.compile.kernels import copy as copies
 from onward.compile.kernels.element import Element
 from onward.compile.kernels.expression import Expression
@@ -29,7 +29,7 @@ from onward.compile.kernels.layout import Image
 from onward.compile.options import CompileOptions
 from onward.compile.placement import Placement, image_tensor, whole
 from onward.compile.program import Operation
-from onward.compile.tensors import Buffer, Place, Tensor, reshaped, row_major
+from onward.compile.tensors import Buffer, Place, Tensor, gapless, reshaped
 from onward.compile.unit import Unit
 from onward.compile.uses import Uses
 from onward.compile.write_back import WriteBack
@@ -280,6 +280,9 @@ class Context(Queries):
     def new_plain(self, value: ir.Value) -> Tensor:
         """Memory for a result in ONNX's order: the state that it replaces, where nobody reads that later."""
         place = self._placement
+        if (reserved := place.reserved.get(value)) is not None:
+            place.plain[value] = reserved
+            return reserved
         state = place.targets.get(value)
         shape, dtype = self.shape(value), self.dtype(value)
         if state is not None and self._may_replace(state, value):
@@ -320,7 +323,7 @@ class Context(Queries):
         """A result that is another value's elements in the same order under another shape."""
         shape = self.shape(value)
         if (window := reshaped(self.present(of), shape)) is None:
-            window = replace(self.plain(of), shape=shape, strides=row_major(shape))
+            window = gapless(self.plain(of), shape)
         self.alias(value, window)
 
     def scratch(self, elements: int, dtype: np.dtype[np.generic]) -> Buffer:
@@ -334,6 +337,14 @@ class Context(Queries):
     def keep(self, key: object, thing: object) -> None:
         """Leave something for later calls."""
         self._emitted.kept[key] = thing
+
+    def once(self, key: object, make: Callable[[], Buffer]) -> Buffer:
+        """What was made under a key, or is made now: packed weights, for all who read them alike."""
+        found: Buffer | None = self.kept(key)
+        if found is None:
+            found = make()
+            self.keep(key, found)
+        return found
 
     def _may_replace(self, state: ir.Value, value: ir.Value) -> bool:
         """Whether nobody needs the old state any more, under whatever name."""
@@ -387,7 +398,9 @@ class Context(Queries):
             self._emitted.calls.append(Copy(source, target, label))
             return
         batch, *rest = source.shape or (1,)
-        spec = copies.Copy(tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize)
+        spec = copies.StridedCopy(
+            tuple(rest), source.strides or (1,), target.strides or (1,), source.dtype.itemsize
+        )
         slots: dict[str, Slot] = {"x": source, "y": target, "batch": batch}
         self.call(_copy_kernel(spec, self.target), slots, batch=batch, label=label)
 
@@ -401,6 +414,11 @@ class Context(Queries):
             self._emitted.input_checks.append(check)
         else:
             self._emitted.calls.append(check)
+
+    def foreign(self, name: str, block: Tensor, tag: int, *, waits: bool) -> None:
+        """Call another library's function on a block, or wait until it has ended."""
+        self._emitted.changing.add(block.buffer)
+        self._emitted.calls.append(ForeignCall(name, block, tag, waits, self._site.label))
 
     def fallback(self, operation: Operation, reason: str) -> None:
         """Run an operation's NumPy kernel inside the plan."""

@@ -75,7 +75,11 @@ def host(
 
 
 def ordered(groups: Sequence[Group]) -> list[Group]:
-    """Depth-first, so that values are used soon after they are made."""
+    """Depth-first, so that values are used soon after they are made.
+
+    What starts something that goes on beside other calls comes as soon as its operands are there, and what
+    starts before it in the graph.
+    """
     return list(_ordered(groups))
 
 
@@ -90,6 +94,7 @@ def _ordered(groups: Sequence[Group]) -> Iterator[Group]:
         for group in groups
     }
     done: set[Group] = set()
+    left = {g: set(reads[g]) for g in groups if g.shape is None and g.last.request.starts}
     for root in groups:
         if root in done:
             continue
@@ -106,3 +111,11 @@ def _ordered(groups: Sequence[Group]) -> Iterator[Group]:
             if group not in done:
                 done.add(group)
                 yield group
+                for missing in left.values():
+                    missing.discard(group)
+                for starting, missing in left.items():
+                    if missing:  # those behind it wait for it: calls are started in the graph's order
+                        break
+                    if starting not in done:
+                        done.add(starting)
+                        yield starting

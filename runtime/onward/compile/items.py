@@ -12,7 +12,7 @@ from onward.compile.kernels.kernel import Access, Kernel
 from onward.compile.program import Operation
 from onward.compile.tensors import Buffer, Tensor
 
-__all__ = ["Call", "Check", "Copy", "Fallback", "Item", "Slot"]
+__all__ = ["Call", "Check", "Copy", "Fallback", "ForeignCall", "Item", "Slot"]
 
 Slot: TypeAlias = "Tensor | Buffer | int"
 """What an argument slot holds: the address of a tensor's first element, of a buffer, or a number.
@@ -125,4 +125,30 @@ class Check:
         return self.operation.label
 
 
-Item: TypeAlias = "Call | Check | Copy | Fallback"
+@dataclass(frozen=True, eq=False)
+class ForeignCall:
+    """A call of another library's function on a block, or one that waits until that has ended.
+
+    Attributes:
+        name: of the function.
+        block: what it works on; a tensor without gaps.
+        tag: what tells calls of one function apart.
+        waits: which of the two it is.
+    """
+
+    name: str
+    block: Tensor
+    tag: int
+    waits: bool
+    label: str
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.block.buffer,)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        return (self.block.buffer,)
+
+
+Item: TypeAlias = "Call | Check | Copy | Fallback | ForeignCall"

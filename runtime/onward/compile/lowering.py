@@ -51,6 +51,7 @@ def lower(unit: Unit, placement: Placement, bindings: Mapping[str, str]) -> Lowe
         bindings: state inputs and the outputs that replace them.
     """
     walk = _Walk(unit, placement)
+    walk.emitted.changing.update(tensor.buffer for tensor in placement.reserved.values())
     old = _keep_old_state(walk, bindings)
     waiting: dict[Group, None] = {}
     for position, group in enumerate(unit.groups):

@@ -9,7 +9,7 @@ This module keeps the tables; what converts a value adds calls, and is in `onwar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import final
@@ -22,8 +22,9 @@ from onward.compile.kernels.layout import Image
 from onward.compile.tensors import Buffer, Place, Tensor, row_major, strides_agree
 from onward.compile.unit import Unit
 from onward.graph import Array
+from onward.graph.requests import Identity, StartCall, View
 
-__all__ = ["Placement", "image_tensor", "place", "whole"]
+__all__ = ["Placement", "image_tensor", "place", "side_by_side", "whole"]
 
 
 @final
@@ -37,6 +38,7 @@ class Placement:
         aliases: the values of state, or windows on it, by buffer.
         constant: memory whose contents stay for as long as the plan lives, or until weights are swapped.
         targets: results that may be written over the state that they replace.
+        reserved: where results are to be computed, side by side in blocks.
     """
 
     def __init__(self, images: Mapping[ir.Value, Image]) -> None:
@@ -47,6 +49,7 @@ class Placement:
         self.aliases: dict[Buffer, list[ir.Value]] = {}
         self.constant: set[Buffer] = set()
         self.targets: Mapping[ir.Value, ir.Value] = {}
+        self.reserved: dict[ir.Value, Tensor] = {}
 
     def find(self, value: ir.Value) -> Tensor | None:
         """A value where it is, in whatever layout; None where it has no place yet."""
@@ -106,12 +109,48 @@ def place(unit: Unit, fixed: Mapping[str, Array], bindings: Mapping[str, str]) -
             buffer = Buffer(prod(shape) * dtype.itemsize, Place.INPUT, name=name)
             found.plain[value] = whole(buffer, shape, dtype)
     found.targets = _update_targets(unit, bindings)
+    for operation in program.operations:
+        if isinstance(operation.request, StartCall):
+            found.reserved.update(_block(unit, operation.request))
     return found
 
 
 def whole(buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Tensor:
     """A tensor in ONNX's order at the start of a buffer."""
     return Tensor(buffer, shape, row_major(shape), dtype)
+
+
+def side_by_side(block: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Tensors of these shapes, one behind the other in a block."""
+    windows = []
+    offset = block.offset
+    for shape in shapes:
+        windows.append(Tensor(block.buffer, shape, row_major(shape), block.dtype, offset))
+        offset += prod(shape)
+    return windows
+
+
+def _block(unit: Unit, request: StartCall) -> dict[ir.Value, Tensor]:
+    """Where a block is, and those of its tensors that nobody reads by themselves.
+
+    A tensor that is another one under a new shape stands for that one too.
+    """
+    program, uses = unit.program, unit.uses
+    shape, dtype = program.shapes[request.block], program.dtypes[request.block]
+    block = whole(Buffer(max(1, prod(shape) * dtype.itemsize)), shape, dtype)
+    found = {request.block: block}
+    makers = {v: o for o in program.operations for v in o.outputs}
+    windows = side_by_side(block, [program.shapes[x] for x in request.operands])
+    for x, window in zip(request.operands, windows, strict=True):
+        value: ir.Value = x
+        while request.operands.count(x) == 1 and value not in uses.outputs and len(uses.groups(value)) == 1:
+            extents = program.shapes[value]
+            found[value] = replace(window, shape=extents, strides=row_major(extents))
+            asked = makers[value].request if value in makers else None
+            if not isinstance(asked, View | Identity):
+                break
+            value = asked.x
+    return found
 
 
 def image_tensor(buffer: Buffer, shape: tuple[int, ...], image: Image, dtype: np.dtype[np.generic]) -> Tensor:

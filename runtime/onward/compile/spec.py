@@ -153,7 +153,7 @@ class Start:
     the team calls it; the others go on.
 
     Attributes:
-        name: under which the engine knows the function (`engine.foreign`).
+        name: under which the function is known (`graph.foreign`).
         arguments: as of `PlanCall`.
     """
 

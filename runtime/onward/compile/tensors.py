@@ -12,7 +12,19 @@ import numpy as np
 from onward.compile.kernels.layout import Image
 from onward.graph import Array
 
-__all__ = ["Buffer", "Place", "Tensor", "reshaped", "row_major", "strides_agree"]
+__all__ = [
+    "Buffer",
+    "Place",
+    "Tensor",
+    "gapless",
+    "permuted",
+    "reshaped",
+    "row_major",
+    "sliced",
+    "strides_agree",
+    "swapped",
+    "taken",
+]
 
 
 class Place(Enum):
@@ -92,6 +104,37 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 def strides_agree(a: Tensor, b: Tensor) -> bool:
     """Whether two windows of one shape walk memory alike; axes of extent 1 do not walk."""
     return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+
+
+def permuted(tensor: Tensor, perm: Sequence[int]) -> Tensor:
+    """Axis perm[i] as axis i: another window on the same elements."""
+    shape, strides = (tuple(values[a] for a in perm) for values in (tensor.shape, tensor.strides))
+    return replace(tensor, shape=shape, strides=strides, image=None)
+
+
+def swapped(tensor: Tensor, first: int, second: int) -> Tensor:
+    """Two axes exchanged."""
+    perm = list(range(len(tensor.shape)))
+    perm[first], perm[second] = perm[second], perm[first]
+    return permuted(tensor, perm)
+
+
+def sliced(tensor: Tensor, axis: int, start: int, count: int) -> Tensor:
+    """Positions start to start + count of an axis; it stays known whether the tensor is channels-last."""
+    shape = (*tensor.shape[:axis], count, *tensor.shape[axis + 1 :])
+    return replace(tensor, shape=shape, offset=tensor.offset + start * tensor.strides[axis])
+
+
+def taken(tensor: Tensor, axis: int, index: int) -> Tensor:
+    """One position of an axis, which is left out."""
+    shape, strides = ((*values[:axis], *values[axis + 1 :]) for values in (tensor.shape, tensor.strides))
+    offset = tensor.offset + index * tensor.strides[axis]
+    return replace(tensor, shape=shape, strides=strides, offset=offset, image=None)
+
+
+def gapless(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose elements follow each other, under another shape."""
+    return replace(tensor, shape=shape, strides=row_major(shape), image=None)
 
 
 def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from onward.compile import spec
 from onward.compile.barriers import no_barriers
 from onward.compile.codegen.jit import kernel_key
-from onward.compile.items import Call, Check, Copy, Item, Slot
+from onward.compile.items import Call, Check, Copy, ForeignCall, Item, Slot
 from onward.compile.lowering import Lowered
 from onward.compile.memory import Arena
 from onward.compile.spec import PlanRow, PlanSpec, PlanTensor, Region
@@ -107,6 +109,11 @@ class _Writer:
             return spec.PlanCopy(self.window(item.source), self.window(item.target))
         if isinstance(item, Check):
             return self.check(item)
+        if isinstance(item, ForeignCall):
+            kind = int(ir.DataType.from_numpy(item.block.dtype))
+            block = self._argument(item.block)
+            numbers = ((spec.NONE, n) for n in (item.block.size, kind, item.tag))
+            return (spec.Wait if item.waits else spec.Start)(item.name, (block, *numbers))
         node = item.operation.node
         inputs = tuple(None if t is None else self.window(t) for t in item.inputs)
         outputs = tuple(None if t is None else self.window(t) for t in item.outputs)
@@ -153,5 +160,7 @@ def _row(item: Item) -> PlanRow:
         return PlanRow("check", item.label, 0, item.tensor.nbytes)
     if isinstance(item, Copy):
         return PlanRow("numpy copy", item.label, 0, 2 * item.target.nbytes, "no compiled kernel")
+    if isinstance(item, ForeignCall):
+        return PlanRow("wait" if item.waits else "start", item.label, 0, item.block.nbytes)
     moved = sum(t.nbytes for t in (*item.inputs, *item.outputs) if t is not None)
     return PlanRow("numpy", item.label, 0, moved, item.reason)

@@ -33,6 +33,8 @@ class Dataset:
     classes: the names of classes 0, 1, ...; labels must lie in range(len(classes)). Of targets [N, L] that
         are 0 or 1, the names of the L labels.
     ignore_index: a label, of no class or of one, whose samples do not count: see `CrossEntropy`.
+    weights: [N], at least 0: how much each sample counts in the loss; a weight of 2 is the sample twice, 0 is
+        none. Kept as float32; None: all count 1.
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
     columns: of a table, the column names behind axis 1 of its input.
     notes: what a reader did that its user should know, such as rows that it left out.
@@ -50,6 +52,7 @@ class Dataset:
     ignore_index: int | None = None
     columns: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    weights: Array | None = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -69,6 +72,9 @@ class Dataset:
                 raise DataError(f"data set {self.name!r}: groups must be integers of shape [N]")
             groups = groups.astype(np.int64, copy=False)
             lengths["groups"] = len(groups)
+        weights = None if self.weights is None else self._checked_weights(np.asarray(self.weights))
+        if weights is not None:
+            lengths["weights"] = len(weights)
         if len(set(lengths.values())) > 1:
             raise DataError(f"data set {self.name!r}: numbers of samples differ: {lengths}")
         if 0 in lengths.values():
@@ -77,6 +83,7 @@ class Dataset:
         object.__setattr__(self, "inputs", {name: _read_only(array) for name, array in inputs.items()})
         object.__setattr__(self, "targets", None if targets is None else _read_only(targets))
         object.__setattr__(self, "groups", None if groups is None else _read_only(groups))
+        object.__setattr__(self, "weights", None if weights is None else _read_only(weights))
         object.__setattr__(self, "classes", classes)
 
     def __len__(self) -> int:
@@ -118,6 +125,7 @@ class Dataset:
             inputs={name: np.asarray(array[index]) for name, array in self.inputs.items()},
             targets=None if self.targets is None else np.asarray(self.targets[index]),
             groups=None if self.groups is None else self.groups[index],
+            weights=None if self.weights is None else self.weights[index],
         )
 
     def with_inputs(self, inputs: dict[str, Array]) -> Dataset:
@@ -125,7 +133,7 @@ class Dataset:
         return replace(self, inputs=inputs)
 
     def digest(self) -> str:
-        """sha256 (hexadecimal) over names, dtypes, shapes and bytes of inputs and targets, and the classes.
+        """sha256 (hexadecimal) over names, dtypes, shapes and bytes of all arrays but groups, and classes.
 
         Independent of the order of inputs, of the machine's byte order and of `name`; equal digests mean
         equal data.
@@ -134,6 +142,8 @@ class Dataset:
         parts = [("input " + name, self.inputs[name]) for name in sorted(self.inputs)]
         if self.targets is not None:
             parts.append(("targets", self.targets))
+        if self.weights is not None:
+            parts.append(("weights", self.weights))
         for label, array in parts:
             dtype = array.dtype.newbyteorder("<")
             digest.update(json.dumps([label, dtype.str, list(array.shape)]).encode())
@@ -165,6 +175,18 @@ class Dataset:
             raise DataError(f"{where} has dtype {array.dtype}; bool, integer, float or text is needed")
         _refuse_nonfinite(where, array)
         return _native(array)
+
+    def _checked_weights(self, weights: Array) -> Array:
+        where = f"data set {self.name!r}, sample weights"
+        if weights.ndim != 1 or weights.dtype.kind not in "biuf":
+            raise DataError(
+                f"{where} must be numbers of shape [N], not {weights.dtype} {list(weights.shape)}"
+            )
+        _refuse_nonfinite(where, weights)
+        if (weights < 0).any():
+            row = int(np.argmax(weights < 0))
+            raise DataError(f"{where}, row {row}: {weights[row]} is below 0")
+        return weights.astype(np.float32)
 
     def _checked_targets(self, targets: Array) -> Array:
         where = f"data set {self.name!r}, targets"

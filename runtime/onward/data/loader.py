@@ -20,11 +20,13 @@ __all__ = ["Batch", "Loader"]
 @final
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B samples: inputs by name, each [B, ...]; targets [B, ...] or None; indices in the data set [B]."""
+    """B samples: inputs by name, each [B, ...]; targets [B, ...] or None; indices in the data set [B]; sample
+    weights float32 [B] or None."""
 
     inputs: dict[str, Array]
     targets: Array | None
     indices: NDArray[np.int64]
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,14 +97,19 @@ class Loader:
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         order = self.order(epoch)
-        targets = self.dataset.targets
+        targets, weights = self.dataset.targets, self.dataset.weights
         for number in range(start_batch, len(self)):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             inputs = {name: np.asarray(array[indices]) for name, array in self.dataset.inputs.items()}
             name = self._augment_input
             if self._augment is not None and name is not None:
                 inputs[name] = self._augment(inputs[name], indices, seed=self.seed, epoch=epoch)
-            yield Batch(inputs, None if targets is None else targets[indices], indices)
+            yield Batch(
+                inputs,
+                None if targets is None else targets[indices],
+                indices,
+                None if weights is None else weights[indices],
+            )
 
 
 def _image_input(dataset: Dataset, wanted: str | None) -> str:

@@ -37,7 +37,8 @@ class Normalization:
     def fit(dataset: Dataset, input: str | None = None) -> Normalization:  # noqa: A002
         """Measure the float input (the only one, or `input`) of shape [N, C, ...] per channel C, in float64.
 
-        A channel that never changes gets std 1, so that it becomes 0. Give it the training part only.
+        A channel that never changes gets std 1, so that it becomes 0. Samples count by the data set's
+        weights. Give it the training part only.
         """
         name = input if input is not None else _only_float_input(dataset)
         if name not in dataset.inputs:
@@ -50,11 +51,20 @@ class Normalization:
         if array.size == 0:
             raise DataError(f"input {name!r} has shape {list(array.shape)}: there is no number in it")
         axes = (0, *range(2, array.ndim))
-        count = array.size // array.shape[1]
+        weights = dataset.weights
+        if weights is not None:
+            if not weights.any():
+                raise DataError(
+                    f"data set {dataset.name!r}: every sample weighs 0; there is nothing to measure"
+                )
+            array, weights = array[weights > 0], weights[weights > 0]
+        samples = len(array) if weights is None else float(weights.sum(dtype=np.float64))
+        count = array[0, 0].size * samples
         shape = (1, -1) + (1,) * (array.ndim - 2)
-        mean = sum(c.sum(axis=axes) for c in _float64_chunks(array)) / count
+        mean = sum((c * w).sum(axis=axes) for c, w in _weighted_chunks(array, weights)) / count
         centre = mean.reshape(shape)
-        variance = sum(np.square(c - centre).sum(axis=axes) for c in _float64_chunks(array)) / count
+        squares = (np.square(c - centre) * w for c, w in _weighted_chunks(array, weights))
+        variance = sum(s.sum(axis=axes) for s in squares) / count
         lowest, highest = array.min(axis=axes), array.max(axis=axes)
         std = np.where(lowest == highest, 1.0, np.sqrt(variance)).astype(np.float32)
         return Normalization(name, mean.astype(np.float32), np.where(std > 0, std, np.float32(1)))
@@ -96,8 +106,15 @@ class Normalization:
         return Normalization(name, np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32))
 
 
-def _float64_chunks(array: Array) -> Iterator[Array]:
-    return (array[i : i + _CHUNK_ROWS].astype(np.float64) for i in range(0, len(array), _CHUNK_ROWS))
+def _weighted_chunks(array: Array, weights: Array | None) -> Iterator[tuple[Array, Array]]:
+    """Rows in float64, some at a time, and their weights, shaped to multiply them."""
+    for start in range(0, len(array), _CHUNK_ROWS):
+        rows = array[start : start + _CHUNK_ROWS].astype(np.float64)
+        if weights is None:
+            yield rows, np.ones(())
+        else:
+            part = weights[start : start + _CHUNK_ROWS].astype(np.float64)
+            yield rows, part.reshape(-1, *[1] * (rows.ndim - 1))
 
 
 def _only_float_input(dataset: Dataset) -> str:

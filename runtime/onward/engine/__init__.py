@@ -1,10 +1,10 @@
 """Runs graphs: compiled plans, and the interpreter (NumPy, every operator and dtype), behind one session."""
 
 from onward.compile.options import CompileOptions
-from onward.engine.foreign import Foreign, forget_foreign, register_foreign
 from onward.engine.interpreter import Interpreter
 from onward.engine.session import Session
 from onward.engine.stepping import StepSession
+from onward.graph.foreign import Foreign, forget_foreign, register_foreign
 
 __all__ = [
     "CompileOptions",

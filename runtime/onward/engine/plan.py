@@ -12,10 +12,11 @@ import numpy as np
 
 from onward.compile.spec import PlanRow, PlanSpec, Region
 from onward.engine.packing import Packings, components, default_packings
-from onward.engine.team import Step, Steps, Team
+from onward.engine.team import FOREIGN, Step, Steps, Team
 from onward.engine.weights import Weight
 from onward.engine.workspace import Workspace
 from onward.graph import Array, RunBody
+from onward.graph.foreign import keep_forever
 
 __all__ = ["Plan", "PlanRow"]
 
@@ -128,8 +129,13 @@ class Plan:
     def give(self, workspace: Workspace) -> None:
         """Say that a run is over."""
         workspace.release()
+        if workspace.lost:
+            keep_forever(workspace)
         with self._free:
-            self._idle.append(workspace)
+            if workspace.lost:
+                self._made -= 1
+            else:
+                self._idle.append(workspace)
             self._free.notify()
 
     def prepare(self, workspace: Workspace, team: Team | None) -> None:
@@ -161,7 +167,8 @@ class Plan:
     ) -> list[float]:
         """Measure every call alone, in the plan's order, so that each finds the data that it has in a run.
 
-        State holds nothing of use afterwards: a short call is repeated, with whatever it then updates.
+        State holds nothing of use afterwards: a short call is repeated, with whatever it then updates; one of
+        another library is made once a walk.
 
         Args:
             inputs: arrays of exactly the plan's shapes and dtypes.
@@ -177,6 +184,7 @@ class Plan:
             workspace.bind(inputs)
             self.prepare(workspace, team)
             singles = [Step(int(k), int(a), int(flags)) for k, a, flags in workspace.steps.table]
+            foreign = [bool(single.flags & FOREIGN) for single in singles]
             steps = [Steps([single]) for single in singles]
             counts = [1] * len(steps)
             best = [float("inf")] * len(steps)
@@ -185,10 +193,10 @@ class Plan:
                     started = clock()
                     team.run(step)
                     taken = clock() - started
-                    if turn == 0:
+                    if turn == 0 and not foreign[i]:
                         counts[i] = max(1, min(1000, int(seconds / max(taken, 1e-7))))
                         steps[i] = Steps([singles[i]] * counts[i])
-                    else:
+                    elif turn:
                         best[i] = min(best[i], taken / counts[i])
         return best
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from onward.engine.batches import Batches
 from onward.engine.engines import EngineName, make_engine
 from onward.engine.interpreter import Interpreter, Observer
 from onward.engine.weights import Weight, aligned, share_initializers
-from onward.errors import InputError
+from onward.errors import ConfigError, InputError
 from onward.graph import Array, TensorSpec, spec_of
 
 __all__ = ["Session", "check_inputs"]
@@ -25,7 +25,8 @@ class Session:
     """Runs a model's forward pass.
 
     Args:
-        model: a model or the path of an .onnx file; it is not changed.
+        model: a model, something with a `model` attribute (a network of `onward.nn`), or the path of an .onnx
+            file; it is not changed.
         engine: which engine runs it.
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
@@ -54,7 +55,7 @@ class Session:
 
     def __init__(
         self,
-        model: ir.Model | str | Path,
+        model: ir.Model | str | Path | Any,
         *,
         engine: EngineName = "auto",
         threads: int | None = None,
@@ -101,6 +102,10 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
+        if not isinstance(inputs, Mapping):
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise InputError(f"inputs are arrays by name ({names}), got {type(inputs).__name__}")
+        inputs = {name: np.asarray(a) if isinstance(a, np.generic) else a for name, a in inputs.items()}
         check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
@@ -171,10 +176,13 @@ class Session:
         self.close()
 
 
-def _opened(model: ir.Model | str | Path) -> tuple[ir.Model, list[Weight]]:
+def _opened(model: ir.Model | str | Path | Any) -> tuple[ir.Model, list[Weight]]:
     """A model; one that is read here has the weights that sessions share for its own."""
+    model = getattr(model, "model", model)
     if isinstance(model, ir.Model):
         return model, []
+    if not isinstance(model, str | Path):
+        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
     from onward.model import load
 
     opened = load(model)

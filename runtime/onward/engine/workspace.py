@@ -22,11 +22,11 @@ from onward.compile.spec import (
     Start,
     Wait,
 )
-from onward.engine.foreign import foreign
 from onward.engine.packing import zeros
 from onward.engine.team import FOREIGN, NO_BARRIER, Step, Steps, Team
 from onward.errors import OnwardError, ShapeError
 from onward.graph import Array, BodyOp
+from onward.graph.foreign import foreign
 
 if TYPE_CHECKING:
     from onward.engine.plan import Plan
@@ -51,6 +51,8 @@ class Workspace:
         self._addresses = plan.addresses
         self._run_body = plan.run_body
         self.arena = zeros(spec.arena_bytes) if arena is None else arena
+        self.lost = False
+        """Whether functions of others may still be working on the memory: a run ended before they did."""
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
         self._memories = [
@@ -109,10 +111,14 @@ class Workspace:
         Returns:
             The outputs that are not state, as new arrays.
         """
-        if team is None:
-            self.steps.run(self._spec.threads)
-        else:
-            team.run(self.steps)
+        try:
+            if team is None:
+                self.steps.run(self._spec.threads)
+            else:
+                team.run(self.steps)
+        except BaseException:
+            self.lost = any(isinstance(step, Start) for step in self._spec.steps)
+            raise
         results = {name: view.copy() for name, view in self._views.items()}
         for name, window in self._spec.outputs.items():
             if name not in results:

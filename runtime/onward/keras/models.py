@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -84,6 +84,7 @@ class Model:
         self._network: ir.Model | None = None
         self._trainer: train.Trainer | None = None
         self._options: tuple[Any, LossSpec, dict[str, str]] | None = None
+        self._metrics: list[str | Callable[[Array, Array], Any]] = []
         self._session: Session | None = None
         self._epochs_done = 0
 
@@ -176,25 +177,26 @@ class Model:
         self,
         optimizer: str | train.Optimizer = "rmsprop",
         loss: str | LossSpec | train.Loss | None = None,
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str | Callable[[Array, Array], Any]] = (),
     ) -> None:
         """Choose how to train; weights stay as they are.
 
         Args:
             optimizer: by Keras's name, of `keras.optimizers` or of `onward.train`.
             loss: by Keras's name, of `keras.losses` or of `onward.train`.
-            metrics: Keras's names: accuracy, mae, mse, ...
+            metrics: Keras's names: accuracy, mae, mse, ...; or functions of (outputs, targets), NumPy arrays.
 
         Raises:
             ConfigError: an unknown name.
         """
         if loss is None:
             raise ConfigError("compile needs a loss")
-        if unknown := [m for m in metrics if m not in METRICS]:
+        if unknown := [m for m in metrics if isinstance(m, str) and m not in METRICS]:
             raise ConfigError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
         if self._trainer is not None:
             self._network = self._trainer.model
-        names = {METRICS[m]: ("accuracy" if m == "acc" else m) for m in metrics}
+        self._metrics = list(metrics)
+        names = {METRICS[m]: ("accuracy" if m == "acc" else m) for m in metrics if isinstance(m, str)}
         self._options = (optimizer_of(optimizer), loss_of(loss), names)
         self._trainer = self._session = None
 
@@ -207,8 +209,10 @@ class Model:
         verbose: int | Literal["auto"] = "auto",
         callbacks: Sequence[Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, Any] | tuple[Any, Any, Any] | None = None,
         shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
         initial_epoch: int = 0,
     ) -> History:
         """Train; a second call goes on with the optimizer's moments, as Keras's does.
@@ -221,8 +225,11 @@ class Model:
             verbose: 0: silent; 1 or 2: progress; "auto": on a terminal.
             callbacks: of `keras.callbacks`.
             validation_split: this share of the samples, the last ones, is for validation.
-            validation_data: (x, y) for validation.
+            validation_data: (x, y), or (x, y, sample weights), for validation.
             shuffle: draw a new order each epoch.
+            class_weight: for each class number how much its samples count in the loss; 1 for those left out.
+            sample_weight: [N]: how much each sample counts. As in Keras the loss of a batch is divided by its
+                number of samples.
             initial_epoch: the number of the first epoch, from 0.
 
         Raises:
@@ -233,15 +240,19 @@ class Model:
         if targets is None:
             raise ConfigError("fit needs targets y")
         count = len(targets)
-        held: tuple[dict[str, Array], Array] | None = None
+        weights = self._sample_weights(targets, class_weight, sample_weight)
+        held: tuple[dict[str, Array], Array, Array | None] | None = None
         if validation_data is not None:
-            held = self._named(validation_data[0]), np.asarray(validation_data[1])
+            held_x, held_y, *more = validation_data
+            held = self._named(held_x), np.asarray(held_y), np.asarray(more[0]) if more else None
         elif validation_split:
             if not 0 < validation_split < 1:
                 raise ConfigError(f"validation_split must be between 0 and 1, got {validation_split}")
             cut = int(count * (1 - validation_split))
-            held = {n: a[cut:] for n, a in arrays.items()}, targets[cut:]
+            of_held = None if weights is None else weights[cut:]
+            held = {n: a[cut:] for n, a in arrays.items()}, targets[cut:], of_held
             arrays, targets = {n: a[:cut] for n, a in arrays.items()}, targets[:cut]
+            weights = None if weights is None else weights[:cut]
         trainer = self._training()
         hooks = list(callbacks or ())
         self.stop_training = False
@@ -257,7 +268,10 @@ class Model:
 
         history = History()
         loader = Loader(
-            self._dataset(arrays, targets), batch_size or 32, self.seed + self._epochs_done, shuffle=shuffle
+            self._dataset(arrays, targets, weights),
+            batch_size or 32,
+            self.seed + self._epochs_done,
+            shuffle=shuffle,
         )
         done = trainer.fit(
             loader,
@@ -285,11 +299,14 @@ class Model:
         y: Any,
         batch_size: int | None = None,
         verbose: int | Literal["auto"] = "auto",
+        sample_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
         """The loss, or a list of the loss and the metrics; by name with `return_dict`."""
         trainer = self._training()
-        found = trainer.evaluate(self._dataset(self._named(x), np.asarray(y)), batch_size=batch_size or 256)
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        data = self._dataset(self._named(x), np.asarray(y), weights)
+        found = trainer.evaluate(data, batch_size=batch_size or 256)
         assert self._options is not None
         names = self._options[2]
         figures = {names.get(k, k): float(np.asarray(v)) for k, v in found.items()}
@@ -335,12 +352,19 @@ class Model:
         if self._options is None:
             raise ConfigError("call compile(optimizer, loss, metrics) before training or evaluating")
         if self._trainer is None:
-            optimizer, spec, names = self._options
+            optimizer, spec, _ = self._options
             network = self._built()
             output = network.graph.outputs[0]
             self._check_end(spec, output)
-            chosen = [metric_for(name, self._metric_loss(spec), output) for name in names]
-            self._trainer = train.Trainer(network, spec.loss, optimizer, metrics=chosen, seed=self.seed)
+            chosen = [
+                metric_for(METRICS[m], self._metric_loss(spec), output)
+                if isinstance(m, str)
+                else train.FunctionMetric(m)
+                for m in self._metrics
+            ]
+            self._trainer = train.Trainer(
+                network, spec.loss, optimizer, metrics=chosen, weighted_mean="samples", seed=self.seed
+            )
             self._epochs_done = 0
         return self._trainer
 
@@ -378,7 +402,20 @@ class Model:
             return {spec.name: np.asarray(a) for spec, a in zip(self._inputs, x, strict=True)}
         return {self._inputs[0].name: np.asarray(x)}
 
-    def _dataset(self, arrays: dict[str, Array], targets: Array) -> Dataset:
+    def _sample_weights(
+        self, targets: Array, class_weight: Mapping[int, float] | None, sample_weight: Any
+    ) -> Array | None:
+        """How much each sample counts."""
+        if class_weight is None:
+            return None if sample_weight is None else np.asarray(sample_weight, np.float32)
+        if sample_weight is not None:
+            raise ConfigError("give class_weight or sample_weight, not both")
+        assert self._options is not None
+        one_hot = self._options[1].kind == "categorical"
+        labels = targets.argmax(axis=-1) if one_hot else targets.reshape(len(targets), -1)[:, 0]
+        return np.array([float(class_weight.get(int(c), 1.0)) for c in labels], np.float32)
+
+    def _dataset(self, arrays: dict[str, Array], targets: Array, weights: Array | None = None) -> Dataset:
         assert self._options is not None
         spec = self._options[1]
         if spec.kind == "sparse":
@@ -386,14 +423,14 @@ class Model:
                 targets = targets[..., 0]
             if targets.dtype.kind == "f" and (targets == np.floor(targets)).all():
                 targets = targets.astype(np.int64)
-            return Dataset(arrays, targets)
+            return Dataset(arrays, targets, weights=weights)
         if spec.kind == "categorical" and not self._shares(spec):
             if not (np.isin(targets, (0, 1)).all() and (targets.sum(axis=-1) == 1).all()):
                 raise ConfigError("label_smoothing is for one-hot targets")
-            return Dataset(arrays, targets.argmax(axis=-1))
+            return Dataset(arrays, targets.argmax(axis=-1), weights=weights)
         if targets.ndim == 1:
             targets = targets[:, None]
-        return Dataset(arrays, targets.astype(np.float32), task="regression")
+        return Dataset(arrays, targets.astype(np.float32), task="regression", weights=weights)
 
 
 @final

@@ -113,8 +113,10 @@ class _Categorical(train.Loss):
         return train.MSE().target(output)
 
     def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
-        logarithms = g.LogSoftmax(output, axis=-1)
-        return g.ReduceMean(g.Neg(g.ReduceSum(g.Mul(target, logarithms), [-1], keepdims=0)), keepdims=0)
+        return g.ReduceMean(self.each(g, output, target), keepdims=0)
+
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        return g.Neg(g.ReduceSum(g.Mul(target, g.LogSoftmax(output, axis=-1)), [-1], keepdims=0))
 
 
 @final

@@ -66,11 +66,11 @@ def _target_bodies(
 
 
 def _variant(
-    static: Static, scores: ir.Value, weights: ir.Value | None, ignore_index: int | None, reduction: str
+    static: Static, scores: ir.Value, weights: ir.Value | None, ignore_index: int | None
 ) -> Unsupported | None:
-    if weights is None and ignore_index is None and reduction != "none" and len(static.shape(scores)) == 2:
+    if weights is None and ignore_index is None and len(static.shape(scores)) == 2:
         return None
-    return Unsupported("class weights, ignored labels, single losses or more than two axes")
+    return Unsupported("class weights, ignored labels or more than two axes")
 
 
 @op("SoftmaxCrossEntropy", domain=ONWARD_DOMAIN, since=1, multiple_outputs=True)
@@ -103,9 +103,9 @@ class SoftmaxCrossEntropy(Op):
         labels: ir.Value,
         weights: ir.Value | None = None,
     ) -> requests.CrossEntropy | Unsupported:
-        if other := _variant(static, scores, weights, self.ignore_index, self.reduction):
+        if other := _variant(static, scores, weights, self.ignore_index):
             return other
-        return requests.CrossEntropy(outputs, scores, labels, self.label_smoothing, self.reduction == "mean")
+        return requests.CrossEntropy(outputs, scores, labels, self.label_smoothing, self.reduction)
 
     def gradient(
         self,
@@ -175,10 +175,10 @@ class SoftmaxCrossEntropyGrad(Op):
         labels: ir.Value,
         weights: ir.Value | None = None,
     ) -> requests.CrossEntropyGradient | Unsupported:
-        if other := _variant(static, log_prob, weights, self.ignore_index, self.reduction):
+        if other := _variant(static, log_prob, weights, self.ignore_index):
             return other
         return requests.CrossEntropyGradient(
-            outputs[0], dloss, log_prob, labels, self.label_smoothing, self.reduction == "mean"
+            outputs[0], dloss, log_prob, labels, self.label_smoothing, self.reduction
         )
 
     def infer(

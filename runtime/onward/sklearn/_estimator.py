@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from onward.data import Dataset, Normalization, NumberPreparation, Preparation
 from onward.engine import Session
@@ -104,7 +104,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 f"got {self.validation_fraction!r}"
             )
 
-    def _fit(self, X: Array, targets: Array, task: str, *, first: bool, epochs: int) -> None:
+    def _fit(
+        self, X: Array, targets: Array, task: str, weights: Array | None, *, first: bool, epochs: int
+    ) -> None:
         """Train on checked samples; `first` makes the network and measures the samples."""
         self._check_options()
         seed = int(check_random_state(self.random_state).randint(1 << 31))
@@ -112,12 +114,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if not np.isfinite(X).all():
             raise ValueError("Input X holds a value too large for dtype('float32').")
         if first:
-            self._measure(X)
+            self._measure(X, weights)
             self._trainer: Trainer | None = self._new_trainer(self._source(X.shape[1:], seed), seed)
         trainer = self._training()
         name = trainer.inputs[0].name
         prepared = self._preparation().numbers["X"].apply(X) if self.standardize else X
-        data = Dataset({name: prepared}, targets, name="training samples", task=task)  # type: ignore[arg-type]
+        data = Dataset(
+            {name: prepared},
+            targets,
+            name="training samples",
+            task=task,  # type: ignore[arg-type]
+            weights=weights,
+        )
         validation, hooks = None, list(self.callbacks)
         if self.early_stopping and first:
             data, validation = self._held_out(data, seed)
@@ -136,9 +144,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = len(self.loss_curve_)
         self._publish(trainer)
 
-    def _measure(self, X: Array) -> None:
+    def _checked_weights(self, sample_weight: Any, X: Array) -> Array | None:
+        """Sample weights [N], at least 0 and not all 0; None where all count alike."""
+        if sample_weight is None:
+            return None
+        weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if (weights < 0).any() or not weights.any():
+            raise ValueError("sample weights must be at least 0, and not all of them 0")
+        return weights
+
+    def _measure(self, X: Array, weights: Array | None) -> None:
         if self.standardize:
-            fitted = Normalization.fit(Dataset({"X": X}), "X")
+            fitted = Normalization.fit(Dataset({"X": X}, weights=weights), "X")
             self._mean, self._std = fitted.mean, fitted.std
 
     def _preparation(self) -> Preparation:

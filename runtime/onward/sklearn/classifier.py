@@ -90,28 +90,30 @@ class OnwardClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         )
         self.class_weight = class_weight
 
-    def fit(self, X: Any, y: Any) -> OnwardClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> OnwardClassifier:
         """Train from new weights.
 
         Args:
             X: numbers [N, F]; [N, ...] for a `network` of one's own.
             y: labels [N]; or 0 and 1 of shape [N, L], several labels a sample.
+            sample_weight: [N], at least 0: how much each sample counts; 2 is the sample twice.
 
         Raises:
             ValueError: samples or labels that cannot be used.
             OnwardError: a network or an option that does not fit them.
         """
         X, y = self._samples(X, y, reset=True)
+        weights = self._checked_weights(sample_weight, X)
         self._learn_classes(y)
         self._class_weights = self._weights(y)
-        self._fit(X, *self._encoded(y), first=True, epochs=self.epochs)
+        self._fit(X, *self._encoded(y), weights, first=True, epochs=self.epochs)
         return self
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> OnwardClassifier:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> OnwardClassifier:
         """Make one pass over samples, from where the last call left weights and optimizer.
 
         Args:
-            X, y: as in `fit`.
+            X, y, sample_weight: as in `fit`.
             classes: every label there will be; needed at the first call.
 
         Raises:
@@ -122,7 +124,8 @@ class OnwardClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if first:
             self._learn_classes(y if classes is None else np.asarray(classes) if y.ndim == 1 else y)
             self._class_weights = self._weights(y)
-        self._fit(X, *self._encoded(y), first=first, epochs=1)
+        weights = self._checked_weights(sample_weight, X)
+        self._fit(X, *self._encoded(y), weights, first=first, epochs=1)
         return self
 
     def predict(self, X: Any) -> Array:

@@ -75,28 +75,31 @@ class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         )
         self.loss = loss
 
-    def fit(self, X: Any, y: Any) -> OnwardRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> OnwardRegressor:
         """Train from new weights.
 
         Args:
             X: numbers [N, F]; [N, ...] for a `network` of one's own.
             y: numbers [N] or [N, K].
+            sample_weight: [N], at least 0: how much each sample counts; 2 is the sample twice.
 
         Raises:
             ValueError: samples or targets that cannot be used.
             OnwardError: a network or an option that does not fit them.
         """
         X, y = self._checked(X, y=y, multi_output=True, y_numeric=True)
+        weights = self._checked_weights(sample_weight, X)
         self._one_column = y.ndim == 1
         columns = np.asarray(y, np.float64).reshape(len(y), -1)
         self._target_mean, self._target_std = np.zeros(columns.shape[1]), np.ones(columns.shape[1])
         if self.standardize:
-            spread = columns.std(axis=0)
-            self._target_mean, self._target_std = columns.mean(axis=0), np.where(spread > 0, spread, 1.0)
-        self._fit(X, self._scaled(columns), "regression", first=True, epochs=self.epochs)
+            mean = np.average(columns, axis=0, weights=weights)
+            spread = np.sqrt(np.average(np.square(columns - mean), axis=0, weights=weights))
+            self._target_mean, self._target_std = mean, np.where(spread > 0, spread, 1.0)
+        self._fit(X, self._scaled(columns), "regression", weights, first=True, epochs=self.epochs)
         return self
 
-    def partial_fit(self, X: Any, y: Any) -> OnwardRegressor:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> OnwardRegressor:
         """Make one pass over samples, from where the last call left weights and optimizer.
 
         Columns are measured, with `standardize`, at the first call.
@@ -104,14 +107,15 @@ class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         if not hasattr(self, "model_"):
             epochs, self.epochs = self.epochs, 1
             try:
-                return self.fit(X, y)
+                return self.fit(X, y, sample_weight)
             finally:
                 self.epochs = epochs
         X, y = self._checked(X, y=y, multi_output=True, y_numeric=True, reset=False)
         columns = np.asarray(y, np.float64).reshape(len(y), -1)
         if columns.shape[1] != len(self._target_mean):
             raise ValueError(f"y has {columns.shape[1]} columns after {len(self._target_mean)}")
-        self._fit(X, self._scaled(columns), "regression", first=False, epochs=1)
+        weights = self._checked_weights(sample_weight, X)
+        self._fit(X, self._scaled(columns), "regression", weights, first=False, epochs=1)
         return self
 
     def predict(self, X: Any) -> Array:

@@ -18,13 +18,14 @@ from onward.train.losses import (
     MSE,
     BinaryCrossEntropy,
     CrossEntropy,
+    FunctionLoss,
     Huber,
     KLDivergence,
     Loss,
     balanced_class_weights,
     loss_named,
 )
-from onward.train.metrics import Metric, available_metrics, create_metric
+from onward.train.metrics import FunctionMetric, Metric, available_metrics, create_metric
 from onward.train.optimizers import (
     SGD,
     Adagrad,
@@ -66,6 +67,8 @@ __all__ = [
     "EarlyStopping",
     "EpochLines",
     "Exponential",
+    "FunctionLoss",
+    "FunctionMetric",
     "GradientTransform",
     "Group",
     "History",

@@ -8,7 +8,7 @@ cross-entropy, of labels by their weights. A batch in which no label counts has 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -25,6 +25,7 @@ __all__ = [
     "MSE",
     "BinaryCrossEntropy",
     "CrossEntropy",
+    "FunctionLoss",
     "Huber",
     "KLDivergence",
     "Loss",
@@ -47,6 +48,38 @@ class Loss(ABC):
     @abstractmethod
     def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | Weighted:
         """Write the loss: the mean over the batch, a float scalar; `Weighted` where samples weigh unlike."""
+
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        """Write the losses that `build` takes the mean of: [N, ...].
+
+        Raises:
+            ConfigError: the loss has no such form, and so takes no sample weights.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} takes no sample weights: it has no method `each`, which gives the losses "
+            "of single samples"
+        )
+
+    def weighted(self, g: Builder, output: ir.Value, target: ir.Value, weights: ir.Value) -> Weighted:
+        """Write the loss for samples of these weights, [N]: Σ w_i (mean of sample i's losses) / Σ w_i.
+
+        Places that differ in number between batches, such as the steps of sequences, count one by one.
+
+        Raises:
+            ConfigError: the loss cannot tell samples apart.
+        """
+        each = self.each(g, output, target)
+        dims = dims_of(each)
+        if not dims:
+            raise ConfigError(f"{type(self).__name__} gives one loss for a batch: it takes no sample weights")
+        if len(dims) > 1:
+            varying = [i for i, d in enumerate(dims) if i and not isinstance(d, int)]
+            if varying:
+                places = g.ReduceProd(g.Gather(g.shape(each), varying), keepdims=0)
+                weights = g.Mul(weights, g.Cast(places, to=int(dtype_of(each))))
+            each = g.ReduceMean(each, list(range(1, len(dims))), keepdims=0)
+        total = g.ReduceSum(g.Mul(each, weights), keepdims=0)
+        return Weighted(total, g.ReduceSum(weights, keepdims=0))
 
 
 def _before(output: ir.Value, activation: str, axis: int = 1) -> ir.Value:
@@ -106,40 +139,65 @@ class CrossEntropy(Loss):
         return ir.DataType.INT64, (dims[0], *rest)
 
     def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | Weighted:
-        weights = None if self.class_weights is None else g.const(self.class_weights, dtype_of(output))
-        alike = weights is None and self.ignore_index is None
+        weights = self._class_weights(g, output)
+        if weights is None and self.ignore_index is None:
+            return self._reduced(g, output, target, "mean")
+        total = self._reduced(g, output, target, "sum")
+        return Weighted(total, g.ReduceSum(self._label_weights(g, output, target, weights), keepdims=0))
+
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        return self._reduced(g, output, target, "none")
+
+    def weighted(self, g: Builder, output: ir.Value, target: ir.Value, weights: ir.Value) -> Weighted:
+        each = self.each(g, output, target)
+        rank = len(dims_of(target) or ())
+        if rank > 1:
+            weights = g.Unsqueeze(weights, list(range(1, rank)))
+        of_class = self._class_weights(g, output)
+        if of_class is None and self.ignore_index is None:
+            mass = weights if rank < 2 else g.Expand(weights, g.shape(target))
+        else:
+            mass = g.Mul(self._label_weights(g, output, target, of_class), weights)
+        return Weighted(g.ReduceSum(g.Mul(each, weights), keepdims=0), g.ReduceSum(mass, keepdims=0))
+
+    def _reduced(self, g: Builder, output: ir.Value, target: ir.Value, reduction: str) -> ir.Value:
         rank = len(dims_of(output) or ())
         if self.axis == -1 and rank > 2:
             output = g.Transpose(output, perm=[0, rank - 1, *range(1, rank - 1)])
-        loss = g.emit(
+        return g.emit(
             "SoftmaxCrossEntropy",
             output,
             target,
-            weights,
+            self._class_weights(g, output),
             domain="ai.onward",
             outputs=2,
-            reduction="mean" if alike else "sum",
+            reduction=reduction,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )[0]
-        return loss if alike else Weighted(loss, self._weight(g, output, target, weights))
 
-    def _weight(self, g: Builder, output: ir.Value, labels: ir.Value, weights: ir.Value | None) -> ir.Value:
-        """The sum of the labels' weights."""
+    def _class_weights(self, g: Builder, output: ir.Value) -> ir.Value | None:
+        return None if self.class_weights is None else g.const(self.class_weights, dtype_of(output))
+
+    def _label_weights(
+        self, g: Builder, output: ir.Value, labels: ir.Value, weights: ir.Value | None
+    ) -> ir.Value:
+        """The weight of each label, by its class; 0 where it does not count: [N, ...]."""
         dtype, zero = dtype_of(output), g.const(0, ir.DataType.INT64)
         valid = None if self.ignore_index is None else g.Not(g.Equal(labels, self.ignore_index))
         if weights is None:
             assert valid is not None
-            each = g.Cast(valid, to=int(dtype))
-        elif valid is None:
-            each = g.Gather(weights, labels)
-        else:
-            each = g.Where(valid, g.Gather(weights, g.Where(valid, labels, zero)), 0.0)
-        return g.ReduceSum(each, keepdims=0)
+            return g.Cast(valid, to=int(dtype))
+        if valid is None:
+            return g.Gather(weights, labels)
+        return g.Where(valid, g.Gather(weights, g.Where(valid, labels, zero)), 0.0)
 
 
 class _SameShape(Loss):
-    """A loss whose targets have the output's type and shape."""
+    """A loss whose targets have the output's type and shape: the mean of `each`."""
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        return g.ReduceMean(self.each(g, output, target), keepdims=0)
 
     def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
         dims = dims_of(output)
@@ -161,16 +219,14 @@ class BinaryCrossEntropy(_SameShape):
     def output(self, output: ir.Value) -> ir.Value:
         return _before(output, "Sigmoid")
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         # softplus(x) − x t, in the form that does not overflow: max(x, 0) + log(1 + e^−|x|)
         tail = g.Log(g.Add(g.Exp(g.Neg(g.Abs(output))), 1.0))
         if self.positive_weight == 1:
-            each = g.Add(g.Sub(g.Relu(output), g.Mul(output, target)), tail)
-        else:
-            weight = g.Add(g.Mul(target, self.positive_weight - 1), 1.0)
-            softplus = g.Add(g.Relu(g.Neg(output)), tail)
-            each = g.Add(g.Mul(g.Sub(1.0, target), output), g.Mul(weight, softplus))
-        return g.ReduceMean(each, keepdims=0)
+            return g.Add(g.Sub(g.Relu(output), g.Mul(output, target)), tail)
+        weight = g.Add(g.Mul(target, self.positive_weight - 1), 1.0)
+        softplus = g.Add(g.Relu(g.Neg(output)), tail)
+        return g.Add(g.Mul(g.Sub(1.0, target), output), g.Mul(weight, softplus))
 
 
 @final
@@ -181,9 +237,9 @@ class MSE(_SameShape):
     def output(self, output: ir.Value) -> ir.Value:
         return output
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         difference = g.Sub(output, target)
-        return g.ReduceMean(g.Mul(difference, difference), keepdims=0)
+        return g.Mul(difference, difference)
 
 
 @final
@@ -194,8 +250,8 @@ class L1(_SameShape):
     def output(self, output: ir.Value) -> ir.Value:
         return output
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
-        return g.ReduceMean(g.Abs(g.Sub(output, target)), keepdims=0)
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        return g.Abs(g.Sub(output, target))
 
 
 @final
@@ -215,11 +271,11 @@ class Huber(_SameShape):
     def output(self, output: ir.Value) -> ir.Value:
         return output
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         distance = g.Abs(g.Sub(output, target))
         # c (d − c/2) with c = min(d, delta) is both branches at once
         near = g.Min(distance, self.delta)
-        return g.ReduceMean(g.Mul(near, g.Sub(distance, g.Mul(near, 0.5))), keepdims=0)
+        return g.Mul(near, g.Sub(distance, g.Mul(near, 0.5)))
 
 
 @final
@@ -230,11 +286,52 @@ class KLDivergence(_SameShape):
     def output(self, output: ir.Value) -> ir.Value:
         return _before(output, "Softmax")
 
-    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         positive = g.Greater(target, 0.0)
         safe = g.Where(positive, target, 1.0)
-        each = g.Mul(target, g.Sub(g.Log(safe), g.LogSoftmax(output, axis=1)))
-        return g.ReduceMean(g.ReduceSum(each, [1], keepdims=0), keepdims=0)
+        terms = g.Mul(target, g.Sub(g.Log(safe), g.LogSoftmax(output, axis=1)))
+        return g.ReduceSum(terms, [1], keepdims=0)
+
+
+@final
+@dataclass(frozen=True)
+class FunctionLoss(Loss):
+    """A function of one's own as a loss; `Trainer(model, loss=function)` makes one.
+
+        def log_cosh(g, output, target):  # a value for each element: its mean is minimised
+            return g.Log(g.Cosh(g.Sub(output, target)))
+
+    Attributes:
+        function: of (g, output, target); `g` writes ONNX operators by their names. It gives losses [N, ...],
+            whose mean is taken, or a scalar, which then is the mean over the batch.
+        labels: whether targets are class numbers, int64 [N, ...], as for `CrossEntropy`; else they have the
+            output's type and shape.
+    """
+
+    function: Callable[[Builder, ir.Value, ir.Value], ir.Value]
+    labels: bool = False
+
+    def output(self, output: ir.Value) -> ir.Value:
+        return output
+
+    def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
+        return (CrossEntropy() if self.labels else MSE()).target(output)
+
+    def build(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        value = self.each(g, output, target)
+        return value if dims_of(value) == () else g.ReduceMean(value, keepdims=0)
+
+    def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
+        value = self.function(g, output, target)
+        if not isinstance(value, ir.Value):
+            raise ConfigError(
+                f"{self} must give a graph value, which `g` writes, not {type(value).__name__}: "
+                "g.Abs(g.Sub(output, target)), for one"
+            )
+        return value
+
+    def __str__(self) -> str:
+        return f"loss function {getattr(self.function, '__name__', repr(self.function))!r}"
 
 
 _NAMES: dict[str, type[Loss]] = {

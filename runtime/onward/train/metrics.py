@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "Average",
     "ClassScore",
     "ConfusionMatrix",
+    "FunctionMetric",
     "Metric",
     "RegressionError",
     "TopK",
@@ -151,6 +153,62 @@ class TopK(Metric):
 
     def load_state(self, state: dict[str, Array]) -> None:
         self._hits, self._total = int(state["hits"]), int(state["total"])
+
+
+@final
+class FunctionMetric(Metric):
+    """A function of one's own as a metric; `Trainer(..., metrics=[function])` makes one.
+
+    Args:
+        function: of (outputs, targets), NumPy arrays [B, ...]. What gives a figure for each sample, [B], is
+            averaged over all of them. What gives one figure is asked once more over all samples, which are
+            kept for that, since a mean of batches' figures is not the figure.
+        name: by default the function's.
+    """
+
+    def __init__(self, function: Callable[[Array, Array], Any], name: str | None = None) -> None:
+        self._function = function
+        self.name = name if name is not None else getattr(function, "__name__", type(function).__name__)
+        self._kept: list[tuple[Array, Array]] | None = None
+        self.reset()
+
+    def update(self, outputs: ArrayLike, targets: ArrayLike) -> None:
+        scores, answers = np.asarray(outputs), np.asarray(targets)
+        if self._kept is None:
+            figure = np.asarray(self._function(scores, answers))
+            if figure.shape not in ((), (len(scores),)) or figure.dtype.kind not in "biuf":
+                raise DataError(
+                    f"metric {self.name}: the function must give a number, or one for each of {len(scores)} "
+                    f"samples; it gave {figure.dtype} {list(figure.shape)}"
+                )
+            if figure.shape:
+                self._sum += float(figure.sum(dtype=np.float64))
+                self._count += len(figure)
+                return
+            self._kept = []
+        self._kept.append((scores.copy(), answers.copy()))
+
+    def result(self) -> float:
+        if self._kept is None:
+            return self._sum / self._count if self._count else float("nan")
+        return float(self._function(*(np.concatenate(parts) for parts in zip(*self._kept, strict=True))))
+
+    def reset(self) -> None:
+        self._sum, self._count = 0.0, 0
+        self._kept = None
+
+    def state(self) -> dict[str, Array]:
+        if self._kept is None:
+            return {"sum": np.array(self._sum), "count": np.array(self._count)}
+        scores, answers = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+        return {"outputs": scores, "targets": answers}
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        self.reset()
+        if "outputs" in state:
+            self._kept = [(state["outputs"], state["targets"])]
+        else:
+            self._sum, self._count = float(state["sum"]), int(state["count"])
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,16 +44,16 @@ class Optimizer(ABC):
         groups: parameters with a rate or weight decay of their own.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float = field(default=0.01, kw_only=False)
     weight_decay: float = 0.0
     groups: tuple[Group, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(
-                    f"{type(self).__name__}: {name} must be at least 0, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not float(value) >= 0:
+                raise ConfigError(f"{type(self).__name__}: {name} must be at least 0, got {value!r}")
+            object.__setattr__(self, name, float(value))
 
     def group(self, parameter: str) -> Group:
         """The group of a parameter; one without special options if none matches."""
@@ -138,7 +139,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class _AdamFamily(Optimizer):
-    learning_rate: float = 0.001
+    learning_rate: float = field(default=0.001, kw_only=False)
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-7
@@ -210,7 +211,7 @@ class RMSprop(Optimizer):
         rho: the share that the mean square keeps at an update (alpha in torch).
     """
 
-    learning_rate: float = 0.001
+    learning_rate: float = field(default=0.001, kw_only=False)
     rho: float = 0.9
     epsilon: float = 1e-7
     momentum: float = 0.0
@@ -257,7 +258,7 @@ class Adagrad(Optimizer):
         initial_accumulator: the value that fills the sum of squares at the start.
     """
 
-    learning_rate: float = 0.001
+    learning_rate: float = field(default=0.001, kw_only=False)
     epsilon: float = 1e-7
     initial_accumulator: float = 0.1
 

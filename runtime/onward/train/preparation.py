@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import onnx_ir as ir
 
 from onward.autodiff import OPSET
 from onward.errors import ConfigError
-from onward.graph import canonical_model
+from onward.graph import Builder, canonical_model
 from onward.model import load, trainable_initializers, upgrade
-from onward.train.losses import Loss, loss_named
+from onward.train.losses import FunctionLoss, Loss, loss_named
 from onward.train.optimizers import Optimizer
 
-__all__ = ["check_groups", "choose_parameters", "order_losses", "prepare_model"]
+LossLike: TypeAlias = "Loss | str | Callable[[Builder, ir.Value, ir.Value], ir.Value]"
+"""A loss, its name, or a function that writes it: see `FunctionLoss`."""
+
+__all__ = ["LossLike", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
@@ -35,11 +39,17 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     return model.clone()  # the caller may change its own
 
 
-def order_losses(losses: Mapping[str, Loss | str], outputs: Sequence[str]) -> dict[str, Loss]:
+def order_losses(losses: Mapping[str, LossLike], outputs: Sequence[str]) -> dict[str, Loss]:
     """Losses by output in the model's order; names that are no outputs stay, to be refused with the step."""
     names = sorted(losses, key=lambda name: outputs.index(name) if name in outputs else len(outputs))
     chosen = {name: losses[name] for name in names}
-    return {name: loss_named(loss) if isinstance(loss, str) else loss for name, loss in chosen.items()}
+    return {name: _loss(loss) for name, loss in chosen.items()}
+
+
+def _loss(loss: LossLike) -> Loss:
+    if isinstance(loss, str):
+        return loss_named(loss)
+    return FunctionLoss(loss) if inspect.isroutine(loss) else cast(Loss, loss)
 
 
 def check_groups(optimizer: Optimizer, trainable: Sequence[str]) -> None:

@@ -6,27 +6,39 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff import Clip, GradientTransform, TrainingStep, training_step, with_loss
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
-from onward.data import Batch, Dataset, Loader, as_dtype
+from onward.data import Batch, Dataset, Loader
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
-from onward.errors import ConfigError, DataError, InputError
-from onward.graph import Array, TensorSpec, dims_of
+from onward.errors import ConfigError
+from onward.graph import Array, TensorSpec
 from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
+from onward.train.feeding import (
+    Inputs,
+    Samples,
+    array_of,
+    as_dataset,
+    check_dataset,
+    check_some_count,
+    feeder,
+    named_inputs,
+    parts_of,
+    split_off,
+)
 from onward.train.history import History
-from onward.train.losses import CrossEntropy, Loss
 from onward.train.means import MeanLoss
-from onward.train.metrics import Metric
+from onward.train.metrics import FunctionMetric, Metric
 from onward.train.optimizers import Optimizer, optimizer_named
 from onward.train.preparation import (
+    LossLike,
     check_groups,
     choose_parameters,
     order_losses,
@@ -35,7 +47,7 @@ from onward.train.preparation import (
 from onward.train.progress import ProgressBar
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
-from onward.train.task import advice, metric_for
+from onward.train.task import metric_for
 
 __all__ = ["Trainer"]
 
@@ -47,12 +59,13 @@ class Trainer:
     Args:
         model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
             Models of another opset are converted to the one that gradients are written in.
-        loss: a loss, its name, or one for each of several outputs. The data set's targets are those of the
-            first of these in the model's order; targets of the others are inputs named `<output>.target`.
+        loss: a loss, its name, a function (see `FunctionLoss`), or one for each of several outputs. The data
+            set's targets are those of the first of these in the model's order; targets of the others are
+            inputs named `<output>.target`.
         optimizer: an optimizer or its name.
-        metrics: names or metrics, computed on the output that the data set's targets belong to. A name means
-            what fits the loss: `accuracy` with binary cross-entropy over several columns is of labels that
-            hold or not, with the mean squared error of one-hot rows.
+        metrics: names, metrics or functions (see `FunctionMetric`), computed on the output that the data
+            set's targets belong to. A name means what fits the loss: `accuracy` with binary cross-entropy
+            over several columns is of labels that hold or not, with the mean squared error of one-hot rows.
         schedule: of the learning rate.
         clip: gradient clipping, after all other transforms of gradients.
         gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
@@ -63,6 +76,8 @@ class Trainer:
         loss_weights: weights of several losses in their sum.
         head: outputs of a new last layer for the first loss's output, see `onward.passes.replace_head`; None:
             the model's own.
+        weighted_mean: what the loss of samples that weigh unlike is divided by: the sum of their weights, or,
+            as Keras does, the number of samples.
         seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
@@ -76,10 +91,10 @@ class Trainer:
     def __init__(
         self,
         model: ir.Model | str | Path | Any,
-        loss: Loss | str | Mapping[str, Loss | str] = "cross_entropy",
+        loss: LossLike | Mapping[str, LossLike] = "cross_entropy",
         optimizer: Optimizer | str = "sgd",
         *,
-        metrics: Sequence[Metric | str] = (),
+        metrics: Sequence[Metric | str | Callable[[Array, Array], Any]] = (),
         schedule: Schedule | None = None,
         clip: Clip | None = None,
         gradient_transforms: Sequence[GradientTransform] = (),
@@ -88,6 +103,7 @@ class Trainer:
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
         head: int | None = None,
+        weighted_mean: Literal["weights", "samples"] = "weights",
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
@@ -95,6 +111,8 @@ class Trainer:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
+        if weighted_mean not in ("weights", "samples"):
+            raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._model = prepare_model(model)
@@ -114,30 +132,27 @@ class Trainer:
         first = next(iter(losses), "")
         measured = next((v for v in graph.outputs if v.name == first), graph.outputs[0])
         self.metrics = tuple(
-            metric_for(m, losses[first], measured) if isinstance(m, str) else m for m in metrics
+            metric_for(m, losses[first], measured)
+            if isinstance(m, str)
+            else m
+            if isinstance(m, Metric)
+            else FunctionMetric(m)
+            for m in metrics
         )
         self.seed = seed
         self._accumulate = accumulate
+        self._over_samples = weighted_mean == "samples"
         self.trainable = choose_parameters(self._model, losses, trainable, freeze)
         check_groups(self.optimizer, self.trainable)
-        self.step: TrainingStep = training_step(
-            self._model,
-            losses,
-            self.optimizer,
-            self.trainable,
-            loss_weights=loss_weights,
-            gradient_transforms=(*gradient_transforms, *([] if clip is None else [clip])),
-            accumulate=accumulate > 1,
-        )
-        self._session = StepSession(
-            self.step.model, self.step.bindings, engine=engine, threads=threads, options=options
-        )
+        self._transforms = (*gradient_transforms, *([] if clip is None else [clip]))
         self._losses = (losses, loss_weights)
-        self._inference = Session(self._model, engine=engine, threads=threads, options=options)
         self._engine: EngineName = engine
         self._threads = threads
         self._options = options
-        self._evaluation: tuple[Session, Mapping[str, str], Mapping[str, str]] | None = None
+        self.step: TrainingStep = self._new_step(None)
+        self._session = self._step_session()
+        self._inference = Session(self._model, engine=engine, threads=threads, options=options)
+        self._evaluations: dict[bool, tuple[Session, Mapping[str, str], Mapping[str, str]]] = {}
         self.history = History()
         self.stopped = ""
 
@@ -177,6 +192,49 @@ class Trainer:
         """
         self._session.load_state(state)
 
+    def _new_step(self, sample_weight: str | None) -> TrainingStep:
+        losses, loss_weights = self._losses
+        return training_step(
+            self._model,
+            losses,
+            self.optimizer,
+            self.trainable,
+            loss_weights=loss_weights,
+            gradient_transforms=self._transforms,
+            accumulate=self._accumulate > 1,
+            sample_weight=sample_weight,
+            over_samples=self._over_samples,
+        )
+
+    def _step_session(self) -> StepSession:
+        return StepSession(
+            self.step.model,
+            self.step.bindings,
+            engine=self._engine,
+            threads=self._threads,
+            options=self._options,
+        )
+
+    def _weigh_samples(self, weighted: bool) -> None:
+        """Change to the step that takes sample weights, or to the one that does not; the state goes along."""
+        if weighted == (self.step.sample_weight is not None):
+            return
+        before = self._session.state
+        self.step = self._new_step(self._weights_name() if weighted else None)
+        fresh = self._step_session()
+        fresh.load_state({name: before.get(name, array) for name, array in fresh.state.items()})
+        self._session = fresh
+
+    def _weights_name(self) -> str:
+        """What the input for sample weights is called: a name that the model has no use for."""
+        graph = self._model.graph
+        taken = {v.name for v in graph.inputs} | set(graph.initializers)
+        return next(
+            name
+            for name in ("sample_weight", *map("sample_weight.{}".format, range(len(taken) + 1)))
+            if name not in taken
+        )
+
     def _fresh_slots(self) -> dict[str, Array]:
         initializers = self.step.model.graph.initializers
         tensors = {name: initializers[name].const_value for name in self.step.slots}
@@ -184,9 +242,13 @@ class Trainer:
 
     def fit(
         self,
-        data: Loader | Dataset | tuple[Array, Array],
+        data: Samples | Inputs,
+        targets: Array | None = None,
         *,
-        validation: Loader | Dataset | tuple[Array, Array] | None = None,
+        validation: Samples | None = None,
+        validation_data: Samples | None = None,
+        validation_split: float = 0.0,
+        sample_weight: Array | None = None,
         epochs: int = 1,
         batch_size: int = 32,
         callbacks: Sequence[Callback] = (),
@@ -200,8 +262,17 @@ class Trainer:
         otherwise, with fresh optimizer state, as a new trainer of `model` would.
 
         Args:
-            data: a loader, a data set, or arrays (inputs [N, ...], targets [N, ...]).
-            validation: evaluated after each epoch.
+            data: a loader, a data set, a pair (inputs, targets), or inputs alone, with `targets`: an array
+                [N, ...], or a mapping of one for each of the model's inputs.
+            targets: [N, ...].
+            validation: evaluated after each epoch; a data set, a loader, or a tuple (inputs, targets) or
+                (inputs, targets, sample weights).
+            validation_data: the same, as Keras calls it.
+            validation_split: hold back this share of the samples, the last ones, and evaluate on them after
+                each epoch. Samples in the order of their classes, or of time, are shuffled first by whoever
+                wants that.
+            sample_weight: [N], at least 0: how much each sample counts in the loss and its gradient, whose
+                mean is Σ w_i loss_i / Σ w_i. A weight of 2 is the sample twice. Metrics count samples alike.
             epochs: epochs of the whole run, those before a resumption included.
             batch_size: samples a batch where a loader has to be made.
             callbacks: called in order; checkpoints last.
@@ -218,10 +289,15 @@ class Trainer:
         """
         if epochs < 1:
             raise ConfigError(f"epochs must be at least 1, got {epochs}")
-        loader = self._loader(data, batch_size, shuffle=True)
-        held_out = None if validation is None else self._loader(validation, batch_size, shuffle=False)
-        feeds = self._feeder(loader.dataset)
-        self._check_some_count(loader.dataset)
+        if validation is not None and validation_data is not None:
+            raise ConfigError("validation and validation_data are two names of one thing: give one of them")
+        held = validation if validation_data is None else validation_data
+        loader, held = self._training_data(data, targets, sample_weight, held, validation_split, batch_size)
+        held_out = None if held is None else self._loader(held, batch_size, shuffle=False)
+        self._weigh_samples(loader.dataset.weights is not None)
+        step = self.step
+        feeds = self._feeder(loader.dataset, step.targets, self._session.inputs, step.sample_weight)
+        check_some_count(loader.dataset, self.loss)
         hooks = [StopOnNaN(), *(c for c in callbacks if not isinstance(c, StopOnNaN))]
         hooks.sort(key=lambda c: isinstance(c, Checkpoints))
         run = Run(
@@ -262,31 +338,78 @@ class Trainer:
                 if run.halted:
                     break
                 run.check_weights()
-                held = {} if held_out is None else self._scalars(held_out)
-                run.close_epoch({f"val_{name}": value for name, value in held.items()})
+                figures = {} if held_out is None else self._scalars(held_out)
+                run.close_epoch({f"val_{name}": value for name, value in figures.items()})
                 bar.close_epoch(run.history.rows[-1])
         for hook in hooks:
             hook.on_train_end(run)
         self.stopped = run.stopped
         return run.history
 
+    def _training_data(
+        self,
+        data: Samples | Inputs,
+        targets: Array | None,
+        weights: Array | None,
+        validation: Samples | None,
+        split: float,
+        size: int,
+    ) -> tuple[Loader, Samples | None]:
+        """The loader, and what is evaluated on."""
+        if isinstance(data, Loader):
+            if targets is not None or weights is not None or split:
+                raise ConfigError(
+                    "a loader decides what is trained on: give targets, sample_weight and validation_split "
+                    "with arrays or a data set"
+                )
+            return data, validation
+        if isinstance(data, tuple):
+            if targets is not None:
+                raise ConfigError("there are targets in the tuple, and others beside it: give one of them")
+            data, targets, weights = parts_of(data, weights)
+        dataset = as_dataset(data, targets, weights, self.inputs, self.loss)
+        if split:
+            if validation is not None:
+                raise ConfigError("give validation data or validation_split, not both")
+            dataset, validation = split_off(dataset, split)
+        return Loader(dataset, size, self.seed), validation
+
     def evaluate(
-        self, data: Loader | Dataset | tuple[Array, Array], *, batch_size: int = 256
+        self,
+        data: Samples | Inputs,
+        targets: Array | None = None,
+        *,
+        sample_weight: Array | None = None,
+        batch_size: int = 256,
     ) -> dict[str, float | Array]:
         """Loss and metrics over data, in inference form.
+
+        Args:
+            data: as `fit` takes it.
+            targets: [N, ...], where `data` is inputs alone.
+            sample_weight: [N]: how much each sample counts in the loss.
+            batch_size: samples that are computed at once.
 
         Returns:
             `loss`, then each metric by its name: a float, or an array for figures per class. All are over the
             samples that count, at any batch size; the loss is NaN where none does.
         """
-        loader = self._loader(data, batch_size, shuffle=False)
-        if self._evaluation is None:
-            model, totals, targets = with_loss(self._model, *self._losses)
+        if isinstance(data, Loader):
+            loader = data
+        else:
+            loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size)
+            loader = Loader(loader.dataset, batch_size, self.seed, shuffle=False)
+        weighted = loader.dataset.weights is not None
+        name = self._weights_name() if weighted else None
+        if weighted not in self._evaluations:
+            model, totals, slots = with_loss(
+                self._model, *self._losses, sample_weight=name, over_samples=self._over_samples
+            )
             session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
-            self._evaluation = session, totals, targets
-        session, totals, targets = self._evaluation
+            self._evaluations[weighted] = session, totals, slots
+        session, totals, slots = self._evaluations[weighted]
         session.load_weights(self.weights(), copy=False)
-        feeds = self._feeder(loader.dataset, targets)
+        feeds = self._feeder(loader.dataset, slots, session.inputs, name)
         metrics = [copy.deepcopy(m) for m in self.metrics]
         for metric in metrics:
             metric.reset()
@@ -309,11 +432,11 @@ class Trainer:
             InputError: an input is missing, unknown, or of the wrong dtype or shape.
         """
         if isinstance(inputs, Dataset):
-            arrays: Mapping[str, Array] = _named(inputs, self.inputs)
+            arrays: Mapping[str, Array] = named_inputs(inputs, self.inputs)
         elif isinstance(inputs, Mapping):
             arrays = inputs
         else:
-            arrays = {self.inputs[0].name: _array(self.inputs[0].name, inputs)}
+            arrays = {self.inputs[0].name: array_of(self.inputs[0].name, inputs)}
         if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
             check_inputs(self.inputs, arrays)
         self._inference.load_weights(self.weights(), copy=False)
@@ -327,113 +450,26 @@ class Trainer:
     def _scalars(self, loader: Loader) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
 
-    def _loader(self, data: Loader | Dataset | tuple[Array, Array], size: int, *, shuffle: bool) -> Loader:
+    def _loader(self, data: Samples, size: int, *, shuffle: bool) -> Loader:
         if isinstance(data, Loader):
             return data
-        if not isinstance(data, Dataset):
-            inputs, targets = data
-            loss = next(iter(self.loss.values()))
-            classification = isinstance(loss, CrossEntropy)
-            data = Dataset(
-                {self.inputs[0].name: np.asarray(inputs)},
-                np.asarray(targets),
-                task="classification" if classification else "regression",
-                ignore_index=loss.ignore_index if isinstance(loss, CrossEntropy) else None,
-            )
-        return Loader(data, size, self.seed, shuffle=shuffle)
+        inputs, targets, weights = (data, None, None) if isinstance(data, Dataset) else parts_of(data)
+        dataset = as_dataset(inputs, targets, weights, self.inputs, self.loss)
+        return Loader(dataset, size, self.seed, shuffle=shuffle)
 
     def _feeder(
-        self, dataset: Dataset, targets: Mapping[str, str] | None = None
+        self,
+        dataset: Dataset,
+        targets: Mapping[str, str],
+        inputs: Sequence[TensorSpec],
+        sample_weight: str | None,
     ) -> Callable[[Batch], dict[str, Array]]:
-        """A function from batches to the arrays that the step takes."""
-        names = {
-            spec.name: source
-            for spec, source in zip(self.inputs, _sources(dataset, self.inputs), strict=True)
-        }
-        slots = dict(self.step.targets if targets is None else targets)
-        if dataset.targets is None:
-            raise ConfigError(f"data set {dataset.name!r} has no targets")
-        dtypes = {spec.name: spec.dtype for spec in self._session.inputs}
-        first, *others = slots
-        if missing := [f"{name}.target" for name in others if f"{name}.target" not in dataset.inputs]:
-            raise ConfigError(
-                f"data set {dataset.name!r} has no input {missing[0]!r}, which the loss of that output needs"
-            )
-        self._check_labels(dataset, first)
-        self._check_shape(dataset, first)
-        kinds = {output: dtypes[target] for output, target in self.step.targets.items()}
-
-        def feed(batch: Batch) -> dict[str, Array]:
-            arrays = {
-                name: as_dtype(batch.inputs[source], dtypes[name], f"input {name!r}")
-                for name, source in names.items()
-            }
-            if batch.targets is not None:
-                arrays[slots[first]] = as_dtype(batch.targets, kinds[first], "the targets")
-            for output in others:
-                name = f"{output}.target"
-                arrays[slots[output]] = as_dtype(batch.inputs[name], kinds[output], f"input {name!r}")
-            return arrays
-
+        """A function from batches to the arrays that a step, or an evaluation, takes."""
+        feed = feeder(dataset, self.inputs, targets, inputs, sample_weight)
+        first = next(iter(targets))
+        output = next(v for v in self._model.graph.outputs if v.name == first)
+        check_dataset(dataset, output, self.loss[first], next(s for s in inputs if s.name == targets[first]))
         return feed
-
-    def _check_labels(self, dataset: Dataset, output: str) -> None:
-        loss = self.loss[output]
-        value = next(v for v in self._model.graph.outputs if v.name == output)
-        dims, targets = dims_of(value), dataset.targets
-        if not isinstance(loss, CrossEntropy) or dims is None or targets is None:
-            return
-        if dataset.task != "classification":
-            raise ConfigError(
-                f"cross-entropy needs class labels, but data set {dataset.name!r} is for regression; "
-                "choose a loss such as mse"
-            )
-        if dataset.ignore_index is not None and dataset.ignore_index != loss.ignore_index:
-            raise ConfigError(
-                f"data set {dataset.name!r} says that label {dataset.ignore_index} does not count, the loss "
-                f"has ignore_index={loss.ignore_index}; give CrossEntropy ignore_index={dataset.ignore_index}"
-            )
-        classes = dims[loss.axis]
-        if not isinstance(classes, int):
-            return
-        if dataset.classes is not None and len(dataset.classes) != classes:
-            raise ConfigError(
-                f"data set {dataset.name!r} has {len(dataset.classes)} classes, output {output!r} has "
-                f"{classes}; Trainer(..., head={len(dataset.classes)}) puts a new last layer on the model"
-            )
-        bad = (targets < 0) | (targets >= classes)
-        if loss.ignore_index is not None:
-            bad &= targets != loss.ignore_index
-        if bad.any():
-            row = int(np.argwhere(bad)[0][0])
-            raise DataError(
-                f"data set {dataset.name!r}, row {row}: label {targets[bad].ravel()[0]} is out of range; "
-                f"output {output!r} has {classes} classes"
-            )
-
-    def _check_some_count(self, dataset: Dataset) -> None:
-        loss = next(iter(self.loss.values()))
-        ignored = loss.ignore_index if isinstance(loss, CrossEntropy) else None
-        if ignored is None or dataset.targets is None or len(self.loss) > 1:
-            return
-        if bool((dataset.targets == ignored).all()):
-            raise DataError(
-                f"data set {dataset.name!r}: every label is {ignored}, which the loss ignores; there is "
-                "nothing to train on"
-            )
-
-    def _check_shape(self, dataset: Dataset, output: str) -> None:
-        spec = next(spec for spec in self._session.inputs if spec.name == self.step.targets[output])
-        targets = dataset.targets
-        if targets is None or spec.admits((len(targets), *targets.shape[1:])):
-            return
-        value = next(v for v in self._model.graph.outputs if v.name == output)
-        hint = advice(dataset, value, self.loss[output])
-        raise ConfigError(
-            f"{type(self.loss[output]).__name__} of output {output!r} needs targets {spec}, data set "
-            f"{dataset.name!r} has targets of shape {['N', *targets.shape[1:]]}".replace("'N'", "N")
-            + hint
-        )
 
     def _identity(self, loader: Loader, epochs: int) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""
@@ -458,31 +494,3 @@ class Trainer:
             "number of batches in an epoch": len(loader),
             "metrics": [m.name for m in self.metrics],
         }
-
-
-def _array(name: str, values: Any) -> Array:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"input {name!r}: not an array: {error}") from None
-
-
-def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:
-    """For each model input the data set's input that feeds it: by name, or the only one."""
-    have = [name for name in dataset.inputs if not name.endswith(".target")]
-    if all(spec.name in have for spec in specs):
-        return [spec.name for spec in specs]
-    if len(specs) == 1 and len(have) == 1:
-        return have
-    raise ConfigError(
-        f"the model takes {', '.join(s.name for s in specs)}, data set {dataset.name!r} has "
-        f"{', '.join(have)}; give them equal names"
-    )
-
-
-def _named(dataset: Dataset, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    sources = _sources(dataset, specs)
-    return {
-        spec.name: as_dtype(dataset.inputs[source], spec.dtype, f"input {spec.name!r}")
-        for spec, source in zip(specs, sources, strict=True)
-    }

@@ -135,6 +135,8 @@ def test_scalars(run, target: Target) -> None:
     run(integers("mul", 2, (1, 1), target), target, {"a": a, "b": b, "y": np.zeros(2, np.int64)})
     values = {"learning_rate": floats(1), "t": np.array([3]), "y": floats(3)}
     run(adam_factors(0.9, 0.999, 0.01, target), target, values)
+    wide = {"learning_rate": np.array([0.1]), "t": np.array([3]), "y": np.zeros(3)}
+    run(adam_factors(0.9, 0.999, 0.01, target, "float64"), target, wide)
 
 
 def _cases(target: Target) -> dict[str, tuple[Kernel, dict[str, object]]]:

@@ -23,7 +23,7 @@ from onward.compile.codegen.tuning import Caches, tuning_for
 from onward.compile.kernels import conv_narrow
 from onward.compile.kernels.expression import operand
 from onward.compile.kernels.layout import Convolution, Image, oihw
-from onward.compile.kernels.narrow_plan import narrow_plan
+from onward.compile.kernels.narrow_blocking import narrow_blocking
 from onward.compile.kernels.tile import IDENTITY, Epilogue
 from onward.errors import ShapeError
 
@@ -91,7 +91,7 @@ def backward(g: Convolution, dy: Array, w: Array, target: Target, run: Run, thre
 
 
 def exists(g: Convolution, target: Target, *, backward: bool) -> bool:
-    return narrow_plan(g, target, backward) is not None
+    return narrow_blocking(g, target, backward) is not None
 
 
 def test_forward(case: Convolution, target: Target, run: Run) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.compile.kernels.layouts import image_strides, nchw_strides
 
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.copy import Copy, clear, copy
+from onward.compile.kernels.copy import StridedCopy, clear, copy
 from onward.compile.kernels.embedding import gather_rows, scatter_rows
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError
@@ -27,7 +27,7 @@ def test_to_channels_last_with_a_border_and_back(
         x = np.random.default_rng(0).standard_normal((batch, *shape), np.float32)
         buffer = np.full((batch, 9, 24, channels + 2), 7, np.float32)
         inner = buffer[:, 1:6, 2:23, :channels]
-        forth = Copy(shape, nchw_strides(image), image_strides(image))
+        forth = StridedCopy(shape, nchw_strides(image), image_strides(image))
         run(
             copy(forth, target),
             target,
@@ -36,7 +36,7 @@ def test_to_channels_last_with_a_border_and_back(
         )
         np.testing.assert_array_equal(inner, x.transpose(0, 2, 3, 1))
         back = np.zeros_like(x)
-        spec = Copy(shape, image_strides(image), nchw_strides(image))
+        spec = StridedCopy(shape, image_strides(image), nchw_strides(image))
         run(
             copy(spec, target),
             target,
@@ -56,7 +56,7 @@ def test_every_transpose(dtype: type, target: Target, run: Run) -> None:
         want = np.ascontiguousarray(x.transpose(0, *(i + 1 for i in order)))
         view = np.transpose(want, (0, *(i + 1 for i in np.argsort(order))))
         y = np.zeros_like(want)
-        spec = Copy(
+        spec = StridedCopy(
             shape,
             tuple(s // x.itemsize for s in x.strides),
             tuple(s // x.itemsize for s in view.strides),
@@ -72,17 +72,21 @@ def test_slices_and_joins_are_copies(target: Target, run: Run) -> None:
     for part, at in ((a, 0), (b[..., 1:7], 8)):
         width = part.shape[2]
         run(
-            copy(Copy((5, width), (40, 8, 1), (70, 14, 1)), target),
+            copy(StridedCopy((5, width), (40, 8, 1), (70, 14, 1)), target),
             target,
             {"x": part, "y": y.ravel()[at:], "batch": 6},
         )
     np.testing.assert_array_equal(y, np.concatenate([a, b[..., 1:7]], 2))
     every_other = np.zeros((6, 5, 4), np.float32)
-    run(copy(Copy((5, 4), (40, 8, 2), (20, 4, 1)), target), target, {"x": a, "y": every_other, "batch": 6})
+    run(
+        copy(StridedCopy((5, 4), (40, 8, 2), (20, 4, 1)), target),
+        target,
+        {"x": a, "y": every_other, "batch": 6},
+    )
     np.testing.assert_array_equal(every_other, a[..., ::2])
     reverse = np.zeros((6, 5, 8), np.float32)
     values = {"x": a.ravel()[7:], "y": reverse, "batch": 6}
-    run(copy(Copy((5, 8), (40, 8, -1), (40, 8, 1)), target), target, values)
+    run(copy(StridedCopy((5, 8), (40, 8, -1), (40, 8, 1)), target), target, values)
     np.testing.assert_array_equal(reverse, a[..., ::-1])
 
 
@@ -119,6 +123,6 @@ def test_embedding_and_its_gradient(columns: int, target: Target, run: Run) -> N
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="strides"):
-        Copy((3,), (1,), (3, 1))
+        StridedCopy((3,), (1,), (3, 1))
     with pytest.raises(ShapeError, match="bytes"):
-        Copy((3,), (3, 1), (3, 1), 2)
+        StridedCopy((3,), (3, 1), (3, 1), 2)

@@ -13,7 +13,7 @@ from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv, conv_narrow, conv_pack, conv_weights, depthwise, winograd
-from onward.compile.kernels.copy import Copy, clear, copy
+from onward.compile.kernels.copy import StridedCopy, clear, copy
 from onward.compile.kernels.dots import dots
 from onward.compile.kernels.element import Element, Operand, contiguous, element
 from onward.compile.kernels.embedding import gather_rows, scatter_rows
@@ -384,7 +384,7 @@ def test_pooling(pool: Pool, run: Any, target: Target) -> None:
 
 def test_copies(run: Any, target: Target) -> None:
     x, y = random(3, 5, 9), empty(3, 9, 5)
-    run(copy(Copy((9, 5), (45, 1, 9), (45, 5, 1), 8), target), target, {"x": x, "y": y, "batch": 3})
+    run(copy(StridedCopy((9, 5), (45, 1, 9), (45, 5, 1), 8), target), target, {"x": x, "y": y, "batch": 3})
     np.testing.assert_array_equal(y, x.transpose(0, 2, 1))
     run(clear(target.typed(DOUBLE)), target, {"y": y, "batch": y.size})
     assert not y.any()

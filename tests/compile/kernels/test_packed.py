@@ -8,11 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.blocking import needs_partial
 from onward.compile.kernels.expression import operand
 from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.packed import packed_gemm
 from onward.compile.kernels.panels import block_width, pack_columns, packed_size, panel_size
+from onward.compile.kernels.product_blocking import needs_partial
 from onward.compile.kernels.tile import Epilogue
 
 Array = npt.NDArray[np.float32]

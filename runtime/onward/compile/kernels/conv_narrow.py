@@ -22,7 +22,13 @@ from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
-from onward.compile.kernels.narrow_plan import Piece, Plan, narrow_size, narrow_suits, required
+from onward.compile.kernels.narrow_blocking import (
+    NarrowBlocking,
+    NarrowTiles,
+    narrow_size,
+    narrow_suits,
+    required,
+)
 from onward.compile.kernels.tile import IDENTITY, Epilogue
 
 __all__ = [
@@ -66,19 +72,19 @@ def narrow_backward_data(conv: Convolution, target: Target, epilogue: Epilogue =
     return _sweep(name + label(conv), conv.flops, required(conv, target, True), epilogue)
 
 
-def _pack(name: str, plan: Plan, weights: Weights) -> Kernel:
+def _pack(name: str, blocking: NarrowBlocking, weights: Weights) -> Kernel:
     """[tap row, depth][distance][lane], zero in lanes whose pixel no tap leads to from there."""
-    grid, target = plan.grid, plan.target
+    grid, target = blocking.grid, blocking.target
     module = Module(target)
     f = module.entry()
     parameters = (*read("w"), *write("packed"))
     values = slot_values(f, parameters)
-    distances = plan.distances(plan.pixels)
+    distances = blocking.distances(blocking.pixels)
     size = len(distances) * target.lanes
     places = [
-        distances.index(p * plan.step + j * plan.dilation) * target.lanes + p * plan.channels
+        distances.index(p * blocking.step + j * blocking.dilation) * target.lanes + p * blocking.channels
         for j in range(grid.taps[1])
-        for p in range(plan.pixels)
+        for p in range(blocking.pixels)
     ]
     table = Value(f, module.integers("places", places), "ptr")
     low, high = f.share(grid.taps[0] * grid.depth, *f.arguments[1:])
@@ -89,42 +95,44 @@ def _pack(name: str, plan: Plan, weights: Weights) -> Kernel:
         source = source + (grid.tap0[0] * weights.row + grid.tap0[1] * weights.column)
         with f.range(0, size, target.lanes) as place:
             f.vstore(f.zero(), sink, place)
-        with f.range(0, grid.taps[1]) as j, f.range(0, plan.channels) as c:
+        with f.range(0, grid.taps[1]) as j, f.range(0, blocking.channels) as c:
             weight = f.load(
                 values["w"],
                 None,
                 source + c * weights.output + j * (grid.tap_step[1] * weights.column),
             )
-            for p in range(plan.pixels):
-                f.store(weight, sink, f.load(table, "i64", j * plan.pixels + p) + c)
+            for p in range(blocking.pixels):
+                f.store(weight, sink, f.load(table, "i64", j * blocking.pixels + p) + c)
     f.ret()
-    bytes_ = target.nbytes * (grid.reduction * plan.channels + plan.packed)
+    bytes_ = target.nbytes * (grid.reduction * blocking.channels + blocking.packed)
     return Kernel(
         name, module.text(), parameters, bytes=Affine(bytes_), units=Affine(grid.taps[0] * grid.depth)
     )
 
 
-def _sweep(name: str, flops: int, plan: Plan, epilogue: Epilogue) -> Kernel:
-    grid, source, sink = plan.grid, plan.source, plan.sink
-    module = Module(plan.target)
+def _sweep(name: str, flops: int, blocking: NarrowBlocking, epilogue: Epilogue) -> Kernel:
+    grid, source, sink = blocking.grid, blocking.source, blocking.sink
+    module = Module(blocking.target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
     parameters = (*read("a", "b"), *write("c"), *read(*extra), *integer("batch"))
     values = slot_values(f, parameters)
     tiles = {
-        (rows, number): _define(module, f"tile_{rows}_{number}", plan, piece, rows, epilogue)
-        for rows, _, _ in plan.bands
-        for number, piece in enumerate(plan.pieces)
+        (rows, number): _define(module, f"tile_{rows}_{number}", blocking, piece, rows, epilogue)
+        for rows, _, _ in blocking.bands
+        for number, piece in enumerate(blocking.pieces)
     }
     taps = [
-        plan.taps(first + number * rows, rows) for rows, first, count in plan.bands for number in range(count)
+        blocking.taps(first + number * rows, rows)
+        for rows, first, count in blocking.bands
+        for number in range(count)
     ]
     firsts, counts = (
         Value(f, module.integers(kind, [pair[i] for pair in taps]), "ptr")
         for i, kind in enumerate(("firsts", "counts"))
     )
-    masks = [f.value(sum(1 << n for n in _lanes(plan, mask))) for mask in plan.masks]
-    tap_size = grid.depth * len(plan.distances(plan.pixels)) * plan.target.lanes
+    masks = [f.value(sum(1 << n for n in _lanes(blocking, mask))) for mask in blocking.masks]
+    tap_size = grid.depth * len(blocking.distances(blocking.pixels)) * blocking.target.lanes
 
     def band(n: Value, place: Value, rows: int, first: int, before: int) -> None:
         """All tiles of one band."""
@@ -133,10 +141,10 @@ def _sweep(name: str, flops: int, plan: Plan, epilogue: Epilogue) -> Kernel:
         a = n * source.size + row * grid.a_row + grid.a0 + tap * grid.steps[0]
         c = n * sink.size + row * grid.c_row + grid.c0
         b = f.at(values["b"], tap * tap_size)
-        for number, piece in enumerate(plan.pieces):
+        for number, piece in enumerate(blocking.pieces):
             with f.range(0, piece.count) as index:
                 column = index * piece.pixels + piece.first
-                at = c + column * plan.channels
+                at = c + column * blocking.channels
                 operands = [
                     values[e] if kind == "channel" else f.at(values[e], at)
                     for e, kind in zip(extra, epilogue.operands, strict=True)
@@ -148,46 +156,48 @@ def _sweep(name: str, flops: int, plan: Plan, epilogue: Epilogue) -> Kernel:
     with f.range(low, high) as unit:
         n, place = unit // len(taps), unit % len(taps)
         before = 0
-        for rows, first, number in plan.bands:
-            if len(plan.bands) == 1:
+        for rows, first, number in blocking.bands:
+            if len(blocking.bands) == 1:
                 band(n, place, rows, first, before)
             else:
                 with f.when(f.compare("sge" if before else "slt", place, before or number)):
                     band(n, place, rows, first, before)
             before += number
     f.ret()
-    nbytes = plan.target.nbytes
+    nbytes = blocking.target.nbytes
     bytes_ = nbytes * (source.elements + sink.elements * (1 + epilogue.operands.count("full")))
     return Kernel(
         name=name,
         ir=module.text(),
         parameters=parameters,
         flops=Affine(0, flops + sink.elements * epilogue.flops),
-        bytes=Affine(nbytes * plan.packed, bytes_),
+        bytes=Affine(nbytes * blocking.packed, bytes_),
         units=Affine(0, len(taps)),
     )
 
 
-def _lanes(plan: Plan, pixels: Sequence[bool]) -> list[int]:
+def _lanes(blocking: NarrowBlocking, pixels: Sequence[bool]) -> list[int]:
     """The lanes of some of a group's pixels."""
-    count = plan.channels
+    count = blocking.channels
     return [p * count + c for p, chosen in enumerate(pixels) if chosen for c in range(count)]
 
 
-def _define(module: Module, name: str, plan: Plan, piece: Piece, rows: int, epilogue: Epilogue) -> Function:
+def _define(
+    module: Module, name: str, blocking: NarrowBlocking, piece: NarrowTiles, rows: int, epilogue: Epilogue
+) -> Function:
     """One tile as a function of (A, B, C, epilogue addresses..., number of tap rows, masks...)."""
-    grid, lanes = plan.grid, plan.target.lanes
+    grid, lanes = blocking.grid, blocking.target.lanes
     extra = len(epilogue.operands)
     parameters = [("a", "ptr"), ("b", "ptr"), ("c", "ptr"), *((f"e{i}", "ptr") for i in range(extra))]
-    parameters += [("count", "i64"), *((f"m{i}", "i64") for i in range(len(plan.masks)))]
+    parameters += [("count", "i64"), *((f"m{i}", "i64") for i in range(len(blocking.masks)))]
     f = module.function(name, parameters)
     a, b, c = f.arguments[:3]
     sources, count = f.arguments[3 : 3 + extra], f.arguments[3 + extra]
-    distances = plan.distances(plan.pixels)
-    groups = -(-piece.pixels // plan.pixels)
+    distances = blocking.distances(blocking.pixels)
+    groups = -(-piece.pixels // blocking.pixels)
     masks = {
-        mask: _mask(f, _lanes(plan, mask), argument)
-        for mask, argument in zip(plan.masks, f.arguments[4 + extra :], strict=True)
+        mask: _mask(f, _lanes(blocking, mask), argument)
+        for mask, argument in zip(blocking.masks, f.arguments[4 + extra :], strict=True)
     }
 
     def innermost(a: Value, b: Value, acc: Sequence[Value]) -> list[Value]:
@@ -195,12 +205,12 @@ def _define(module: Module, name: str, plan: Plan, piece: Piece, rows: int, epil
         for column, meets in piece.columns:
             weights = {d: f.vload(b, distances.index(d) * lanes) for _, d in meets}
             for row in range(rows):
-                scalar = f.broadcast(a, row * grid.a_row + column * plan.source.pixel)
+                scalar = f.broadcast(a, row * grid.a_row + column * blocking.source.pixel)
                 for group, distance in meets:
                     place = row * groups + group
                     total, mask = (
                         f.fma(scalar, weights[distance], out[place]),
-                        masks.get(plan.reached(distance)),
+                        masks.get(blocking.reached(distance)),
                     )
                     out[place] = total if mask is None else f.select(mask, total, out[place])
         return out
@@ -217,15 +227,15 @@ def _define(module: Module, name: str, plan: Plan, piece: Piece, rows: int, epil
     zeros = [f.zero()] * (rows * groups)
     acc = f.loop(0, count, carry=[a, b, *zeros], body=tap_row, nonempty=True)[2:]
     channel = {
-        i: _repeated(f, source, plan)
+        i: _repeated(f, source, blocking)
         for i, (source, kind) in enumerate(zip(sources, epilogue.operands, strict=True))
         if kind == "channel"
     }
     for row in range(rows):
         for group in range(groups):
-            pixels = min(plan.pixels, piece.pixels - group * plan.pixels)
-            mask = f.mask(pixels * plan.channels)
-            at = row * grid.c_row + group * plan.pixels * plan.channels
+            pixels = min(blocking.pixels, piece.pixels - group * blocking.pixels)
+            mask = f.mask(pixels * blocking.channels)
+            at = row * grid.c_row + group * blocking.pixels * blocking.channels
             operands = [acc[row * groups + group]]
             for i, source in enumerate(sources):
                 operands.append(channel[i] if i in channel else f.vload(source, at, mask))
@@ -247,8 +257,11 @@ def _mask(f: Function, lanes: Sequence[int], bits: Value) -> Value:
     return Value(f, f"<{body}>", f"<{f.lanes} x i1>")
 
 
-def _repeated(f: Function, source: Value, plan: Plan) -> Value:
+def _repeated(f: Function, source: Value, blocking: NarrowBlocking) -> Value:
     """Values of channels, once for each pixel of a group."""
-    values = f.vload(source, 0, f.mask(plan.channels))
-    lanes = [lane % plan.channels if lane < plan.pixels * plan.channels else -1 for lane in range(f.lanes)]
+    values = f.vload(source, 0, f.mask(blocking.channels))
+    lanes = [
+        lane % blocking.channels if lane < blocking.pixels * blocking.channels else -1
+        for lane in range(f.lanes)
+    ]
     return f.shuffle(values, values, lanes)

@@ -22,7 +22,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
-from onward.compile.kernels.weight_plan import Piece, Plan, Store, make_plan
+from onward.compile.kernels.weight_blocking import RowTiles, Store, WeightBlocking, weight_blocking
 from onward.compile.kernels.weight_tile import Loop, WeightTile, define_weight_tile
 
 __all__ = ["partial_count", "partial_size", "weight_gradient"]
@@ -30,12 +30,12 @@ __all__ = ["partial_count", "partial_size", "weight_gradient"]
 
 def partial_size(conv: Convolution, target: Target) -> int:
     """Elements of one set of panels."""
-    return make_plan(conv, target).size
+    return weight_blocking(conv, target).size
 
 
 def partial_count(conv: Convolution, target: Target, threads: int) -> int:
     """How many sets of panels `weight_gradient` needs on `threads` threads."""
-    return threads if make_plan(conv, target).own else 1
+    return threads if weight_blocking(conv, target).own else 1
 
 
 def weight_gradient(conv: Convolution, target: Target) -> Kernel:
@@ -44,13 +44,18 @@ def weight_gradient(conv: Convolution, target: Target) -> Kernel:
     Raises `ShapeError` when x's border is too small. dy may have any border, or none.
     """
     check_halo("x", conv.x, conv.input_halo())
-    plan = make_plan(conv, target)
+    blocking = weight_blocking(conv, target)
     target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
-    parameters = (*read("a", "b"), *write("c"), *integer("batch"), *write(*["scratch"] * bool(plan.scratch)))
+    parameters = (
+        *read("a", "b"),
+        *write("c"),
+        *integer("batch"),
+        *write(*["scratch"] * bool(blocking.scratch)),
+    )
     values = slot_values(f, parameters)
-    _Gradient(f, plan, values).emit()
+    _Gradient(f, blocking, values).emit()
     f.ret()
     x, y, nbytes = conv.x, conv.y, target.nbytes
     return Kernel(
@@ -58,16 +63,16 @@ def weight_gradient(conv: Convolution, target: Target) -> Kernel:
         ir=module.text(),
         parameters=parameters,
         flops=Affine(0, conv.flops),
-        bytes=Affine(nbytes * plan.size, nbytes * (x.elements + y.elements)),
-        units=Affine(0, plan.chunks.per_image) if plan.own else Affine(plan.units),
-        scratch=nbytes * _scratch(plan),
+        bytes=Affine(nbytes * blocking.size, nbytes * (x.elements + y.elements)),
+        units=Affine(0, blocking.chunks.per_image) if blocking.own else Affine(blocking.units),
+        scratch=nbytes * _scratch(blocking),
     )
 
 
-def _scratch(plan: Plan) -> int:
+def _scratch(blocking: WeightBlocking) -> int:
     """Elements of a thread's packed chunks, up to a whole cache line."""
-    line = plan.target.line
-    return -(-plan.scratch // line) * line
+    line = blocking.target.line
+    return -(-blocking.scratch // line) * line
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class _Unit:
     """A tile place: group, lane block `q`, block `j` of row piece number `p`."""
 
     p: int
-    piece: Piece
+    piece: RowTiles
     whole: bool
     number: Value
     g: Value
@@ -110,72 +115,72 @@ class _Unit:
 
 
 class _Gradient:
-    def __init__(self, f: Function, plan: Plan, values: dict[str, Value]) -> None:
+    def __init__(self, f: Function, blocking: WeightBlocking, values: dict[str, Value]) -> None:
         self.f = f
-        self.plan = plan
-        self.conv = plan.form.conv
+        self.blocking = blocking
+        self.conv = blocking.form.conv
         self.values = values
         # x of the next chunk and its dy, unless most of what lies between their ends is skipped
-        self.ahead = [is_x for is_x in (True, False) if not is_x or not plan.sparse]
+        self.ahead = [is_x for is_x in (True, False) if not is_x or not blocking.sparse]
         self.tiles = {
             (p, whole): self._tile(p, piece, whole)
-            for p, piece in enumerate(plan.pieces)
+            for p, piece in enumerate(blocking.pieces)
             for whole in (True, False)
-            if (plan.form.whole if whole else plan.form.rest)
+            if (blocking.form.whole if whole else blocking.form.rest)
         }
         _, self.thread, self.threads = f.arguments
 
     # -- tiles -------------------------------------------------------------------------------------------
 
-    def _tile(self, p: int, piece: Piece, whole: bool) -> Function:
-        plan, form = self.plan, self.plan.form
+    def _tile(self, p: int, piece: RowTiles, whole: bool) -> Function:
+        blocking, form = self.blocking, self.blocking.form
         vectors, tail = form.vectors, form.lanes
         if not whole:
             vectors = -(-form.rest // form.lanes)
-            if not plan.lane_store.packed:
+            if not blocking.lane_store.packed:
                 tail = form.rest - (vectors - 1) * form.lanes
-        a = plan.row_store.output_strides(len(piece.a))
-        b = plan.lane_store.output_strides(vectors * form.lanes)
-        columns = plan.chunks.columns if plan.chunks.across == 1 else None
+        a = blocking.row_store.output_strides(len(piece.a))
+        b = blocking.lane_store.output_strides(vectors * form.lanes)
+        columns = blocking.chunks.columns if blocking.chunks.across == 1 else None
         loops = tuple(Loop(n, i, j) for n, i, j in zip((None, None, columns), a, b, strict=True))
         tile = WeightTile(
             a=piece.a,
             c=tuple(row * form.width for row in piece.c),
             vectors=vectors,
             tail=tail,
-            loops=(Loop(None, a[2], b[2]),) if plan.flat else loops,
+            loops=(Loop(None, a[2], b[2]),) if blocking.flat else loops,
             ahead=len(self.ahead),
         )
         return define_weight_tile(self.f.module, f"tile_{p}_{'whole' if whole else 'rest'}", tile)
 
     def _counts(self, chunk: _Chunk) -> list[Value]:
-        if self.plan.flat:
+        if self.blocking.flat:
             return [chunk.images * chunk.rows * chunk.columns]
         counts = [chunk.images, chunk.rows]
-        return counts if self.plan.chunks.across == 1 else [*counts, chunk.columns]
+        return counts if self.blocking.chunks.across == 1 else [*counts, chunk.columns]
 
     # -- chunks ------------------------------------------------------------------------------------------
 
     def emit(self) -> None:
         """All chunks of this thread for all its units."""
-        f, plan, chunks = self.f, self.plan, self.plan.chunks
+        f, blocking, chunks = self.f, self.blocking, self.blocking.chunks
         batch = self.values["batch"]
         total = batch * chunks.per_image
-        if plan.own:
+        if blocking.own:
             first, last = f.share(total, self.thread, self.threads)
-            panels = f.at(self.values["c"], self.thread * plan.size)
-            self.low, self.high = f.value(0), f.value(plan.units)
+            panels = f.at(self.values["c"], self.thread * blocking.size)
+            self.low, self.high = f.value(0), f.value(blocking.units)
         else:
             first, last = f.value(0), total
             panels = self.values["c"]
-            self.low, self.high = f.share(plan.units, self.thread, self.threads)
-        steps = [self._ahead_step(plan.span(is_x)) for is_x in self.ahead]
+            self.low, self.high = f.share(blocking.units, self.thread, self.threads)
+        steps = [self._ahead_step(blocking.span(is_x)) for is_x in self.ahead]
         step = chunks.images
         count = (last - first + (step - 1)) // step
-        rounds = f.smax(1, (count + (plan.chain - 1)) // plan.chain)
+        rounds = f.smax(1, (count + (blocking.chain - 1)) // blocking.chain)
         with f.range(0, rounds) as turn:
-            start = turn * plan.chain
-            length = f.smin(plan.chain, count - start)
+            start = turn * blocking.chain
+            length = f.smin(blocking.chain, count - start)
 
             def chunk(i: Value) -> _Chunk:
                 index = first + (start + i) * step
@@ -195,7 +200,7 @@ class _Gradient:
                     f.smin(chunks.columns, chunks.width - column),
                 )
 
-            if plan.scratch:
+            if blocking.scratch:
                 with f.range(0, length) as i:
                     self._pack(i, chunk(i))
             following = [self._in_image(is_x, chunk(length)) for is_x in self.ahead]
@@ -205,38 +210,40 @@ class _Gradient:
 
     def _ahead_step(self, span: int) -> Value:
         """Bytes of the next chunk for each step of a tile, so that a chunk's tiles fetch all of it."""
-        taps = math.prod(self.plan.form.taps)
-        nbytes = self.plan.target.nbytes
-        steps = (self.high - self.low) * (self.plan.unit_tiles * taps * self.plan.chunks.pixels)
+        taps = math.prod(self.blocking.form.taps)
+        nbytes = self.blocking.target.nbytes
+        steps = (self.high - self.low) * (self.blocking.unit_tiles * taps * self.blocking.chunks.pixels)
         return (steps + (nbytes * span - 1)) // self.f.smax(steps, 1)
 
     def _ahead(self, turn: _Turn, unit: _Unit, i: Value, tap: Value) -> list[Value]:
         """From where on one tile fetches, and by how many bytes a step."""
-        f, plan = self.f, self.plan
-        number = (unit.number - self.low) * plan.unit_tiles + (unit.p if plan.unit_tiles > 1 else 0)
-        number = (number * turn.length + i) * math.prod(plan.form.taps) + tap
+        f, blocking = self.f, self.blocking
+        number = (unit.number - self.low) * blocking.unit_tiles + (unit.p if blocking.unit_tiles > 1 else 0)
+        number = (number * turn.length + i) * math.prod(blocking.form.taps) + tap
         found = []
         for start, step in turn.ahead:
-            found += [f.at(start, number * plan.chunks.pixels * step, "i8"), step]
+            found += [f.at(start, number * blocking.chunks.pixels * step, "i8"), step]
         return found
 
     # -- packing -----------------------------------------------------------------------------------------
 
     def _pack(self, i: Value, chunk: _Chunk) -> None:
         """The channels of this thread's units into the scratch memory of place `i`."""
-        f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
+        f, blocking, form, conv = self.f, self.blocking, self.blocking.form, self.conv
         lanes = [(form.width, form.width, 0, 0, form.whole)]
         if form.rest:
             padded = -(-form.rest // form.lanes) * form.lanes
             lanes.append((form.rest, padded, form.whole, form.whole * form.width, 1))
-        rows = [(len(p.a), len(p.a), p.block, p.first, p.count) for p in plan.pieces]
-        first, last = f.value(0), f.value(plan.row_store.blocks)
-        if not plan.own and conv.group == 1:
+        rows = [(len(p.a), len(p.a), p.block, p.first, p.count) for p in blocking.pieces]
+        first, last = f.value(0), f.value(blocking.row_store.blocks)
+        if not blocking.own and conv.group == 1:
             first, last = self.low // form.blocks, (self.high + (form.blocks - 1)) // form.blocks
-        if plan.row_store.packed:
-            self._pack_store(plan.row_store, not form.x_lanes, rows, i, chunk, first, last)
-        if plan.lane_store.packed:
-            self._pack_store(plan.lane_store, form.x_lanes, lanes, i, chunk, f.value(0), f.value(form.blocks))
+        if blocking.row_store.packed:
+            self._pack_store(blocking.row_store, not form.x_lanes, rows, i, chunk, first, last)
+        if blocking.lane_store.packed:
+            self._pack_store(
+                blocking.lane_store, form.x_lanes, lanes, i, chunk, f.value(0), f.value(form.blocks)
+            )
 
     def _pack_store(
         self,
@@ -314,31 +321,33 @@ class _Gradient:
         return f.at(self.values["a"], at + chunk.column * (conv.strides[1] * x.pixel) + origin)
 
     def _packed(self, is_x: bool, i: Value) -> Value:
-        plan, f = self.plan, self.f
-        scratch = f.at(self.values["scratch"], self.thread * _scratch(plan))
-        return f.at(scratch, i * (plan.x.size + plan.y.size) + (0 if is_x else plan.x.size))
+        blocking, f = self.blocking, self.f
+        scratch = f.at(self.values["scratch"], self.thread * _scratch(blocking))
+        return f.at(scratch, i * (blocking.x.size + blocking.y.size) + (0 if is_x else blocking.x.size))
 
     # -- units -------------------------------------------------------------------------------------------
 
     def _units(self, turn: _Turn) -> None:
         """All tile places of this thread, lane blocks that stay in the second-level cache together."""
-        f, plan, form, conv = self.f, self.plan, self.plan.form, self.conv
+        f, blocking, form, conv = self.f, self.blocking, self.blocking.form, self.conv
         near = max(
-            1, plan.target.tuning.weights_blocks // (plan.target.nbytes * plan.chain * plan.lane_store.block)
+            1,
+            blocking.target.tuning.weights_blocks
+            // (blocking.target.nbytes * blocking.chain * blocking.lane_store.block),
         )
         with f.range(0, conv.group) as g, f.range(0, form.blocks, near) as q0:
             q1 = f.smin(q0 + near, form.blocks)
             before = 0
-            for p, piece in enumerate(plan.pieces):
+            for p, piece in enumerate(blocking.pieces):
                 with f.range(0, piece.count) as j:
-                    row_unit = j + before if plan.row_units > 1 else f.value(0)
+                    row_unit = j + before if blocking.row_units > 1 else f.value(0)
                     for whole in (True, False):
                         if (p, whole) not in self.tiles:
                             continue
                         low = q0 if whole else f.smax(q0, form.whole)
                         high = f.smin(q1, form.whole) if whole else q1
                         with f.range(low, high) as q:
-                            unit = (g * plan.row_units + row_unit) * form.blocks + q
+                            unit = (g * blocking.row_units + row_unit) * form.blocks + q
                             with self._mine(unit):
                                 self._unit(turn, _Unit(p, piece, whole, unit, g, q, j))
                 before += piece.count
@@ -347,14 +356,14 @@ class _Gradient:
     def _mine(self, unit: Value) -> Iterator[None]:
         f = self.f
         with ExitStack() as stack:
-            if not self.plan.own:
+            if not self.blocking.own:
                 inside = f.binary("and", f.compare("sge", unit, self.low), f.compare("slt", unit, self.high))
                 stack.enter_context(f.when(inside))
             yield
 
     def _unit(self, turn: _Turn, unit: _Unit) -> None:
         """One tile place with all its taps."""
-        f, form, piece = self.f, self.plan.form, unit.piece
+        f, form, piece = self.f, self.blocking.form, unit.piece
         g, q, j = unit.g, unit.q, unit.j
         t0, t1 = form.taps
         panel = f.at(turn.panels, ((g * form.blocks + q) * form.panel_rows + j * piece.step) * form.width)
@@ -391,17 +400,17 @@ class _Gradient:
 
     def _tap(self, size: int, i0: Value, i1: Value) -> Value:
         """Elements from the first tap to another in x."""
-        _, row, pixel = self.plan.x.strides(size)
+        _, row, pixel = self.blocking.x.strides(size)
         down, right = self.conv.dilations
         return i0 * (down * row) + i1 * (right * pixel)
 
     def _operand(
         self, is_x: bool, size: int, g: Value, block: Value, channel: Value, i: Value, chunk: _Chunk
     ) -> Value:
-        f, plan, conv = self.f, self.plan, self.conv
-        store = plan.x if is_x else plan.y
+        f, blocking, conv = self.f, self.blocking, self.conv
+        store = blocking.x if is_x else blocking.y
         if store.packed:
             return f.at(self._packed(is_x, i), (g * store.blocks + block) * store.block)
-        if is_x and plan.form.fold and not plan.form.x_lanes:
+        if is_x and blocking.form.fold and not blocking.form.x_lanes:
             channel = f.value(0)
         return f.at(self._in_image(is_x, chunk), g * (conv.inputs if is_x else conv.outputs) + channel)

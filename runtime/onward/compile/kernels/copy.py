@@ -1,7 +1,7 @@
 """Copies between layouts: transposes, NCHW to NHWC with a border and back, slices, joins, fills.
 
-Anything that is one tensor's elements at other strides is a `Copy`: a slice is another start address, a
-join is one copy for each part. Vectors run along an axis that is contiguous in the destination if there is
+Anything that is one tensor's elements at other strides is a `StridedCopy`: a slice is another start address,
+a join is one copy for each part. Vectors run along an axis that is contiguous in the destination if there is
 one, else in the source; the other side is gathered or scattered lane by lane.
 """
 
@@ -18,11 +18,11 @@ from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_va
 from onward.compile.kernels.walk import flat, merge, nested
 from onward.errors import ShapeError
 
-__all__ = ["Copy", "clear", "copy"]
+__all__ = ["StridedCopy", "clear", "copy"]
 
 
 @dataclass(frozen=True)
-class Copy:
+class StridedCopy:
     """Elements [batch, *shape], of 1, 4 or 8 bytes; strides in elements for the batch and then each axis."""
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Copy:
 _TYPES = {1: "i8", 4: "float", 8: "i64"}
 
 
-def copy(spec: Copy, target: Target, name: str = "copy") -> Kernel:
+def copy(spec: StridedCopy, target: Target, name: str = "copy") -> Kernel:
     """Slots: x, y (addresses of the first elements), batch."""
     module = Module(target)
     f = module.entry()
@@ -67,7 +67,7 @@ def copy(spec: Copy, target: Target, name: str = "copy") -> Kernel:
     )
 
 
-def _order(spec: Copy) -> list[int]:
+def _order(spec: StridedCopy) -> list[int]:
     """Axes with the one that vectors run along last, and before it those with large source strides first."""
     axes = [i for i in range(len(spec.shape)) if spec.shape[i] > 1]
     if not axes:

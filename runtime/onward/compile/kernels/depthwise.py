@@ -6,13 +6,18 @@ pixels; backward-data has a grid for each pair of remainders under the strides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import element_type
-from onward.compile.kernels.conv import check_halo, label
-from onward.compile.kernels.copy import Copy, copy
+from onward.compile.kernels.conv import (
+    Grid,
+    backward_blocks,
+    backward_grids,
+    check_halo,
+    forward_grids,
+    label,
+)
+from onward.compile.kernels.copy import StridedCopy, copy
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 from onward.compile.kernels.layout import Convolution, Image, Weights
@@ -29,21 +34,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Output pixels (i, j) at c0 + i * c_row + j * c_pixel; taps are (offset in A, weight number)."""
-
-    height: int
-    width: int
-    a0: int
-    a_row: int
-    a_pixel: int
-    c0: int
-    c_row: int
-    c_pixel: int
-    taps: tuple[tuple[int, int], ...]
-
-
 def _check(conv: Convolution) -> None:
     if conv.inputs != 1 or conv.outputs != 1:
         raise ShapeError(f"{conv.inputs} input and {conv.outputs} output channels a group: not depthwise")
@@ -55,7 +45,7 @@ def depthwise_pack(conv: Convolution, target: Target, weights: Weights) -> Kerne
     kh, kw = conv.kernel
     c = conv.x.channels
     source = (0, weights.row, weights.column, weights.output)
-    order = Copy((kh, kw, c), source, (0, kw * c, c, 1), element_type(conv.dtype).nbytes)
+    order = StridedCopy((kh, kw, c), source, (0, kw * c, c, 1), element_type(conv.dtype).nbytes)
     return copy(order, target, "depthwise_pack")
 
 
@@ -63,64 +53,32 @@ def depthwise_forward(conv: Convolution, target: Target, epilogue: Epilogue = ID
     """y = epilogue(x * w). Slots: a = x, b = packed weights, c = y, e0, ..., batch."""
     _check(conv)
     check_halo("x", conv.x, conv.input_halo())
-    x, y = conv.x, conv.y
-    grid = _Grid(
-        height=y.height,
-        width=y.width,
-        a0=x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel,
-        a_row=conv.strides[0] * x.row,
-        a_pixel=conv.strides[1] * x.pixel,
-        c0=y.origin,
-        c_row=y.row,
-        c_pixel=y.pixel,
-        taps=tuple(
-            (i * conv.dilations[0] * x.row + j * conv.dilations[1] * x.pixel, i * conv.kernel[1] + j)
-            for i in range(conv.kernel[0])
-            for j in range(conv.kernel[1])
-        ),
-    )
-    return _sweep("depthwise_forward", conv, target, [grid], x, y, epilogue)
+    return _sweep("depthwise_forward", conv, target, forward_grids(conv), conv.x, conv.y, epilogue)
 
 
 def depthwise_backward_data(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:
     """dx = epilogue(gradient). Slots: a = dy, b = packed weights, c = dx, e0, ..., batch."""
     _check(conv)
     check_halo("dy", conv.y, conv.gradient_halo())
-    dx, dy = conv.x, conv.y
-    grids = []
-    for rows in conv.phases(0):
-        for columns in conv.phases(1):
-            if not rows.count or not columns.count:
-                continue
-            grid = _Grid(
-                height=rows.count,
-                width=columns.count,
-                a0=dy.origin + rows.first_output * dy.row + columns.first_output * dy.pixel,
-                a_row=dy.row,
-                a_pixel=dy.pixel,
-                c0=dx.origin + rows.first * dx.row + columns.first * dx.pixel,
-                c_row=conv.strides[0] * dx.row,
-                c_pixel=conv.strides[1] * dx.pixel,
-                taps=tuple(
-                    (
-                        i * rows.output_step * dy.row + j * columns.output_step * dy.pixel,
-                        (rows.last_tap - i * rows.tap_step) * conv.kernel[1]
-                        + columns.last_tap
-                        - j * columns.tap_step,
-                    )
-                    for i in range(rows.taps)
-                    for j in range(columns.taps)
-                ),
-            )
-            grids.append(grid)
-    return _sweep("depthwise_backward_data", conv, target, grids, dy, dx, epilogue)
+    grids = backward_grids(conv, backward_blocks(conv, target))
+    return _sweep("depthwise_backward_data", conv, target, grids, conv.y, conv.x, epilogue)
+
+
+def _taps(conv: Convolution, grid: Grid) -> list[tuple[int, int]]:
+    """Each tap's offset in A and its number among the weights."""
+    (down, across), (first_row, first_column), (row_step, column_step) = grid.steps, grid.tap0, grid.tap_step
+    return [
+        (i * down + j * across, (first_row + i * row_step) * conv.kernel[1] + first_column + j * column_step)
+        for i in range(grid.taps[0])
+        for j in range(grid.taps[1])
+    ]
 
 
 def _sweep(
     name: str,
     conv: Convolution,
     target: Target,
-    grids: list[_Grid],
+    grids: list[Grid],
     source: Image,
     sink: Image,
     epilogue: Epilogue,
@@ -164,7 +122,7 @@ def _sweep(
 def _pixels(
     f: Function,
     conv: Convolution,
-    grid: _Grid,
+    grid: Grid,
     epilogue: Epilogue,
     values: dict[str, Value],
     a: Value,
@@ -179,7 +137,7 @@ def _pixels(
         first = f.value(first)
         loaded: dict[int, Value] = {}
         acc: list[Value | None] = [None] * count
-        for offset, number in grid.taps:
+        for offset, number in _taps(conv, grid):
             weight = f.vload(weights, first + number * channels, mask)
             for p in range(count):
                 at = offset + p * grid.a_pixel

@@ -14,11 +14,11 @@ from typing import final
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.blocking import Blocking, blocking
 from onward.compile.kernels.gemm import Gemm, describe, result_of
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile
 from onward.compile.kernels.panels import define_pack
+from onward.compile.kernels.product_blocking import ProductBlocking, product_blocking
 
 __all__ = ["packed_gemm"]
 
@@ -39,51 +39,53 @@ def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel
         *integer("batch"),
     )
     values = slot_values(f, parameters)
-    plan = blocking(spec, target)
-    _Driver(f, spec, plan, values).emit()
+    blocking = product_blocking(spec, target)
+    _Driver(f, spec, blocking, values).emit()
     f.ret()
-    return describe(spec, name, module.text(), parameters, scratch=target.nbytes * plan.scratch)
+    return describe(spec, name, module.text(), parameters, scratch=target.nbytes * blocking.scratch)
 
 
 @final
 class _Driver:
-    def __init__(self, f: Function, spec: Gemm, plan: Blocking, values: dict[str, Value]) -> None:
+    def __init__(self, f: Function, spec: Gemm, blocking: ProductBlocking, values: dict[str, Value]) -> None:
         self.f = f
         self.spec = spec
-        self.plan = plan
+        self.blocking = blocking
         self.values = values
         self.m: Int = values["batch"] if spec.m is None else spec.m
         self.k: Int = values["batch"] if spec.k is None else spec.k
-        rest = spec.n % plan.width
-        columns = {True: plan.width if spec.n >= plan.width else 0, False: rest}
+        rest = spec.n % blocking.width
+        columns = {True: blocking.width if spec.n >= blocking.width else 0, False: rest}
         self.kinds = {whole: count for whole, count in columns.items() if count}
         names = {True: "whole", False: "rest"}
         self.pack = (
-            define_pack(f.module, plan.width, plan.panel, spec.b_column, spec.b_k) if plan.own else None
+            define_pack(f.module, blocking.width, blocking.panel, spec.b_column, spec.b_k)
+            if blocking.own
+            else None
         )
         self.tiles = {
-            (size, whole): define_tile(f.module, f"tile_{size}_{names[whole]}", spec, plan, size, count)
-            for size in plan.rows
+            (size, whole): define_tile(f.module, f"tile_{size}_{names[whole]}", spec, blocking, size, count)
+            for size in blocking.rows
             for whole, count in self.kinds.items()
         }
-        self.copy = define_slab(f.module, spec, plan)
+        self.copy = define_slab(f.module, spec, blocking)
         _, thread, _ = f.arguments
-        self.panels = f.at(values["scratch"], thread * plan.scratch)
-        self.slab = f.at(self.panels, plan.packed)
+        self.panels = f.at(values["scratch"], thread * blocking.scratch)
+        self.slab = f.at(self.panels, blocking.packed)
 
     # -- who computes what ---------------------------------------------------------------------------------
 
     def emit(self) -> None:
-        f, spec, plan = self.f, self.spec, self.plan
+        f, spec, blocking = self.f, self.spec, self.blocking
         _, thread, threads = f.arguments
-        grain = plan.rows[-1]
+        grain = blocking.rows[-1]
         m = f.value(self.m)
         parts = (m + (grain - 1)) // grain
         if not spec.outer:
             by_rows = self._by_rows(parts * grain, threads)
             low, high = f.share(parts, thread, threads)
-            left, right = f.share(plan.panels, thread, threads)
-            nothing, everything = f.value(0), f.value(plan.panels)
+            left, right = f.share(blocking.panels, thread, threads)
+            nothing, everything = f.value(0), f.value(blocking.panels)
             self._matrix(
                 (nothing, nothing, nothing),
                 f.select(by_rows, low * grain, nothing),
@@ -101,7 +103,7 @@ class _Driver:
             before = index * parts
             first = f.smax(0, low - before) * grain
             last = f.smin(f.smin(high - before, parts) * grain, m)
-            self._matrix(self._offsets(index), first, last, 0, plan.panels)
+            self._matrix(self._offsets(index), first, last, 0, blocking.panels)
 
     def _by_rows(self, rows: Value, threads: Value) -> Value:
         """Whether threads share C's rows; else its columns.
@@ -109,13 +111,13 @@ class _Driver:
         What costs less in rows x columns of a thread, where copying a row of B or a column of A costs about
         as much as multiplying it by `product_copy` others.
         """
-        f, plan = self.f, self.plan
+        f, blocking = self.f, self.blocking
         copy = f.module.target.tuning.product_copy
-        copy_b = copy if plan.own else 0
-        columns = plan.panels * plan.width
-        grain = plan.rows[-1]
+        copy_b = copy if blocking.own else 0
+        columns = blocking.panels * blocking.width
+        grain = blocking.rows[-1]
         share = (rows + (threads * grain - 1)) // (threads * grain) * grain
-        panels = (threads + (plan.panels - 1)) // threads * plan.width
+        panels = (threads + (blocking.panels - 1)) // threads * blocking.width
         by_rows = share * (columns + copy) + copy_b * columns
         by_columns = rows * (panels + copy) + panels * copy_b
         return f.compare("sle", by_rows, by_columns)
@@ -138,17 +140,17 @@ class _Driver:
         self, at: tuple[Value, Value, Value], first: Value, last: Value, left: Int, right: Int
     ) -> None:
         """Rows [first, last) of panels [left, right) of the product whose operands start at `at`."""
-        f, plan = self.f, self.plan
-        with f.range(first, last, plan.tall) as top, f.range(left, right, plan.chunk) as start:
-            bottom = f.smin(top + plan.tall, last)
-            end = f.smin(start + plan.chunk, f.value(right))
-            if plan.blocks == 1:
+        f, blocking = self.f, self.blocking
+        with f.range(first, last, blocking.tall) as top, f.range(left, right, blocking.chunk) as start:
+            bottom = f.smin(top + blocking.tall, last)
+            end = f.smin(start + blocking.chunk, f.value(right))
+            if blocking.blocks == 1:
                 self._block(at, top, bottom, start, end, f.value(0), f.value(self.k))
             else:
-                depth: Int = plan.depth
-                if plan.blocks is None:
+                depth: Int = blocking.depth
+                if blocking.blocks is None:
                     # Blocks of equal size; an empty sum has one too, so that C is stored.
-                    count = f.smax(1, (f.value(self.k) + (plan.depth - 1)) // plan.depth)
+                    count = f.smax(1, (f.value(self.k) + (blocking.depth - 1)) // blocking.depth)
                     depth = ((f.value(self.k) + (count - 1)) // count + (f.lanes - 1)) // f.lanes * f.lanes
                     depth = f.smax(f.lanes, depth)
                 with f.range(0, f.smax(1, f.value(self.k)), depth) as k0:
@@ -165,27 +167,27 @@ class _Driver:
         count: Value,
     ) -> None:
         """The part of the sum from k0 on, for panels [start, end)."""
-        f, plan, spec = self.f, self.plan, self.spec
+        f, blocking, spec = self.f, self.blocking, self.spec
         if self.pack is not None:
-            b = at[1] + k0 * spec.b_k + start * (plan.width * spec.b_column)
-            columns = f.smin(end * plan.width, spec.n) - start * plan.width
+            b = at[1] + k0 * spec.b_k + start * (blocking.width * spec.b_column)
+            columns = f.smin(end * blocking.width, spec.n) - start * blocking.width
             f.invoke(self.pack, [f.at(self.values["b"], b), self.panels, columns, count])
-            panels, step = self.panels, plan.panel
+            panels, step = self.panels, blocking.panel
         else:
-            panels = f.at(self.values["b"], at[1] + k0 * plan.width + start * spec.b_block)
+            panels = f.at(self.values["b"], at[1] + k0 * blocking.width + start * spec.b_block)
             step = spec.b_block
-        most = plan.rows[0]
-        group = plan.group * most
+        most = blocking.rows[0]
+        group = blocking.group * most
         with f.range(first, last, group) as base:
             above = f.smin(base + group, last)
             source = f.at(self.values["a"], at[0] + base * spec.a_row + k0 * spec.a_k)
-            if not plan.in_place:
+            if not blocking.in_place:
                 f.invoke(self.copy, [source, self.slab, above - base, count])
             with f.range(base, above, most) as row:
                 rows = f.smin(most, last - row)
-                step_a: Int = plan.a_k
-                slab = f.at(self.slab, (row - base) // most * plan.slab)
-                if plan.in_place:
+                step_a: Int = blocking.a_k
+                slab = f.at(self.slab, (row - base) // most * blocking.slab)
+                if blocking.in_place:
                     slab, step_a = self._read_in_place(source, rows, count)
                 ahead = self._next_slab(at[0], first, last, row, k0, count)
                 c = at[2] + row * spec.c_row
@@ -193,7 +195,7 @@ class _Driver:
 
     def _read_in_place(self, source: Value, rows: Value, count: Value) -> tuple[Value, Value]:
         """Where a slab of a transposed A is, and its step of k: a copy if a tile would read past it."""
-        f, most = self.f, self.plan.rows[0]
+        f, most = self.f, self.blocking.rows[0]
         part = f.compare("slt", rows, most)
         with f.when(part):
             f.invoke(self.copy, [source, self.slab, rows, count])
@@ -201,10 +203,10 @@ class _Driver:
 
     def _next_slab(self, a: Value, first: Value, last: Value, row: Value, k0: Value, count: Value) -> Value:
         """What is read after the slab that starts at `row`: of the next rows, or of the next block of k."""
-        f, spec, most = self.f, self.spec, self.plan.rows[0]
-        if self.plan.dense and spec.k is not None:
+        f, spec, most = self.f, self.spec, self.blocking.rows[0]
+        if self.blocking.dense and spec.k is not None:
             # A transposed A is fetched a whole matrix ahead: a slab of it is spread over all of it.
-            distance = spec.m if self.plan.turned and spec.m is not None else most
+            distance = spec.m if self.blocking.turned and spec.m is not None else most
             return f.at(self.values["a"], a + (row + distance) * spec.k)
         more = f.compare("slt", row + most, last)
         after = f.select(more, row + most, first)
@@ -217,7 +219,9 @@ class _Driver:
         if len(self.kinds) == 1:
             yield
             return
-        with self.f.when(self.f.compare("slt" if whole else "sge", panel, self.spec.n // self.plan.width)):
+        with self.f.when(
+            self.f.compare("slt" if whole else "sge", panel, self.spec.n // self.blocking.width)
+        ):
             yield
 
     def _slab(
@@ -235,16 +239,16 @@ class _Driver:
         ahead: Value,
     ) -> None:
         """The tiles of one slab, by the smallest that has its rows."""
-        f, plan = self.f, self.plan
+        f, blocking = self.f, self.blocking
         flags = []
-        if plan.blocks != 1:
+        if blocking.blocks != 1:
             more = f.value(1) if self.spec.accumulate else f.cast("zext", f.compare("sgt", k0, 0), "i64")
             flags = [more, f.cast("zext", f.compare("sge", k0 + count, self.k), "i64")]
-        for size, smaller in zip(plan.rows, (*plan.rows[1:], 0), strict=True):
+        for size, smaller in zip(blocking.rows, (*blocking.rows[1:], 0), strict=True):
             fits = f.binary("and", f.compare("sle", rows, size), f.compare("sgt", rows, smaller))
             with f.when(fits), f.range(start, end) as panel:
-                line = f.at(ahead, (panel - start) * plan.part)
-                column = panel * plan.width
+                line = f.at(ahead, (panel - start) * blocking.part)
+                column = panel * blocking.width
                 places = [
                     f.at(self.values[name], c + column)
                     for name in (("c", "p") if self.spec.partial else ("c",))

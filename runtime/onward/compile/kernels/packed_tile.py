@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from onward.compile.codegen.builder import Function, Int, Module, Value
-from onward.compile.kernels.blocking import Blocking
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm
+from onward.compile.kernels.product_blocking import ProductBlocking
 from onward.compile.kernels.tile import IDENTITY
 
 __all__ = ["define_slab", "define_tile"]
 
 
-def define_slab(module: Module, spec: Gemm, plan: Blocking) -> Function:
+def define_slab(module: Module, spec: Gemm, blocking: ProductBlocking) -> Function:
     """Write a function of (a, slabs, rows, k): rows of A into slabs."""
     f = module.function("slab", (("a", "ptr"), ("slab", "ptr"), ("rows", "i64"), ("k", "i64")))
     a, slab, rows, k = f.arguments
-    lanes, most = f.lanes, plan.rows[0]
-    if plan.turned:
+    lanes, most = f.lanes, blocking.rows[0]
+    if blocking.turned:
         whole = rows // most
         starts = range(0, most, lanes)
 
@@ -25,19 +25,19 @@ def define_slab(module: Module, spec: Gemm, plan: Blocking) -> Function:
             for start, mask in zip(starts, masks, strict=True):
                 f.vstore(f.vload(source, start, mask), sink, start)
 
-        if not plan.in_place:
+        if not blocking.in_place:
             masks = [f.mask(most - start) for start in starts]
             with f.range(0, k) as i, f.range(0, whole) as s:
-                line(f.at(a, i * spec.a_k + s * most), f.at(slab, s * plan.slab + i * most), masks)
+                line(f.at(a, i * spec.a_k + s * most), f.at(slab, s * blocking.slab + i * most), masks)
         over = rows - whole * most
         with f.when(f.compare("sgt", over, 0)):
             masks = [f.mask(over - start) for start in starts]
-            a, slab = f.at(a, whole * most), f.at(slab, whole * plan.slab)
+            a, slab = f.at(a, whole * most), f.at(slab, whole * blocking.slab)
             with f.range(0, k) as i:
                 line(f.at(a, i * spec.a_k), f.at(slab, i * most), masks)
     else:
         with f.range(0, rows) as i:
-            source, sink = f.at(a, i * spec.a_row), f.at(slab, i * plan.a_row)
+            source, sink = f.at(a, i * spec.a_row), f.at(slab, i * blocking.a_row)
             if spec.a_k == 1:
                 even = k // lanes * lanes
                 with f.range(0, even, lanes) as j:
@@ -51,7 +51,9 @@ def define_slab(module: Module, spec: Gemm, plan: Blocking) -> Function:
     return f
 
 
-def define_tile(module: Module, name: str, spec: Gemm, plan: Blocking, size: int, columns: int) -> Function:
+def define_tile(
+    module: Module, name: str, spec: Gemm, blocking: ProductBlocking, size: int, columns: int
+) -> Function:
     """Write a function of (a, b, ahead, c, p with `partial`, e0, ..., step, k, rows): `rows` rows of `size`.
 
     `step` is A's for each k; what is `ahead` is fetched. With several blocks of k also of two flags: whether
@@ -66,7 +68,7 @@ def define_tile(module: Module, name: str, spec: Gemm, plan: Blocking, size: int
         *(["p"] if spec.partial else []),
         *(f"e{i}" for i in range(len(epilogue.operands))),
     ]
-    counts = ["step", "k", "rows", *([] if plan.blocks == 1 else ["more", "last"])]
+    counts = ["step", "k", "rows", *([] if blocking.blocks == 1 else ["more", "last"])]
     f = module.function(name, [(n, "ptr") for n in names] + [(n, "i64") for n in counts])
     given = dict(zip((*names, *counts), f.arguments, strict=True))
     lanes = f.lanes
@@ -81,14 +83,14 @@ def define_tile(module: Module, name: str, spec: Gemm, plan: Blocking, size: int
 
     def add(_: Value, carry: list[Value]) -> list[Value]:
         b = [f.vload(carry[1], v * lanes) for v in range(vectors)]
-        out = [f.at(carry[0], given["step"]), f.at(carry[1], plan.width)]
-        if plan.in_place and not plan.dense:
-            f.prefetch(carry[0], 2 * plan.rows[0] - 1, level=1)
-        for i in range(plan.fetched):
+        out = [f.at(carry[0], given["step"]), f.at(carry[1], blocking.width)]
+        if blocking.in_place and not blocking.dense:
+            f.prefetch(carry[0], 2 * blocking.rows[0] - 1, level=1)
+        for i in range(blocking.fetched):
             f.prefetch(carry[2], i * spec.a_row, level=1)
-        out.append(f.at(carry[2], plan.walk))
+        out.append(f.at(carry[2], blocking.walk))
         for i in range(size):
-            scalar = f.broadcast(carry[0], i * plan.a_row)
+            scalar = f.broadcast(carry[0], i * blocking.a_row)
             out += [f.fma(scalar, b[v], carry[3 + i * vectors + v]) for v in range(vectors)]
         return out
 

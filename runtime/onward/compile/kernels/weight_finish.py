@@ -12,7 +12,7 @@ from onward.compile.codegen.transpose import transposed
 from onward.compile.kernels.conv import label
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution
-from onward.compile.kernels.weight_plan import Plan, make_plan
+from onward.compile.kernels.weight_blocking import WeightBlocking, weight_blocking
 
 __all__ = ["finish_weights"]
 
@@ -22,8 +22,8 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
 
     Slots: c = panels, dw, parts = number of sets of panels, added in their order.
     """
-    plan = make_plan(conv, target)
-    form = plan.form
+    blocking = weight_blocking(conv, target)
+    form = blocking.form
     target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
@@ -41,20 +41,22 @@ def finish_weights(conv: Convolution, target: Target) -> Kernel:
         row = (g * form.blocks + block) * form.panel_rows + o * (form.panel_rows // matrices)
         source = f.at(values["c"], row * form.width + inside * target.lanes)
         group = g * conv.outputs + o
-        _matrix(f, plan, source, values["dw"], values["parts"], group, v)
+        _matrix(f, blocking, source, values["dw"], values["parts"], group, v)
     f.ret()
     return Kernel(
         name="conv_weight_gradient_finish" + label(conv),
         ir=module.text(),
         parameters=parameters,
-        bytes=Affine(target.nbytes * (plan.size + conv.weights)),
+        bytes=Affine(target.nbytes * (blocking.size + conv.weights)),
         units=Affine(units),
     )
 
 
-def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, output: Value, v: Value) -> None:
+def _matrix(
+    f: Function, blocking: WeightBlocking, source: Value, dw: Value, parts: Value, output: Value, v: Value
+) -> None:
     """Vector `v` of the lanes, all rows: lane l, row e go to dw + l * stride + e."""
-    form, conv = plan.form, plan.form.conv
+    form, conv = blocking.form, blocking.form.conv
     lanes, width = f.lanes, form.width
     weights = conv.inputs * math.prod(conv.kernel)
 
@@ -66,14 +68,14 @@ def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, out
             parts,
             carry=[f.vload(at) for at in places],
             body=lambda i, sums: [
-                total + f.vload(at, i * plan.size) for total, at in zip(sums, places, strict=True)
+                total + f.vload(at, i * blocking.size) for total, at in zip(sums, places, strict=True)
             ],
         )
 
     first = v * lanes
     left = f.value(form.lane_count) - first
     if form.x_lanes and form.fold:
-        _unfold(f, plan, load, f.at(dw, output * weights), first)
+        _unfold(f, blocking, load, f.at(dw, output * weights), first)
         return
     rows = form.panel_rows // conv.outputs if form.x_lanes else form.panel_rows
     stride = math.prod(conv.kernel) if form.x_lanes else weights
@@ -92,10 +94,14 @@ def _matrix(f: Function, plan: Plan, source: Value, dw: Value, parts: Value, out
 
 
 def _unfold(
-    f: Function, plan: Plan, load: Callable[[Sequence[Int]], list[Value]], sink: Value, first: Value
+    f: Function,
+    blocking: WeightBlocking,
+    load: Callable[[Sequence[Int]], list[Value]],
+    sink: Value,
+    first: Value,
 ) -> None:
     """Lanes are taps by channels: each lane goes where its tap and channel belong."""
-    form, conv = plan.form, plan.form.conv
+    form, conv = blocking.form, blocking.form.conv
     kh, kw = conv.kernel
     with f.range(0, kh) as i:
         (total,) = load([i])

@@ -21,7 +21,7 @@ from onward.graph.requests import AdamUpdate, Request, Static, Values
 
 __all__: list[str] = []
 
-_FLOAT = np.dtype(np.float32)
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _factors = functools.lru_cache(64)(scalars.adam_factors)
 
 
@@ -75,13 +75,16 @@ def split(
 ) -> Sequence[Operation] | None:
     """Factors for all parameters that need the same, and one element-wise operation."""
     rate, t = request.learning_rate, request.t
-    if any(program.dtypes[v] != _FLOAT for v in (*request.operands, rate)) or program.dtypes[t] != np.int64:
+    dtype = program.dtypes[rate]
+    if dtype not in _FLOATS or program.dtypes[t] != np.int64:
+        return None
+    if any(program.dtypes[v] != dtype for v in request.operands):
         return None
     key = ("Adam", rate, t, request.beta1, request.beta2, request.weight_decay)
     found: list[Operation] = []
     if (factors := shared.get(key)) is None:
         factors = shared[key] = tuple(
-            _scalar(program, operation, name) for name in ("rate", "root", "shrink")
+            _scalar(program, operation, name, dtype) for name in ("rate", "root", "shrink")
         )
         operator = AdamFactors(
             output_count=3,
@@ -95,22 +98,23 @@ def split(
     return [*found, Operation(operation.node, elements, operands, request.outputs)]
 
 
-def _scalar(program: Program, operation: Operation, name: str) -> ir.Value:
+def _scalar(program: Program, operation: Operation, name: str, dtype: np.dtype[np.generic]) -> ir.Value:
     value = ir.Value(name=f"{operation.outputs[0].name}/{name}", shape=ir.Shape(()))
-    program.shapes[value], program.dtypes[value] = (), _FLOAT
+    program.shapes[value], program.dtypes[value] = (), dtype
     return value
 
 
 @lowers(Factors)
 def factors(c: Context, request: Factors) -> None:
-    """Three floats next to each other."""
+    """Three numbers next to each other."""
+    dtype = c.dtype(request.learning_rate)
     buffer = Buffer(64)
     slots: dict[str, Slot] = {
         "learning_rate": c.plain(request.learning_rate),
         "t": c.plain(request.t),
         "y": buffer,
     }
-    kernel = _factors(request.beta1, request.beta2, request.weight_decay, c.target)
+    kernel = _factors(request.beta1, request.beta2, request.weight_decay, c.target, dtype.name)
     c.call(kernel, slots, label="factors of Adam")
     for i, value in enumerate(request.outputs):
-        c.alias(value, Tensor(buffer, (), (), _FLOAT, i))
+        c.alias(value, Tensor(buffer, (), (), dtype, i))

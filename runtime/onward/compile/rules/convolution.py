@@ -52,16 +52,17 @@ def _packed(c: Context, how: Technique, w: ir.Value, conv: Convolution) -> Buffe
         conv.x,
         conv.y,
     )
-    found: Buffer | None = c.kept(key)
-    if found is None:
+
+    def make() -> Buffer:
         found = c.scratch(how.packed_size(conv, c.target), c.dtype(w))
         kernel = how.pack(conv, c.target)
         slots: dict[str, Slot] = {how.source: c.plain(w), how.packed: found}
         if "batch" in kernel.slots:
             slots["batch"] = 1
         c.call(kernel, slots, label="pack weights")
-        c.keep(key, found)
-    return found
+        return found
+
+    return c.once(key, make)
 
 
 def _convolve(

@@ -25,7 +25,7 @@ def _unsuited(q: Queries, request: CrossEntropy) -> str | None:
 
 @lowers(CrossEntropy, suits=_unsuited)
 def cross_entropy(c: Context, request: CrossEntropy) -> None:
-    """The loss of each row, and their sum or mean; labels are checked when the plan runs."""
+    """The loss of each row, or their sum or mean; labels are checked when the plan runs."""
     n, classes = c.shape(request.scores)
     source, label = c.plain(request.scores), c.plain(request.labels)
     c.check_indices(label, classes, low=0, what="label")
@@ -41,14 +41,18 @@ def cross_entropy(c: Context, request: CrossEntropy) -> None:
     if smoothing:
         passes.append(("sum", x - highest, None))
         each = each * (1 - smoothing) + (log_sum - operand(6) * (1.0 / classes)) * smoothing
-    each_loss = c.vector(n, source.dtype)
+    single = request.reduction == "none"
+    each_loss = c.new_plain(request.outputs[0]) if single else c.vector(n, source.dtype)
     results = []
     if len(request.outputs) > 1:
         results.append((c.new_plain(request.outputs[1]), x - highest - log_sum))
     operands = [(source, (classes, 1)), (label, (1, 0))]
     rows_call(c, "cross_entropy", operands, classes, n, passes, results, [(each_loss, each)])
-    final = operand(0) * operand(1) if request.mean else operand(0)
-    more = [c.constant(np.array(1.0 / n, source.dtype))] if request.mean else []
+    if single:
+        return
+    mean = request.reduction == "mean"
+    final = operand(0) * operand(1) if mean else operand(0)
+    more = [c.constant(np.array(1.0 / n, source.dtype))] if mean else []
     loss = c.new_plain(request.outputs[0])
     reduce_to_columns(c, (1, n), [(each_loss, (n, 1))], [operand(0)], more, [loss], [final], everything=True)
 
@@ -62,13 +66,13 @@ def cross_entropy_gradient(c: Context, request: CrossEntropyGradient) -> None:
     """One pass, from the logarithms of the probabilities."""
     n, classes = c.shape(request.log_prob)
     smoothing = request.smoothing
-    share = c.constant(np.array(1.0 / n if request.mean else 1.0, c.dtype(request.log_prob)))
+    share = c.constant(np.array(1.0 / n if request.reduction == "mean" else 1.0, c.dtype(request.log_prob)))
     hot = operand(4).apply("eq", operand(1)).apply("select", 1.0 - smoothing, 0.0)
     expression = (operand(0).apply("exp") - hot - smoothing / classes) * (operand(2) * operand(3))
     operands = [
         (c.plain(request.log_prob), (classes, 1)),
         (c.plain(request.labels), (1, 0)),
-        (c.plain(request.dloss), (0, 0)),
+        (c.plain(request.dloss), (1, 0) if request.reduction == "none" else (0, 0)),
         (share, (0, 0)),
     ]
     target = c.new_plain(request.dscores)

@@ -11,7 +11,7 @@ from onward.compile.context import Context, Queries
 from onward.compile.kernels.expression import operand
 from onward.compile.registry import lowers
 from onward.compile.rules.element import elements
-from onward.compile.tensors import Tensor, row_major
+from onward.compile.tensors import gapless, permuted, sliced
 from onward.graph import requests
 
 __all__: list[str] = []
@@ -34,9 +34,7 @@ def view(c: Context, request: requests.View) -> None:
 @lowers(requests.Transpose)
 def transpose(c: Context, request: requests.Transpose) -> None:
     """A window with the strides in another order."""
-    source = c.present(request.x)
-    shape, strides = (tuple(s[a] for a in request.perm) for s in (source.shape, source.strides))
-    c.alias(request.y, replace(source, shape=shape, strides=strides, image=None))
+    c.alias(request.y, permuted(c.present(request.x), request.perm))
 
 
 @lowers(requests.Slices)
@@ -82,14 +80,8 @@ def concat(c: Context, request: requests.Concat) -> None:
     start = 0
     for source in sources:
         extent = source.shape[axis]
-        c.copy(source, _part(target, axis, start, extent))
+        c.copy(source, sliced(target, axis, start, extent))
         start += extent
-
-
-def _part(whole: Tensor, axis: int, start: int, extent: int) -> Tensor:
-    """Positions start to start + extent of an axis; it stays known whether the tensor is channels-last."""
-    shape = (*whole.shape[:axis], extent, *whole.shape[axis + 1 :])
-    return replace(whole, shape=shape, offset=whole.offset + start * whole.strides[axis])
 
 
 def _inside(
@@ -124,9 +116,9 @@ def pad(c: Context, request: requests.Pad) -> None:
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:
-                around = _part(target, axis, first, count)
+                around = sliced(target, axis, first, count)
                 c.copy(replace(value, shape=around.shape, strides=(0,) * len(extents)), around)
-        target = _part(target, axis, start, length)
+        target = sliced(target, axis, start, length)
     c.copy(inside, target)
 
 
@@ -136,10 +128,7 @@ def tile(c: Context, request: requests.Tile) -> None:
     source, target = c.present(request.x), c.new_plain(request.y)
     shape = tuple(n for pair in zip(request.repeats, source.shape, strict=True) for n in pair)
     steps = tuple(n for stride in source.strides for n in (0, stride))
-    c.copy(
-        replace(source, shape=shape, strides=steps, image=None),
-        replace(target, shape=shape, strides=row_major(shape)),
-    )
+    c.copy(replace(source, shape=shape, strides=steps, image=None), gapless(target, shape))
 
 
 def _convert_unsuited(q: Queries, request: requests.Convert) -> str | None:

@@ -23,7 +23,7 @@ from onward.compile.program import Operation, Program, asked
 from onward.compile.registry import lowers, splits
 from onward.compile.rules.element import elements, expressed
 from onward.compile.rules.reduction import reduce_in_two
-from onward.compile.tensors import Tensor
+from onward.compile.tensors import Tensor, gapless
 from onward.graph import Array, Expression, Op
 from onward.graph.requests import BatchNormalization, BatchNormalizationGradient, Request, Static, Values
 
@@ -312,6 +312,6 @@ def frozen(c: Context, request: Frozen) -> None:
     """An element-wise pass over channels; once for given weights."""
     tensors = [c.plain(v) for v in (request.scale, request.bias, request.mean, request.variance)]
     channels = tensors[0].shape
-    slope, shift = (replace(c.new_plain(v), shape=channels, strides=(1,)) for v in request.outputs)
+    slope, shift = (gapless(c.new_plain(v), channels) for v in request.outputs)
     found = operand(0) * (operand(3) + request.epsilon).apply("sqrt").apply("reciprocal")
     elements(c, channels, tensors, [slope, shift], [found, operand(1) - operand(2) * found])

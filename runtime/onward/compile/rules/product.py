@@ -17,11 +17,11 @@ from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels import dots, packed, panels
 from onward.compile.kernels import gemm as kernels
-from onward.compile.kernels.blocking import needs_partial
 from onward.compile.kernels.gemm import Gemm, Outer
+from onward.compile.kernels.product_blocking import needs_partial
 from onward.compile.kernels.tile import rows_for
 from onward.compile.registry import lowers
-from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
+from onward.compile.tensors import Buffer, Tensor, reshaped, row_major, swapped
 from onward.compile.write_back import WriteBack
 from onward.graph.requests import Product, Transpose
 
@@ -51,8 +51,8 @@ def _unsuited(q: Queries, request: Product) -> str | None:
 def multiply(c: Context, request: Product) -> None:
     """Products of the last two axes, for each position of the leading ones."""
     left, right = c.present(request.left), c.present(request.right)
-    left = _turned(left) if request.transpose_left else left
-    right = _turned(right) if request.transpose_right else right
+    left = swapped(left, -2, -1) if request.transpose_left else left
+    right = swapped(right, -2, -1) if request.transpose_right else right
     back = _destination(c, request)
     target = back.target
     if len(right.shape) == 1:
@@ -68,12 +68,6 @@ def multiply(c: Context, request: Product) -> None:
 def product(c: Context, target: Tensor, left: Tensor, right: Tensor, w: ir.Value) -> None:
     """target = left right, for matrices with any strides; a packed `right` is kept under the name of `w`."""
     _matrices(c, WriteBack(target), left, right, None, w)
-
-
-def _turned(x: Tensor) -> Tensor:
-    """The last two axes exchanged."""
-    shape, strides = ((*s[:-2], s[-1], s[-2]) for s in (x.shape, x.strides))
-    return replace(x, shape=shape, strides=strides, image=None)
 
 
 def _destination(c: Context, request: Product) -> WriteBack:
@@ -111,7 +105,12 @@ def _multiply(c: Context, back: WriteBack, left: Tensor, right: Tensor, request:
             _matrices(c, replace(back, target=place), rows, matrix, bias, w)
             return
     if target.strides[-1] != 1 and target.shape[-1] > 1:
-        left, right, target, w = _turned(right), _turned(left), _turned(target), request.left
+        left, right, target, w = (
+            swapped(right, -2, -1),
+            swapped(left, -2, -1),
+            swapped(target, -2, -1),
+            request.left,
+        )
     outer = _outer(lead, left, right, target) or [(1, 0, 0, 0)]
     first, *others = outer
     loops = (Outer(None, *first[1:]), *(Outer(*o) for o in others))
@@ -260,14 +259,14 @@ def _product(
 
 def _packed(c: Context, w: ir.Value, right: Tensor, spec: Gemm) -> tuple[Buffer, Gemm]:
     """A right-hand matrix in blocks of columns, and the product that reads it; packed once for all alike."""
-    (k, n), strides = right.shape, right.strides
-    key = ("columns", w, right.dtype, n, k, strides, right.offset)
-    found: Buffer | None = c.kept(key)
-    if found is None:
-        found = c.scratch(panels.packed_size(n, k, c.typed(right.dtype)), right.dtype)
-        kernel = _pack(n, k, strides[1], strides[0], c.typed(right.dtype))
-        slots: dict[str, Slot] = {"b": right, "packed": found}
-        c.call(kernel, slots, label="pack columns")
-        c.keep(key, found)
-    width, size = panels.block_width(n, c.typed(right.dtype)), panels.panel_size(n, k, c.typed(right.dtype))
+    (k, n), strides, machine = right.shape, right.strides, c.typed(right.dtype)
+
+    def make() -> Buffer:
+        packed = c.scratch(panels.packed_size(n, k, machine), right.dtype)
+        slots: dict[str, Slot] = {"b": right, "packed": packed}
+        c.call(_pack(n, k, strides[1], strides[0], machine), slots, label="pack columns")
+        return packed
+
+    found = c.once(("columns", w, right.dtype, n, k, strides, right.offset), make)
+    width, size = panels.block_width(n, machine), panels.panel_size(n, k, machine)
     return found, replace(spec, b_k=width, b_column=1, b_block=size)

@@ -26,7 +26,7 @@ from onward.compile.kernels.reduce import Finish, finish_columns, partial_size
 from onward.compile.placement import whole
 from onward.compile.registry import lowers
 from onward.compile.rules.product import product
-from onward.compile.tensors import Buffer, Tensor, reshaped
+from onward.compile.tensors import Buffer, Tensor, gapless, reshaped, sliced, swapped, taken
 from onward.graph.requests import Recurrence, Recurrent, RecurrentGradient
 
 __all__: list[str] = []
@@ -113,38 +113,10 @@ def _tensor(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Tensor:
     return whole(Buffer(dtype.itemsize * prod(shape)), shape, dtype)
 
 
-def _part(tensor: Tensor, axis: int, index: int) -> Tensor:
-    """One slice along an axis, which is left out."""
-    shape, strides = (
-        tuple(n for a, n in enumerate(values) if a != axis) for values in (tensor.shape, tensor.strides)
-    )
-    return replace(
-        tensor, shape=shape, strides=strides, offset=tensor.offset + index * tensor.strides[axis], image=None
-    )
-
-
-def _window(tensor: Tensor, axis: int, start: int, count: int) -> Tensor:
-    """Some positions along an axis."""
-    shape = (*tensor.shape[:axis], count, *tensor.shape[axis + 1 :])
-    return replace(tensor, shape=shape, offset=tensor.offset + start * tensor.strides[axis], image=None)
-
-
-def _turned(tensor: Tensor, first: int, second: int) -> Tensor:
-    """Two axes exchanged."""
-    order = list(range(len(tensor.shape)))
-    order[first], order[second] = second, first
-    return replace(
-        tensor,
-        shape=tuple(tensor.shape[a] for a in order),
-        strides=tuple(tensor.strides[a] for a in order),
-        image=None,
-    )
-
-
 def _steps(c: Context, of: Recurrence, sizes: _Sizes) -> Tensor:
     """X as [T · N, features], copied where its memory is in another order."""
     source = c.present(of.x)
-    source = _turned(source, 0, 1) if of.batch_major else source
+    source = swapped(source, 0, 1) if of.batch_major else source
     flat = reshaped(source, (sizes.time * sizes.batch, sizes.features))
     if (
         flat is not None
@@ -154,24 +126,25 @@ def _steps(c: Context, of: Recurrence, sizes: _Sizes) -> Tensor:
         return flat
     target = _tensor(source.shape, source.dtype)
     c.copy(source, target)
-    return replace(target, shape=(sizes.time * sizes.batch, sizes.features), strides=(sizes.features, 1))
+    return gapless(target, (sizes.time * sizes.batch, sizes.features))
 
 
 def _packed(
     c: Context, w: ir.Value, d: int, first: int, rows: int, columns: int, *, transposed: bool
 ) -> Buffer:
     """Some rows of W's or R's direction d in blocks of columns: [rows, columns], or its transpose."""
-    key = ("recurrent", w, d, first, rows, transposed)
-    found: Buffer | None = c.kept(key)
-    if found is None:
-        source = _window(_part(c.plain(w), 0, d), 0, first, rows)
+
+    def make() -> Buffer:
+        source = sliced(taken(c.plain(w), 0, d), 0, first, rows)
+        machine = c.typed(source.dtype)
         n, k = (rows, columns) if transposed else (columns, rows)
-        found = c.scratch(panels.packed_size(n, k, c.typed(source.dtype)), source.dtype)
+        packed = c.scratch(panels.packed_size(n, k, machine), source.dtype)
         strides = (columns, 1) if transposed else (1, columns)
-        slots: dict[str, Slot] = {"b": source, "packed": found}
-        c.call(_pack(n, k, *strides, c.typed(source.dtype)), slots, label="pack columns")
-        c.keep(key, found)
-    return found
+        slots: dict[str, Slot] = {"b": source, "packed": packed}
+        c.call(_pack(n, k, *strides, machine), slots, label="pack columns")
+        return packed
+
+    return c.once(("recurrent", w, d, first, rows, transposed), make)
 
 
 def _by_r(c: Context, of: Recurrence, d: int, size: int, *, transposed: bool) -> dict[str, Buffer]:
@@ -224,7 +197,7 @@ def recurrent(c: Context, request: Recurrent) -> None:
             else None
         )
         slots: dict[str, Slot] = {**_small_operands(c, of, d)}
-        slots["gates"] = _window(gates, 1, d * sizes.width, sizes.width)
+        slots["gates"] = sliced(gates, 1, d * sizes.width, sizes.width)
         slots |= _by_r(c, of, d, sizes.size, transposed=True)
         if inside:
             slots["x"] = flat
@@ -233,7 +206,7 @@ def recurrent(c: Context, request: Recurrent) -> None:
         if extra is not None:
             slots["extra"] = extra
         if y is not None:
-            one = _part(y, 2 if of.batch_major else 1, d)
+            one = taken(y, 2 if of.batch_major else 1, d)
             slots |= {"y": one, **_strides(of, one)}
         _call(c, _forward(spec, c.target), slots, sizes)
         states.append(held)
@@ -241,11 +214,11 @@ def recurrent(c: Context, request: Recurrent) -> None:
         end = 0 if spec.reverse or not kept else sizes.time
         for value, tensor in zip(last, held, strict=True):
             if value is not None:
-                _give_last(c, of, sizes, value, d, _part(tensor, 0, end))
+                _give_last(c, of, sizes, value, d, taken(tensor, 0, end))
         if Y is not None and y is None:
-            whole = _window(held[0], 0, 0 if spec.reverse else 1, sizes.time)
+            whole = sliced(held[0], 0, 0 if spec.reverse else 1, sizes.time)
             axis = 2 if of.batch_major else 1
-            whole = _turned(whole, 0, 1) if of.batch_major else whole
+            whole = swapped(whole, 0, 1) if of.batch_major else whole
             shape, strides = (
                 (*values[:axis], step, *values[axis:])
                 for values, step in ((whole.shape, 1), (whole.strides, sizes.size))
@@ -260,12 +233,12 @@ def _small_operands(c: Context, of: Recurrence, d: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, value in (("bias", of.bias), ("p", of.peepholes)):
         if value is not None:
-            found[name] = _part(c.plain(value), 0, d)
+            found[name] = taken(c.plain(value), 0, d)
     if of.lens is not None:
         found["lens"] = c.plain(of.lens)
     for name, value in zip(("h0", "c0"), of.initial, strict=False):
         if value is not None:
-            found[name] = _part(c.plain(value), 1 if of.batch_major else 0, d)
+            found[name] = taken(c.plain(value), 1 if of.batch_major else 0, d)
     return found
 
 
@@ -291,7 +264,7 @@ def _give_last(c: Context, of: Recurrence, sizes: _Sizes, value: ir.Value, d: in
         c.alias(value, replace(state, shape=shape, strides=strides))
         return
     target = c.new_plain(value) if d == 0 else c.plain(value)
-    c.copy(state, _part(target, axis, d))
+    c.copy(state, taken(target, axis, d))
 
 
 def _gradient_unsuited(q: Queries, request: RecurrentGradient) -> str | None:
@@ -319,7 +292,7 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
     for d in range(sizes.directions):
         cell = _cell(of, sizes, d, kept=True, trained=True, sequence=False)
         spec = CellGradient(cell, dY is not None, tuple(v is not None for v in d_last), sums)
-        gates = _window(kept.gates, 1, d * sizes.width, sizes.width)
+        gates = sliced(kept.gates, 1, d * sizes.width, sizes.width)
         states, extra = kept.states[d], kept.extras[d]
         shared = _small_operands(c, of, d)
         slots: dict[str, Slot] = {name: shared[name] for name in ("lens", "p") if name in shared}
@@ -328,9 +301,9 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
         slots |= dict(zip(("h", "c"), states, strict=False))
         for name, value in zip(("dh_last", "dc_last"), d_last, strict=False):
             if value is not None:
-                slots[name] = _part(c.plain(value), 1 if of.batch_major else 0, d)
+                slots[name] = taken(c.plain(value), 1 if of.batch_major else 0, d)
         if dY is not None:
-            arriving = _part(c.plain(dY), 2 if of.batch_major else 1, d)
+            arriving = taken(c.plain(dY), 2 if of.batch_major else 1, d)
             slots |= {"dy": arriving, **_strides(of, arriving)}
         begun = [_tensor((sizes.batch, sizes.size), sizes.dtype) for _ in states]
         slots |= dict(zip(("dh", "dc"), begun, strict=False))
@@ -347,23 +320,23 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
         if sums:
             _give_sums(c, cell, partial, dB_whole, dP_whole, d)
         if dR_whole is not None:
-            _give_recurrent(c, cell, sizes, _part(dR_whole, 0, d), gates, states[0], extra, of.r)
+            _give_recurrent(c, cell, sizes, taken(dR_whole, 0, d), gates, states[0], extra, of.r)
     whole = kept.gates
     if dX is not None:
-        W = replace(c.plain(of.w), shape=(sizes.row, sizes.features), strides=(sizes.features, 1))
+        W = gapless(c.plain(of.w), (sizes.row, sizes.features))
         target = (
             _tensor((sizes.time, sizes.batch, sizes.features), sizes.dtype)
             if of.batch_major
             else c.new_plain(dX)
         )
-        place = replace(target, shape=(sizes.time * sizes.batch, sizes.features), strides=(sizes.features, 1))
+        place = gapless(target, (sizes.time * sizes.batch, sizes.features))
         product(c, place, whole, W, of.w)
         if of.batch_major:
-            c.alias(dX, _turned(target, 0, 1))
+            c.alias(dX, swapped(target, 0, 1))
     if dW is not None:
         target = c.new_plain(dW)
-        place = replace(target, shape=(sizes.row, sizes.features), strides=(sizes.features, 1))
-        product(c, place, _turned(whole, 0, 1), kept.x, of.x)
+        place = gapless(target, (sizes.row, sizes.features))
+        product(c, place, swapped(whole, 0, 1), kept.x, of.x)
 
 
 def _give_sums(
@@ -373,16 +346,16 @@ def _give_sums(
     gates, size = GATES[cell.kind], cell.size
     places: list[tuple[Tensor, int]] = []
     if dB is not None:
-        of = _part(dB, 0, d)
+        of = taken(dB, 0, d)
         for g in range(gates):
             second = gates if cell.before_reset and g == gates - 1 else g
             places += [
-                (_window(of, 0, g * size, size), g),
-                (_window(of, 0, (gates + g) * size, size), second),
+                (sliced(of, 0, g * size, size), g),
+                (sliced(of, 0, (gates + g) * size, size), second),
             ]
     if dP is not None:
-        of = _part(dP, 0, d)
-        places += [(_window(of, 0, i * size, size), gates + i) for i in range(3)]
+        of = taken(dP, 0, d)
+        places += [(sliced(of, 0, i * size, size), gates + i) for i in range(3)]
     columns = gradients.partial_sums(cell)
     finish = Finish((), (1,) * len(places), tuple(operand(e) for _, e in places))
     slots: dict[str, Slot] = {"partial": partial, "parts": c.threads}
@@ -403,15 +376,15 @@ def _give_recurrent(
 ) -> None:
     """dR of a direction: gradients of the gates, transposed, times the states before each step."""
     rows, size = sizes.time * sizes.batch, sizes.size
-    before = _window(h, 0, 1 if cell.reverse else 0, sizes.time)
-    states = replace(before, shape=(rows, size), strides=(size, 1))
+    before = sliced(h, 0, 1 if cell.reverse else 0, sizes.time)
+    states = gapless(before, (rows, size))
     if extra is None:
-        product(c, dR, _turned(gates, 0, 1), states, R)
+        product(c, dR, swapped(gates, 0, 1), states, R)
         return
-    flat = replace(extra, shape=(rows, size), strides=(size, 1))
-    product(c, _window(dR, 0, 0, 2 * size), _turned(_window(gates, 1, 0, 2 * size), 0, 1), states, R)
-    rest = _window(dR, 0, 2 * size, size)
+    flat = gapless(extra, (rows, size))
+    product(c, sliced(dR, 0, 0, 2 * size), swapped(sliced(gates, 1, 0, 2 * size), 0, 1), states, R)
+    rest = sliced(dR, 0, 2 * size, size)
     if cell.before_reset:
-        product(c, rest, _turned(flat, 0, 1), states, R)
+        product(c, rest, swapped(flat, 0, 1), states, R)
     else:
-        product(c, rest, _turned(_window(gates, 1, 2 * size, size), 0, 1), flat, R)
+        product(c, rest, swapped(sliced(gates, 1, 2 * size, size), 0, 1), flat, R)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 
 import onnx_ir as ir
@@ -22,7 +21,7 @@ from onward.compile.kernels.rows import Rows
 from onward.compile.registry import lowers
 from onward.compile.rules.element import elements
 from onward.compile.rules.reduction import reduce_to_columns
-from onward.compile.tensors import Buffer, Tensor, reshaped, row_major
+from onward.compile.tensors import Buffer, Tensor, gapless, permuted, reshaped, row_major
 from onward.graph import requests
 
 __all__ = ["rows_call"]
@@ -44,9 +43,7 @@ def _order(axes: Sequence[int], rank: int) -> list[int]:
 def _as_rows(c: Context, x: Tensor, axes: Sequence[int]) -> Tensor:
     """[rows, columns] with the elements along `axes` next to each other, copied if need be."""
     order = _order(axes, len(x.shape))
-    turned = replace(
-        x, shape=tuple(x.shape[a] for a in order), strides=tuple(x.strides[a] for a in order), image=None
-    )
+    turned = permuted(x, order)
     columns = prod(x.shape[a] for a in axes)
     shape = (x.size // columns, columns)
     window = reshaped(turned, shape)
@@ -54,7 +51,7 @@ def _as_rows(c: Context, x: Tensor, axes: Sequence[int]) -> Tensor:
         return window
     target = Tensor(Buffer(x.nbytes), turned.shape, row_major(turned.shape), x.dtype)
     c.copy(turned, target)
-    return replace(target, shape=shape, strides=row_major(shape))
+    return gapless(target, shape)
 
 
 def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
@@ -64,7 +61,7 @@ def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
     columns = prod(shape[a] for a in axes)
     rows = (prod(shape) // columns, columns)
     if order == list(range(len(shape))) and not c.has_image(y):
-        return replace(c.new_plain(y), shape=rows, strides=row_major(rows))
+        return gapless(c.new_plain(y), rows)
     turned = [shape[a] for a in order]
     strides = [0] * len(shape)
     for axis, step in zip(order, row_major(turned), strict=True):
@@ -356,17 +353,17 @@ def group_normalization(c: Context, request: requests.GroupNormalization) -> Non
     n, channels, *spatial = c.shape(x)
     source = c.plain(x)
     columns = source.size // (n * groups)
-    rows = replace(source, shape=(n * groups, columns), strides=(columns, 1))
+    rows = gapless(source, (n * groups, columns))
     mean, inverse = c.vector(n * groups, source.dtype), c.vector(n * groups, source.dtype)
     passes, *found = _statistics(2, columns, epsilon)
     kept = list(zip((mean, inverse), found, strict=True))
     rows_call(c, "group_norm_statistics", [_both(rows)], columns, n * groups, passes, (), kept)
     shape = (n, groups, channels // groups, prod(spatial))
     over_groups, over_channels = (n, groups, 1, 1), (1, groups, channels // groups, 1)
-    operands = [replace(source, shape=shape, strides=row_major(shape))]
-    operands += [replace(t, shape=over_groups, strides=row_major(over_groups)) for t in (mean, inverse)]
+    operands = [gapless(source, shape)]
+    operands += [gapless(t, over_groups) for t in (mean, inverse)]
     for value in (scale, bias):
-        operands.append(replace(c.plain(value), shape=over_channels, strides=row_major(over_channels)))
-    target = replace(c.new_plain(y), shape=shape, strides=row_major(shape))
+        operands.append(gapless(c.plain(value), over_channels))
+    target = gapless(c.new_plain(y), shape)
     result = (operand(0) - operand(1)) * operand(2) * operand(3) + operand(4)
     elements(c, shape, operands, [target], [result])

@@ -40,6 +40,9 @@ class Request:
     fuses_elements: ClassVar[bool] = False
     """Whether a kernel can compute element-wise operations on the result before it writes it back."""
 
+    starts: ClassVar[bool] = False
+    """Whether it is to come as soon as its operands are there: what it starts goes on beside other calls."""
+
     @property
     def channels_last(self) -> Values:
         """Operands and results that kernels take and give channels-last."""

@@ -143,23 +143,23 @@ class BatchNormalizationGradient(Request):
 
 @dataclass(frozen=True)
 class CrossEntropy(Request):
-    """Softmax cross-entropy of scores [N, C] against labels [N], summed or the mean; and the logarithms of
-    the probabilities, where they are named."""
+    """Softmax cross-entropy of scores [N, C] against labels [N]; and the logarithms of the probabilities,
+    where they are named. The reduction is "none" (losses [N]), "sum" or "mean"."""
 
     outputs: Values
     scores: ir.Value
     labels: ir.Value
     smoothing: float
-    mean: bool
+    reduction: str
 
 
 @dataclass(frozen=True)
 class CrossEntropyGradient(Request):
-    """(p − target) dloss, divided by N for the mean."""
+    """(p − target) dloss, divided by N for the mean; dloss is [N] where the reduction is "none"."""
 
     dscores: ir.Value
     dloss: ir.Value
     log_prob: ir.Value
     labels: ir.Value
     smoothing: float
-    mean: bool
+    reduction: str

@@ -21,10 +21,15 @@ from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Image
-from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
+from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile
+from onward.compile.kernels.winograd.blocking import (
+    WinogradBlocking,
+    blocks_of,
+    tiles_of,
+    winograd_blocking,
+)
 from onward.compile.kernels.winograd.problem import (
-    Chunk,
-    Place,
+    ChunkPlace,
     Problem,
     backward_problem,
     chunk_of,
@@ -63,72 +68,47 @@ def winograd_backward_data(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Sizes of a chunk's buffers, in elements: transformed inputs and products at each position."""
+class _Buffers:
+    """A chunk's transformed inputs and products, which a thread keeps at each position; in elements."""
 
-    chunk: Chunk
+    blocking: WinogradBlocking
     positions: int
-    inputs: int
-    outputs: int
-    lanes: int
-    vectors: int
-    line: int
-    pieces: tuple[tuple[int, int, int], ...]
-    """Squares by tiles: (size, first square, count)."""
-
-    @property
-    def width(self) -> int:
-        return self.vectors * self.lanes
-
-    @property
-    def padded(self) -> int:
-        return -(-self.outputs // self.lanes) * self.lanes
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.padded // self.width)
 
     @property
     def plane(self) -> int:
         """Transformed inputs at one position: odd in cache lines, so that positions differ in sets."""
-        return _odd(self.chunk.squares * self.inputs, self.line)
+        return self._odd(self.blocking.chunk.squares * self.blocking.inputs)
 
     @property
     def product(self) -> int:
         """Products at one position."""
-        return _odd(self.chunk.squares * self.padded, self.line)
+        return self._odd(self.blocking.chunk.squares * self.blocking.padded)
 
     @property
     def scratch(self) -> int:
         return self.positions * (self.plane + self.product)
 
-
-def _odd(elements: int, line: int) -> int:
-    """At least so many elements in an odd number of cache lines."""
-    return -(-elements // (2 * line)) * 2 * line + line
-
-
-def _plan(problem: Problem, target: Target) -> _Plan:
-    outputs = problem.sink.channels
-    vectors = vectors_for(target, outputs)
-    chunk = chunk_of(problem, target.tuning.winograd_squares)
-    pieces = tuple(split(chunk.squares, rows_for(target, vectors)))
-    positions, inputs = (problem.size + 2) ** 2, problem.source.channels
-    return _Plan(chunk, positions, inputs, outputs, target.lanes, vectors, target.line, pieces)
+    def _odd(self, elements: int) -> int:
+        """At least so many elements in an odd number of cache lines."""
+        line = self.blocking.target.line
+        return -(-elements // (2 * line)) * 2 * line + line
 
 
 def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, epilogue: Epilogue) -> Kernel:
     source, sink = problem.source, problem.sink
     target = target.typed(conv.dtype)
-    scheme, plan = scheme_of(problem.size), _plan(problem, target)
+    scheme = scheme_of(problem.size)
+    chunk = chunk_of(problem, target.tuning.winograd_squares)
+    blocking = winograd_blocking(chunk, source.channels, sink.channels, target, chunk.squares)
+    buffers = _Buffers(blocking, scheme.positions)
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(epilogue.operands)))
     parameters = (*read("a", "b"), *write("c"), *read(*extra), *write("scratch"), *integer("batch"))
     values = slot_values(f, parameters)
-    _Winograd(f, problem, scheme, plan, epilogue, values).emit()
+    _Winograd(f, problem, scheme, buffers, epilogue, values).emit()
     f.ret()
-    squares, n, m, nbytes = plan.chunk.total, scheme.extent, scheme.size, target.nbytes
+    squares, n, m, nbytes = chunk.total, scheme.extent, scheme.size, target.nbytes
     transforms = squares * (scheme.flops[0] * source.channels + scheme.flops[1] * sink.channels)
     return Kernel(
         name=f"{name} {conv.x.height}x{conv.x.width}x{conv.x.channels} {conv.y.channels}"
@@ -140,8 +120,8 @@ def _convolve(name: str, conv: Convolution, problem: Problem, target: Target, ep
             nbytes * n * n * source.channels * sink.channels,
             nbytes * (source.elements + sink.elements * (1 + epilogue.operands.count("full"))),
         ),
-        units=Affine(0, plan.chunk.height),
-        scratch=nbytes * plan.scratch,
+        units=Affine(0, chunk.height),
+        scratch=nbytes * buffers.scratch,
     )
 
 
@@ -151,109 +131,98 @@ class _Winograd:
         f: Function,
         problem: Problem,
         scheme: Scheme,
-        plan: _Plan,
+        buffers: _Buffers,
         epilogue: Epilogue,
         values: dict[str, Value],
     ) -> None:
         self.f = f
         self.problem = problem
         self.scheme = scheme
-        self.plan = plan
+        self.buffers = buffers
+        self.blocking = buffers.blocking
         self.epilogue = epilogue
         self.values = values
-        self.whole = plan.padded // plan.width
-        self.tiles = [
-            {whole: self._tile(size, n, whole) for whole in (True, False) if self._blocks(whole)}
-            for n, (size, _, _) in enumerate(plan.pieces)
-        ]
-        self.inner = f.at(values["scratch"], f.arguments[1] * plan.scratch)
-        self.outer = f.at(self.inner, plan.positions * plan.plane)
+        self.tiles = tiles_of(f.module, self.blocking, self._tile)
+        self.inner = f.at(values["scratch"], f.arguments[1] * buffers.scratch)
+        self.outer = f.at(self.inner, scheme.positions * buffers.plane)
 
-    def _blocks(self, whole: bool) -> int:
-        return self.whole if whole else self.plan.blocks - self.whole
-
-    def _tile(self, size: int, n: int, whole: bool) -> Function:
-        plan = self.plan
-        tile = Tile(
-            a=tuple(m * plan.inputs for m in range(size)),
-            c=tuple(m * plan.padded for m in range(size)),
-            vectors=plan.vectors if whole else plan.padded % plan.width // plan.lanes,
-            tail=plan.lanes,
-            k=plan.inputs,
+    def _tile(self, size: int, vectors: int) -> Tile:
+        blocking = self.blocking
+        return Tile(
+            a=tuple(m * blocking.inputs for m in range(size)),
+            c=tuple(m * blocking.padded for m in range(size)),
+            vectors=vectors,
+            tail=blocking.lanes,
+            k=blocking.inputs,
             a_step=1,
-            b_step=plan.width,
+            b_step=blocking.width,
         )
-        return define(self.f.module, f"tile_{n}_{'whole' if whole else 'rest'}", tile)
 
     def emit(self) -> None:
-        f, chunk, batch = self.f, self.plan.chunk, self.values["batch"]
+        f, chunk, batch = self.f, self.blocking.chunk, self.values["batch"]
         _, thread, threads = f.arguments
         with chunk.share(f, batch, thread, threads) as place:
             self._inputs(place)
             self._products(place)
             self._outputs(place)
 
-    def _products(self, place: Place) -> None:
-        f, plan, chunk = self.f, self.plan, self.plan.chunk
-        panel = plan.inputs * plan.width
-        count = place.images * place.rows * chunk.columns
-        tiles = sum(pieces for _, _, pieces in plan.pieces)
-        prefetches = self._prefetches(place, plan.positions * plan.blocks * tiles)
-        with f.range(0, plan.positions) as position:
-            for whole in (True, False):
-                if not self._blocks(whole):
-                    continue
-                with f.range(0, self._blocks(whole)) as number:
-                    block = number if whole else f.value(self.whole)
-                    call = (position * plan.blocks + block) * tiles
-                    b = f.at(self.values["b"], (position * plan.blocks + block) * panel)
-                    before = 0
-                    for functions, (size, first, pieces) in zip(self.tiles, plan.pieces, strict=True):
-                        needed = (f.smax(count - first, 0) + (size - 1)) // size
-                        with f.range(0, f.smin(needed, pieces)) as t:
-                            square = t * size + first
-                            a = position * plan.plane + square * plan.inputs
-                            c = position * plan.product + square * plan.padded + block * plan.width
-                            for pointer, lines in prefetches:
-                                for line in range(lines):
-                                    f.prefetch(pointer, ((call + t + before) * lines + line) * plan.line)
-                            f.invoke(functions[whole], [f.at(self.inner, a), b, f.at(self.outer, c)])
-                        before += pieces
+    def _products(self, place: ChunkPlace) -> None:
+        f, blocking, buffers = self.f, self.blocking, self.buffers
+        panel, tiles = blocking.inputs * blocking.width, blocking.tiles
+        count = place.images * place.rows * blocking.chunk.columns
+        prefetches = self._prefetches(place, buffers.positions * blocking.blocks * tiles)
+        with f.range(0, buffers.positions) as position:
+            for whole, block in blocks_of(f, blocking):
+                call = (position * blocking.blocks + block) * tiles
+                b = f.at(self.values["b"], (position * blocking.blocks + block) * panel)
+                before = 0
+                for functions, (size, first, pieces) in zip(self.tiles, blocking.pieces, strict=True):
+                    needed = (f.smax(count - first, 0) + (size - 1)) // size
+                    with f.range(0, f.smin(needed, pieces)) as t:
+                        square = t * size + first
+                        a = position * buffers.plane + square * blocking.inputs
+                        c = position * buffers.product + square * blocking.padded + block * blocking.width
+                        for pointer, lines in prefetches:
+                            for line in range(lines):
+                                at = ((call + t + before) * lines + line) * blocking.target.line
+                                f.prefetch(pointer, at)
+                        f.invoke(functions[whole], [f.at(self.inner, a), b, f.at(self.outer, c)])
+                    before += pieces
 
-    def _prefetches(self, place: Place, calls: int) -> list[tuple[Value, int]]:
+    def _prefetches(self, place: ChunkPlace, calls: int) -> list[tuple[Value, int]]:
         """Images that come next: where they start, and cache lines for each of so many calls."""
-        f, chunk, problem = self.f, self.plan.chunk, self.problem
+        f, chunk, problem = self.f, self.blocking.chunk, self.problem
         x, y, size = problem.source, problem.sink, problem.size
 
         def spread(name: str, image: Image, start: Value) -> tuple[Value, int]:
             elements = chunk.images * image.size if chunk.images > 1 else size * chunk.rows * image.row
-            return f.at(self.values[name], start), -(-elements // (self.plan.line * calls))
+            return f.at(self.values[name], start), -(-elements // (self.blocking.target.line * calls))
 
         here = place.n * y.size + place.first * (size * y.row) + y.origin
         results = ["c", *(f"e{e}" for e, kind in enumerate(self.epilogue.operands) if kind == "full")]
         return [spread("a", x, place.following(x, size)), *(spread(name, y, here) for name in results)]
 
-    def _corner(self, place: Place, line: Value) -> Value:
+    def _corner(self, place: ChunkPlace, line: Value) -> Value:
         """Where the inputs of a line's first square start."""
         x, size = self.problem.source, self.problem.size
         image, row = place.line(line)
         at = image * x.size + row * (size * x.row)
         return at + (x.origin - self.problem.top * x.row - self.problem.left * x.pixel)
 
-    def _inputs(self, place: Place) -> None:
+    def _inputs(self, place: ChunkPlace) -> None:
         """Bᵀ d B of all squares, a vector of channels of a line of squares at a time."""
-        f, plan, columns = self.f, self.plan, self.plan.chunk.columns
+        f, inputs, columns = self.f, self.blocking.inputs, self.blocking.chunk.columns
         with f.range(0, place.images * place.rows) as line:
             source = f.at(self.values["a"], self._corner(place, line))
-            sink = f.at(self.inner, line * (columns * plan.inputs))
-            for start, end, mask in _channel_ranges(f, plan.inputs):
+            sink = f.at(self.inner, line * (columns * inputs))
+            for start, end, mask in _channel_ranges(f, inputs):
                 with f.range(start, end, f.lanes) as c:
                     self._transform_line(f.at(source, c), f.at(sink, c), mask)
 
     def _transform_line(self, source: Value, sink: Value, mask: Value | None) -> None:
         """Neighbouring squares share two columns of inputs, which are kept transformed along the rows."""
-        f, plan, scheme, x = self.f, self.plan, self.scheme, self.problem.source
-        n = scheme.extent
+        f, scheme, x = self.f, self.scheme, self.problem.source
+        n, inputs, plane = scheme.extent, self.blocking.inputs, self.buffers.plane
 
         def column(at: Int) -> list[Value]:
             return scheme.input([f.vload(source, at + r * x.row, mask) for r in range(n)])
@@ -263,29 +232,31 @@ class _Winograd:
             columns = [carry[:n], carry[n:], *(column(at + q * x.pixel) for q in range(2, n))]
             for r in range(n):
                 for q, value in enumerate(scheme.input([one[r] for one in columns])):
-                    f.vstore(value, sink, j * plan.inputs + (r * n + q) * plan.plane, mask)
+                    f.vstore(value, sink, j * inputs + (r * n + q) * plane, mask)
             return columns[-2] + columns[-1]
 
-        f.loop(0, plan.chunk.columns, carry=column(0) + column(x.pixel), body=square)
+        f.loop(0, self.blocking.chunk.columns, carry=column(0) + column(x.pixel), body=square)
 
-    def _outputs(self, place: Place) -> None:
+    def _outputs(self, place: ChunkPlace) -> None:
         f = self.f
         with f.range(0, place.images * place.rows) as line:
             image, i = place.line(line)
             corner = self._corner(place, line)
-            with f.range(0, self.plan.chunk.columns) as j:
-                self._transform_output(image, i, j, line * self.plan.chunk.columns + j, corner)
+            with f.range(0, self.blocking.chunk.columns) as j:
+                self._transform_output(image, i, j, line * self.blocking.chunk.columns + j, corner)
 
     def _transform_output(self, image: Value, i: Value, j: Value, square: Value, corner: Value) -> None:
-        f, plan, scheme, problem = self.f, self.plan, self.scheme, self.problem
+        f, scheme, problem = self.f, self.scheme, self.problem
         x, y, n, m = problem.source, problem.sink, scheme.extent, scheme.size
-        source = f.at(self.outer, square * plan.padded)
+        source = f.at(self.outer, square * self.blocking.padded)
         at = image * y.size + i * (m * y.row) + j * (m * y.pixel) + y.origin
         inputs = f.at(self.values["a"], corner + j * (m * x.pixel))
         for start, end, mask in _channel_ranges(f, y.channels):
             with f.range(start, end, f.lanes) as c:
                 columns = [
-                    scheme.output([f.vload(source, c + (r * n + q) * plan.product, mask) for r in range(n)])
+                    scheme.output(
+                        [f.vload(source, c + (r * n + q) * self.buffers.product, mask) for r in range(n)]
+                    )
                     for q in range(n)
                 ]
                 outputs = [v for r in range(m) for v in scheme.output([column[r] for column in columns])]
@@ -301,14 +272,14 @@ class _Winograd:
 
     def _directly(self, source: Value, c: Value) -> list[Value]:
         """The outputs of the square at `source`, channels from c, by the nine taps."""
-        f, plan, x, m = self.f, self.plan, self.problem.source, self.scheme.size
-        plane = plan.inputs * plan.blocks * plan.width
-        block, inside = c // plan.width, c % plan.width
-        start = block * (plan.inputs * plan.width) + inside
+        f, blocking, x, m = self.f, self.blocking, self.problem.source, self.scheme.size
+        plane = blocking.inputs * blocking.blocks * blocking.width
+        block, inside = c // blocking.width, c % blocking.width
+        start = block * (blocking.inputs * blocking.width) + inside
         taps = f.at(self.values["b"], start + self.scheme.positions * plane)
 
         def tap(t: Value, k: Value, carry: list[Value]) -> list[Value]:
-            weight = f.vload(taps, k * plan.width + t * plane)
+            weight = f.vload(taps, k * blocking.width + t * plane)
             at = f.at(source, k + t // 3 * x.row + t % 3 * x.pixel)
             return [
                 f.fma(f.broadcast(at, p // m * x.row + p % m * x.pixel), weight, one)
@@ -318,7 +289,7 @@ class _Winograd:
         def channel(k: Value, carry: list[Value]) -> list[Value]:
             return f.loop(0, 9, carry=carry, body=lambda t, inner: tap(t, k, inner))
 
-        return f.loop(0, plan.inputs, carry=[f.zero()] * (m * m), body=channel)
+        return f.loop(0, blocking.inputs, carry=[f.zero()] * (m * m), body=channel)
 
     def _store(
         self, value: Value, i: Value, j: Value, r: int, q: int, at: Value, c: Value, mask: Value | None

@@ -22,10 +22,15 @@ from onward.compile.codegen.target import Target
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
-from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
+from onward.compile.kernels.tile import Tile
+from onward.compile.kernels.winograd.blocking import (
+    WinogradBlocking,
+    blocks_of,
+    tiles_of,
+    winograd_blocking,
+)
 from onward.compile.kernels.winograd.problem import (
-    Chunk,
-    Place,
+    ChunkPlace,
     chunk_of,
     forward_problem,
     winograd_input_halo,
@@ -41,78 +46,60 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Plan:
-    chunk: Chunk
-    inputs: int
-    outputs: int
-    lanes: int
-    vectors: int
-    target: Target
-    pieces: tuple[tuple[int, int, int], ...]
-    """Input channels by tiles: (size, first channel, count)."""
+class _Buffers:
+    """The panels, and a chunk's transforms that a thread keeps; in elements."""
 
-    @property
-    def width(self) -> int:
-        return self.vectors * self.lanes
-
-    @property
-    def padded(self) -> int:
-        """Output channels up to a whole vector."""
-        return -(-self.outputs // self.lanes) * self.lanes
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.padded // self.width)
+    blocking: WinogradBlocking
 
     @property
     def panel(self) -> int:
-        return self.inputs * self.padded
+        """Sums at one position."""
+        return self.blocking.inputs * self.blocking.padded
 
     @property
     def own(self) -> bool:
-        return 16 * self.panel * self.target.nbytes <= self.target.tuning.winograd_weights_own
-
-    @property
-    def tiles(self) -> int:
-        return sum(count for _, _, count in self.pieces)
+        """Whether each thread has panels of its own."""
+        target = self.blocking.target
+        return 16 * self.panel * target.nbytes <= target.tuning.winograd_weights_own
 
     @property
     def row(self) -> int:
-        """Elements of a square's transformed inputs: odd in cache lines, so that squares differ in sets."""
-        return (-(-self.inputs // self.target.line) | 1) * self.target.line
+        """A square's transformed inputs: odd in cache lines, so that squares differ in sets."""
+        line = self.blocking.target.line
+        return (-(-self.blocking.inputs // line) | 1) * line
 
     @property
     def a_plane(self) -> int:
-        return self.chunk.squares * self.row + self.target.line
+        """Transformed inputs at one position."""
+        return self.blocking.chunk.squares * self.row + self.blocking.target.line
 
     @property
     def b_block(self) -> int:
-        return self.chunk.squares * self.width + self.target.line
+        """Transformed gradients of a block of channels at one position."""
+        return self.blocking.chunk.squares * self.blocking.width + self.blocking.target.line
 
     @property
     def scratch(self) -> int:
-        return 4 * (self.a_plane + self.blocks * self.b_block)
+        return 4 * (self.a_plane + self.blocking.blocks * self.b_block)
 
 
-def _plan(conv: Convolution, target: Target) -> _Plan:
+def _buffers(conv: Convolution, target: Target) -> _Buffers:
     target = target.typed(conv.dtype)
     tuning = target.tuning
-    vectors = vectors_for(target, conv.outputs)
-    pieces = tuple(split(conv.inputs, rows_for(target, vectors)))
     cached = tuning.winograd_weights_chunk // (4 * target.nbytes * (conv.inputs + conv.outputs))
     most = max(tuning.winograd_weights_least, min(tuning.winograd_weights_squares, cached))
     chunk = chunk_of(forward_problem(conv), most)
-    return _Plan(chunk, conv.inputs, conv.outputs, target.lanes, vectors, target, pieces)
+    return _Buffers(winograd_blocking(chunk, conv.inputs, conv.outputs, target, conv.inputs))
 
 
 def winograd_partial_size(conv: Convolution, target: Target) -> int:
     """Elements of one set of panels."""
-    return 16 * _plan(conv, target).panel
+    return 16 * _buffers(conv, target).panel
 
 
 def winograd_partial_count(conv: Convolution, target: Target, threads: int) -> int:
     """How many sets of panels `winograd_weight_gradient` needs on `threads` threads."""
-    return threads if _plan(conv, target).own else 1
+    return threads if _buffers(conv, target).own else 1
 
 
 def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
@@ -121,86 +108,80 @@ def winograd_weight_gradient(conv: Convolution, target: Target) -> Kernel:
     Raises `ShapeError` when x's border is too small. dy may have any border, or none.
     """
     check_halo("x", conv.x, winograd_input_halo(conv))
-    plan = _plan(conv, target)
+    buffers = _buffers(conv, target)
     target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
     parameters = (*read("a", "b"), *write("c", "scratch"), *integer("batch"))
     values = slot_values(f, parameters)
-    _Gradient(f, conv, plan, values).emit()
+    _WeightGradient(f, conv, buffers, values).emit()
     f.ret()
     x, y = conv.x, conv.y
-    squares = plan.chunk.total
+    blocking = buffers.blocking
+    squares = blocking.chunk.total
     transforms = squares * (32 * x.channels + 12 * y.channels)
     return Kernel(
         name=f"winograd_weight_gradient {x.height}x{x.width}x{x.channels} {y.channels}",
         ir=module.text(),
         parameters=parameters,
         flops=Affine(0, squares * 32 * x.channels * y.channels + transforms),
-        bytes=Affine(16 * target.nbytes * plan.panel, target.nbytes * (x.elements + y.elements)),
-        units=Affine(0, plan.chunk.height) if plan.own else Affine(4 * plan.tiles),
-        scratch=target.nbytes * plan.scratch,
+        bytes=Affine(16 * target.nbytes * buffers.panel, target.nbytes * (x.elements + y.elements)),
+        units=Affine(0, blocking.chunk.height) if buffers.own else Affine(4 * blocking.tiles),
+        scratch=target.nbytes * buffers.scratch,
     )
 
 
-class _Gradient:
-    def __init__(self, f: Function, conv: Convolution, plan: _Plan, values: dict[str, Value]) -> None:
+class _WeightGradient:
+    def __init__(self, f: Function, conv: Convolution, buffers: _Buffers, values: dict[str, Value]) -> None:
         self.f = f
         self.conv = conv
-        self.plan = plan
+        self.buffers = buffers
+        self.blocking = buffers.blocking
         self.values = values
-        self.whole = plan.padded // plan.width
-        self.tiles = [
-            {whole: self._tile(size, n, whole) for whole in (True, False) if self._blocks(whole)}
-            for n, (size, _, _) in enumerate(plan.pieces)
-        ]
-        inner = f.at(values["scratch"], f.arguments[1] * plan.scratch)
-        self.inner, self.outer = inner, f.at(inner, 4 * plan.a_plane)
+        self.tiles = tiles_of(f.module, self.blocking, self._tile)
+        inner = f.at(values["scratch"], f.arguments[1] * buffers.scratch)
+        self.inner, self.outer = inner, f.at(inner, 4 * buffers.a_plane)
 
-    def _blocks(self, whole: bool) -> int:
-        return self.whole if whole else self.plan.blocks - self.whole
-
-    def _tile(self, size: int, n: int, whole: bool) -> Function:
-        plan = self.plan
-        vectors = plan.vectors if whole else plan.padded % plan.width // plan.lanes
-        tile = Tile(
+    def _tile(self, size: int, vectors: int) -> Tile:
+        blocking = self.blocking
+        return Tile(
             a=tuple(range(size)),
-            c=tuple(m * plan.padded for m in range(size)),
+            c=tuple(m * blocking.padded for m in range(size)),
             vectors=vectors,
-            tail=plan.lanes,
+            tail=blocking.lanes,
             k=None,
-            a_step=plan.row,
-            b_step=plan.width,
+            a_step=self.buffers.row,
+            b_step=blocking.width,
             accumulate=True,
         )
-        return define(self.f.module, f"tile_{n}_{'whole' if whole else 'rest'}", tile)
 
     def emit(self) -> None:
         """Clear this thread's panels or part of them, then add the images chunk by chunk."""
-        f, plan, chunk, batch = self.f, self.plan, self.plan.chunk, self.values["batch"]
+        f, blocking, buffers = self.f, self.blocking, self.buffers
+        chunk, batch = blocking.chunk, self.values["batch"]
         _, thread, threads = f.arguments
         panels = self.values["c"]
-        if plan.own:
-            panels = f.at(panels, thread * (16 * plan.panel))
-            self._clear(panels, 0, 16 * plan.panel)
+        if buffers.own:
+            panels = f.at(panels, thread * (16 * buffers.panel))
+            self._clear(panels, 0, 16 * buffers.panel)
             with chunk.share(f, batch, thread, threads) as place, f.range(0, 4) as i:
-                self._add(panels, i, 0, plan.tiles, place)
+                self._add(panels, i, 0, blocking.tiles, place)
             return
-        low, high = f.share(4 * plan.tiles, thread, threads)
+        low, high = f.share(4 * blocking.tiles, thread, threads)
         with f.range(0, 4) as i:
-            begin = f.smax(low - i * plan.tiles, 0)
-            end = f.smin(high - i * plan.tiles, plan.tiles)
+            begin = f.smax(low - i * blocking.tiles, 0)
+            end = f.smin(high - i * blocking.tiles, blocking.tiles)
             with f.when(f.compare("slt", begin, end)):
                 first, last = self._channel(begin), self._channel(end)
                 with f.range(0, 4) as q:
-                    start = (i * 4 + q) * plan.panel + first * plan.padded
-                    self._clear(f.at(panels, start), 0, (last - first) * plan.padded)
+                    start = (i * 4 + q) * buffers.panel + first * blocking.padded
+                    self._clear(f.at(panels, start), 0, (last - first) * blocking.padded)
                 with chunk.share(f, batch, f.value(0), f.value(1)) as place:
                     self._add(panels, i, begin, end, place)
 
     def _channel(self, tile: Int) -> Value:
         """The first input channel of a tile."""
-        pieces = self.plan.pieces
+        pieces = self.blocking.pieces
         first = self.f.value(tile) * pieces[-1][0]
         return first if len(pieces) == 1 else first + self.f.smin(tile, pieces[0][2])
 
@@ -208,10 +189,10 @@ class _Gradient:
         with self.f.range(start, end, self.f.lanes) as i:
             self.f.vstore(self.f.zero(), panels, i)
 
-    def _add(self, panels: Value, i: Value, begin: Int, end: Int, place: Place) -> None:
+    def _add(self, panels: Value, i: Value, begin: Int, end: Int, place: ChunkPlace) -> None:
         """Add some squares to row i of the panels, for the tiles of input channels from begin to end."""
-        f, plan = self.f, self.plan
-        lanes, columns = plan.lanes, plan.chunk.columns
+        f, blocking = self.f, self.blocking
+        lanes, columns = blocking.lanes, blocking.chunk.columns
         lines = place.images * place.rows
         low = self._channel(begin) // lanes * lanes
         high = self._channel(end)
@@ -227,15 +208,15 @@ class _Gradient:
         self, i: Value, image: Value, row: Value, j: Value, square: Value, low: Value, high: Value
     ) -> None:
         """Row i of Bᵀ d B, its last position with the sign turned."""
-        f, plan, conv = self.f, self.plan, self.conv
+        f, blocking, buffers, conv = self.f, self.blocking, self.buffers, self.conv
         x = conv.x
         at = image * x.size + row * (2 * x.row) + j * (2 * x.pixel)
         source = f.at(self.values["a"], at + (x.origin - conv.pads[0] * x.row - conv.pads[1] * x.pixel))
         one = f.at(source, i * x.row)
         other = f.at(source, f.select(f.compare("slt", i, 2), f.value(2 * x.row), x.row))
         sign = f.splat(f.select(f.compare("eq", i, 1), f.value(1.0, f.float), f.value(-1.0, f.float)))
-        sink = f.at(self.inner, square * plan.row)
-        tail = plan.inputs % plan.lanes
+        sink = f.at(self.inner, square * buffers.row)
+        tail = blocking.inputs % blocking.lanes
 
         def put(c: Value, mask: Value | None) -> None:
             d = [
@@ -243,17 +224,17 @@ class _Gradient:
                 for q in range(4)
             ]
             for q, value in enumerate((d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1])):
-                f.vstore(value, sink, c + q * plan.a_plane)
+                f.vstore(value, sink, c + q * buffers.a_plane)
 
-        with f.range(low, f.smin(high, plan.inputs - tail), plan.lanes) as c:
+        with f.range(low, f.smin(high, blocking.inputs - tail), blocking.lanes) as c:
             put(c, None)
         if tail:
-            with f.when(f.compare("sgt", high, plan.inputs - tail)):
-                put(f.value(plan.inputs - tail), f.mask(tail))
+            with f.when(f.compare("sgt", high, blocking.inputs - tail)):
+                put(f.value(blocking.inputs - tail), f.mask(tail))
 
     def _transform_gradient(self, i: Value, image: Value, row: Value, j: Value, square: Value) -> None:
         """Row i of A dy Aᵀ, its last position with the sign turned; dy past an odd edge is zero."""
-        f, plan, y = self.f, self.plan, self.conv.y
+        f, blocking, y = self.f, self.blocking, self.conv.y
         source = f.at(self.values["b"], image * y.size + row * (2 * y.row) + j * (2 * y.pixel) + y.origin)
         zero, one = f.value(0.0, f.float), f.value(1.0, f.float)
         minus = f.value(-1.0, f.float)
@@ -268,7 +249,7 @@ class _Gradient:
             outside = f.compare("slt", j, y.width // 2)
             right = f.select(outside, right, 0)
         factors = f.splat(upper), f.splat(lower)
-        sink = f.at(self.outer, square * plan.width)
+        sink = f.at(self.outer, square * blocking.width)
 
         def part(at: Value, mask: Value | None) -> Value:
             above, below = f.vload(source, at, mask), f.vload(source, at + down, mask)
@@ -280,33 +261,31 @@ class _Gradient:
             u, w = part(c, mask), part(c + right, mask)
             if outside is not None:
                 w = f.select(outside, w, f.zero())
-            block = v // plan.vectors * plan.b_block + v % plan.vectors * plan.lanes
+            block = v // blocking.vectors * self.buffers.b_block + v % blocking.vectors * blocking.lanes
             for q, value in enumerate((u, u + w, u - w, w)):
-                f.vstore(value, sink, block + q * (plan.blocks * plan.b_block))
+                f.vstore(value, sink, block + q * (blocking.blocks * self.buffers.b_block))
 
-        whole, tail = divmod(plan.outputs, plan.lanes)
+        whole, tail = divmod(blocking.outputs, blocking.lanes)
         with f.range(0, whole) as v:
-            put(v * plan.lanes, v, None)
+            put(v * blocking.lanes, v, None)
         if tail:
-            put(f.value(whole * plan.lanes), f.value(whole), f.mask(tail))
+            put(f.value(whole * blocking.lanes), f.value(whole), f.mask(tail))
 
     def _products(self, panels: Value, i: Value, begin: Int, end: Int, count: Value) -> None:
-        f, plan = self.f, self.plan
+        f, blocking, buffers = self.f, self.blocking, self.buffers
         with f.range(0, 4) as q:
-            a0 = f.at(self.inner, q * plan.a_plane)
-            b0 = f.at(self.outer, q * (plan.blocks * plan.b_block))
-            c0 = f.at(panels, (i * 4 + q) * plan.panel)
+            a0 = f.at(self.inner, q * buffers.a_plane)
+            b0 = f.at(self.outer, q * (blocking.blocks * buffers.b_block))
+            c0 = f.at(panels, (i * 4 + q) * buffers.panel)
             before = 0
-            for tiles, (size, channel, number) in zip(self.tiles, plan.pieces, strict=True):
+            for functions, (size, channel, number) in zip(self.tiles, blocking.pieces, strict=True):
                 low, high = f.smax(begin, before), f.smin(end, before + number)
                 with f.range(low, high) as tile:
                     m = (tile - before) * size + channel
-                    for whole, function in tiles.items():
-                        with f.range(0, self._blocks(whole)) as index:
-                            block = index if whole else f.value(self.whole)
-                            b = f.at(b0, block * plan.b_block)
-                            c = f.at(c0, m * plan.padded + block * plan.width)
-                            f.invoke(function, [f.at(a0, m), b, c, count])
+                    for whole, block in blocks_of(f, blocking):
+                        b = f.at(b0, block * buffers.b_block)
+                        c = f.at(c0, m * blocking.padded + block * blocking.width)
+                        f.invoke(functions[whole], [f.at(a0, m), b, c, count])
                 before += number
 
 
@@ -316,7 +295,8 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     Slots: c = panels, dw, parts = number of sets of panels, a = x, b = dy, batch. x and dy are read where
     the sums are not finite.
     """
-    plan = _plan(conv, target)
+    buffers = _buffers(conv, target)
+    blocking = buffers.blocking
     target = target.typed(conv.dtype)
     module = Module(target)
     f = module.entry()
@@ -324,21 +304,22 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
     parameters = (*read("c"), *write("dw"), *integer("parts"), *read("a", "b"), *integer("batch"))
     values = slot_values(f, parameters)
     lanes = target.lanes
-    low, high = f.share(plan.padded // lanes * plan.inputs, thread, threads)
+    low, high = f.share(blocking.padded // lanes * blocking.inputs, thread, threads)
     with f.range(low, high) as unit:
-        c, v = unit // (plan.padded // lanes), unit % (plan.padded // lanes)
-        source = f.at(values["c"], c * plan.padded + v * lanes)
+        c, v = unit // (blocking.padded // lanes), unit % (blocking.padded // lanes)
+        source = f.at(values["c"], c * blocking.padded + v * lanes)
         sums = f.loop(
             1,
             values["parts"],
-            carry=[f.vload(source, p * plan.panel) for p in range(16)],
+            carry=[f.vload(source, p * buffers.panel) for p in range(16)],
             body=lambda i, carry: [
-                one + f.vload(source, i * (16 * plan.panel) + p * plan.panel) for p, one in enumerate(carry)
+                one + f.vload(source, i * (16 * buffers.panel) + p * buffers.panel)
+                for p, one in enumerate(carry)
             ],
         )
         columns = [_taps(*sums[q::4]) for q in range(4)]
         taps = [tap for i in range(3) for tap in _taps(*(column[i] for column in columns))]
-        mask = _tail_mask(f, v, plan)
+        mask = _tail_mask(f, v, blocking)
         sink = f.at(values["dw"], v * lanes * weights.output + c * weights.input)
         for t, tap in enumerate(_finite_or_direct(f, conv, values, taps, c, v * lanes, mask)):
             f.scatter(tap, f.at(sink, t // 3 * weights.row + t % 3 * weights.column), weights.output, mask)
@@ -347,15 +328,15 @@ def winograd_finish_weights(conv: Convolution, target: Target, weights: Weights)
         name="winograd_weight_gradient_finish",
         ir=module.text(),
         parameters=parameters,
-        bytes=Affine(target.nbytes * (16 * plan.panel + conv.weights)),
-        units=Affine(plan.padded // lanes * plan.inputs),
+        bytes=Affine(target.nbytes * (16 * buffers.panel + conv.weights)),
+        units=Affine(blocking.padded // lanes * blocking.inputs),
     )
 
 
-def _tail_mask(f: Function, v: Value, plan: _Plan) -> Value | None:
-    if plan.padded == plan.outputs:
+def _tail_mask(f: Function, v: Value, blocking: WinogradBlocking) -> Value | None:
+    if blocking.padded == blocking.outputs:
         return None
-    return f.mask(plan.outputs - v * plan.lanes)
+    return f.mask(blocking.outputs - v * blocking.lanes)
 
 
 def _taps(a: Value, b: Value, c: Value, d: Value) -> list[Value]:

@@ -12,7 +12,7 @@ from onward.errors import ShapeError
 
 __all__ = [
     "Chunk",
-    "Place",
+    "ChunkPlace",
     "Problem",
     "backward_problem",
     "chunk_of",
@@ -109,7 +109,7 @@ class Chunk:
         return -(-self.height // self.rows)
 
     @contextlib.contextmanager
-    def share(self, f: Function, batch: Value, thread: Value, threads: Value) -> Iterator[Place]:
+    def share(self, f: Function, batch: Value, thread: Value, threads: Value) -> Iterator[ChunkPlace]:
         """A loop over this thread's chunks; smaller ones where there are fewer images than threads."""
         parts = f.smax(self.count, (threads + (batch - 1)) // f.smax(batch, 1))
         most = (parts + (self.height - 1)) // parts
@@ -119,11 +119,11 @@ class Chunk:
             first = number % parts * most
             rows = f.smin(most, self.height - first)
             with f.when(f.compare("sgt", rows, 0)):
-                yield Place(number // parts, f.smin(step, high - number), first, rows)
+                yield ChunkPlace(number // parts, f.smin(step, high - number), first, rows)
 
 
 @dataclass(frozen=True)
-class Place:
+class ChunkPlace:
     """A chunk of a batch: images n .. n + images, rows first .. first + rows of squares."""
 
     n: Value

@@ -9,7 +9,7 @@ from onward.compile.kernels.gemm import Gemm
 from onward.compile.kernels.panels import block_width, whole_lanes
 from onward.compile.kernels.tile import rows_for
 
-__all__ = ["Blocking", "blocking", "needs_partial"]
+__all__ = ["ProductBlocking", "needs_partial", "product_blocking"]
 
 _UNBOUNDED = 1 << 62
 
@@ -21,7 +21,7 @@ def needs_partial(k: int | None, target: Target) -> bool:
 
 
 @dataclass(frozen=True)
-class Blocking:
+class ProductBlocking:
     """How a product is cut; sizes in elements.
 
     Attributes:
@@ -81,7 +81,7 @@ class Blocking:
         return self.packed + self.group * self.slab
 
 
-def blocking(spec: Gemm, target: Target) -> Blocking:
+def product_blocking(spec: Gemm, target: Target) -> ProductBlocking:
     """The cut of a product for a target."""
     target = target.typed(spec.dtype)
     lanes, tuning = target.lanes, target.tuning
@@ -109,7 +109,7 @@ def blocking(spec: Gemm, target: Target) -> Blocking:
     in_place = turned and spec.a_k * target.nbytes < tuning.product_far
     dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
     pitch = depth + lanes
-    return Blocking(
+    return ProductBlocking(
         width=width,
         rows=rows,
         depth=depth,

@@ -12,7 +12,7 @@ from onward.compile.codegen.tuning import Tuning
 from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import rows_for, split
 
-__all__ = ["Chunks", "Form", "Piece", "Plan", "Store", "make_plan"]
+__all__ = ["Chunks", "Form", "RowTiles", "Store", "WeightBlocking", "weight_blocking"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowTiles:
     """`count` row blocks of one size, from block and channel `first` on; rows' offsets in x's or dy's pixel
     (`a`) and row numbers in the panel (`c`, the first block's; `step` rows from block to block)."""
 
@@ -175,11 +175,11 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WeightBlocking:
     """All choices for one convolution. `chain` chunks are packed together."""
 
     form: Form
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RowTiles, ...]
     chunks: Chunks
     x: Store
     y: Store
@@ -255,8 +255,8 @@ class Plan:
 
 
 @functools.lru_cache(512)
-def make_plan(conv: Convolution, target: Target) -> Plan:
-    """The plan for a convolution; the batch and the number of threads do not enter."""
+def weight_blocking(conv: Convolution, target: Target) -> WeightBlocking:
+    """The blocking for a convolution; the batch and the number of threads do not enter."""
     target = target.typed(conv.dtype)
     tuning, line = target.tuning, target.line
     form, pieces = min(_forms(conv, target), key=lambda found: _cost(found[0], found[1], tuning))
@@ -307,10 +307,10 @@ def make_plan(conv: Convolution, target: Target) -> Plan:
         images=chunks.images,
         line=line,
     )
-    plan = Plan(form, pieces, chunks, x_store, y_store, 1, target)
-    if (x_packed or y_packed) and target.nbytes * plan.size > tuning.weights_far:
-        plan = replace(plan, chain=max(1, -(-tuning.weights_far_pixels // chunks.pixels)))
-    return plan
+    blocking = WeightBlocking(form, pieces, chunks, x_store, y_store, 1, target)
+    if (x_packed or y_packed) and target.nbytes * blocking.size > tuning.weights_far:
+        blocking = replace(blocking, chain=max(1, -(-tuning.weights_far_pixels // chunks.pixels)))
+    return blocking
 
 
 def _chunks(y: Image, pixels: int) -> Chunks:
@@ -324,7 +324,7 @@ def _chunks(y: Image, pixels: int) -> Chunks:
     return Chunks(y.height, y.width, 1, 1, -(-y.width // count))
 
 
-def _forms(conv: Convolution, target: Target) -> Iterator[tuple[Form, tuple[Piece, ...]]]:
+def _forms(conv: Convolution, target: Target) -> Iterator[tuple[Form, tuple[RowTiles, ...]]]:
     """What could be done, what is preferred among equals first."""
     one_tap = conv.kernel == (1, 1)
     run = conv.x.pixel == conv.inputs and conv.dilations[1] == 1
@@ -344,13 +344,13 @@ def _forms(conv: Convolution, target: Target) -> Iterator[tuple[Form, tuple[Piec
                 yield form, tuple(_pieces(form, most))
 
 
-def _pieces(form: Form, most: int) -> Iterator[Piece]:
+def _pieces(form: Form, most: int) -> Iterator[RowTiles]:
     conv, (t0, t1) = form.conv, form.taps
     if form.x_lanes or form.fold == 0:
         block = 0
         for size, first, count in split(form.row_count, most):
             rows = tuple(m * t0 * t1 for m in range(size))
-            yield Piece(tuple(range(size)), rows, block, first, count, size * t0 * t1)
+            yield RowTiles(tuple(range(size)), rows, block, first, count, size * t0 * t1)
             block += count
         return
     kw, taps = conv.kernel[1], math.prod(conv.kernel)
@@ -359,14 +359,14 @@ def _pieces(form: Form, most: int) -> Iterator[Piece]:
     for size, first, count in split(form.depth, most):
         for n in range(count):
             part = places[first + n * size : first + (n + 1) * size]
-            yield Piece(
+            yield RowTiles(
                 tuple(i * row + j * pixel + c for i, j, c in part),
                 tuple(c * taps + i * kw + j for i, j, c in part),
                 *(0, 0, 1, 0),
             )
 
 
-def _cost(form: Form, pieces: tuple[Piece, ...], tuning: Tuning) -> float:
+def _cost(form: Form, pieces: tuple[RowTiles, ...], tuning: Tuning) -> float:
     """Time of all tiles for one pixel, in multiply-adds of a vector."""
     rest = -(-form.rest // form.lanes)
     total = 0.0

@@ -12,11 +12,11 @@ from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.kernels.tile import split
 from onward.errors import ShapeError
 
-__all__ = ["Piece", "Plan", "narrow_plan", "narrow_size", "narrow_suits", "required"]
+__all__ = ["NarrowBlocking", "NarrowTiles", "narrow_blocking", "narrow_size", "narrow_suits", "required"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class NarrowTiles:
     """`count` neighbouring tiles of a row, `pixels` wide, the first at pixel `first`.
 
     `columns` are pairs of a source column, counted from the tile's first one, and the groups that it meets:
@@ -34,7 +34,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NarrowBlocking:
     """One direction of a convolution with `pixels` pixels of `channels` results in a vector.
 
     `start` is the source's row and column that the first pixel's first tap meets; `step` and `dilation` are
@@ -75,7 +75,7 @@ class Plan:
         return target.registers - len(self.distances(self.pixels)) - 2 - (not target.fused)
 
     @functools.cached_property
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[NarrowTiles, ...]:
         """The row, in tiles of nearly equal numbers of groups."""
         groups = -(-self.grid.width // self.pixels)
         found = []
@@ -87,7 +87,7 @@ class Plan:
         runs = [list(run) for _, run in alike]
         return tuple(replace(run[0], count=len(run)) for run in runs)
 
-    def _piece(self, first: int, pixels: int) -> Piece:
+    def _piece(self, first: int, pixels: int) -> NarrowTiles:
         columns: dict[int, list[tuple[int, int]]] = {}
         for group, before in enumerate(range(0, pixels, self.pixels)):
             for distance in self.distances(min(self.pixels, pixels - before)):
@@ -95,7 +95,9 @@ class Plan:
                 at = self.start[1] + first * self.step + column
                 if not self.trimmed or 0 <= at < self.source.width:
                     columns.setdefault(column, []).append((group, distance))
-        return Piece(pixels, first, 1, tuple((c, tuple(groups)) for c, groups in sorted(columns.items())))
+        return NarrowTiles(
+            pixels, first, 1, tuple((c, tuple(groups)) for c, groups in sorted(columns.items()))
+        )
 
     @functools.cached_property
     def bands(self) -> list[tuple[int, int, int]]:
@@ -136,7 +138,7 @@ class Plan:
 
 
 @functools.lru_cache(512)
-def narrow_plan(conv: Convolution, target: Target, backward: bool) -> Plan | None:
+def narrow_blocking(conv: Convolution, target: Target, backward: bool) -> NarrowBlocking | None:
     """The way that multiplies the fewest vectors; None when there is none."""
     target = target.typed(conv.dtype)
     tuning = target.tuning
@@ -155,36 +157,36 @@ def narrow_plan(conv: Convolution, target: Target, backward: bool) -> Plan | Non
         start, step, dilation = (-conv.pads[0], -conv.pads[1]), conv.strides[1], conv.dilations[1]
     if not grid.reduction or not grid.height or not grid.width:
         return None
-    plans = [
-        Plan(grid, source, sink, channels, pixels, start, step, dilation, backward, target)
+    blockings = [
+        NarrowBlocking(grid, source, sink, channels, pixels, start, step, dilation, backward, target)
         for pixels in range(1, min(tuning.narrow_pixels, target.lanes // channels) + 1)
     ]
-    plans = [plan for plan in plans if plan.sums >= tuning.narrow_sums]
-    return min(plans, key=lambda plan: plan.multiplications, default=None)
+    blockings = [blocking for blocking in blockings if blocking.sums >= tuning.narrow_sums]
+    return min(blockings, key=lambda blocking: blocking.multiplications, default=None)
 
 
-def required(conv: Convolution, target: Target, backward: bool) -> Plan:
-    plan = narrow_plan(conv, target, backward)
-    if plan is None:
+def required(conv: Convolution, target: Target, backward: bool) -> NarrowBlocking:
+    blocking = narrow_blocking(conv, target, backward)
+    if blocking is None:
         raise ShapeError("this convolution has no form in which pixels share a vector")
-    return plan
+    return blocking
 
 
 def narrow_suits(conv: Convolution, target: Target, *, backward: bool) -> bool:
     """Whether this form exists for a direction of a convolution and is faster than the plain one."""
-    plan = narrow_plan(conv, target, backward)
-    if plan is None:
+    blocking = narrow_blocking(conv, target, backward)
+    if blocking is None:
         return False
     tuning = target.tuning
-    rows = max(rows for rows, _, _ in plan.bands)
-    if rows * max(-(-piece.pixels // plan.pixels) for piece in plan.pieces) < tuning.narrow_sums:
+    rows = max(rows for rows, _, _ in blocking.bands)
+    if rows * max(-(-piece.pixels // blocking.pixels) for piece in blocking.pieces) < tuning.narrow_sums:
         return False
-    columns = sum(piece.count * len(piece.columns) for piece in plan.pieces)
-    multiplications = sum(piece.count * piece.multiplications for piece in plan.pieces)
-    cost = plan.multiplications * (
+    columns = sum(piece.count * len(piece.columns) for piece in blocking.pieces)
+    multiplications = sum(piece.count * piece.multiplications for piece in blocking.pieces)
+    cost = blocking.multiplications * (
         1 if columns <= tuning.narrow_loads * multiplications else tuning.narrow_held_up
     )
-    grid = plan.grid
+    grid = blocking.grid
     return cost < tuning.narrow_held_up * grid.height * grid.width * grid.taps[0] * grid.taps[1]
 
 

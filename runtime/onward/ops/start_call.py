@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import ShapeError, UnsupportedError
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.foreign import call_foreign
+from onward.graph.requests import Static, Values
+from onward.ops._update import Types
+
+
+@op("StartCall", domain=ONWARD_DOMAIN, since=1)
+class StartCall(Op):
+    """The elements of X1, X2, … behind each other as one block, on which a function begins to work.
+
+    Only the `WaitCall` of the same function and tag may read the block. The function's addresses are given by
+    `onward.engine.register_foreign`. The interpreter waits for it at once.
+    """
+
+    function: str
+    tag: int = 0
+
+    def kernel(self, *X: Array) -> Array:
+        block = np.concatenate([x.reshape(-1) for x in X])
+        call_foreign(self.function, block, self.tag)
+        return block
+
+    def lower(self, static: Static, outputs: Values, *X: ir.Value) -> requests.StartCall:
+        return requests.StartCall(outputs[0], X, self.function, self.tag)
+
+    def infer(self, *X: ir.Value) -> Types:
+        kinds = {dtype_of(x) for x in X}
+        if len(kinds) != 1:
+            named = ", ".join(sorted(kind.name.lower() for kind in kinds)) or "none"
+            raise ShapeError(f"a block holds tensors of one element type, got {named}")
+        dims = [dims_of(x) for x in X]
+        counts: list[Dim] = [
+            None
+            if d is None or any(not isinstance(n, int) for n in d)
+            else math.prod(n for n in d if isinstance(n, int))
+            for d in dims
+        ]
+        known = [n for n in counts if isinstance(n, int)]
+        return [(kinds.pop(), (sum(known) if len(known) == len(counts) else None,))]
+
+    def expand(self, g: Builder, *X: ir.Value) -> ir.Value:
+        raise UnsupportedError(
+            f"the function {self.function!r} is of this process: no operator stands for it"
+        )

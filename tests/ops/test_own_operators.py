@@ -101,6 +101,7 @@ def _run(folder: Path, expand: str = _BODY) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_runs_trains_and_is_exported_as_a_function(tmp_path: Path) -> None:
     _model(tmp_path, (0.5,))
     done = _run(tmp_path)
@@ -112,6 +113,7 @@ def test_runs_trains_and_is_exported_as_a_function(tmp_path: Path) -> None:
     ], done.stderr
 
 
+@pytest.mark.slow
 def test_nodes_that_differ_are_written_out(tmp_path: Path) -> None:
     _model(tmp_path, (0.5, 2.0))
     done = _run(tmp_path)
@@ -120,6 +122,7 @@ def test_nodes_that_differ_are_written_out(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_without_a_body_it_is_not_exported(tmp_path: Path) -> None:
     _model(tmp_path, (0.5,))
     done = _run(tmp_path, expand="")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, final
 import typer
 from typer.core import TyperGroup
 
-from onward.cli import evaluate, export, inspect, predict, train, verify
+from onward.cli import doctor, evaluate, export, inspect, predict, train, verify
 from onward.errors import OnwardError, VerificationError
 from onward.graph.own import import_file
 
@@ -73,7 +73,6 @@ def application() -> typer.Typer:
         name="onward",
         cls=_Commands,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -100,6 +99,14 @@ def application() -> typer.Typer:
         """Train, check, export and serve ONNX models.
 
         \b
+        Exit codes:
+          0    done
+          1    two engines disagree (verify, export, train), or doctor found a fault
+          2    a mistake in the command, a file or the data; the last line says which
+          70   a defect of Onward
+          130  interrupted
+
+        \b
         Examples:
           onward train lenet5 --data digits --epochs 12
           onward evaluate runs/digits-lenet5-1/model.onnx
@@ -117,6 +124,7 @@ def application() -> typer.Typer:
         ("export", export.command),
         ("verify", verify.command),
         ("inspect", inspect.command),
+        ("doctor", doctor.command),
         ("version", _version),
     ):
         app.command(name)(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def command(
     opset: Annotated[int | None, typer.Option(min=7, max=21, help="Of the file; by default kept.")] = None,
     ir_version: Annotated[int, typer.Option("--ir", min=4, max=10, help="Of the file.")] = 10,
     check: Annotated[bool, typer.Option(help="Compare with onnxruntime before writing.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a clean inference model that onnxruntime agrees with.
 
@@ -53,4 +55,8 @@ def command(
         if check and not (again := compare(written)).passed:
             raise VerificationError(f"{destination}: at IR version {ir_version}: {again}")
         save(written, destination)
-    print(f"{destination}: written{f'; {report}' if report is not None else ', not compared'}")
+    if as_json:
+        compared = None if report is None else report.to_dict()
+        print(json.dumps({"file": str(destination), "compared": compared}))
+    else:
+        print(f"{destination}: written{f'; {report}' if report is not None else ', not compared'}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -49,6 +52,10 @@ def _command(
         bool | None,
         typer.Option(help="A progress bar; by default on a terminal.", rich_help_panel=_RECORD),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print each event as a line of JSON.", rich_help_panel=_RECORD),
+    ] = False,
 ) -> None:
     """Train a network on a data set, measure it, and export it verified.
 
@@ -66,6 +73,7 @@ def _command(
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
+      onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
     \b
     The same as a file:
@@ -82,8 +90,8 @@ def _command(
         return
     token = CancelToken()
     shown = sys.stdout.isatty() if progress is None else progress
-    with RunView(shown) as view, _interruptible(token):
-        result = execute(run, events=view, cancel=token, resume=resume)
+    with RunView(shown and not as_json) as view, _interruptible(token):
+        result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
 
@@ -176,6 +184,26 @@ class RunView:
                 print("interrupted; there is no checkpoint (--checkpoint FILE keeps one)", file=sys.stderr)
             else:
                 print(f"interrupted; go on with --resume {event.checkpoint}", file=sys.stderr)
+
+
+def print_json(event: Event) -> None:
+    """Print an event as a line of JSON: its name as `event`, and its fields. Steps are left out."""
+    from onward import runs
+    from onward.runs.measures import Measures
+    from onward.verify import Report
+
+    if isinstance(event, runs.StepEnded | runs.MetricsSoFar):
+        return
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Measures):
+            return value.as_dict()
+        return value.to_dict() if isinstance(value, Report) else str(value)
+
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
+    content = {field.name: getattr(event, field.name) for field in fields(event)}
+    rows = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+    print(json.dumps({"event": name, **rows}, default=plain), flush=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from onward.cli import doctor, evaluate, export, inspect, predict, train, verify
 from onward.errors import OnwardError, VerificationError
-from onward.graph.own import import_file
 
 __all__ = ["application", "main"]
 
@@ -114,8 +113,11 @@ def application() -> typer.Typer:
           onward serve models/
           onward --import my_ops.py train my_model.onnx --data digits
         """
-        for file in files or ():
-            import_file(file)
+        if files:
+            from onward.graph import import_file  # here, for `--help` loads no engine
+
+            for file in files:
+                import_file(file)
 
     for name, command in (
         ("train", train.command),

@@ -9,15 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.compile.units import TARGET
 
-from onward.compile.codegen.target import host_target
 from onward.compile.grouping import grouped, is_element
 from onward.compile.groups import Group, ordered
 from onward.compile.program import Program, specialize
 from onward.compile.recompute import recompute
 from onward.graph import Builder
-
-TARGET = host_target()
 
 
 def _program(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from tests.compile.kernels.targets import tuned
 
 from onward.compile import rules as rules  # registers them
 from onward.compile.codegen.target import host_target
@@ -24,7 +25,8 @@ from onward.compile.unit import Unit
 from onward.compile.uses import Uses
 from onward.graph import Array, Builder
 
-TARGET = host_target()
+TARGET = tuned(host_target(), group_operands=12, group_operations=24, recompute_flops=10)
+"""This machine, but for what decides where groups end."""
 
 Build = Callable[[Builder], ir.Value | list[ir.Value]]
 

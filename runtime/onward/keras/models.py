@@ -15,7 +15,7 @@ from onward.data import Dataset, Loader
 from onward.engine import Session
 from onward.errors import ConfigError, InputError
 from onward.graph import Array, TensorSpec, spec_of
-from onward.keras.layers import Layer, Weight
+from onward.keras.layers.base import Layer, Weight
 from onward.keras.tensors import Input, KerasTensor
 from onward.keras.training import METRICS, Bridge, Callback, LossSpec, loss_of, optimizer_of
 from onward.model import load

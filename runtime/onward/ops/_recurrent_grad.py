@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from onward.graph.requests import Static, Values
 from onward.ops._recurrent import Activation, Attributes, Recurrent, Weights, recurrence
 from onward.ops._unrolled import unrolled_gradient
 
-__all__ = ["CellGradient", "RecurrentGrad", "Returned"]
+__all__ = ["CellGradient", "RecurrentGrad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,9 @@ Returned = tuple[ir.DataType, tuple[Dim, ...] | None]
 @dataclass(frozen=True, kw_only=True)
 class RecurrentGrad(Attributes):
     """The time loop backwards; `cell_gradient` is one step of it."""
+
+    states: ClassVar[int] = 1
+    """States whose last gradients arrive, behind that of Y."""
 
     @abstractmethod
     def forward(self) -> Recurrent:
@@ -140,26 +143,20 @@ class RecurrentGrad(Attributes):
         return tuple(np.ascontiguousarray(a).astype(dtype, copy=False) for a in results)
 
     def lower(self, static: Static, outputs: Values, *inputs: ir.Value | None) -> requests.RecurrentGradient:
-        arriving = 1 + (2 if self.op_type == "LSTMGrad" else 1)
-        of = recurrence(self, static, inputs[arriving:])
-        return requests.RecurrentGradient(outputs, of, inputs[0], inputs[1:arriving])
+        dY, *rest = inputs
+        of = recurrence(self, static, rest[self.states :])
+        return requests.RecurrentGradient(outputs, of, dY, tuple(rest[: self.states]))
 
-    def types(self, count: int, *inputs: ir.Value | None) -> list[Returned]:
-        """The types of the results: those of X, W, R, B, initial states and P, where these are given.
-
-        Args:
-            count: how many gradients arrive before X among the inputs.
-            inputs: of the node.
-        """
-        operands = [*inputs[count : count + 4], *inputs[count + 5 :]]
+    def infer(self, *inputs: ir.Value | None) -> list[Returned]:
+        """The types of X, W, R, B, initial states and P, where these are given."""
+        operands = inputs[1 + self.states :]
         absent = (ir.DataType.FLOAT, None)
-        return [absent if v is None else (dtype_of(v), dims_of(v)) for v in operands]
+        return [absent if v is None else (dtype_of(v), dims_of(v)) for v in (*operands[:4], *operands[5:])]
 
-    def body(
-        self, g: Builder, dY: ir.Value | None, d_last: Sequence[ir.Value | None], *inputs: ir.Value | None
-    ) -> tuple[ir.Value | None, ...]:
+    def expand(self, g: Builder, *inputs: ir.Value | None) -> tuple[ir.Value | None, ...]:
         """The gradient in standard operators, one group for each time step."""
-        return unrolled_gradient(g, self.forward(), dY, d_last, inputs)
+        dY, *rest = inputs
+        return unrolled_gradient(g, self.forward(), dY, rest[: self.states], rest[self.states :])
 
 
 def _alive(

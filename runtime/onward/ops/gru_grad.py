@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, op
+from onward.graph import ONWARD_DOMAIN, Array, op
 from onward.ops._recurrent import Activation, Weights, attributes_of
-from onward.ops._recurrent_grad import CellGradient, RecurrentGrad, Returned
+from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
 from onward.ops.gru import GRU
 
 
@@ -69,11 +68,3 @@ class GRUGrad(RecurrentGrad):
         dR = np.concatenate([d_gates.T @ H, dRh])
         dRb = np.concatenate([d_gates.sum(0), d_linear.sum(0)])
         return CellGradient(np.concatenate([d_gates, dh], axis=-1), (before,), dR, dRb)
-
-    def infer(self, *inputs: ir.Value | None) -> list[Returned]:
-        return self.types(2, *inputs)
-
-    def expand(
-        self, g: Builder, dY: ir.Value | None, dY_h: ir.Value | None, *inputs: ir.Value | None
-    ) -> tuple[ir.Value | None, ...]:
-        return self.body(g, dY, (dY_h,), *inputs)

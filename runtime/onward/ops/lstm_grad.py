@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, op
+from onward.graph import ONWARD_DOMAIN, Array, op
 from onward.ops._recurrent import Activation, Weights, attributes_of
-from onward.ops._recurrent_grad import CellGradient, RecurrentGrad, Returned
+from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
 from onward.ops.lstm import LSTM
 
 
@@ -22,6 +21,7 @@ class LSTMGrad(RecurrentGrad):
     """
 
     gates: ClassVar[int] = 4
+    states: ClassVar[int] = 2
     input_forget: int = 0
     layout: int = 0
 
@@ -70,16 +70,3 @@ class LSTMGrad(RecurrentGrad):
         before = (dx @ w.R, dC * forget + di * Pi + df * Pf)
         dP = np.concatenate([(di * C).sum(0), (do * new).sum(0), (df * C).sum(0)])
         return CellGradient(dx, before, dx.T @ H, dx.sum(0), dP)
-
-    def infer(self, *inputs: ir.Value | None) -> list[Returned]:
-        return self.types(3, *inputs)
-
-    def expand(
-        self,
-        g: Builder,
-        dY: ir.Value | None,
-        dY_h: ir.Value | None,
-        dY_c: ir.Value | None,
-        *inputs: ir.Value | None,
-    ) -> tuple[ir.Value | None, ...]:
-        return self.body(g, dY, (dY_h, dY_c), *inputs)

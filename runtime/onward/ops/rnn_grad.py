@@ -3,11 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import onnx_ir as ir
-
-from onward.graph import ONWARD_DOMAIN, Array, Builder, op
+from onward.graph import ONWARD_DOMAIN, Array, op
 from onward.ops._recurrent import Activation, Weights, attributes_of
-from onward.ops._recurrent_grad import CellGradient, RecurrentGrad, Returned
+from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
 from onward.ops.rnn import RNN
 
 
@@ -50,11 +48,3 @@ class RNNGrad(RecurrentGrad):
         (H,) = states
         dx = d[0] * activations[0].slope(x + H @ w.R.T + (w.Wb + w.Rb))
         return CellGradient(dx, (dx @ w.R,), dx.T @ H, dx.sum(0))
-
-    def infer(self, *inputs: ir.Value | None) -> list[Returned]:
-        return self.types(2, *inputs)
-
-    def expand(
-        self, g: Builder, dY: ir.Value | None, dY_h: ir.Value | None, *inputs: ir.Value | None
-    ) -> tuple[ir.Value | None, ...]:
-        return self.body(g, dY, (dY_h,), *inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,47 +32,32 @@ NetworkSource: TypeAlias = "Network | ir.Model | str | Path | Callable[[tuple[in
 _PREDICTED_AT_ONCE = 1024
 
 
+@dataclass(eq=False, repr=False)
 class Estimator(BaseEstimator):  # type: ignore[misc]
-    """A network with scikit-learn's interface; the final classes are its two kinds."""
+    """A network with scikit-learn's interface; the final classes are its two kinds.
 
-    loss_curve_: list[float]
+    Its fields, and those that a kind adds, are the parameters that scikit-learn reads from the constructor.
+    """
 
-    def __init__(
-        self,
-        network: NetworkSource | None = None,
-        *,
-        hidden: Sequence[int] = (100,),
-        activation: str = "relu",
-        optimizer: str | Optimizer = "adamw",
-        learning_rate: float | None = 0.005,
-        epochs: int = 100,
-        batch_size: int = 32,
-        standardize: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        callbacks: Sequence[Callback] = (),
-        random_state: Any = None,
-        engine: EngineName = "auto",
-        threads: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.network = network
-        self.hidden = hidden
-        self.activation = activation
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.standardize = standardize
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.callbacks = callbacks
-        self.random_state = random_state
-        self.engine = engine
-        self.threads = threads
-        self.verbose = verbose
+    network: NetworkSource | None = None
+    _: KW_ONLY
+    hidden: Sequence[int] = (100,)
+    activation: str = "relu"
+    optimizer: str | Optimizer = "adamw"
+    learning_rate: float | None = 0.005
+    epochs: int = 100
+    batch_size: int = 32
+    standardize: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    patience: int = 10
+    callbacks: Sequence[Callback] = ()
+    random_state: Any = None
+    engine: EngineName = "auto"
+    threads: int | None = None
+    verbose: bool = False
+
+    loss_curve_: list[float] = field(init=False)
 
     # -- what the two kinds say -----------------------------------------------------------------------------
 

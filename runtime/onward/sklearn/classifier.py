@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, final
 
 import numpy as np
@@ -13,13 +14,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from onward.graph import Array
-from onward.sklearn._estimator import Estimator, NetworkSource, append
+from onward.sklearn._estimator import Estimator, append
 from onward.train import BinaryCrossEntropy, CrossEntropy, Loss
 
 __all__ = ["OnwardClassifier"]
 
 
 @final
+@dataclass(eq=False, repr=False)
 class OnwardClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """A network that tells classes apart: softmax, or sigmoids for several labels a sample.
 
@@ -49,46 +51,8 @@ class OnwardClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         loss_curve_: the training loss of each.
     """
 
-    def __init__(
-        self,
-        network: NetworkSource | None = None,
-        *,
-        hidden: Any = (100,),
-        activation: str = "relu",
-        optimizer: Any = "adamw",
-        learning_rate: float | None = 0.005,
-        epochs: int = 100,
-        batch_size: int = 32,
-        standardize: bool = True,
-        class_weight: Mapping[Any, float] | str | None = None,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        callbacks: Any = (),
-        random_state: Any = None,
-        engine: Any = "auto",
-        threads: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            hidden=hidden,
-            activation=activation,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            standardize=standardize,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            callbacks=callbacks,
-            random_state=random_state,
-            engine=engine,
-            threads=threads,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
+    _: KW_ONLY
+    class_weight: Mapping[Any, float] | str | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> OnwardClassifier:
         """Train from new weights.

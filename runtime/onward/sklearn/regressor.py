@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, final
 
 import numpy as np
@@ -10,13 +11,14 @@ from sklearn.base import RegressorMixin
 
 from onward.errors import ConfigError
 from onward.graph import Array
-from onward.sklearn._estimator import Estimator, NetworkSource, append
+from onward.sklearn._estimator import Estimator, append
 from onward.train import Loss, loss_named
 
 __all__ = ["OnwardRegressor"]
 
 
 @final
+@dataclass(eq=False, repr=False)
 class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     """A network that predicts numbers.
 
@@ -34,46 +36,8 @@ class OnwardRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         loss_curve_: the training loss of each, of standardized targets.
     """
 
-    def __init__(
-        self,
-        network: NetworkSource | None = None,
-        *,
-        hidden: Any = (100,),
-        activation: str = "relu",
-        optimizer: Any = "adamw",
-        learning_rate: float | None = 0.005,
-        loss: str | Loss = "mse",
-        epochs: int = 100,
-        batch_size: int = 32,
-        standardize: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        callbacks: Any = (),
-        random_state: Any = None,
-        engine: Any = "auto",
-        threads: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            hidden=hidden,
-            activation=activation,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            standardize=standardize,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            callbacks=callbacks,
-            random_state=random_state,
-            engine=engine,
-            threads=threads,
-            verbose=verbose,
-        )
-        self.loss = loss
+    _: KW_ONLY
+    loss: str | Loss = "mse"
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> OnwardRegressor:
         """Train from new weights.

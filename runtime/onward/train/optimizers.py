@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import onnx_ir as ir
 
@@ -85,6 +85,45 @@ class Optimizer(ABC):
         """Write one parameter's update; returns the new parameter and the new slots."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OneOperator(Optimizer):
+    """An optimizer whose update is one operator of `ai.onward`: of the parameter, its gradient, the slots in
+    their order, the learning rate and, where it counts them, the number of the step.
+    """
+
+    steps: ClassVar[bool] = False
+    """Whether it takes the number of the step."""
+
+    @abstractmethod
+    def operator(self) -> tuple[str, dict[str, Any]]:
+        """The operator and its attributes but for the weight decay."""
+
+    def update(
+        self,
+        g: Builder,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        slots: Mapping[str, ir.Value],
+        learning_rate: ir.Value,
+        t: ir.Value,
+    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
+        name, attributes = self.operator()
+        names = list(self.slots())
+        new, *state = g.emit(
+            name,
+            parameter,
+            gradient,
+            *(slots[slot] for slot in names),
+            learning_rate,
+            *((t,) if self.steps else ()),
+            domain=ONWARD_DOMAIN,
+            outputs=1 + len(names),
+            weight_decay=self.decay(parameter),
+            **attributes,
+        )
+        return new, dict(zip(names, state, strict=True))
+
+
 def _fraction(optimizer: Optimizer, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(optimizer, name) < 1:
@@ -95,7 +134,7 @@ def _fraction(optimizer: Optimizer, *names: str) -> None:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SGD(Optimizer):
+class SGD(_OneOperator):
     """Stochastic gradient descent, with momentum and Nesterov's form if asked for."""
 
     momentum: float = 0.0
@@ -110,35 +149,16 @@ class SGD(Optimizer):
     def slots(self) -> Mapping[str, float]:
         return {"momentum": 0.0} if self.momentum else {}
 
-    def update(
-        self,
-        g: Builder,
-        parameter: ir.Value,
-        gradient: ir.Value,
-        slots: Mapping[str, ir.Value],
-        learning_rate: ir.Value,
-        t: ir.Value,
-    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
-        decay = self.decay(parameter)
+    def operator(self) -> tuple[str, dict[str, Any]]:
         if not self.momentum:
-            return g.onward.SGDUpdate(parameter, gradient, learning_rate, weight_decay=decay), {}
-        new, velocity = g.emit(
-            "MomentumUpdate",
-            parameter,
-            gradient,
-            slots["momentum"],
-            learning_rate,
-            domain=ONWARD_DOMAIN,
-            outputs=2,
-            momentum=self.momentum,
-            nesterov=int(self.nesterov),
-            weight_decay=decay,
-        )
-        return new, {"momentum": velocity}
+            return "SGDUpdate", {}
+        return "MomentumUpdate", {"momentum": self.momentum, "nesterov": int(self.nesterov)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AdamFamily(Optimizer):
+class _AdamFamily(_OneOperator):
+    steps: ClassVar[bool] = True
+    decoupled: ClassVar[bool]
     learning_rate: float = field(default=0.001, kw_only=False)
     beta1: float = 0.9
     beta2: float = 0.999
@@ -148,38 +168,16 @@ class _AdamFamily(Optimizer):
         super().__post_init__()
         _fraction(self, "beta1", "beta2")
 
-    @abstractmethod
-    def _decoupled(self) -> bool: ...
-
     def slots(self) -> Mapping[str, float]:
         return {"moment1": 0.0, "moment2": 0.0}
 
-    def update(
-        self,
-        g: Builder,
-        parameter: ir.Value,
-        gradient: ir.Value,
-        slots: Mapping[str, ir.Value],
-        learning_rate: ir.Value,
-        t: ir.Value,
-    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
-        new, first, second = g.emit(
-            "AdamUpdate",
-            parameter,
-            gradient,
-            slots["moment1"],
-            slots["moment2"],
-            learning_rate,
-            t,
-            domain=ONWARD_DOMAIN,
-            outputs=3,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            epsilon=self.epsilon,
-            weight_decay=self.decay(parameter),
-            decoupled=int(self._decoupled()),
-        )
-        return new, {"moment1": first, "moment2": second}
+    def operator(self) -> tuple[str, dict[str, Any]]:
+        return "AdamUpdate", {
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "epsilon": self.epsilon,
+            "decoupled": int(self.decoupled),
+        }
 
 
 @final
@@ -187,8 +185,7 @@ class _AdamFamily(Optimizer):
 class Adam(_AdamFamily):
     """Adam; weight decay is added to the gradient."""
 
-    def _decoupled(self) -> bool:
-        return False
+    decoupled: ClassVar[bool] = False
 
 
 @final
@@ -198,13 +195,12 @@ class AdamW(_AdamFamily):
 
     weight_decay: float = 0.01
 
-    def _decoupled(self) -> bool:
-        return True
+    decoupled: ClassVar[bool] = True
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RMSprop(Optimizer):
+class RMSprop(_OneOperator):
     """RMSprop, with momentum if asked for.
 
     Attributes:
@@ -223,35 +219,13 @@ class RMSprop(Optimizer):
     def slots(self) -> Mapping[str, float]:
         return {"square": 0.0, "momentum": 0.0}
 
-    def update(
-        self,
-        g: Builder,
-        parameter: ir.Value,
-        gradient: ir.Value,
-        slots: Mapping[str, ir.Value],
-        learning_rate: ir.Value,
-        t: ir.Value,
-    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
-        new, square, velocity = g.emit(
-            "RMSpropUpdate",
-            parameter,
-            gradient,
-            slots["square"],
-            slots["momentum"],
-            learning_rate,
-            domain=ONWARD_DOMAIN,
-            outputs=3,
-            alpha=self.rho,
-            epsilon=self.epsilon,
-            momentum=self.momentum,
-            weight_decay=self.decay(parameter),
-        )
-        return new, {"square": square, "momentum": velocity}
+    def operator(self) -> tuple[str, dict[str, Any]]:
+        return "RMSpropUpdate", {"alpha": self.rho, "epsilon": self.epsilon, "momentum": self.momentum}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Adagrad(Optimizer):
+class Adagrad(_OneOperator):
     """Adagrad.
 
     Attributes:
@@ -265,27 +239,8 @@ class Adagrad(Optimizer):
     def slots(self) -> Mapping[str, float]:
         return {"square": self.initial_accumulator}
 
-    def update(
-        self,
-        g: Builder,
-        parameter: ir.Value,
-        gradient: ir.Value,
-        slots: Mapping[str, ir.Value],
-        learning_rate: ir.Value,
-        t: ir.Value,
-    ) -> tuple[ir.Value, Mapping[str, ir.Value]]:
-        new, square = g.emit(
-            "AdagradUpdate",
-            parameter,
-            gradient,
-            slots["square"],
-            learning_rate,
-            domain=ONWARD_DOMAIN,
-            outputs=2,
-            epsilon=self.epsilon,
-            weight_decay=self.decay(parameter),
-        )
-        return new, {"square": square}
+    def operator(self) -> tuple[str, dict[str, Any]]:
+        return "AdagradUpdate", {"epsilon": self.epsilon}
 
 
 _NAMES: dict[str, type[Optimizer]] = {

@@ -29,6 +29,8 @@ def _unsuited(q: Queries, request: Loop) -> str | None:
 def loops(c: Context, request: Loop) -> None:
     """One call."""
     operands = [None if v is None else c.plain(v) for v in request.operands]
+    for value, extent in request.indices:
+        c.check_indices(c.plain(value), extent, low=0)
     outputs = [c.new_plain(v) if v.name else None for v in request.outputs]
     scratch = [
         Tensor(c.scratch(prod(shape), np.dtype(kind)), shape, (), np.dtype(kind))

@@ -26,6 +26,7 @@ class Loop(Request):
         constants: numbers, or tuples of them, that are part of the code.
         scratch: extents and element type of arrays that hold anything before and nothing after.
         flops: arithmetic of one call, for reports.
+        indices: operands that must be in [0, n), each with its n: a run refuses others before the call.
     """
 
     outputs: Values
@@ -34,3 +35,4 @@ class Loop(Request):
     constants: tuple[Any, ...] = ()
     scratch: tuple[tuple[tuple[int, ...], str], ...] = ()
     flops: int = 0
+    indices: tuple[tuple[ir.Value, int], ...] = ()

@@ -43,7 +43,7 @@ class Col2Im(Op):
                 f"{list(input.shape)} are not windows of {block} on images {image}, {math.prod(counts)} each"
             )
         channels = input.shape[1] // taps
-        windows = input.reshape(input.shape[0], channels, *block, *counts)
+        windows = input.reshape(input.shape[0], channels, taps, *counts)
         wide = [n + pads[a] + pads[a + rank] for a, n in enumerate(image)]
         whole = np.zeros((input.shape[0], channels, *wide), input.dtype)
         for tap in itertools.product(*map(range, block)):
@@ -51,7 +51,8 @@ class Col2Im(Op):
                 slice(t * d, t * d + s * (c - 1) + 1, s)
                 for t, d, s, c in zip(tap, dilations, strides, counts, strict=True)
             )
-            whole[(slice(None), slice(None), *where)] += windows[(slice(None), slice(None), *tap)]
+            number = int(np.ravel_multi_index(tap, block))
+            whole[(slice(None), slice(None), *where)] += windows[:, :, number]
         inside = tuple(slice(pads[a], pads[a] + n) for a, n in enumerate(image))
         return np.ascontiguousarray(whole[(slice(None), slice(None), *inside)])
 

@@ -92,10 +92,14 @@ class DeformConv(Op):
         mask: ir.Value | None = None,
     ) -> tuple[ir.Value | None, ...]:
         known = [dims_of(v) for v in (X, W, offset)]
-        if any(d is None or not all(isinstance(n, int) for n in d[1:]) for d in known):
+        static = [[] if d is None else [n for n in d if isinstance(n, int)] for d in known]
+        if any(d is None or len(s) < len(d) - 1 for d, s in zip(known, static, strict=True)):
             raise UnsupportedError("the gradient of DeformConv needs static extents of X, W and offset")
-        (_, channels, *extents), (outputs, inputs, *kernel), (_, _, *out) = known  # type: ignore[misc]
-        rank, count, points = len(kernel), math.prod(kernel), math.prod(out)
+        rank = len(known[1] or ()) - 2
+        channels, *extents = static[0][-rank - 1 :]
+        outputs, inputs, *kernel = static[1]
+        out = static[2][-rank:]
+        count, points = math.prod(kernel), math.prod(out)
         parts, group = self.offset_group, self.group
         m = Graph(g, dtype_of(X))
 

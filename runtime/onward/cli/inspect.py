@@ -41,6 +41,10 @@ def command(
     training: Annotated[
         bool, typer.Option("--training", help="With --plan: those of the training step.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="List everything that keeps it from being trained; code 1 if anything."),
+    ] = False,
     dim: Annotated[
         list[str] | None, typer.Option(help="With --plan, the extent of a dimension: N=4; repeatable.")
     ] = None,
@@ -57,13 +61,19 @@ def command(
       onward inspect model.onnx
       onward inspect model.onnx --layers
       onward inspect model.onnx --json | jq .trainable
+      onward inspect model.onnx --train
       onward inspect model.onnx --plan --training --dim N=32
     """
     from onward.model import inspect_model, load, trainable_initializers
 
     if not plan and (training or dim or threads is not None):
         raise ConfigError("--training, --dim and --threads belong to --plan")
+    if train and (plan or layers):
+        raise ConfigError("--train stands alone: leave out --plan and --layers")
     loaded = load(model)
+    if train:
+        _show_obstacles(model, loaded, as_json=as_json)
+        return
     if plan:
         from onward.cli.planning import show_plan
 
@@ -83,6 +93,31 @@ def command(
         print(json.dumps(content))
         return
     _show(model, report, support, sizes, layers)
+
+
+def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
+    from onward.train.obstacles import training_obstacles
+
+    found = training_obstacles(model)
+    if as_json:
+        print(json.dumps({"trains": not found, "obstacles": [asdict(obstacle) for obstacle in found]}))
+    elif not found:
+        print(f"{path}: nothing keeps it from being trained")
+    else:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for o in found:
+            where = f"{o.node!r}" + (f" (in {o.place})" if o.place else "") if o.operator else ""
+            opset = f" (opset {o.opset})" if o.operator else ""
+            groups.setdefault((o.kind, f"{o.operator}{opset}", o.why, o.remedy), []).append(where)
+        count = f"{len(found)} obstacle" + ("s" if len(found) > 1 else "")
+        print(f"{path}: {count} to training")
+        for (kind, operator, why, remedy), nodes in groups.items():
+            print(f"  {kind} {operator}: {why}" if operator else f"  {kind}: {why}")
+            if operator:
+                print(f"    {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes)}")
+            print(f"    what to do: {remedy}")
+    if found:
+        raise typer.Exit(1)
 
 
 def _support(model: ir.Model) -> list[OperatorSupport]:
@@ -122,6 +157,8 @@ def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, l
     console = Console()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in report.opsets.items())
     print(f"{path}: IR {report.ir_version}, opset {opsets}; by {report.producer or 'unknown'}")
+    for note in report.leniencies:
+        print(f"  read although the standard does not allow it: {note}")
     for title, values in (("input", report.inputs), ("output", report.outputs)):
         for value in values:
             print(f"  {title} {value.name}: {value.dtype or '?'} {_shape(value.shape)}")

@@ -17,6 +17,7 @@ from onward.errors import InvalidModelError, OnwardError, ShapeError, StorageErr
 from onward.graph.op import has_schemas, versions_of
 from onward.model import tensors
 from onward.model.external import ModelFolder, read_whole
+from onward.model.leniency import LENIENCIES, forgive, with_types
 from onward.model.limits import Limits
 from onward.model.shapes import KEEP_BYTES, infer_shapes, root_cause, skeleton
 from onward.model.structure import all_nodes, check_structure
@@ -132,6 +133,7 @@ def _read(path: str, limits: Limits) -> bytes:
 
 
 def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -> ir.Model:
+    forgiven = forgive(proto)
     check_structure(proto, limits)
     _call_default_domain_empty(proto, proto.graph.node)
     _name_domain_of_fused(proto)
@@ -148,6 +150,8 @@ def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -
     _attach(model, weights)
     if training_info:
         model.meta[TRAINING_INFO] = training_info
+    if forgiven:
+        model.meta[LENIENCIES] = forgiven
     return infer_shapes(_normalise(model))
 
 
@@ -333,6 +337,8 @@ def _with_inputs_for(proto: onnx.ModelProto, emptied: set[str]) -> onnx.ModelPro
 
 
 def _run_checker(proto: onnx.ModelProto) -> None:
+    """Check a copy that is nobody else's."""
+    with_types(proto.graph.output)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:

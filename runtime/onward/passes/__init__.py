@@ -2,6 +2,7 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
+from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
 from onward.passes.preparation import detach_preparation, prepend_preparation
 from onward.passes.replace_head import Head, find_head, replace_head
@@ -15,6 +16,7 @@ __all__ = [
     "detach_preparation",
     "expand_onward",
     "find_head",
+    "fold_shapes",
     "prepend_preparation",
     "replace_head",
     "to_inference",

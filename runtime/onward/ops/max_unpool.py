@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.ops._shape import constant_of
 
 
 @op("MaxUnpool", since=(9, 11, 22))
@@ -51,6 +52,19 @@ class MaxUnpool(Op):
         y = np.zeros(shape, X.dtype)
         y[tuple(map(slice, inner))] = whole
         return y
+
+    def infer(
+        self,
+        X: ir.Value,
+        I: ir.Value,
+        output_shape: ir.Value | None = None,
+    ) -> list[tuple[ir.DataType, tuple[Dim, ...] | None] | None]:
+        dims = dims_of(X)
+        if output_shape is None or dims is None:
+            return [None]
+        known = constant_of(output_shape)
+        shape = (None,) * len(dims) if known is None else tuple(int(n) for n in known)
+        return [(dtype_of(X), shape)]
 
     def gradient(
         self,

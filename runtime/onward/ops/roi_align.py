@@ -113,10 +113,8 @@ class RoiAlign(Op):
     def lower(
         self, static: Static, outputs: Values, X: ir.Value, rois: ir.Value, batch_indices: ir.Value
     ) -> requests.Request:
-        if self._is_maximum():
-            return requests.Unsupported("mode max")
         numbers = (
-            False,
+            self._is_maximum(),
             self.coordinate_transformation_mode == "half_pixel",
             self.sampling_ratio,
             self.spatial_scale,

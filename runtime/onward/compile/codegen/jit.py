@@ -190,8 +190,8 @@ def optimised_module(ir: str, target: Target) -> str:
 
 
 _NARROW = "x86-64-v3"
-"""What other compilers' IR is compiled for where there is AVX-512: LLVM 20 gives wrong code for some of it with
-masks (a loop of `RoiAlign` with mode max, which a test runs)."""
+"""What other compilers' IR is compiled for where there is AVX-512, for which LLVM gives wrong code of some of
+it: of the loop of RoiAlign with mode max, which a test runs."""
 
 _DEFINED = re.compile(r"^(define .*)\{$", re.M)
 

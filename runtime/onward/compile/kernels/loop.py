@@ -73,7 +73,7 @@ def loop(
     Raises:
         UnsupportedError: Numba cannot compile the function, or the function makes arrays.
     """
-    text = _text(function, operands, constants, target)
+    text = _text(function, operands, _source(operands, constants), target)
     given = [o for o in operands if o is not None]
     parameters: tuple[Parameter, ...] = (
         *(p for o in given for p in (read(o.name) if o.role == "operand" else write(o.name))),
@@ -93,14 +93,10 @@ def loop(
 
 @functools.lru_cache(512)
 def _text(
-    function: Callable[..., Any],
-    operands: tuple[Operand | None, ...],
-    constants: tuple[Any, ...],
-    target: Target,
+    function: Callable[..., Any], operands: tuple[Operand | None, ...], source: str, target: Target
 ) -> str:
     print_ = _Fingerprint()
     print_.add(function)
-    source = _source(operands, constants)
     parts = (importlib.metadata.version("numba"), target.key, source, *print_.parts)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     cache = DiskCache(cache_folder("loops"))

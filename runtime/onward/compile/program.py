@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ from onward.graph import (
     numpy_dtype,
     static_shape,
 )
+from onward.graph.memory import too_large
 from onward.graph.requests import NO_KERNEL, Request
 
 __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
@@ -164,6 +166,9 @@ def specialize(
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
+        reason = too_large(math.prod(shape) * program.dtypes[value].itemsize)
+        if reason is not None and (maker := value.producer()) is not None:
+            raise ShapeError(f"node {maker.name!r}, operator {maker.op_type}: {reason}")
     program.operations = [asked(program, o) for o in program.operations]
     return program
 
@@ -258,7 +263,7 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
     try:
         with np.errstate(all="ignore"):
             results = kernel(*operands)
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, MemoryError) as error:
         raise ShapeError(
             f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
         ) from error

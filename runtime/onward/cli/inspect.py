@@ -123,7 +123,7 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
 def _support(model: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
-    from onward.graph import find
+    from onward.graph import find, has_body
 
     nodes: dict[tuple[str, str], int] = {}
     for node in model.graph.all_nodes():
@@ -133,6 +133,12 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
     for (domain, op_type), count in sorted(nodes.items()):
         opset = model.opset_imports.get(domain, 1)
         problem = None
+        name = f"{domain}::{op_type}" if domain else op_type
+        if has_body(domain, op_type, opset):
+            rows.append(
+                OperatorSupport(f"{domain}::{op_type}" if domain else op_type, count, True, True, None)
+            )
+            continue
         try:
             find(domain, op_type, opset)
         except OnwardError as error:
@@ -143,7 +149,6 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
             gradient = callable(getattr(trained, "gradient", None))
         except OnwardError:
             gradient = False
-        name = f"{domain}::{op_type}" if domain else op_type
         rows.append(OperatorSupport(name, count, problem is None, gradient, problem))
     return rows
 

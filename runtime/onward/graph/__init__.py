@@ -10,6 +10,7 @@ from onward.graph.builder import Builder
 from onward.graph.canonical import canonical_graph, canonical_model, current_versions
 from onward.graph.evaluate import Evaluator, Observer
 from onward.graph.expression import Expression
+from onward.graph.functions import has_body
 from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
 from onward.graph.origin import opset_of
@@ -54,6 +55,7 @@ __all__ = [
     "dims_of",
     "dtype_of",
     "find",
+    "has_body",
     "infer_body",
     "infer_node",
     "inline",

@@ -75,6 +75,11 @@ class Op:
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether two runs on the same operands differ: random numbers without a seed."""
+        return False
+
 
 _O = TypeVar("_O", bound=Op)
 _registry: dict[tuple[str, str], dict[int, type[Op]]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from onward.graph import (
     static_shape,
 )
 from onward.graph.memory import too_large
-from onward.graph.requests import NO_KERNEL, Request
+from onward.graph.requests import NO_KERNEL, Loop, Request
 
 __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
 
@@ -180,7 +180,11 @@ def asked(program: Program, operation: Operation) -> Operation:
     """An operation with the request of its operator."""
     operator: Any = operation.operator
     if not hasattr(operator, "lower"):
-        return operation
+        function = getattr(operator, "loop", None)
+        if function is None:
+            return operation
+        constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
+        return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
     return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
 
 

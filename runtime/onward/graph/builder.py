@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onward.errors import ShapeError
 from onward.graph.infer import infer_node
-from onward.graph.op import ONWARD_DOMAIN
+from onward.graph.op import ONWARD_DOMAIN, has_schemas, newest_version
 from onward.graph.origin import note_opset
 from onward.graph.types import Array, Dim, TextTensor, dims_of, dtype_of, is_float, numpy_dtype, static_shape
 
@@ -244,6 +244,8 @@ class Builder:
     def _opset(self, domain: str) -> int:
         if domain == ONWARD_DOMAIN:
             return self.graph.opset_imports.setdefault(ONWARD_DOMAIN, 1)
+        if domain not in self.graph.opset_imports and not has_schemas(domain):
+            return self.graph.opset_imports.setdefault(domain, newest_version(domain))
         return self.graph.opset_imports[domain]
 
     def _operands(
@@ -312,7 +314,7 @@ def _literal_type(
     op_type: str, domain: str, opset: int, values: Sequence[ir.Value | None], index: int
 ) -> ir.DataType | None:
     """The element type that the schema prescribes for a literal operand: a sibling's, or the only one."""
-    if domain == ONWARD_DOMAIN:
+    if not has_schemas(domain):
         return None
     formals = onnx.defs.get_schema(op_type, opset, domain).inputs
     constraint = formals[min(index, len(formals) - 1)].type_str

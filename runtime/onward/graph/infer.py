@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph.op import ONWARD_DOMAIN, Op, bind, versions_of
+from onward.graph.op import ONWARD_DOMAIN, Op, bind, has_schemas, versions_of
 from onward.graph.types import Array, Dim, dims_of, dtype_of
 
 __all__ = ["infer_node", "range_is_short", "steps_are_safe"]
@@ -57,7 +57,9 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
         ShapeError: the inputs' types or shapes contradict the operator.
         UnsupportedError: the operator does not exist at this opset.
     """
-    if node.domain == ONWARD_DOMAIN:
+    if node.domain == ONWARD_DOMAIN or (
+        versions_of(node.domain, node.op_type) and not has_schemas(node.domain)
+    ):
         _infer_by_class(node, bind(node, opset))
         return
     try:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onward.errors import InvalidModelError, OnwardError, ShapeError, UnsupportedError
 from onward.graph import find
 from onward.graph.infer import infer_node, range_is_short, steps_are_safe
+from onward.graph.op import has_schemas, versions_of
 from onward.model.structure import all_nodes
 
 __all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton", "survives"]
@@ -96,7 +97,21 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         for node in model.graph.all_nodes():
             if node.op_type == "Slice" and node.domain == "":
                 infer_node(node, model.opset_imports.get("", 0))
+    _infer_behind_own(model.graph)
     return model
+
+
+def _infer_behind_own(graph: ir.Graph) -> None:
+    """What follows from operators of which `onnx` knows nothing, but classes do."""
+    own = False
+    for node in graph:
+        unknown = any(v.name and (v.type is None or v.shape is None) for v in node.outputs)
+        if unknown and not has_schemas(node.domain):
+            infers = any(hasattr(c, "infer") for c in versions_of(node.domain, node.op_type).values())
+            own = own or infers
+            unknown = infers
+        if own and unknown:
+            infer_node(node, graph.opset_imports.get(node.domain, 0))
 
 
 def survives(proto: onnx.ModelProto) -> bool:

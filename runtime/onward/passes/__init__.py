@@ -3,6 +3,7 @@
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.fold_shapes import fold_shapes
+from onward.passes.functions import with_functions
 from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
 from onward.passes.replace_head import Head, find_head, replace_head
@@ -24,4 +25,5 @@ __all__ = [
     "replace_head",
     "to_inference",
     "to_training",
+    "with_functions",
 ]

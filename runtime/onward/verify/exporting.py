@@ -15,6 +15,7 @@ from onward.data import Preparation
 from onward.errors import ConfigError, InvalidModelError, OnwardError, VerificationError
 from onward.graph import Array
 from onward.model import Provenance, infer_shapes, save, to_bytes, write_provenance
+from onward.passes.functions import with_functions
 from onward.passes.preparation import prepend_preparation
 from onward.passes.to_inference import to_inference
 from onward.verify.forward import compare
@@ -91,6 +92,7 @@ def export(
                 report.raise_if_failed()
         except VerificationError as error:
             raise VerificationError(f"{path} is not written: {error}") from None
+    clean = with_functions(clean)
     _check_file(clean, path)
     save(clean, path)
     return report

@@ -10,10 +10,21 @@ from typing import Any, final
 import onnx_ir as ir
 
 from onward.data import Dataset
+from onward.data.registry import is_table
 from onward.engine import Session
 from onward.model import Provenance, load, read_provenance
 from onward.runs.measures import Measures, final_activation, measure, outputs_of
-from onward.runs.preparation import Part, Prepared, align_classes, choose_part, data_table, read_data
+from onward.runs.preparation import (
+    Part,
+    Prepared,
+    align_classes,
+    choose_part,
+    data_table,
+    digest_of,
+    known_columns,
+    plain_numbers,
+    read_data,
+)
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -68,29 +79,31 @@ def evaluate(
     provenance = read_provenance(model)
     table = data_table(provenance, overrides)
     prepared = Prepared.of(provenance)
-    columns = prepared.preparation.columns if table.spec.startswith("csv:") else None
+    known = known_columns(prepared.preparation) if is_table(table.spec) else {}
     session = Session(model, threads=threads)
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
     loss = None if provenance is None else provenance.configuration.get("loss")
     ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
-    source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
+    source = read_data(table, raw=raw, ignore_index=ignored, **known)
+    if prepared.preparation.table is None and source.dataset.table:
+        source = plain_numbers(source)
     notes: list[str] = []
-    if columns is None and table.spec.startswith("csv:") and provenance is not None:
+    if known.get("columns") is None and is_table(table.spec) and provenance is not None:
         notes.append("the model names no columns; these are taken in the file's order")
     notes += source.dataset.notes
     classes = None if provenance is None else provenance.class_names
     source = align_classes(source, classes)
     if (
         provenance is not None
-        and provenance.data_hash != f"sha256:{source.dataset.digest()}"
+        and provenance.data_hash != f"sha256:{digest_of(source.dataset, prepared.preparation)}"
         and part != "all"
     ):
         notes.append(
             f"these are not the data that {path} was trained on; "
             f"its {part} part may hold samples that it has seen"
         )
-    samples = prepared.outside.apply(choose_part(source, table, part))
+    samples = prepared.given(choose_part(source, table, part))
     found = measure(
         outputs_of(session, samples, batch_size),
         samples,

@@ -125,10 +125,10 @@ class Promotions:
             return await self._measure(job, self._service.trained(job), data, request.part)
         if not is_name(request.model):
             raise ModelNotFoundError(f"no model {request.model[:128]!r}")
-        version = self._plane.model(request.model, request.version).version
-        path = self._plane.settings.repository / request.model / str(version) / MODEL_FILE
-        jobs = [entry.job for entry in await self._service.stored(self._store.lineage, request.model)
-                if entry.version == version]  # fmt: skip
+        served = self._plane.model(request.model, request.version)
+        path = self._plane.settings.repository / served.name / str(served.version) / MODEL_FILE
+        lineage = await self._service.stored(self._store.lineage, served.name)
+        jobs = [entry.job for entry in lineage if entry.version == served.version]
         found = [job for job in self._service.jobs(limit=1 << 30) if job.id in jobs]
         return await self._measure(found[0] if found else None, path.absolute(), data, request.part)
 
@@ -149,6 +149,7 @@ class Promotions:
                 f"model {name[:128]!r}: give a name to serve it as; "
                 "at most 128 letters, digits, '.', '_' and '-'"
             )
+        self._refuse_alias(name)
         self._check_figures(job, request)
         return await self._service.whole(self._promote(job, name, request))
 
@@ -202,6 +203,7 @@ class Promotions:
         """
         if not is_name(name):
             raise ModelNotFoundError(f"no model {name[:128]!r}")
+        self._refuse_alias(name)
         return await self._service.whole(self._roll_back(name))
 
     async def _roll_back(self, name: str) -> tuple[int, int]:
@@ -243,6 +245,10 @@ class Promotions:
         self._closed = True
         for process in self._processes:
             process.kill()
+
+    def _refuse_alias(self, name: str) -> None:
+        if name in self._plane.settings.aliases and name not in self._plane.names:
+            raise ControlError(f"{name!r} is an alias; name the model")
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

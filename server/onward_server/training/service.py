@@ -171,8 +171,8 @@ class TrainingService:
         """
         if len(start.title) > _MAX_TITLE:
             raise RequestError(f"title: give at most {_MAX_TITLE} characters")
-        version = self._parent_version(start)
-        base = f"models/{start.model}/{version}/{MODEL_FILE}" if start.model else ""
+        parent, version = self._parent(start)
+        base = f"models/{parent}/{version}/{MODEL_FILE}" if parent else ""
         run, place = await asyncio.to_thread(
             lambda: run_to_do(start, self.settings, base, sent=batches is not None)
         )
@@ -187,7 +187,7 @@ class TrainingService:
                 number=0,
                 title=start.title,
                 configuration=to_toml(run),
-                parent_model=start.model,
+                parent_model=parent,
                 parent_version=version,
                 url=place.url,
                 fetched=place.link if place.url else "",
@@ -305,14 +305,15 @@ class TrainingService:
             changed.set()
         return job
 
-    def _parent_version(self, start: Start) -> int:
+    def _parent(self, start: Start) -> tuple[str, int]:
         if not start.model:
             if start.version:
                 raise RequestError("version: give it with a model of the repository")
-            return 0
+            return "", 0
         if not is_name(start.model) or (start.version and not is_version(start.version)):
             raise ModelNotFoundError(f"no model {start.model[:128]!r} with a version {start.version[:32]!r}")
-        return self._plane.model(start.model, start.version).version
+        served = self._plane.model(start.model, start.version)
+        return served.name, served.version
 
     def _check_room(self) -> None:
         if self._closing or not self._plane.ready:

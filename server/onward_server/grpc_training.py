@@ -104,7 +104,7 @@ class _Training:
         self._service = service
         self._plane = plane
 
-    async def start(self, request: Any, deadline: float | None) -> Any:
+    async def start(self, request: Any, call: Call) -> Any:
         return job_message(await self._service.start(_start(request)))
 
     async def start_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -140,20 +140,20 @@ class _Training:
         async for event in self._service.watch(request.id, request.after):
             yield event_message(event)
 
-    def list(self, request: Any, deadline: float | None) -> Any:
+    def list(self, request: Any, call: Call) -> Any:
         jobs = self._service.jobs(request.state, request.limit)
         return messages.ListJobsResponse(jobs=map(job_message, jobs))
 
-    def get(self, request: Any, deadline: float | None) -> Any:
+    def get(self, request: Any, call: Call) -> Any:
         return job_message(self._service.get(request.id))
 
-    async def cancel(self, request: Any, deadline: float | None) -> Any:
+    async def cancel(self, request: Any, call: Call) -> Any:
         return job_message(await self._service.cancel(request.id))
 
-    async def resume(self, request: Any, deadline: float | None) -> Any:
+    async def resume(self, request: Any, call: Call) -> Any:
         return job_message(await self._service.resume(request.id))
 
-    async def evaluate(self, request: Any, deadline: float | None) -> Any:
+    async def evaluate(self, request: Any, call: Call) -> Any:
         found = await self._service.promotions.evaluate(
             Evaluate(request.id, request.model, request.version, request.data, request.part or "test")
         )
@@ -171,7 +171,7 @@ class _Training:
             ),
         )
 
-    async def promote(self, request: Any, deadline: float | None) -> Any:
+    async def promote(self, request: Any, call: Call) -> Any:
         found = await self._service.promotions.promote(
             Promote(
                 request.id,
@@ -183,11 +183,11 @@ class _Training:
         )
         return lineage_message(found)
 
-    async def rollback(self, request: Any, deadline: float | None) -> Any:
+    async def rollback(self, request: Any, call: Call) -> Any:
         withdrawn, serving = await self._service.promotions.rollback(request.model)
         return messages.RollbackResponse(model=request.model, withdrawn=str(withdrawn), serving=str(serving))
 
-    async def lineage(self, request: Any, deadline: float | None) -> Any:
+    async def lineage(self, request: Any, call: Call) -> Any:
         found = await self._service.promotions.lineage(request.model, request.version)
         return messages.GetLineageResponse(versions=map(lineage_message, found))
 

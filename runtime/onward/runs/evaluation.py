@@ -21,6 +21,7 @@ from onward.runs.preparation import (
     choose_part,
     data_table,
     digest_of,
+    images_as_taken,
     known_columns,
     plain_numbers,
     read_data,
@@ -81,6 +82,7 @@ def evaluate(
     prepared = Prepared.of(provenance)
     known = known_columns(prepared.preparation) if is_table(table.spec) else {}
     session = Session(model, threads=threads)
+    table = images_as_taken(table, [spec.shape for spec in session.inputs])
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
     loss = None if provenance is None else provenance.configuration.get("loss")

@@ -19,7 +19,7 @@ from onward.data.batches import Batch, Batches
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.casting import as_dtype
 from onward.data.column_fit import ColumnOptions
-from onward.data.dataset import Dataset, Task
+from onward.data.dataset import Array, Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
 from onward.data.loader import Loader
@@ -27,9 +27,19 @@ from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.rows import ArrayRows, ParquetRows, PartRows, Rows, SampleRows, open_npy, open_parquet
+from onward.data.rows import (
+    ArrayRows,
+    ParquetRows,
+    PartRows,
+    Rows,
+    SampleRows,
+    load_npy,
+    open_npy,
+    open_parquet,
+)
 from onward.data.split import Splits, folds, split
 from onward.data.stream import IterableBatches, Kind, StreamLoader, batches_of
+from onward.data.stream_fit import fit_in_one_pass
 from onward.data.subwords import Subwords
 from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
@@ -39,6 +49,7 @@ from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 __all__ = [
     "PADDING",
     "UNKNOWN",
+    "Array",
     "ArrayRows",
     "Augmentation",
     "Batch",
@@ -75,6 +86,7 @@ __all__ = [
     "as_dtype",
     "available",
     "batches_of",
+    "fit_in_one_pass",
     "folds",
     "load_breast_cancer",
     "load_diabetes",
@@ -83,6 +95,7 @@ __all__ = [
     "load_idx_folder",
     "load_image_folder",
     "load_iris",
+    "load_npy",
     "load_npz",
     "load_table",
     "load_texts",

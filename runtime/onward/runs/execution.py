@@ -15,6 +15,7 @@ from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augm
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.model import Provenance, current_versions
+from onward.parallel import ranks_of
 from onward.runs import assembly
 from onward.runs.config import RunConfig
 from onward.runs.events import (
@@ -26,6 +27,7 @@ from onward.runs.events import (
     Finished,
     Measured,
     MetricsSoFar,
+    RanksTimed,
     Started,
     StepEnded,
     Warned,
@@ -48,7 +50,7 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log")
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel")
 """Where a run is recorded changes nothing in the model, and is not written into it."""
 
 Listener = Callable[[Event], None]
@@ -116,9 +118,12 @@ def execute(
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
             can be known.
     """
-    tell: Listener = events if events is not None else _silent
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    tell: Listener = events if events is not None and first else _silent
     token = cancel if cancel is not None else CancelToken()
-    _refuse_early(config)
+    if first:
+        _refuse_early(config)
     base = assembly.base_of(config)
     source, named = _read(config, base)
     parts = source.split(config.data.split, config.data.split_seed)
@@ -154,6 +159,7 @@ def execute(
         engine=config.engine,
         threads=config.threads,
         options=CompileOptions(config.winograd),
+        parallel=None if group is None else "mpi",
     )
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
@@ -162,7 +168,7 @@ def execute(
     if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
         bridge.checkpoints = checkpoints
         hooks.append(checkpoints)
-    output = assembly.output_of(config)
+    output = assembly.output_of(config) if first else Path()
     tell(
         Started(
             model=config.model.name,
@@ -183,12 +189,22 @@ def execute(
         resume=resume,
         progress=False,
     )
+    if group is not None:
+        tell(RanksTimed(trainer.times))
     if bridge.cancelled:
         finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
         tell(finished)
         return RunResult(finished, trainer, history, {}, None)
-    figures = _measure(config, trainer, parts, tell)
-    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
+
+    def finish() -> tuple[dict[str, float], Report | None]:
+        if not first:
+            return {}, None
+        figures = _measure(config, trainer, parts, tell)
+        return figures, _export(
+            config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell
+        )
+
+    figures, report = finish() if group is None else group.together(finish)
     finished = Finished(
         "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
     )
@@ -215,7 +231,9 @@ class _Bridge(Callback):
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now
             self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
-        if self._token.cancelled:
+        run.asked = self._token.cancelled
+        if run.agreed or (run.asked and run.group is None):
+            self._token.cancel("interrupted on another rank")
             self.cancelled = True
             if self.checkpoints is not None:
                 self.checkpoints.write(run)

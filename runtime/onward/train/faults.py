@@ -64,11 +64,12 @@ class Rewind:
         reading = 0
         for number, (epoch, position, rate) in enumerate(self._taken, self._step):
             if epoch != reading:
-                batches, reading = run.loader.epoch(epoch - 1, position), epoch
+                batches, reading = run.batches(epoch, position), epoch
             inputs, ends = run.inputs(next(batches), position, number, rate, updates)
             before = {name: array.copy() for name, array in run.session.state.items()}
             results = run.session.run(inputs)
-            if np.isfinite(results[run.layout.loss]) and not run.faulty(everywhere=True):
+            fault = not np.isfinite(results[run.layout.loss]) or bool(run.faulty(everywhere=True))
+            if not (fault if run.group is None else run.group.any(fault)):
                 updates.add(sum(float(results[w]) for w in run.layout.totals.values()), ends)
                 continue
             run.session.load_state(before)

@@ -106,3 +106,11 @@ def test_numbers_that_no_axis_has_are_refused(operator: str, tmp_path: Path) -> 
     (line,) = read(model([node], weight, numbers("i", 1)), tmp_path)
     assert line.startswith("InvalidModelError")
     assert f"node 'n' ({operator}): attribute {name!r} is {value}" in line
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1000])
+def test_a_split_into_another_number_of_outputs_is_refused(count: int, tmp_path: Path) -> None:
+    node = helper.make_node("Split", ["x"], ["y", "z"], name="n", num_outputs=count)
+    (line,) = read(model([node], opset=18), tmp_path)
+    assert line.startswith("InvalidModelError")
+    assert f"attribute 'num_outputs' is {count}, but the node has 2 outputs" in line

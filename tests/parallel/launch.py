@@ -43,7 +43,9 @@ def environment() -> dict[str, str]:
     """Of programs in tests: they may run as root, in containers, on one machine's memory and loopback."""
     paths = [str(ROOT), str(ROOT / "runtime"), str(ROOT / "tests" / "support")]
     return {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))},
+        **{
+            key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "PRTE_"))
+        },
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_btl": "self,sm,tcp",
@@ -59,5 +61,10 @@ def environment() -> dict[str, str]:
 def start(ranks: int, *arguments: str, cwd: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a Python program on so many ranks to its end."""
     return subprocess.run(
-        command(ranks, *arguments), capture_output=True, text=True, cwd=cwd, env=environment(), timeout=seconds
+        command(ranks, *arguments),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        timeout=seconds,
     )

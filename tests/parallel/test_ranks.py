@@ -163,9 +163,9 @@ def test_ranks_that_disagree_are_named() -> None:
     def other_epochs(trainer: Trainer, rank: int) -> None:
         trainer.fit(samples(trainer), batch_size=4, epochs=2 + (rank == 1), progress=False)
 
-    with pytest.raises(ConfigError, match="ranks disagree on the data: rank 0 has .* rank 1 has"):
+    with pytest.raises(ConfigError, match=r"ranks disagree on the data: rank 0 has .* rank 1 has"):
         failing(other_data)
-    with pytest.raises(ConfigError, match="ranks disagree on the number of epochs: .* ranks? 1.* has 3"):
+    with pytest.raises(ConfigError, match=r"ranks disagree on the number of epochs: .* ranks? 1.* has 3"):
         failing(other_epochs)
 
 

@@ -80,10 +80,11 @@ def command(
         show_plan(model, loaded, dim, training=training, threads=threads, as_json=as_json)
         return
     report = inspect_model(loaded)
-    support = _support(loaded)
+    trained = _trained_form(loaded)
+    support = _support(loaded, trained)
     sizes = {
-        name: list(loaded.graph.initializers[name].const_value.shape.numpy())  # type: ignore[union-attr]
-        for name in trainable_initializers(loaded)
+        name: list(trained.graph.initializers[name].const_value.shape.numpy())  # type: ignore[union-attr]
+        for name in trainable_initializers(trained)
     }
     if as_json:
         content = report.as_dict()
@@ -93,6 +94,17 @@ def command(
         print(json.dumps(content))
         return
     _show(model, report, support, sizes, layers)
+
+
+def _trained_form(model: ir.Model) -> ir.Model:
+    """The model as a trainer has it, quantised weights in floats; itself where it has no current form."""
+    from onward.graph import canonical_model
+    from onward.passes import in_floats
+
+    try:
+        return in_floats(canonical_model(model), trainable=True)
+    except OnwardError:
+        return model
 
 
 def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
@@ -120,7 +132,7 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _support(model: ir.Model) -> list[OperatorSupport]:
+def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
     from onward.graph import find, has_body
@@ -129,6 +141,7 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
     for node in model.graph.all_nodes():
         key = (node.domain, node.op_type)
         nodes[key] = nodes.get(key, 0) + 1
+    left = {n.op_type for n in trained_form.graph.all_nodes() if not n.domain}
     rows = []
     for (domain, op_type), count in sorted(nodes.items()):
         opset = model.opset_imports.get(domain, 1)
@@ -146,7 +159,9 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
         try:
             # training converts the standard's operators to the opset that gradients are written in
             trained = find(domain, op_type, opset if domain else OPSET)
-            gradient = callable(getattr(trained, "gradient", None))
+            gone = op_type not in left or domain not in ("", "ai.onnx")
+            rewritten = hasattr(trained, "canonical") or op_type in ("QuantizeLinear", "DequantizeLinear")
+            gradient = callable(getattr(trained, "gradient", None)) or (gone and rewritten)
         except OnwardError:
             gradient = False
         rows.append(OperatorSupport(name, count, problem is None, gradient, problem))

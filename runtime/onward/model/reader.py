@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError, StorageError, UnsupportedError
+from onward.graph.op import has_schemas, versions_of
 from onward.model import tensors
 from onward.model.external import ModelFolder, read_whole
 from onward.model.leniency import LENIENCIES, forgive, with_types
@@ -393,6 +394,9 @@ def _detach(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _normalise(model: ir.Model) -> ir.Model:
+    for key in list(model.functions):
+        if versions_of(*key[:2]) and not has_schemas(key[0]):
+            del model.functions[key]  # the class registered for it says more than its body
     if model.functions:
         for function in model.functions.values():
             if "" in function.opset_imports and "" in model.opset_imports:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError, UnsupportedError
 from onward.graph import find
-from onward.graph.infer import infer_node, steps_are_safe
+from onward.graph.infer import infer_node, range_is_short, steps_are_safe
+from onward.graph.op import has_schemas, versions_of
 from onward.model.structure import all_nodes
 
 __all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton", "survives"]
@@ -96,17 +97,39 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         for node in model.graph.all_nodes():
             if node.op_type == "Slice" and node.domain == "":
                 infer_node(node, model.opset_imports.get("", 0))
+    _infer_behind_own(model.graph)
     return model
+
+
+def _infer_behind_own(graph: ir.Graph) -> None:
+    """What follows from operators of which `onnx` knows nothing, but classes do."""
+    own = False
+    for node in graph:
+        unknown = any(v.name and (v.type is None or v.shape is None) for v in node.outputs)
+        if unknown and not has_schemas(node.domain):
+            infers = any(hasattr(c, "infer") for c in versions_of(node.domain, node.op_type).values())
+            own = own or infers
+            unknown = infers
+        if own and unknown:
+            infer_node(node, graph.opset_imports.get(node.domain, 0))
 
 
 def survives(proto: onnx.ModelProto) -> bool:
     """Whether ONNX's inference and converter may see the whole model.
 
-    They follow constants through arithmetic, and steps of a Slice near 2^63 end the process or never end:
-    steps must be constants that `infer_shapes` can look at.
+    They follow constants through arithmetic, and steps of a Slice near 2^63 end the process or never end, and
+    a Range is counted out: steps must be constants that `infer_shapes` can look at.
     """
     contents, slices = _steps(proto)
-    return all(node.input[4] in contents for node in slices)
+    if not all(node.input[4] in contents for node in slices):
+        return False
+    ranges = (node for node in all_nodes(proto.graph.node) if node.op_type == "Range")
+    return all(
+        range_is_short(
+            [onnx.numpy_helper.to_array(contents[n]) if n in contents else None for n in node.input]
+        )
+        for node in ranges
+    )
 
 
 def _steps(proto: onnx.ModelProto) -> tuple[dict[str, onnx.TensorProto], list[onnx.NodeProto]]:

@@ -234,6 +234,10 @@ def _check_number(node: onnx.NodeProto, attribute: onnx.AttributeProto, where: s
     """Refuse axes, counts and sizes that no tensor has: `onnx`'s own inference does not survive some."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _ANY_NUMBER:
         return
+    if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i != len(node.output):
+        raise InvalidModelError(
+            f"{where}: attribute 'num_outputs' is {attribute.i}, but the node has {len(node.output)} outputs"
+        )
     if attribute.type == onnx.AttributeProto.INT and abs(attribute.i) > _LARGEST_NUMBER:
         raise InvalidModelError(
             f"{where}: attribute {attribute.name!r} is {attribute.i}, which no axis, count or size can be"

@@ -145,19 +145,8 @@ def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> N
         time.sleep(0.05)
     done = int(read_checkpoint(tmp_path / "run.ckpt").meta["epoch"]) - 1
     with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                *TRAIN,
-                "--epochs",
-                str(done + 1),
-                "--resume",
-                str(tmp_path / "run.ckpt"),
-                "--output",
-                str(tmp_path / "m.onnx"),
-                "--csv-log",
-                str(tmp_path / "log.csv"),
-            ]
-        )
+        files = ("--output", str(tmp_path / "m.onnx"), "--csv-log", str(tmp_path / "log.csv"))
+        main([*TRAIN, "--epochs", str(done + 1), "--resume", str(tmp_path / "run.ckpt"), *files])
     assert ended.value.code == 0
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert len(rows) == done + 2

@@ -144,8 +144,8 @@ def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> N
         assert time.monotonic() - before < 10
         time.sleep(0.05)
     done = int(read_checkpoint(tmp_path / "run.ckpt").meta["epoch"]) - 1
+    files = ("--output", str(tmp_path / "m.onnx"), "--csv-log", str(tmp_path / "log.csv"))
     with pytest.raises(SystemExit) as ended:
-        files = ("--output", str(tmp_path / "m.onnx"), "--csv-log", str(tmp_path / "log.csv"))
         main([*TRAIN, "--epochs", str(done + 1), "--resume", str(tmp_path / "run.ckpt"), *files])
     assert ended.value.code == 0
     rows = (tmp_path / "log.csv").read_text().splitlines()

@@ -11,7 +11,8 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz conformance protos pages docker clean
+.PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz batches soak conformance
+.PHONY: protos pages docker clean
 
 setup: $(INSTALLED)
 
@@ -48,9 +49,10 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
-# the server under more than it can do; beside a bare gRPC handler; when something breaks; given malformed requests
+# the server under more than it can do; beside others; when something breaks; given malformed requests;
+# a million batched; half a million of every kind
 # (a line that begins with "load" would be a directive)
-overload load faults fuzz: setup
+overload load faults fuzz batches soak: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
 
 # the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down

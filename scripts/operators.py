@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from tests.ops.gradient_checks import differentiable_operators, gradient_cases, meets_ort
 
-from onward.graph import ONWARD_DOMAIN, Op, registered
+from onward.graph import ONWARD_DOMAIN, Op, has_body, registered
 
 FILE = Path(__file__).parents[1] / "docs" / "operators.md"
 HEAD = f"""# Operators
@@ -29,7 +29,8 @@ fused with its neighbours; `kernel` a request for native kernels, some forms of 
 (`onward inspect --plan` says which and why); `NumPy` its NumPy kernel inside the plan; `function` other \
 operators, which its schema or its class has for a body; `body` one step, whose graphs are plans of their own.
 - *Gradient* says what checks it: D central differences in float64 on the ONNX project's cases and ours, \
-O onnxruntime on the graph that the rule writes. A dash: the schema calls an input differentiable, and there \
+O onnxruntime on the graph that the rule writes. `rule`: one without a check; `body`: those \
+of the operators in its body. A dash: the schema calls an input differentiable, and there \
 is no rule. Empty: it calls none so, and there is no rule either.
 """
 
@@ -80,6 +81,11 @@ def _row(
     domain: str, op_type: str, found: Mapping[int, type[Op]], versions: set[int], checks: Mapping[str, str]
 ) -> str:
     marked = not domain and op_type in differentiable_operators()
+    bodies = [version for version in sorted(versions) if has_body(domain, op_type, version)]
+    if not found and bodies:
+        numbers = ", ".join(map(str, bodies))
+        gradient = checks.get(op_type, "–" if marked else "body")
+        return f"| {op_type} | {numbers} | function | {gradient} |"
     if not found:
         return f"| {op_type} | | missing | {'–' if marked else ''} |"
     numbers = ", ".join(map(str, sorted(found)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
@@ -30,13 +31,22 @@ async def main() -> None:
         response.raw_output_contents.append(y.tobytes())
         return response
 
+    async def stream(
+        messages: AsyncIterator[pb.ModelInferRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        async for message in messages:
+            yield pb.ModelStreamInferResponse(infer_response=await infer(message, context))
+
     server = grpc.aio.server()
+    streaming = grpc.stream_stream_rpc_method_handler(
+        stream, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
+    )
     handler = grpc.unary_unary_rpc_method_handler(
         infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler}),)
-    )
+    handlers = {"ModelInfer": handler, "ModelStreamInfer": streaming}
+    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+    server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)

@@ -1,32 +1,41 @@
-"""`make load`: requests a second and latencies, ours beside a bare handler, in turns, with the same client.
+"""`make load`: requests a second and latencies, ours beside other servers, in turns, with the same client.
 
-    python -m benchmarks.service.load [--seconds S] [--rounds N]
+    python -m benchmarks.service.load [--seconds S] [--rounds N] [--kinds K,...]
 
 The bare handler (`bare.py`) decodes, runs onnxruntime and encodes; no checks, no isolation, no statistics.
+ONWARD_MLSERVER_PYTHON and ONWARD_KSERVE_PYTHON name interpreters of environments with these servers
+(and onnxruntime); without them they are left out. Kinds: `calls` (one row each), `rows` (32 rows each),
+`streams` (one row a message, eight unanswered a stream).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
+import os
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import uvloop
 from benchmarks.service.models import write_mlp
-from benchmarks.service.starting import INFER, cpu_seconds, request, server
+from benchmarks.service.starting import INFER, STREAM, cpu_seconds, request, server
 
-_CONCURRENCY = (1, 8, 32)
+_KINDS: dict[str, tuple[int, ...]] = {"calls": (1, 8, 32), "rows": (1, 8), "streams": (1, 4)}
+"""Kinds of load, and their concurrencies."""
+_ROWS = 32
+_UNANSWERED = 8
 
 
 async def measure(
-    address: str, pid: int, data: bytes, concurrency: int, seconds: float
+    address: str, pid: int, data: bytes, concurrency: int, seconds: float, kind: str
 ) -> tuple[float, float, float, float]:
     """Requests a second, median and 99th percentile of milliseconds, the server's CPU microseconds."""
     times: list[float] = []
@@ -43,18 +52,44 @@ async def measure(
                 await call(data)
                 times.append(time.perf_counter() - start)
 
+        async def stream() -> None:
+            begun: collections.deque[float] = collections.deque()
+            room = asyncio.Semaphore(_UNANSWERED)
+
+            async def requests() -> AsyncIterator[bytes]:
+                while time.perf_counter() < end:
+                    await room.acquire()
+                    begun.append(time.perf_counter())
+                    yield data
+
+            async for _ in channel.stream_stream(STREAM)(requests()):
+                times.append(time.perf_counter() - begun.popleft())
+                room.release()
+
         begin = time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(concurrency)))
+        await asyncio.gather(*((stream if kind == "streams" else client)() for _ in range(concurrency)))
         took = time.perf_counter() - begin
     used = 1e6 * (cpu_seconds(pid) - before) / len(times)
     times.sort()
     return len(times) / took, 1e3 * statistics.median(times), 1e3 * times[int(0.99 * (len(times) - 1))], used
 
 
+@contextmanager
+def other(name: str, module: str, model: Path) -> Iterator[tuple[str, int] | None]:
+    """Address and process of another server, in the environment that ONWARD_<name>_PYTHON names."""
+    python = os.environ.get(f"ONWARD_{name}_PYTHON")
+    if not python:
+        yield None
+        return
+    with server("-m", module, str(model), python=python) as (process, event):
+        yield event["address"], process.pid
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (4)")
     parser.add_argument("--rounds", type=int, default=2, help="(2)")
+    parser.add_argument("--kinds", default=",".join(_KINDS), help="calls,rows,streams")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = write_mlp(Path(folder))
@@ -63,27 +98,49 @@ def main() -> int:
         first, ours = stack.enter_context(server("--repository", folder))
         second, off = stack.enter_context(server("--repository", folder, "--cross-check", "off"))
         third, bare = stack.enter_context(server("-m", "benchmarks.service.bare", str(path)))
-        x = np.random.default_rng(0).standard_normal((1, 784)).astype(np.float32)
         peers = {
-            "bare handler": (bare["address"], third.pid, request("mlp", x)),
-            "ours": (ours["address"], first.pid, request("mlp", x)),
-            "ours, no cross-check": (off["address"], second.pid, request("mlp", x)),
-            "ours, in a worker": (off["address"], second.pid, request("worker", x)),
-            "ours, batched in a worker": (off["address"], second.pid, request("batched", x)),
+            "bare handler": (bare["address"], third.pid, "mlp"),
+            "ours": (ours["address"], first.pid, "mlp"),
+            "ours, no cross-check": (off["address"], second.pid, "mlp"),
+            "ours, in a worker": (off["address"], second.pid, "worker"),
+            "ours, batched in a worker": (off["address"], second.pid, "batched"),
         }
-        columns = ("concurrency", "requests/s", "of bare", "p50 ms", "p99 ms", "CPU us")
-        print(" " * 26, *(f"{column:>11}" for column in columns))
-        for concurrency in _CONCURRENCY:
-            found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in peers}
-            for _ in range(options.rounds):
-                for name, (address, pid, data) in peers.items():
-                    found[name].append(uvloop.run(measure(address, pid, data, concurrency, options.seconds)))
-            best = {name: max(rounds) for name, rounds in found.items()}
-            for name, (rate, median, tail, used) in best.items():
-                ratio = rate / best["bare handler"][0]
-                figures = (f"{rate:11.0f}", f"{ratio:11.2f}", f"{median:11.2f}", f"{tail:11.2f}")
-                print(f"{name:26} {concurrency:11}", *figures, f"{used:11.0f}")
+        for name, module in (("MLSERVER", "mlserver_peer"), ("KSERVE", "kserve_peer")):
+            found = stack.enter_context(other(name, f"benchmarks.service.{module}", path))
+            if found is not None:
+                peers[name] = (*found, "mlp")
+        for kind in options.kinds.split(","):
+            print(f"\n{kind}")
+            table(peers, kind, options.rounds, options.seconds)
     return 0
+
+
+def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> None:
+    """Print what each of the peers does with requests of a kind."""
+    rows = _ROWS if kind == "rows" else 1
+    x = np.random.default_rng(0).standard_normal((rows, 784)).astype(np.float32)
+    columns = (
+        "concurrency",
+        f"{'rows' if rows > 1 else 'requests'}/s",
+        "of bare",
+        "p50 ms",
+        "p99 ms",
+        "CPU us",
+    )
+    print(" " * 26, *(f"{column:>11}" for column in columns))
+    for concurrency in _KINDS[kind]:
+        found: dict[str, list[tuple[float, float, float, float]]] = {}
+        for _ in range(rounds):
+            for name, (address, pid, model) in peers.items():
+                if kind == "streams" and name in ("MLSERVER", "KSERVE"):
+                    continue
+                measured = measure(address, pid, request(model, x), concurrency, seconds, kind)
+                found.setdefault(name, []).append(uvloop.run(measured))
+        best = {name: max(figures) for name, figures in found.items()}
+        for name, (rate, median, tail, used) in best.items():
+            ratio = rate / best["bare handler"][0]
+            figures = (f"{rate * rows:11.0f}", f"{ratio:11.2f}", f"{median:11.2f}", f"{tail:11.2f}")
+            print(f"{name:26} {concurrency:11}", *figures, f"{used:11.0f}")
 
 
 if __name__ == "__main__":

@@ -15,23 +15,22 @@ import numpy as np
 
 from onward_protos import grpc_service_pb2 as pb
 
-__all__ = ["INFER", "cpu_seconds", "memory_mb", "request", "server"]
+__all__ = ["INFER", "STREAM", "cpu_seconds", "family", "memory_mb", "request", "server"]
 
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @contextmanager
 def server(
-    *arguments: str, log: Path | None = None
+    *arguments: str, log: Path | None = None, python: str = sys.executable
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A server on free ports, and the line that it prints; `arguments` are its options, or a module's."""
     command = list(arguments) if arguments[:1] == ("-m",) else ["-m", "onward_server", *arguments]
     if arguments[:1] != ("-m",):
         command += ["--listen", "127.0.0.1:0"]
     with (log or Path("/dev/null")).open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+        process = subprocess.Popen([python, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -45,6 +44,23 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(fields[1])
+
+    def below(root: int) -> list[int]:
+        return [root, *(pid for child, owner in parents.items() if owner == root for pid in below(child))]
+
+    return below(pid)
 
 
 def request(model: str, array: np.ndarray) -> bytes:

@@ -46,6 +46,7 @@ from onward_server.dataplane.messages import (
     scheduling,
     tensor_parameters,
 )
+from onward_server.dataplane.shared_memory import Placement, SharedMemory
 from onward_server.errors import RequestError
 from onward_server.settings import Limits
 from onward_server.statuses import cut
@@ -68,15 +69,25 @@ __all__ = [
 
 PLATFORM = "onnx"
 _LARGE = 1 << 20
+_REGION = "shared_memory_region"
+_NO_REGIONS = SharedMemory(False)
 
 
-def infer_request(request: ModelInferRequest, limits: Limits, deadline: float | None) -> InferRequest:
+def infer_request(
+    request: ModelInferRequest,
+    limits: Limits,
+    deadline: float | None,
+    headers: Mapping[str, str],
+    regions: SharedMemory,
+) -> InferRequest:
     """A request in neutral form.
 
     Args:
         request: the message.
         limits: bounds on it.
         deadline: of the call, as `time.monotonic()`.
+        headers: of the call.
+        regions: shared memory that inputs may lie in.
 
     Raises:
         RequestError: names the field that is wrong.
@@ -89,28 +100,34 @@ def infer_request(request: ModelInferRequest, limits: Limits, deadline: float | 
     deadlines = [moment for moment in (deadline, until) if moment is not None]
     return InferRequest(
         check_name("model_name", request.model_name, limits),
-        decode_inputs(request, limits),
+        decode_inputs(request, limits, regions),
         check_name("model_version", request.model_version, limits),
         requested_outputs(request, limits),
         check_name("id", request.id, limits),
         priority,
         min(deadlines, default=None),
+        headers,
     )
 
 
-def decode_inputs(request: ModelInferRequest, limits: Limits) -> dict[str, Array]:
-    """The input arrays of a request, from raw or typed contents.
+def decode_inputs(
+    request: ModelInferRequest, limits: Limits, regions: SharedMemory = _NO_REGIONS
+) -> dict[str, Array]:
+    """The input arrays of a request, from raw or typed contents or from shared memory.
 
     Raises:
         RequestError: names the field that is wrong.
         UnsupportedError: an extension of the protocol that this server does not have.
     """
     raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise RequestError(
-            f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs; "
-            "give one for each input, in their order"
-        )
+    expected, next_raw = len(request.inputs), 0
+    if raw and len(raw) != expected:
+        expected = sum(_REGION not in tensor.parameters for tensor in request.inputs)
+        if len(raw) != expected:
+            raise RequestError(
+                f"raw_input_contents has {len(raw)} entries for {expected} inputs; "
+                "give one for each input, in their order"
+            )
     arrays: dict[str, Array] = {}
     for position, tensor in enumerate(request.inputs):
         where = f"inputs[{position}] ({tensor.name!r})"
@@ -119,17 +136,37 @@ def decode_inputs(request: ModelInferRequest, limits: Limits) -> dict[str, Array
         if tensor.name in arrays:
             raise RequestError(f"{where}: the name is given twice")
         check_name(f"inputs[{position}].name", tensor.name, limits)
-        tensor_parameters(where, _parameters(where, tensor.parameters))
         check_tensor(where, tensor.shape, limits)
+        placement = None
+        if tensor.parameters:
+            placement = tensor_parameters(where, _parameters(where, tensor.parameters))[1]
+        if placement is not None:
+            arrays[tensor.name] = _from_region(where, tensor, placement, regions)
+            if raw and expected == len(request.inputs):
+                raise RequestError(f"{where}: it lies in shared memory, and raw_input_contents has it too")
+            continue
         if raw and tensor.HasField("contents"):
             raise RequestError(f"{where}.contents: the request uses raw_input_contents too; use one of them")
         try:
-            array = decode_raw(tensor.datatype, tensor.shape, raw[position]) if raw else _decode_typed(tensor)
+            array = decode_raw(tensor.datatype, tensor.shape, raw[next_raw]) if raw else _decode_typed(tensor)
         except TensorFormatError as error:
-            field = f"raw_input_contents[{position}] for {where}" if raw else f"{where}.contents"
+            field = f"raw_input_contents[{next_raw}] for {where}" if raw else f"{where}.contents"
             raise RequestError(f"{field}: {error}") from None
+        next_raw += 1
         arrays[tensor.name] = with_meaning(where, tensor.datatype, array)
     return arrays
+
+
+def _from_region(
+    where: str, tensor: ModelInferRequest.InferInputTensor, placement: Placement, regions: SharedMemory
+) -> Array:
+    if tensor.HasField("contents"):
+        raise RequestError(f"{where}.contents: the tensor lies in shared memory too; use one of them")
+    try:
+        array = decode_raw(tensor.datatype, tensor.shape, regions.read(where, placement))
+    except TensorFormatError as error:
+        raise RequestError(f"{where} in shared memory: {error}") from None
+    return with_meaning(where, tensor.datatype, array)
 
 
 def is_quick_to_decode(request: ModelInferRequest) -> bool:
@@ -148,7 +185,7 @@ def requested_outputs(request: ModelInferRequest, limits: Limits) -> list[Reques
     for position, output in enumerate(request.outputs):
         name = check_name(f"outputs[{position}].name", output.name, limits)
         where = f"outputs[{position}] ({name!r})"
-        found.append(RequestedOutput(name, tensor_parameters(where, _parameters(where, output.parameters))))
+        found.append(RequestedOutput(name, *tensor_parameters(where, _parameters(where, output.parameters))))
     return found or None
 
 
@@ -163,8 +200,17 @@ def infer_response(answer: InferAnswer) -> ModelInferResponse:
         },
     )
     for name, array in answer.outputs.items():
-        response.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
-        response.raw_output_contents.append(encode_raw(array))
+        output = response.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
+        placement = answer.placed.get(name)
+        if placement is None:
+            response.raw_output_contents.append(encode_raw(array))
+            continue
+        output.parameters[_REGION].string_param = placement.region
+        output.parameters["shared_memory_byte_size"].int64_param = placement.size
+        if placement.offset:
+            output.parameters["shared_memory_offset"].int64_param = placement.offset
+        # outputs and raw contents stand in the same order
+        response.raw_output_contents.append(b"")
     return response
 
 
@@ -267,6 +313,8 @@ def infer_statistics(model: ServedModel) -> ModelStatistics:
             compute_input=duration(done, counts.input_ns),
             compute_infer=duration(done, counts.infer_ns),
             compute_output=duration(done, counts.output_ns),
+            cache_hit=duration(counts.cache_hits, counts.cache_hit_ns),
+            cache_miss=duration(counts.cache_misses, counts.cache_miss_ns),
         ),
         batch_stats=[
             InferBatchStatistics(

@@ -28,8 +28,8 @@ _LARGE = 1 << 20
 Answer: TypeAlias = "Any | Awaitable[Any]"
 """A message, or something that will be one."""
 
-Unary: TypeAlias = Callable[[Any, float | None], Answer]
-"""A method: message and deadline (`time.monotonic()`) in, message out, now or later."""
+Unary: TypeAlias = Callable[[Any, Call], Answer]
+"""A method: message and call in, message out, now or later."""
 
 
 @final
@@ -106,7 +106,7 @@ class Guard:
                     plane.admit(size)
                     counted = True
                 if size <= _LARGE:
-                    answer = method.call(self.read(method.request_type, data), call.deadline)
+                    answer = method.call(self.read(method.request_type, data), call)
                     if not isinstance(answer, Awaitable):
                         found = _written(answer)
                         if counted:
@@ -114,7 +114,7 @@ class Guard:
                         self._log_answer(name, call, begun, key)
                         return found
                 else:
-                    answer = self._read_first(method, data, call.deadline)
+                    answer = self._read_first(method, data, call)
             except Exception as error:  # noqa: BLE001 - the last line of defence of a request
                 if counted:
                     plane.leave(size)
@@ -127,8 +127,8 @@ class Guard:
 
         return start
 
-    async def _read_first(self, method: Method, data: bytes | memoryview, deadline: float | None) -> Any:
-        answer = method.call(await asyncio.to_thread(self.read, method.request_type, data), deadline)
+    async def _read_first(self, method: Method, data: bytes | memoryview, call: Call) -> Any:
+        answer = method.call(await asyncio.to_thread(self.read, method.request_type, data), call)
         return await answer if isinstance(answer, Awaitable) else answer
 
     async def _finish(self, answer: Awaitable[Any], name: str, call: Call, begun: float, key: str) -> bytes:

@@ -51,6 +51,17 @@ def methods(plane: DataPlane, log: AccessLog) -> tuple[dict[str, UnaryMethod], d
         "ModelInfer": Method(service.model_infer, messages.ModelInferRequest, "predict", counted=True),
         "RepositoryModelLoad": Method(service.load, messages.RepositoryModelLoadRequest, "manage"),
         "RepositoryModelUnload": Method(service.unload, messages.RepositoryModelUnloadRequest, "manage"),
+        "SystemSharedMemoryStatus": Method(
+            service.memory_status, messages.SystemSharedMemoryStatusRequest, "read"
+        ),
+        "SystemSharedMemoryRegister": Method(
+            service.memory_register, messages.SystemSharedMemoryRegisterRequest, "manage"
+        ),
+        "SystemSharedMemoryUnregister": Method(
+            service.memory_unregister, messages.SystemSharedMemoryUnregisterRequest, "manage"
+        ),
+        "TraceSetting": Method(service.trace_setting, messages.TraceSettingRequest, "manage"),
+        "LogSettings": Method(service.log_settings, messages.LogSettingsRequest, "manage"),
     }
     cross_check = {"GetStatistics": Method(service.check_counts, checks.GetStatisticsRequest, "read")}
     unary = {
@@ -71,37 +82,37 @@ class _Inference:
         self._guard = guard
         self._log = log
 
-    def server_live(self, request: Any, deadline: float | None) -> Any:
+    def server_live(self, request: Any, call: Call) -> Any:
         return messages.ServerLiveResponse(live=True)
 
-    def server_ready(self, request: Any, deadline: float | None) -> Any:
+    def server_ready(self, request: Any, call: Call) -> Any:
         return messages.ServerReadyResponse(ready=self._plane.ready)
 
-    def model_ready(self, request: Any, deadline: float | None) -> Any:
+    def model_ready(self, request: Any, call: Call) -> Any:
         try:
             self._plane.model(request.name, request.version)
         except (ModelNotFoundError, ModelUnavailableError):
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=self._plane.ready)
 
-    def server_metadata(self, request: Any, deadline: float | None) -> Any:
+    def server_metadata(self, request: Any, call: Call) -> Any:
         return messages.ServerMetadataResponse(
             name="onward", version=server_version(), extensions=extensions(self._plane.settings)
         )
 
-    def model_metadata(self, request: Any, deadline: float | None) -> Any:
+    def model_metadata(self, request: Any, call: Call) -> Any:
         model = self._plane.model(request.name, request.version)
         return model_metadata(model, self._plane.versions(model.name))
 
-    def model_config(self, request: Any, deadline: float | None) -> Any:
+    def model_config(self, request: Any, call: Call) -> Any:
         model = self._plane.model(request.name, request.version)
         return messages.ModelConfigResponse(config=model_config(model, self._plane.versions(model.name)))
 
-    def model_statistics(self, request: Any, deadline: float | None) -> Any:
+    def model_statistics(self, request: Any, call: Call) -> Any:
         models = self._plane.select(request.name, request.version)
         return messages.ModelStatisticsResponse(model_stats=map(infer_statistics, models))
 
-    def repository_index(self, request: Any, deadline: float | None) -> Any:
+    def repository_index(self, request: Any, call: Call) -> Any:
         _check_repository(request.repository_name)
         response = messages.RepositoryIndexResponse()
         for name, version, state, reason in self._plane.states(ready_only=request.ready):
@@ -110,7 +121,7 @@ class _Inference:
             )
         return response
 
-    async def load(self, request: Any, deadline: float | None) -> Any:
+    async def load(self, request: Any, call: Call) -> Any:
         _check_repository(request.repository_name)
         parameters = {}
         for name, value in request.parameters.items():
@@ -120,26 +131,61 @@ class _Inference:
         await self._plane.load(request.model_name, override_from(parameters))
         return messages.RepositoryModelLoadResponse()
 
-    async def unload(self, request: Any, deadline: float | None) -> Any:
+    async def unload(self, request: Any, call: Call) -> Any:
         _check_repository(request.repository_name)
         await self._plane.unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
-    def check_counts(self, request: Any, deadline: float | None) -> Any:
+    def memory_status(self, request: Any, call: Call) -> Any:
+        response = messages.SystemSharedMemoryStatusResponse()
+        for name, status in self._plane.regions.status(request.name).items():
+            region = response.regions[name]
+            region.name, region.key, region.offset = name, status.key, status.offset
+            region.byte_size = status.size
+        return response
+
+    def memory_register(self, request: Any, call: Call) -> Any:
+        self._plane.regions.register(request.name, request.key, request.offset, request.byte_size)
+        return messages.SystemSharedMemoryRegisterResponse()
+
+    def memory_unregister(self, request: Any, call: Call) -> Any:
+        self._plane.regions.unregister(request.name)
+        return messages.SystemSharedMemoryUnregisterResponse()
+
+    def trace_setting(self, request: Any, call: Call) -> Any:
+        given = {name: list(value.value) for name, value in request.settings.items()}
+        response = messages.TraceSettingResponse()
+        for name, values in self._plane.trace_settings(request.model_name, given).items():
+            response.settings[name].value.extend(values)
+        return response
+
+    def log_settings(self, request: Any, call: Call) -> Any:
+        given = {
+            name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+            for name, value in request.settings.items()
+        }
+        response = messages.LogSettingsResponse()
+        for name, value in self._plane.log_settings(given).items():
+            kind = "bool_param" if isinstance(value, bool) else "uint32_param"
+            setattr(response.settings[name], "string_param" if isinstance(value, str) else kind, value)
+        return response
+
+    def check_counts(self, request: Any, call: Call) -> Any:
         models = self._plane.select(request.model_name, request.model_version)
         return checks.GetStatisticsResponse(statistics=map(check_statistics, models))
 
-    def model_infer(self, request: Any, deadline: float | None) -> Answer:
-        limits = self._plane.settings.limits
+    def model_infer(self, request: Any, call: Call) -> Answer:
         if not is_quick_to_decode(request):
-            return self._decode_first(request, deadline)
-        neutral = infer_request(request, limits, deadline)
+            return self._decode_first(request, call)
+        plane = self._plane
+        neutral = infer_request(request, plane.settings.limits, call.deadline, call.metadata, plane.regions)
         answer = self._plane.infer_now(neutral)
         return self._infer(neutral) if answer is None else infer_response(answer)
 
-    async def _decode_first(self, request: Any, deadline: float | None) -> Any:
-        limits = self._plane.settings.limits
-        return await self._infer(await asyncio.to_thread(infer_request, request, limits, deadline))
+    async def _decode_first(self, request: Any, call: Call) -> Any:
+        plane = self._plane
+        given = (request, plane.settings.limits, call.deadline, call.metadata, plane.regions)
+        return await self._infer(await asyncio.to_thread(infer_request, *given))
 
     async def _infer(self, request: InferRequest) -> Any:
         answer = await self._plane.infer(request)
@@ -169,7 +215,7 @@ class _Inference:
             try:
                 async for data in requests:
                     # reading stops here while too much is unanswered
-                    await queue.put(self._stream_one(data, call.deadline, identity))
+                    await queue.put(self._stream_one(data, call, identity))
             except CallFailed as failed:
                 await queue.put((b"", failed.code, failed.text))
             await queue.put(None)
@@ -196,9 +242,7 @@ class _Inference:
                     transport="grpc", call=name, code="OK", start=start, identity=identity, key=key
                 )
 
-    def _stream_one(
-        self, data: bytes, deadline: float | None, identity: str
-    ) -> asyncio.Task[_Streamed] | _Streamed:
+    def _stream_one(self, data: bytes, call: Call, identity: str) -> asyncio.Task[_Streamed] | _Streamed:
         """One answer of a stream with its status: at once, or by a task."""
         request: Any = None
         size = len(data)
@@ -207,7 +251,7 @@ class _Inference:
             self._plane.admit(size)
             admitted = True
             request = self._guard.read(messages.ModelInferRequest, data)
-            response = self.model_infer(request, deadline)
+            response = self.model_infer(request, call)
             if not isinstance(response, messages.ModelInferResponse):
                 task = asyncio.get_running_loop().create_task(self._streamed(response, request, identity))
                 task.add_done_callback(lambda _: self._plane.leave(size))

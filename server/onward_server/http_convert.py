@@ -27,6 +27,7 @@ from onward_server.dataplane.messages import (
     scheduling,
     tensor_parameters,
 )
+from onward_server.dataplane.shared_memory import SharedMemory
 from onward_server.errors import RequestError
 from onward_server.grpc_convert import with_meaning
 from onward_server.settings import Limits
@@ -66,7 +67,13 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def infer_request(
-    body: bytes, header_length: str | None, model: str, version: str, limits: Limits
+    body: bytes,
+    header_length: str | None,
+    model: str,
+    version: str,
+    limits: Limits,
+    headers: Mapping[str, str],
+    regions: SharedMemory,
 ) -> HttpInfer:
     """The request of a body.
 
@@ -75,6 +82,8 @@ def infer_request(
         header_length: `Inference-Header-Content-Length`; None: all of the body is JSON.
         model, version: from the path.
         limits: bounds.
+        headers: of the request, names in lower case.
+        regions: shared memory that inputs may lie in.
 
     Raises:
         RequestError: names the field that is wrong.
@@ -90,7 +99,7 @@ def infer_request(
     header = json_object(body[:length])
     parameters = _parameters("parameters", header)
     priority, deadline = scheduling(parameters, time.monotonic())
-    inputs = _decoded(_tensors(header, "inputs", limits), memoryview(body)[length:], limits)
+    inputs = _decoded(_tensors(header, "inputs", limits), memoryview(body)[length:], limits, regions)
     outputs, binary = _requested(_tensors(header, "outputs", limits, required=False), limits)
     request_id = header.get("id", "")
     if not isinstance(request_id, str):
@@ -103,6 +112,7 @@ def infer_request(
         check_name("id", request_id, limits),
         priority,
         deadline,
+        headers,
     )
     return HttpInfer(request, binary, bool(parameters.get("binary_data_output", False)))
 
@@ -114,7 +124,14 @@ def infer_response(asked: HttpInfer, answer: InferAnswer) -> tuple[bytes, int | 
     for name, array in answer.outputs.items():
         datatype = datatype_of(array.dtype)
         entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
-        if asked.binary.get(name, asked.binary_default):
+        placement = answer.placed.get(name)
+        if placement is not None:
+            entry["parameters"] = {
+                "shared_memory_region": placement.region,
+                "shared_memory_byte_size": placement.size,
+                "shared_memory_offset": placement.offset,
+            }
+        elif asked.binary.get(name, asked.binary_default):
             raw = encode_raw(array)
             entry["parameters"] = {"binary_data_size": len(raw)}
             buffers.append(raw)
@@ -184,7 +201,9 @@ def _tensors(
     return given
 
 
-def _decoded(entries: Sequence[Mapping[str, Any]], binary: memoryview, limits: Limits) -> dict[str, Array]:
+def _decoded(
+    entries: Sequence[Mapping[str, Any]], binary: memoryview, limits: Limits, regions: SharedMemory
+) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     offset = 0
     for position, entry in enumerate(entries):
@@ -201,10 +220,14 @@ def _decoded(entries: Sequence[Mapping[str, Any]], binary: memoryview, limits: L
             raise RequestError(f"{where}: shape is not a list of whole numbers")
         check_tensor(where, shape, limits)
         parameters = _parameters(f"{where}.parameters", entry)
-        tensor_parameters(where, parameters)
+        placement = tensor_parameters(where, parameters)[1]
         size = parameters.get("binary_data_size")
         try:
-            if size is not None:
+            if placement is not None:
+                if size is not None or "data" in entry:
+                    raise TensorFormatError("it lies in shared memory, and data are given beside it")
+                array = decode_raw(datatype, shape, regions.read(where, placement))
+            elif size is not None:
                 if (
                     isinstance(size, bool)
                     or not isinstance(size, int)
@@ -221,7 +244,9 @@ def _decoded(entries: Sequence[Mapping[str, Any]], binary: memoryview, limits: L
                 array = _from_json(datatype, shape, entry.get("data"))
         except TensorFormatError as error:
             raise RequestError(f"{where}: {error}") from None
-        arrays[name] = with_meaning(where, datatype, array) if size is not None else array
+        arrays[name] = (
+            with_meaning(where, datatype, array) if size is not None or placement is not None else array
+        )
     if offset != len(binary):
         raise RequestError(f"{len(binary) - offset} bytes behind the JSON belong to no input")
     return arrays
@@ -286,7 +311,7 @@ def _requested(
             if not isinstance(wanted, bool):
                 raise RequestError(f"{where}.parameters['binary_data'] is not true or false")
             binary[name] = wanted
-        found.append(RequestedOutput(name, tensor_parameters(where, parameters)))
+        found.append(RequestedOutput(name, *tensor_parameters(where, parameters)))
     return found or None, binary
 
 

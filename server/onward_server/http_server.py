@@ -37,6 +37,8 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<po
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MODEL = r"/v2/models/{name:[^/]+}"
+_MEMORY = "/v2/systemsharedmemory"
+_MEMORY_REGION = _MEMORY + "/region/{name:[^/]+}"
 _VERSION = _MODEL + r"/versions/{version:[^/]+}"
 
 
@@ -140,6 +142,17 @@ class HttpServer:
             ("POST", "/v2/repository/index", "read", self._index),
             ("POST", "/v2/repository/models/{name:[^/]+}/load", "manage", self._load),
             ("POST", "/v2/repository/models/{name:[^/]+}/unload", "manage", self._unload),
+            ("GET", "/v2/logging", "read", self._log_settings),
+            ("POST", "/v2/logging", "manage", self._log_settings),
+            ("GET", "/v2/trace/setting", "read", self._trace_settings),
+            ("POST", "/v2/trace/setting", "manage", self._trace_settings),
+            ("GET", f"{_MODEL}/trace/setting", "read", self._trace_settings),
+            ("POST", f"{_MODEL}/trace/setting", "manage", self._trace_settings),
+            ("GET", f"{_MEMORY}/status", "read", self._memory_status),
+            ("GET", f"{_MEMORY_REGION}/status", "read", self._memory_status),
+            ("POST", f"{_MEMORY_REGION}/register", "manage", self._memory_register),
+            ("POST", f"{_MEMORY_REGION}/unregister", "manage", self._memory_unregister),
+            ("POST", f"{_MEMORY}/unregister", "manage", self._memory_unregister),
         ]
         for base in (_MODEL, _VERSION):
             routes += [
@@ -284,6 +297,51 @@ class HttpServer:
         await self._plane.unload(_model(request)[0])
         return _json({})
 
+    async def _log_settings(self, request: web.Request) -> web.Response:
+        changes = await self._object(request)
+        for name, value in changes.items():
+            if not isinstance(value, (bool, int, str)):
+                raise RequestError(f"{name[:64]!r} is not a string, a whole number, true or false")
+        return _json(self._plane.log_settings(changes))
+
+    async def _trace_settings(self, request: web.Request) -> web.Response:
+        changes = {}
+        for name, value in (await self._object(request)).items():
+            values = [] if value is None else value if isinstance(value, list) else [value]
+            if not all(isinstance(entry, (str, int)) for entry in values):
+                raise RequestError(f"{name[:64]!r} is not a string, a list of strings, or null")
+            changes[name] = [str(entry) for entry in values]
+        found = self._plane.trace_settings(_model(request)[0], changes)
+        return _json({name: v if name == "trace_level" else v[0] for name, v in found.items()})
+
+    async def _memory_status(self, request: web.Request) -> web.Response:
+        regions = self._plane.regions.status(_model(request)[0])
+        return _json(
+            [
+                {"name": name, "key": r.key, "offset": r.offset, "byte_size": r.size}
+                for name, r in regions.items()
+            ]
+        )
+
+    async def _memory_register(self, request: web.Request) -> web.Response:
+        given = await self._object(request)
+        key, offset, size = given.get("key"), given.get("offset", 0), given.get("byte_size", 0)
+        if not isinstance(key, str):
+            raise RequestError("key is not a string")
+        if any(isinstance(n, bool) or not isinstance(n, int) or n >= 2**63 for n in (offset, size)):
+            raise RequestError("offset and byte_size are not whole numbers")
+        self._plane.regions.register(_model(request)[0], key, offset, size)
+        return _json({})
+
+    async def _memory_unregister(self, request: web.Request) -> web.Response:
+        await self._body(request)
+        self._plane.regions.unregister(_model(request)[0])
+        return _json({})
+
+    async def _object(self, request: web.Request) -> dict[str, Any]:
+        body = await self._body(request)
+        return json_object(body) if body.strip() else {}
+
     async def _infer(self, request: web.Request) -> web.Response:
         size = request.content_length or 0
         if size > self._plane.settings.max_message_bytes:
@@ -291,7 +349,9 @@ class HttpServer:
         with self._plane.admitted(size):
             body = await self._body(request)
             name, version = _model(request)
-            given = (body, request.headers.get(_HEADER_LENGTH), name, version, self._plane.settings.limits)
+            limits, regions = self._plane.settings.limits, self._plane.regions
+            headers = {key.lower(): value for key, value in request.headers.items()}
+            given = (body, request.headers.get(_HEADER_LENGTH), name, version, limits, headers, regions)
             if len(body) > _LARGE:
                 asked = await asyncio.to_thread(infer_request, *given)
             else:
@@ -301,13 +361,13 @@ class HttpServer:
                 data, length = await asyncio.to_thread(infer_response, asked, answer)
             else:
                 data, length = infer_response(asked, answer)
-            headers = {"Content-Type": "application/json"}
+            sent = {"Content-Type": "application/json"}
             if length is not None:
-                headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(length)}
+                sent = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(length)}
             data, coding = await _compressed(data, request.headers.get("Accept-Encoding", ""))
             if coding:
-                headers["Content-Encoding"] = coding
-            return web.Response(body=data, headers=headers)
+                sent["Content-Encoding"] = coding
+            return web.Response(body=data, headers=sent)
 
     async def _unknown(self, request: web.Request) -> web.Response:
         return _error(404, f"there is no {request.method} {request.path[:128]} on this server")

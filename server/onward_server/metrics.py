@@ -30,7 +30,9 @@ def exposition(plane: DataPlane) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-_TRITON = ("nv_inference_", "# HELP nv_inference_", "# TYPE nv_inference_")
+_TRITON = tuple(
+    start + name for start in ("", "# HELP ", "# TYPE ") for name in ("nv_inference_", "nv_cache_")
+)
 
 
 @final
@@ -87,6 +89,19 @@ class _Collector:
                 f"Microseconds {text}, summed over requests",
                 [(k, value // 1000) for k, value in values],
             )
+        if plane.cache.size:
+            yield counter(
+                "nv_cache_num_hits_per_model",
+                "Answers taken from the cache",
+                [(k, s.cache_hits) for k, _, s in counts],
+            )
+            yield counter(
+                "nv_cache_num_misses_per_model",
+                "Answers not found in the cache",
+                [(k, s.cache_misses) for k, _, s in counts],
+            )
+            used = float(plane.cache.used)
+            yield GaugeMetricFamily("onward_cache_bytes", "Bytes of cached answers", value=used)
         yield gauge(
             "nv_inference_pending_request_count",
             "Requests that wait",

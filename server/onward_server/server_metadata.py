@@ -26,6 +26,9 @@ def extensions(settings: ServerSettings) -> list[str]:
         "parameters",
         "schedule_policy",
         "statistics",
+        "logging",
+        *(["system_shared_memory"] if settings.shared_memory else []),
+        *(["trace"] if settings.trace is not None else []),
         *(["binary_tensor_data"] if settings.http_listen else []),
         "onward.v1.cross_check",
     ]

@@ -34,6 +34,7 @@ __all__ = [
     "ServerSettings",
     "TlsSettings",
     "Tolerance",
+    "TraceSettings",
     "VersionPolicy",
     "changed_at_rest",
     "load_model_settings",
@@ -178,6 +179,7 @@ class ModelSettings(BaseModel):
         in_process: whether runs of microseconds may skip the worker: `auto` or `never`.
         warm_up: shapes that are run before the version takes requests: for each, input names to extents.
         labels: file of a class name a line, beside config.toml, for the classification extension.
+        response_cache: whether answers are kept for equal requests, in the server's `response_cache_bytes`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -195,6 +197,7 @@ class ModelSettings(BaseModel):
     in_process: Literal["auto", "never"] | None = None
     warm_up: tuple[dict[str, tuple[int, ...]], ...] = ()
     labels: str | None = None
+    response_cache: bool = False
 
 
 @final
@@ -272,6 +275,23 @@ class TlsSettings(BaseModel):
 
 
 @final
+class TraceSettings(BaseModel):
+    """Traces of requests.
+
+    Attributes:
+        endpoint: of an OpenTelemetry collector, OTLP over HTTP, e.g. `http://collector:4318/v1/traces`.
+        rate: every so many requests one is traced, beside those whose caller is; 0: off until it is changed.
+        service: `service.name` of the spans.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str = Field(pattern=r"^https?://.+")
+    rate: int = Field(default=1000, ge=0)
+    service: str = "onward"
+
+
+@final
 class ServerSettings(BaseSettings):
     """Settings of the whole server; `ONWARD_SERVER_<FIELD>` in the environment sets one.
 
@@ -298,6 +318,11 @@ class ServerSettings(BaseSettings):
         model_control: `none`: the repository is read at the start; `poll`: every `poll_seconds`;
             `explicit`: clients with the role `manage` load and unload.
         startup_models: with `explicit`, what is loaded at the start; `*`: everything.
+        aliases: further names of models: `name`, or `name/version`; a model of that name comes first.
+        remote_settings: whether clients with the role `manage` may change log and trace settings.
+        response_cache_bytes: for answers of models with `response_cache`; 0: none.
+        shared_memory: whether clients with the role `manage` may register regions of shared memory.
+        trace: see TraceSettings; None: no traces.
         keys: who may call; empty: everybody may do everything that is enabled.
         tls: see TlsSettings; None: plain text.
         access_log: share of answered requests that the access log has; refusals are logged once a second.
@@ -331,6 +356,11 @@ class ServerSettings(BaseSettings):
     model_control: Literal["none", "poll", "explicit"] = "none"
     poll_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     startup_models: tuple[str, ...] = ("*",)
+    aliases: dict[str, str] = {}
+    remote_settings: bool = False
+    response_cache_bytes: int = Field(default=0, ge=0)
+    shared_memory: bool = False
+    trace: TraceSettings | None = None
     keys: tuple[KeySettings, ...] = ()
     tls: TlsSettings | None = None
     access_log: float = Field(default=0.01, ge=0, le=1)
@@ -372,6 +402,7 @@ def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
 _AT_REST = (
     *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
     *("load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
+    *("response_cache_bytes", "shared_memory", "trace"),
 )
 
 

@@ -209,6 +209,90 @@ def test_inspect(onward: Onward, iris: Path) -> None:
     assert found["parameters"] == normalisation + 4 * 16 + 16 + 16 * 3 + 3
 
 
+def test_inspect_says_what_was_read_otherwise(onward: Onward, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [-1, 3])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [given], [result])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    shown = onward("inspect", path).out
+    assert "input 'x' declares the dimension -1: read as unknown" in shown
+    assert "output 'y' declares no shape" in shown
+
+
+def _obstructed(path: Path) -> None:
+    """A weight, then what cannot be run, in branches too."""
+    branch = [
+        helper.make_graph(
+            [helper.make_node("Unheard", ["r"], [name], name=f"in {name}", domain="com.example")],
+            f"{name} branch", [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3])],
+        )
+        for name in ("yes", "no")
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["m"], name="scale"),
+        helper.make_node("Unheard", ["m"], ["u"], name="first", domain="com.example"),
+        helper.make_node("Unheard", ["u"], ["v"], name="second", domain="com.example"),
+        helper.make_node("Relu", ["v"], ["r"], name="relu"),
+        helper.make_node("If", ["flag"], ["y"], name="either", then_branch=branch[0], else_branch=branch[1]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [
+            onnx.numpy_helper.from_array(np.ones(3, np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array(True), "flag"),
+        ],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+
+
+def test_inspect_lists_every_obstacle_to_training(onward: Onward, tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    _obstructed(path)
+    done = onward("inspect", path, "--train", "--json")
+    assert done.code == 1
+    found = {(row["kind"], row["node"], row["place"]) for row in json.loads(done.out)["obstacles"]}
+    assert found == {
+        ("operator", "first", ""),
+        ("operator", "second", ""),
+        ("operator", "in yes", "If 'either', yes branch"),
+        ("operator", "in no", "If 'either', no branch"),
+    }
+    shown = onward("inspect", path, "--train").out
+    assert "4 obstacles to training" in shown
+    assert "4 nodes: 'first', 'second', " in shown
+    assert "'in yes' (in If 'either', yes branch)" in shown
+    assert "does not depend" not in shown
+
+
+def test_inspect_names_where_no_gradient_passes(onward: Onward, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["m"], name="scale"),
+        helper.make_node("Cast", ["m"], ["i"], name="to integers", to=TensorProto.INT32),
+        helper.make_node("Cast", ["i"], ["y"], name="back", to=TensorProto.FLOAT),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in "xy")
+    weight = onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [x], [y], [weight])
+    imports = [helper.make_opsetid("", 17)]
+    path = tmp_path / "integers.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+    done = onward("inspect", path, "--train", "--json")
+    assert done.code == 1
+    (row,) = json.loads(done.out)["obstacles"]
+    assert (row["kind"], row["node"]) == ("gradient", "to integers")
+    assert "not of a floating-point type" in row["why"]
+
+
+def test_inspect_finds_nothing_in_the_way(onward: Onward, iris: Path) -> None:
+    done = onward("inspect", iris, "--train")
+    assert done.code == 0
+    assert "nothing keeps it from being trained" in done.out
+
+
 def test_inspect_names_operators_that_cannot_be_run(onward: Onward, tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Unheard", ["x"], ["y"], domain="com.example")],

@@ -157,7 +157,7 @@ MIXED: dict[str, tuple[Body, str]] = {
     "twice": (twice_the_samples, "another way"),
     "fixed": (lambda g, x: g.Reshape(x, g.const([5, 12], np.int64)), "joined with others"),
     "repeated": (lambda g, x: g.Tile(x, g.const([2, 1, 1], np.int64)), "samples are repeated"),
-    "behind each other": (lambda g, x: g.Concat(x, x, axis=0), "along the samples' axis"),
+    "behind each other": (lambda g, x: g.Concat(x, x, axis=-3), "along the samples' axis"),
 }
 
 

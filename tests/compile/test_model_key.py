@@ -108,13 +108,31 @@ def test_the_order_of_operands_counts() -> None:
     assert key(difference("a", "b"), shapes=shapes) != key(difference("b", "a"), shapes=shapes)
 
 
-def test_a_model_with_inner_graphs_or_strings_has_no_key() -> None:
-    inner = ir.Graph([], [], nodes=[], name="inner")
+def with_body(tensor: ir.TensorProtocol) -> str | None:
+    """The key of a model with a body that holds a tensor."""
+    inner = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="inner"))
+    held = ir.Value(name="w", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+    inner.graph.register_initializer(held)
+    inner.output(inner.Neg(held), "y")
     g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="outer"))
-    x = g.input("x", ir.DataType.FLOAT, (2,))
-    g.graph.append(ir.node("Relu", [x], {"body": inner}, name="odd"))
-    assert ModelKey(ir.Model(g.graph, ir_version=10), {}).key({"x": (2,)}, (), host_target(), 1) is None
+    x = g.input("x", ir.DataType.BOOL, ())
+    g.graph.append(ir.node("If", [x], {"then_branch": inner.graph}, name="either"))
+    return ModelKey(ir.Model(g.graph, ir_version=10), {}).key({"x": ()}, (), host_target(), 1)
 
+
+def test_contents_of_bodies_count(tmp_path: Path) -> None:
+    one, two = (with_body(ir.tensor(np.float32([n, 3.0]))) for n in (1, 2))
+    assert one is not None
+    assert one == with_body(ir.tensor(np.float32([1, 3.0])))
+    assert one != two
+    (tmp_path / "w").write_bytes(bytes(8))
+    elsewhere = ir.ExternalTensor(
+        "w", 0, 8, ir.DataType.FLOAT, shape=ir.Shape([2]), name="w", base_dir=tmp_path
+    )
+    assert with_body(elsewhere) is None
+
+
+def test_a_model_with_strings_has_no_key() -> None:
     g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="texts"))
     text = ir.StringTensor([b"a"], shape=ir.Shape([1]), name="text")
     value = ir.Value(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from tests.compile.test_plans_zoo import make
@@ -102,6 +103,43 @@ def test_numpy_kernels_and_constants_survive(process: Process) -> None:
     lowered = process.lowered
     process.restart()
     assert same(CompiledEngine(model, threads=2).run(inputs), first)
+    assert process.lowered == lowered
+
+
+BODIES = """<ir_version: 10, opset_import: ["" : 21]>
+agraph (float[3, 4] x, int64 trips, bool branch) => (float[3, 4] y, float[3, 4] z) {
+   go = Constant <value = bool {1}> ()
+   step = Constant <value = float {0.5}> ()
+   y = Loop (trips, go, x) <body = inner (int64 i, bool c, float[3, 4] now) => (bool d, float[3, 4] next) {
+      d = Identity (c)
+      grown = Add (now, step)
+      next = If (branch) <
+         then_branch = doubled () => (float[3, 4] a) { a = Add (grown, grown) },
+         else_branch = shifted () => (float[3, 4] b) { b = Sub (grown, x) }
+      >
+   }>
+   z = Scan <body = squares (float[4] row) => (float[4] s) { s = Mul (row, row) }, num_scan_inputs = 1> (y)
+}
+"""
+
+
+def test_bodies_survive(process: Process) -> None:
+    model = ir.from_proto(onnx.parser.parse_model(BODIES))
+    inputs = {"x": ONES["x"], "trips": np.array(3), "branch": np.array(True)}
+    other = {**inputs, "branch": np.array(False), "trips": np.array(2)}
+
+    def results() -> list[dict[str, Array]]:
+        engine = CompiledEngine(model, threads=1)
+        assert engine.plan({n: a.shape for n, a in inputs.items()}) is not None
+        return [engine.run(inputs), engine.run(other)]
+
+    first = results()
+    np.testing.assert_allclose(first[0]["y"], ((1.5 * 2 + 0.5) * 2 + 0.5) * 2)
+    np.testing.assert_allclose(first[0]["z"], first[0]["y"] ** 2)
+    lowered = process.lowered
+    assert lowered > 0
+    process.restart()
+    assert all(same(a, b) for a, b in zip(results(), first, strict=True))
     assert process.lowered == lowered
 
 

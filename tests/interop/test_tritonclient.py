@@ -6,6 +6,7 @@ ONWARD_TRITONCLIENT_PYTHON names an interpreter that has `tritonclient[grpc,http
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -206,3 +207,20 @@ def test_http_gives_the_same_answers(seen: dict[str, Any]) -> None:
     assert {entry["name"]: entry["state"] for entry in http["index"]}["broken"] == "UNAVAILABLE"
     assert "input 'b' is missing" in http["error"]
     assert http["unloaded"] == [False, True]
+
+
+def test_shared_memory_and_log_settings_through_both_clients(tmp_path: Path) -> None:
+    put(tmp_path, "int64", 1, identity(TensorProto.INT64))
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", shared_memory=True, remote_settings=True)
+    loggers = [logging.getLogger(name) for name in ("onward", "onward_server")]
+    before = [logger.level for logger in loggers]
+    try:
+        with ServerThread(chosen, RIGHT) as server:
+            given = (server.address, server.http_address, str(os.getpid()))
+            seen = json.loads(run(str(HERE / "tritonclient_memory_script.py"), *given))
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+    assert seen["grpc"] == seen["http"] == ["y", [0, 1, 2, 3, 4, 5], 1]
+    assert seen["grpc log"]["log_error"] == {"bool_param": True}
+    assert seen["http log"]["log_verbose_level"] == 1

@@ -68,6 +68,18 @@ REDUCTIONS = [
     *(Case(name, [uniform(0.5, 2, 3, 4)], {"keepdims": 0}) for name in _REDUCTIONS),
     *(Case(name, [uniform(0.5, 2, 3, 4), [0]], {"keepdims": 0}, runtime=[1]) for name in _REDUCTIONS),
     *(Case(name, [uniform(0.5, 2, 3, 4)], {"axes": (-1,)}, opset=11, wrt=()) for name in _REDUCTIONS),
+    *(
+        Case("CumProd", [(3, 4, 2), axis], {"exclusive": exclusive, "reverse": reverse}, opset=26)
+        for axis, exclusive, reverse in ((1, 0, 0), (0, 1, 0), (-1, 0, 1), (1, 1, 1))
+    ),
+    Case("CumProd", [np.array([[1.0, 2.0, 0.0, 3.0], [0.0, 3.0, 0.0, 2.0]]), 1], opset=26),
+    Case("Det", [(2, 3, 3)], opset=22, batch=[0]),
+    Case("Det", [(1, 1)], opset=22),
+    Case("Det", [np.ones((2, 2))], opset=22, name="Det of a singular matrix"),
+    Case("ReverseSequence", [(4, 3, 2), [4, 0, 2]], wrt=[0]),
+    Case("ReverseSequence", [(3, 4), [1, 2, 3]], {"batch_axis": 0, "time_axis": 1}, wrt=[0]),
+    Case("Compress", [(3, 4), np.array([False, True])], {"axis": -1}),
+    Case("Compress", [(3, 4), np.array([True, False, True, True])]),
     Case("ReduceProd", [np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 0.0], [1.0, 2.0, 3.0]]), [1]]),
     *(
         Case(name, [(3, 4)], {"axis": -1, "keepdims": keepdims}, opset=opset, wrt=())

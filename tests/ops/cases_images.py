@@ -40,7 +40,87 @@ def _by_sizes(x: tuple[int, ...], sizes: list[int], attrs: dict[str, Any], **mor
 
 _UP_AND_DOWN = _scales(1, 1, 2.5, 0.6)
 
+_NEAR = 0.37 + 0.11 * np.arange(24).reshape(1, 3, 4, 2) % 1.3 - 1.0
+"""Coordinates within an image, none of them near a pixel's."""
+
+_FAR = np.where(np.arange(24).reshape(1, 3, 4, 2) % 5 == 0, 1.7 + _NEAR, _NEAR)
+
+_SAMPLED = [
+    *(
+        Case(
+            "GridSample",
+            [(1, 2, 5, 7), _FAR],
+            {"mode": mode, "padding_mode": padding, "align_corners": align},
+            without_ort=_OTHER if padding != "zeros" or mode == "cubic" else "",
+        )
+        for mode in ("nearest", "linear", "cubic")
+        for padding in ("zeros", "border", "reflection")
+        for align in (0, 1)
+    ),
+    Case(
+        "GridSample",
+        [(1, 2, 3, 5, 4), np.resize(_FAR, (1, 2, 2, 2, 3))],
+        {"padding_mode": "reflection"},
+        without_ort=_OTHER,
+    ),
+    Case(
+        "GridSample", [(2, 3, 5, 7), np.resize(_NEAR, (2, 4, 3, 2))], {"mode": "bilinear"}, opset=16, wrt=()
+    ),
+]
+
+_ROIS = np.array([[0.3, 0.2, 4.7, 3.1], [-3.0, 1.4, 2.2, 9.3]])
+
+_OTHERS = [
+    *(Case("AffineGrid", [(2, 2, 3), [2, 3, 4, 5]], {"align_corners": align}, batch=[]) for align in (0, 1)),
+    Case("AffineGrid", [(2, 3, 4), [2, 3, 2, 4, 5]], wrt=[0]),
+    Case("Col2Im", [(2, 12, 12), [4, 5], [2, 2]], wrt=[0]),
+    Case(
+        "Col2Im",
+        [(2, 12, 6), [4, 5], [3, 2]],
+        {"pads": (1, 0, 2, 1), "strides": (2, 2), "dilations": (1, 2)},
+        wrt=[0],
+        name="Col2Im-window",
+    ),
+    Case(
+        "MaxUnpool",
+        [(1, 2, 2, 2), np.array([[[[0, 3], [8, 10]], [[21, 18], [24, 31]]]])],
+        {"kernel_shape": (2, 2), "strides": (2, 2)},
+        wrt=[0],
+    ),
+    *(
+        Case(
+            "RoiAlign",
+            [(2, 3, 5, 6), _ROIS, [1, 0]],
+            {
+                "output_height": 2,
+                "output_width": 3,
+                "sampling_ratio": ratio,
+                "mode": mode,
+                "spatial_scale": 0.9,
+            },
+            wrt=[0] if ratio and mode == "avg" else (),
+            without_ort=_OTHER,
+            name=f"RoiAlign-{ratio}-{mode}",
+        )
+        for ratio in (0, 2)
+        for mode in ("avg", "max")
+    ),
+    Case(
+        "RoiAlign", [(2, 3, 5, 6), _ROIS, [1, 0]], {"output_height": 2}, opset=10, wrt=(), without_ort=_OTHER
+    ),
+    Case(
+        "DeformConv",
+        [(2, 4, 5, 6), (6, 2, 2, 3), (2, 24, 3, 3), (6,), (2, 12, 3, 3)],
+        {"group": 2, "offset_group": 2, "pads": (0, 1, 1, 1), "strides": (2, 2), "dilations": (1, 1)},
+        name="DeformConv-groups",
+        without_ort=_OTHER,
+    ),
+    Case("DeformConv", [(1, 2, 4, 4), (1, 2, 2, 2), (1, 8, 3, 3)], without_ort=_OTHER),
+]
+
 IMAGES = [
+    *_SAMPLED,
+    *_OTHERS,
     *(_by_scales((2, 3, 4, 7), _UP_AND_DOWN, at, without_ort=_OTHER) for at in _MODES),
     *(_by_sizes((2, 19, 4, 7), [2, 19, 9, 3], at, without_ort=_OTHER) for at in _MODES),
     *(

@@ -110,4 +110,27 @@ LOSS_GRADIENTS = [
     for weights in ([], [_squares(5)])
 ]
 
-TRAINING = [*UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]
+_INTEGERS = {"to": 3}
+QUANTIZED = [
+    Case(
+        "FakeQuantize",
+        [(3, 4), np.array(0.02), np.array(-40.0), np.array(30.0)],
+        {**_INTEGERS, **more},
+        **_ONWARD,
+        wrt=(),
+        name=name,
+    )
+    for name, more in (("", {}), ("lowest", {"nan_to_low": 1}))
+] + [
+    Case(
+        "FakeQuantize",
+        [(3, 4, 2), np.array([[0.02], [0.1], [0.3], [1.0]]), np.full((4, 1), -128.0), np.full((4, 1), 127.0)],
+        _INTEGERS,
+        **_ONWARD,
+        wrt=(),
+        name="by channel",
+    )
+]
+"""The straight-through estimator is no slope: see the tests of quantised training."""
+
+TRAINING = [*QUANTIZED, *UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]

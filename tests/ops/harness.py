@@ -14,7 +14,18 @@ import onnx_ir as ir
 
 from onward.autodiff import gradients
 from onward.engine.interpreter import Interpreter
-from onward.graph import ONWARD_DOMAIN, Array, Builder, dims_of, find, is_float, numpy_dtype
+from onward.graph import (
+    ONWARD_DOMAIN,
+    Array,
+    Builder,
+    canonical_graph,
+    canonical_model,
+    dims_of,
+    find,
+    has_body,
+    is_float,
+    numpy_dtype,
+)
 from onward.passes import cast_floats, expand_onward
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -145,8 +156,11 @@ def away(x: Array, kinks: Sequence[float], by: float = 0.05) -> Array:
 
 
 def has_gradient(case: Case) -> bool:
-    """Whether the operator of the case has a gradient rule."""
-    return hasattr(find(case.domain, case.op_type, 1 if case.domain else case.opset), "gradient")
+    """Whether the operator of the case has a gradient rule, or a body whose operators have."""
+    opset = 1 if case.domain else case.opset
+    if has_body(case.domain, case.op_type, opset):
+        return True
+    return hasattr(find(case.domain, case.op_type, opset), "gradient")
 
 
 def model_of(case: Case, *, gradient: bool = False) -> ir.Model:
@@ -174,6 +188,12 @@ def model_of(case: Case, *, gradient: bool = False) -> ir.Model:
     for i, y in outputs:
         g.output(y, f"y{i}")
     if gradient:
+        if has_body(case.domain, case.op_type, 1 if case.domain else case.opset):
+            g = Builder(canonical_graph(graph))
+            named = {v.name: v for v in (*g.graph.inputs, *g.graph.initializers.values())}
+            values = [None if v is None else named[v.name] for v in values]
+            outputs = [(i, g.graph.outputs[at]) for at, (i, _) in enumerate(outputs)]
+            graph = g.graph
         marked = case.seeded(len(results))
         seeds = {
             y: g.input(f"dy{i}", y.dtype or ir.DataType.FLOAT, dims_of(y) or ())
@@ -231,7 +251,8 @@ def run_ort(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def in_double(model: ir.Model, inputs: Mapping[str, Array]) -> tuple[ir.Model, dict[str, Array]]:
     """A model and its inputs with float64 for float32."""
     wide = {k: x.astype(np.float64) if x.dtype == np.float32 else x for k, x in inputs.items()}
-    return cast_floats(model, ir.DataType.DOUBLE), wide
+    # an operator that takes no float64 may have a body that does
+    return cast_floats(canonical_model(model), ir.DataType.DOUBLE), wide
 
 
 def for_double(case: Case) -> Case:

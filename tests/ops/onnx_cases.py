@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from tests.ops.harness import OPSET, Array, Case
+from tests.ops.harness import OPSET, Array, Case, has_gradient
 
-from onward.graph import find, registered
+from onward.graph import has_body, registered
 
 GENERATOR_WARNINGS = (
     "overflow encountered in cast",
@@ -36,8 +36,15 @@ def onnx_cases() -> tuple[Any, ...]:
         case
         for case in found
         if not case.name.endswith("_expanded")
-        and all((node.domain, node.op_type) in registered() for node in case.model.graph.node)
+        and all(_is_here(node, case.model) for node in case.model.graph.node)
     )
+
+
+def _is_here(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    if (node.domain, node.op_type) in registered():
+        return True
+    opset = next(i.version for i in model.opset_import if i.domain == node.domain)
+    return has_body(node.domain, node.op_type, opset)
 
 
 def array_of(content: Any) -> Any:
@@ -90,8 +97,7 @@ def as_case(onnx_case: Any) -> Case | None:
     case = single_node(onnx_case)
     if case is None:
         return None
-    cls = find("", case.op_type, case.opset)
-    if not hasattr(cls, "gradient"):
+    if not has_gradient(case):
         return None
     return dataclasses.replace(case, opset=OPSET) if _same_at(case.op_type, case.opset, OPSET) else case
 
@@ -104,6 +110,8 @@ def _same_at(op_type: str, opset: int, older: int) -> bool:
             schemas.append(onnx.defs.get_schema(op_type, version, ""))
         except onnx.defs.SchemaError:
             return False
+    if any(has_body("", op_type, version) for version in (opset, older)):
+        return schemas[0].since_version == schemas[1].since_version
     if any(schema.since_version not in registered()["", op_type] for schema in schemas):
         return False
     newer, old = schemas

@@ -8,9 +8,12 @@ import pytest
 from tests.ops.harness import run_ort
 
 from onward.autodiff import gradients
+from onward.engine import Session
 from onward.engine.interpreter import Interpreter
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Builder, dims_of
+from onward.ops._pooling import window_maximum, window_sum
+from onward.ops._window import resolve
 from onward.ops.average_pool import AveragePool
 from onward.ops.max_pool import MaxPool
 from onward.ops.max_pool_grad import MaxPoolGrad
@@ -94,3 +97,46 @@ def test_float16_sums_do_not_overflow() -> None:
 def test_a_window_far_larger_than_the_input_is_refused() -> None:
     with pytest.raises(ShapeError, match="does not fit"):
         MaxPool(kernel_shape=(9,)).kernel(np.zeros((1, 1, 7), np.float32))
+
+
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+@pytest.mark.parametrize("pads", [(0, 0), (1, 2), (4, 0)])
+@pytest.mark.parametrize(("strides", "dilations"), [(1, 1), (2, 1), (3, 2), (2, 3)])
+@pytest.mark.parametrize("kernel", [1, 3, 9])
+def test_taps_that_meet_nothing_can_be_left_out(
+    kernel: int, strides: int, dilations: int, pads: tuple[int, int], ceil_mode: int
+) -> None:
+    window = resolve((kernel,), strides=(strides,), pads=pads, dilations=(dilations,), ceil_mode=ceil_mode)
+    for extent in (1, 2, 5, 8):
+        try:
+            whole = window.over((extent,))
+        except ShapeError:
+            continue
+        x = np.random.default_rng(0).standard_normal((1, 2, extent))
+        assert np.array_equal(window_maximum(x, whole.reduced), window_maximum(x, whole))
+        np.testing.assert_allclose(window_sum(x, whole.reduced), window_sum(x, whole), atol=1e-12)
+        at = np.arange(whole.out[0])[:, None] * strides + np.arange(kernel) * dilations
+        begin, end = pads
+        for include_pad, low, high in ((True, 0, begin + extent + end), (False, begin, begin + extent)):
+            expected = np.maximum(((at >= low) & (at < high)).sum(axis=1), 1)
+            counts = whole.counts(include_pad=include_pad, dtype=np.dtype(np.int64))
+            assert np.array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "compiled"])
+@pytest.mark.parametrize("operator", ["AveragePool", "MaxPool", "LpPool"])
+def test_a_window_far_larger_than_its_input_costs_what_the_input_does(operator: str, engine: str) -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 22}, name="wide")
+    g = Builder(graph)
+    x = g.input("x", ir.DataType.FLOAT, ("N", 2, 3, 3))
+    wide = 1_000_001
+    options = {"kernel_shape": [wide, wide], "ceil_mode": 1, "pads": [0, 0, wide - 3, wide - 3]}
+    if operator == "AveragePool":
+        options["count_include_pad"] = 0
+    g.output(g.emit(operator, x, strides=[wide, wide], **options)[0], "y")
+    array = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+    with Session(ir.Model(graph, ir_version=10), engine=engine) as session:  # type: ignore[arg-type]
+        y = session.run({"x": array})["y"]
+    rows = array.reshape(1, 2, 9).astype(np.float64)
+    expected = {"AveragePool": rows.mean(2), "MaxPool": rows.max(2), "LpPool": np.sqrt((rows**2).sum(2))}
+    np.testing.assert_allclose(y.reshape(1, 2), expected[operator], rtol=1e-6)

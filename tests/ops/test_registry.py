@@ -84,7 +84,7 @@ def test_every_version_from_the_first_is_registered() -> None:
     assert gaps == {}
 
 
-@pytest.mark.parametrize("entry", _STANDARD, ids=_name)
+@pytest.mark.parametrize("entry", [entry for entry in _STANDARD if not entry[0]], ids=_name)
 def test_old_versions_have_nothing_but_their_current_form(entry: tuple[str, str, int, type[Op]]) -> None:
     cls = entry[3]
     if hasattr(cls, "canonical"):

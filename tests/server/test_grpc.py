@@ -270,6 +270,7 @@ def test_strings_have_to_be_utf8(stub: Any) -> None:
 def test_extensions_that_are_missing_are_not_ignored(stub: Any, where: str) -> None:
     request = arithmetic(outputs=[{"name": "total"}])
     getattr(request, where)[0].parameters["shared_memory_region"].string_param = "region"
+    getattr(request, where)[0].parameters["shared_memory_byte_size"].int64_param = 12
     with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(request)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -15,6 +15,7 @@ import h2.settings
 import pytest
 from hpack import Encoder
 
+import onward_server.http2.connection
 from onward_server.grpc_port import Call, CallFailed, GrpcPort
 from onward_server.http2 import frames
 from onward_server.http2.connection import Connection
@@ -31,6 +32,7 @@ class Transport:
     def __init__(self) -> None:
         self.data = bytearray()
         self.closing = self.aborted = False
+        self.pauses = 0
 
     def set_write_buffer_limits(self, high: int) -> None:
         pass
@@ -43,6 +45,12 @@ class Transport:
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def pause_reading(self) -> None:
+        self.pauses += 1
+
+    def resume_reading(self) -> None:
+        self.pauses -= 1
 
     def close(self) -> None:
         self.closing = True
@@ -385,6 +393,18 @@ async def test_other_protocols_are_turned_away(first: bytes) -> None:
     connection.connection_made(transport)  # type: ignore[arg-type]
     connection.data_received(first)
     assert transport.closing
+
+
+async def test_a_busy_connection_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(port())
+    client.exchange()
+    moments = iter([0.0, 0.5])
+    with monkeypatch.context() as patched:
+        patched.setattr(onward_server.http2.connection.time, "perf_counter", lambda: next(moments))
+        client.connection.data_received(frames.frame(Kind.PING, 0, 0, bytes(8)))
+    assert client.transport.pauses == 1
+    await asyncio.sleep(0)
+    assert client.transport.pauses == 0
 
 
 async def test_acknowledgements_that_nobody_reads_end_the_connection() -> None:

@@ -185,21 +185,22 @@ async def test_what_onwards_engine_cannot_run_is_served_by_onnxruntime(
     from onward.engine import Session
     from onward.errors import UnsupportedError
 
-    content = model("Gelu", {"x": (TensorProto.FLOAT, ["n"])}, {"y": (TensorProto.FLOAT, ["n"])})
+    kind = (TensorProto.FLOAT, ["n", "n"])
+    content = model("Inverse", {"x": kind}, {"y": kind})
     content.graph.node[0].domain = "com.microsoft"
     content.opset_import.add(domain="com.microsoft", version=1)
     path = put(repository, "m", 1, content)
     with pytest.raises(UnsupportedError):
         Session(path)
     plane = await planes(repository, cross_check={"policy": "every"})
-    answer = await infer(plane, "m", x=np.float32([0, 1]))
+    answer = await infer(plane, "m", x=np.float32([[2, 0], [0, 4]]))
     assert answer.parameters == {"engine": "onnxruntime", "cross_check": "skipped"}
-    np.testing.assert_allclose(answer.outputs["y"], [0, 0.8413447], rtol=1e-5)
-    assert "Gelu" in plane.model("m").reason
+    np.testing.assert_allclose(answer.outputs["y"], [[0.5, 0], [0, 0.25]], rtol=1e-5)
+    assert "Inverse" in plane.model("m").reason
     assert "served by onnxruntime, without a cross-check" in caplog.text
     for refused in ({"fallback": False}, {"cross_check": {"policy": "every", "on_mismatch": "fail"}}):
         strict = await planes(repository, **refused)
-        assert "Gelu" in strict.problems["m", 1]
+        assert "Inverse" in strict.problems["m", 1]
 
 
 async def test_quick_runs_move_into_the_server_and_answer_the_same(repository: Path, planes: Any) -> None:

@@ -1,6 +1,6 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
-from onward.autodiff.gradients import gradients, sum_to
+from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
 from onward.autodiff.step import OPSET, TrainingStep, training_step
 from onward.autodiff.transforms import Clip, Collective, GradientTransform
@@ -12,6 +12,8 @@ __all__ = [
     "Collective",
     "GradientTransform",
     "Loss",
+    "MissingGradientsError",
+    "NoGradient",
     "Optimizer",
     "TrainingStep",
     "UpdateCount",

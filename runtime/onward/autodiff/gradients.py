@@ -18,13 +18,40 @@ from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
 from onward.graph import Builder, Op, bind, bodies_of, dims_of, is_float
 
-__all__ = ["gradients", "sum_to"]
+__all__ = ["MissingGradientsError", "NoGradient", "cut_by_integers", "gradients", "sum_to"]
+
+
+@dataclass(frozen=True, slots=True)
+class NoGradient:
+    """A node that no gradient goes through, and why, where that is more than that no rule is known."""
+
+    node: ir.Node
+    opset: int
+    why: str = ""
+    inside: tuple[NoGradient, ...] = ()
+    """Nodes of its bodies, where those are what keeps it from having one."""
+
+    def __str__(self) -> str:
+        where = f"node {self.node.name!r}, operator {self.node.op_type}, opset {self.opset}"
+        if self.inside:
+            return "\n  ".join(f"in a body of {where}: {problem}" for problem in self.inside)
+        return f"{where}: {self.why}" if self.why else where
+
+
+class MissingGradientsError(UnsupportedError):
+    """Nodes between the loss and the parameters have no gradient: all of them."""
+
+    def __init__(self, message: str, problems: Sequence[NoGradient] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    """A node on the way; without an operator where no gradient is known."""
+
     node: ir.Node
-    operator: Op
+    operator: Op | None
 
 
 def gradients(
@@ -42,9 +69,9 @@ def gradients(
         For each value of `wrt` its gradient, of its type and shape; None where the seeds do not depend on it.
 
     Raises:
-        UnsupportedError: operators on the way have no gradient; names all of them.
+        MissingGradientsError: operators on the way have no gradient; names all of them.
     """
-    path, depends = _path(g.graph, seeds, wrt)
+    path, depends, problems = _path(g.graph, seeds, wrt)
     last = g.graph[-1] if len(g.graph) else None
     collected: dict[ir.Value, list[ir.Value]] = {}
     seeds = {value: _own(g, seed) for value, seed in seeds.items()}
@@ -64,18 +91,56 @@ def gradients(
             continue
         with g.scope(f"grad/{node.name or node.op_type}"):
             alone = len({v for v in node.inputs if v is not None}) == 1
-            for operand, contribution in zip(node.inputs, _rule(g, step, dys), strict=False):
+            try:
+                results = _rule(g, step, dys)
+            except UnsupportedError as error:
+                opset = g.graph.opset_imports.get(node.domain, 0)
+                problems[node] = NoGradient(node, opset, str(error), getattr(error, "problems", ()))
+                results = ()
+            if node in problems:  # what lies before it is asked too, so that nothing stays unsaid
+                floats = (v is not None and v in depends and is_float(v) for v in node.inputs)
+                results = [
+                    g.zeros_like(v) if float_ and v is not None else None
+                    for v, float_ in zip(node.inputs, floats, strict=True)
+                ]
+            for operand, contribution in zip(node.inputs, results, strict=False):
                 if operand is not None and operand in depends and contribution is not None:
                     # an operand on its own is not broadcast, whatever is unknown of its shape
                     whole = alone and not _axes_known(contribution, operand)
                     part = _like(contribution, operand) if whole else sum_to(g, contribution, operand)
                     collected.setdefault(operand, []).append(part)
+    if problems:
+        raise _missing([problems[step.node] for step in path if step.node in problems])
     for value in wrt:
         total = _total(g, collected.get(value, []), value) if value not in found else None
         if total is not None:
             found[value] = total
     written = list(itertools.takewhile(lambda node: node is not last, reversed(g.graph)))[::-1]
     return keep_masked(g, written, seeds.values(), [found.get(value) for value in wrt], wrt)
+
+
+def cut_by_integers(
+    graph: ir.Graph, sources: Iterable[ir.Value], results: Iterable[ir.Value]
+) -> list[NoGradient]:
+    """Nodes between values where what depends on the sources becomes integer: no gradient passes there."""
+    depends: set[ir.Value | None] = set(sources)
+    cut: list[ir.Node] = []
+    everything: set[ir.Value | None] = set(depends)
+    for node in graph:
+        if not everything.isdisjoint(node.inputs):
+            everything.update(node.outputs)
+            if not depends.isdisjoint(node.inputs):
+                floats = [v for v in node.outputs if is_float(v)]
+                depends.update(floats)
+                if not floats:
+                    cut.append(node)
+    needed: set[ir.Value | None] = set(results)
+    for node in reversed(graph):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(node.inputs)
+    why = "its result is not of a floating-point type, so that no gradient passes"
+    opsets = graph.opset_imports
+    return [NoGradient(n, opsets.get(n.domain, 0), why) for n in cut if not needed.isdisjoint(n.outputs)]
 
 
 def _own(g: Builder, seed: ir.Value) -> ir.Value:
@@ -145,8 +210,11 @@ def _total(g: Builder, parts: Sequence[ir.Value], of: ir.Value) -> ir.Value | No
 
 def _path(
     graph: ir.Graph, seeds: Iterable[ir.Value], wrt: Sequence[ir.Value]
-) -> tuple[list[_Step], set[ir.Value | None]]:
-    """The nodes between `wrt` and the seeds in the graph's order, and every value that depends on `wrt`."""
+) -> tuple[list[_Step], set[ir.Value | None], dict[ir.Node, NoGradient]]:
+    """The nodes between `wrt` and the seeds in the graph's order, and every value that depends on `wrt`.
+
+    Those that have no rule are among the nodes, and apart.
+    """
     depends: set[ir.Value | None] = set(wrt)
     forward: list[ir.Node] = []
     for node in graph:
@@ -157,31 +225,35 @@ def _path(
                 forward.append(node)
     needed = set(seeds)
     steps: list[_Step] = []
-    problems: list[str] = []
+    problems: dict[ir.Node, NoGradient] = {}
     for node in reversed(forward):
         if not any(v in needed for v in node.outputs):
             continue
         needed.update(v for v in node.inputs if v is not None and v in depends)
         opset = graph.opset_imports.get(node.domain, 0)
-        where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
+        operator: Op | None = None
         try:
             operator = bind(node, opset)
         except UnsupportedError as error:
-            problems.append(f"{where}: {error}")
-            continue
-        if any(v in depends for v in _captured(node)):
-            problems.append(f"{where}: its body uses values of the graph around it; see canonical_model")
-        elif not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
-            problems.append(where)
+            problems[node] = NoGradient(node, opset, str(error))
+        else:
+            if any(v in depends for v in _captured(node)):
+                why = "its body uses values of the graph around it; see canonical_model"
+                problems[node] = NoGradient(node, opset, why)
+            elif not hasattr(operator, "gradient") and not hasattr(operator, "body_gradient"):
+                problems[node] = NoGradient(node, opset)
         steps.append(_Step(node, operator))
-    if problems:
-        raise UnsupportedError(
-            "no gradient is known for:\n  "
-            + "\n  ".join(reversed(problems))
-            + "\nfreeze the parameters before these nodes, or cut the model behind them"
-        )
     steps.reverse()
-    return steps, depends
+    return steps, depends, problems
+
+
+def _missing(problems: Sequence[NoGradient]) -> MissingGradientsError:
+    lines = "\n  ".join(map(str, problems))
+    return MissingGradientsError(
+        f"no gradient is known for:\n  {lines}\n"
+        "freeze the parameters before these nodes, or cut the model behind them",
+        problems,
+    )
 
 
 def _captured(node: ir.Node) -> set[ir.Value]:
@@ -194,19 +266,14 @@ def _captured(node: ir.Node) -> set[ir.Value]:
 
 def _rule(g: Builder, step: _Step, dys: tuple[ir.Value | None, ...]) -> Sequence[ir.Value | None]:
     rule: Any = getattr(step.operator, "gradient", None)
-    node, opset = step.node, g.graph.opset_imports.get(step.node.domain, 0)
-    try:
-        if rule is None:
-            rule = step.operator.body_gradient  # type: ignore[attr-defined]
-            result = rule(g, gradients, dys, tuple(node.outputs), *node.inputs)
-        elif step.operator.multiple_outputs:
-            result = rule(g, dys, tuple(node.outputs), *node.inputs)
-        elif dys[0] is None:
-            return ()
-        else:
-            result = rule(g, dys[0], node.outputs[0], *node.inputs)
-    except UnsupportedError as error:
-        raise UnsupportedError(
-            f"node {node.name!r}, operator {node.op_type}, opset {opset}: {error}"
-        ) from None
+    node = step.node
+    if rule is None:
+        rule = getattr(step.operator, "body_gradient", None)
+        result = () if rule is None else rule(g, gradients, dys, tuple(node.outputs), *node.inputs)
+    elif step.operator is not None and step.operator.multiple_outputs:
+        result = rule(g, dys, tuple(node.outputs), *node.inputs)
+    elif dys[0] is None:
+        return ()
+    else:
+        result = rule(g, dys[0], node.outputs[0], *node.inputs)
     return tuple(result)

@@ -22,12 +22,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from onward.autodiff.gradients import gradients
+from onward.autodiff.gradients import MissingGradientsError, cut_by_integers, gradients
 from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
 from onward.autodiff.transforms import GradientTransform, transformed
 from onward.autodiff.update import Optimizer, State, Window, update
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
-from onward.graph import Builder, canonical_model, dtype_of, is_float, numpy_dtype
+from onward.graph import Builder, dtype_of, is_float, numpy_dtype
+from onward.passes.fold_shapes import fold_shapes
 from onward.passes.to_training import to_training
 
 __all__ = ["OPSET", "TrainingStep", "training_step"]
@@ -149,7 +150,7 @@ def training_step(
         UnsupportedError: operators between the loss and a parameter have no gradient; names all of them.
     """
     _check(model, losses, trainable)
-    form = to_training(canonical_model(model), trainable)
+    form = to_training(fold_shapes(model, trainable), trainable)
     step_model = form.model
     graph = step_model.graph
     g = Builder(graph)
@@ -261,6 +262,11 @@ def _backward(
         columns.append(gradients(g, {head: one}, parameters))
     rows = [list(row) for row in zip(*columns, strict=True)]
     if unreached := [p.name or "" for p, row in zip(parameters, rows, strict=True) if not any(row)]:
+        values = [p for p, row in zip(parameters, rows, strict=True) if not any(row)]
+        if cut := cut_by_integers(g.graph, values, heads):
+            raise MissingGradientsError(
+                f"no gradient reaches {', '.join(unreached)}:\n  " + "\n  ".join(map(str, cut)), cut
+            )
         raise ConfigError(
             f"the loss does not depend on {', '.join(unreached)}; leave them out of the trainable ones"
         )

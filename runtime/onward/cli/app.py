@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, final
 
 import typer
@@ -79,6 +80,14 @@ def application() -> typer.Typer:
     @app.callback()
     def onward(
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+        files: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--import",
+                metavar="FILE",
+                help="A Python file that registers operators of your own; repeatable.",
+            ),
+        ] = None,
         version: Annotated[
             bool,
             typer.Option(
@@ -102,7 +111,13 @@ def application() -> typer.Typer:
           onward evaluate runs/digits-lenet5-1/model.onnx
           onward verify runs/digits-lenet5-1/model.onnx --backward
           onward serve models/
+          onward --import my_ops.py train my_model.onnx --data digits
         """
+        if files:
+            from onward.graph import import_file  # here, for `--help` loads no engine
+
+            for file in files:
+                import_file(file)
 
     for name, command in (
         ("train", train.command),

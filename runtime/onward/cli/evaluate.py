@@ -45,10 +45,20 @@ def command(
     from rich.console import Console
 
     from onward.cli.options import listed, numbers
+    from onward.data.registry import is_table
     from onward.engine import Session
     from onward.model import load, read_provenance
     from onward.runs.measures import final_activation, measure, outputs_of
-    from onward.runs.preparation import Prepared, align_classes, choose_part, data_table, read_data
+    from onward.runs.preparation import (
+        Prepared,
+        align_classes,
+        choose_part,
+        data_table,
+        digest_of,
+        known_columns,
+        plain_numbers,
+        read_data,
+    )
 
     loaded = load(model)
     provenance = read_provenance(loaded)
@@ -64,14 +74,16 @@ def command(
     }
     table = data_table(provenance, overrides)
     prepared = Prepared.of(provenance)
-    columns = prepared.preparation.columns if table.spec.startswith("csv:") else None
+    known = known_columns(prepared.preparation) if is_table(table.spec) else {}
     session = Session(loaded)
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
     loss = None if provenance is None else provenance.configuration.get("loss")
     ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
-    source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
-    if columns is None and table.spec.startswith("csv:") and provenance is not None:
+    source = read_data(table, raw=raw, ignore_index=ignored, **known)
+    if prepared.preparation.table is None and source.dataset.table:
+        source = plain_numbers(source)
+    if known.get("columns") is None and is_table(table.spec) and provenance is not None:
         print("note: the model names no columns; these are taken in the file's order", file=sys.stderr)
     for note in source.dataset.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -79,7 +91,7 @@ def command(
     source = align_classes(source, classes)
     if (
         provenance is not None
-        and provenance.data_hash != f"sha256:{source.dataset.digest()}"
+        and provenance.data_hash != f"sha256:{digest_of(source.dataset, prepared.preparation)}"
         and part != "all"
     ):
         print(
@@ -87,7 +99,7 @@ def command(
             f"its {part} part may hold samples that it has seen",
             file=sys.stderr,
         )
-    chosen = prepared.outside.apply(choose_part(source, table, part))
+    chosen = prepared.given(choose_part(source, table, part))
     outputs = outputs_of(session, chosen, batch_size)
     found = measure(
         outputs,

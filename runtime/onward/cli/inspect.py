@@ -41,6 +41,10 @@ def command(
     training: Annotated[
         bool, typer.Option("--training", help="With --plan: those of the training step.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="List everything that keeps it from being trained; code 1 if anything."),
+    ] = False,
     dim: Annotated[
         list[str] | None, typer.Option(help="With --plan, the extent of a dimension: N=4; repeatable.")
     ] = None,
@@ -57,23 +61,30 @@ def command(
       onward inspect model.onnx
       onward inspect model.onnx --layers
       onward inspect model.onnx --json | jq .trainable
+      onward inspect model.onnx --train
       onward inspect model.onnx --plan --training --dim N=32
     """
     from onward.model import inspect_model, load, trainable_initializers
 
     if not plan and (training or dim or threads is not None):
         raise ConfigError("--training, --dim and --threads belong to --plan")
+    if train and (plan or layers):
+        raise ConfigError("--train stands alone: leave out --plan and --layers")
     loaded = load(model)
+    if train:
+        _show_obstacles(model, loaded, as_json=as_json)
+        return
     if plan:
         from onward.cli.planning import show_plan
 
         show_plan(model, loaded, dim, training=training, threads=threads, as_json=as_json)
         return
     report = inspect_model(loaded)
-    support = _support(loaded)
+    trained = _trained_form(loaded)
+    support = _support(loaded, trained)
     sizes = {
-        name: list(loaded.graph.initializers[name].const_value.shape.numpy())  # type: ignore[union-attr]
-        for name in trainable_initializers(loaded)
+        name: list(trained.graph.initializers[name].const_value.shape.numpy())  # type: ignore[union-attr]
+        for name in trainable_initializers(trained)
     }
     if as_json:
         content = report.as_dict()
@@ -85,19 +96,62 @@ def command(
     _show(model, report, support, sizes, layers)
 
 
-def _support(model: ir.Model) -> list[OperatorSupport]:
+def _trained_form(model: ir.Model) -> ir.Model:
+    """The model as a trainer has it, quantised weights in floats; itself where it has no current form."""
+    from onward.graph import canonical_model
+    from onward.passes import in_floats
+
+    try:
+        return in_floats(canonical_model(model), trainable=True)
+    except OnwardError:
+        return model
+
+
+def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
+    from onward.train.obstacles import training_obstacles
+
+    found = training_obstacles(model)
+    if as_json:
+        print(json.dumps({"trains": not found, "obstacles": [asdict(obstacle) for obstacle in found]}))
+    elif not found:
+        print(f"{path}: nothing keeps it from being trained")
+    else:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for o in found:
+            where = f"{o.node!r}" + (f" (in {o.place})" if o.place else "") if o.operator else ""
+            opset = f" (opset {o.opset})" if o.operator else ""
+            groups.setdefault((o.kind, f"{o.operator}{opset}", o.why, o.remedy), []).append(where)
+        count = f"{len(found)} obstacle" + ("s" if len(found) > 1 else "")
+        print(f"{path}: {count} to training")
+        for (kind, operator, why, remedy), nodes in groups.items():
+            print(f"  {kind} {operator}: {why}" if operator else f"  {kind}: {why}")
+            if operator:
+                print(f"    {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes)}")
+            print(f"    what to do: {remedy}")
+    if found:
+        raise typer.Exit(1)
+
+
+def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
-    from onward.graph import find
+    from onward.graph import find, has_body
 
     nodes: dict[tuple[str, str], int] = {}
     for node in model.graph.all_nodes():
         key = (node.domain, node.op_type)
         nodes[key] = nodes.get(key, 0) + 1
+    left = {n.op_type for n in trained_form.graph.all_nodes() if not n.domain}
     rows = []
     for (domain, op_type), count in sorted(nodes.items()):
         opset = model.opset_imports.get(domain, 1)
         problem = None
+        name = f"{domain}::{op_type}" if domain else op_type
+        if has_body(domain, op_type, opset):
+            rows.append(
+                OperatorSupport(f"{domain}::{op_type}" if domain else op_type, count, True, True, None)
+            )
+            continue
         try:
             find(domain, op_type, opset)
         except OnwardError as error:
@@ -105,10 +159,11 @@ def _support(model: ir.Model) -> list[OperatorSupport]:
         try:
             # training converts the standard's operators to the opset that gradients are written in
             trained = find(domain, op_type, opset if domain else OPSET)
-            gradient = callable(getattr(trained, "gradient", None))
+            gone = op_type not in left or domain not in ("", "ai.onnx")
+            rewritten = hasattr(trained, "canonical") or op_type in ("QuantizeLinear", "DequantizeLinear")
+            gradient = callable(getattr(trained, "gradient", None)) or (gone and rewritten)
         except OnwardError:
             gradient = False
-        name = f"{domain}::{op_type}" if domain else op_type
         rows.append(OperatorSupport(name, count, problem is None, gradient, problem))
     return rows
 
@@ -122,6 +177,8 @@ def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, l
     console = Console()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in report.opsets.items())
     print(f"{path}: IR {report.ir_version}, opset {opsets}; by {report.producer or 'unknown'}")
+    for note in report.leniencies:
+        print(f"  read although the standard does not allow it: {note}")
     for title, values in (("input", report.inputs), ("output", report.outputs)):
         for value in values:
             print(f"  {title} {value.name}: {value.dtype or '?'} {_shape(value.shape)}")

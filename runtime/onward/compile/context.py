@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
@@ -82,9 +82,24 @@ class Emitted:
                     placement.keep(buffer)
             self.prologue.append(call)
         else:
-            self.changing.update(call.writes)
-            placement.constant.difference_update(call.writes)
+            self.change(call.writes, placement)
             self.calls.append(call)
+
+    def change(self, buffers: Collection[Buffer], placement: Placement) -> None:
+        """Memory that a call of a run writes, in part: what else is written there is written in each run.
+
+        Memory that keeps its contents is shared, by runs that go on at once and by equal contents elsewhere.
+        """
+        self.changing.update(buffers)
+        early = [item for item in self.prologue if any(b in buffers for b in item.writes)]
+        if early:
+            self.prologue = [item for item in self.prologue if item not in early]
+            self.calls += early
+            for buffer in {b for item in early for b in item.writes}:
+                buffer.place = Place.ARENA
+                placement.constant.discard(buffer)
+                self.changing.add(buffer)
+        placement.constant.difference_update(buffers)
 
 
 @final
@@ -394,7 +409,7 @@ class Context(Queries):
         if source.size == 0:
             return
         if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
-            self._emitted.changing.add(target.buffer)
+            self._emitted.change((target.buffer,), self._placement)
             self._emitted.calls.append(Copy(source, target, label))
             return
         batch, *rest = source.shape or (1,)

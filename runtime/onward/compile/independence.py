@@ -331,7 +331,7 @@ def _pad(p: _Proof, request: r.Pad) -> Mapping[ir.Value, _Where]:
 @_keeps(r.Concat)
 def _concat(p: _Proof, request: r.Concat) -> Mapping[ir.Value, _Where]:
     places = {p.axis(v) for v in request.operands}
-    if len(places) != 1 or places == {request.axis}:
+    if len(places) != 1 or places == {request.axis % len(p.shape(request.y))}:
         raise _UnprovenError("operands are put together along the samples' axis")
     return {request.y: places.pop()}
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onward.compile.body_file import body_bytes, opsets_of
 from onward.compile.codegen.target import Target
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import is_weight
@@ -55,7 +56,7 @@ class ModelKey:
         threads: int,
         options: CompileOptions = DEFAULT_OPTIONS,
     ) -> str | None:
-        """64 hex digits; None for a model with parts that have no bytes to hash, such as inner graphs.
+        """64 hex digits; None for a model with parts that have no bytes to hash, such as strings.
 
         Args:
             shapes: of the inputs.
@@ -83,7 +84,7 @@ class ModelKey:
         if self._model.functions:
             return None
         numbers: dict[ir.Value | None, int] = {None: -1}
-        parts: list[Any] = [sorted(graph.opset_imports.items())]
+        parts: list[Any] = [sorted(opsets_of(graph).items())]
         for value in (*graph.inputs, *graph.initializers.values()):
             tensor = value.const_value
             held = None if tensor is None else (int(tensor.dtype), tuple(tensor.shape.numpy()))
@@ -142,6 +143,9 @@ def _attribute(attribute: ir.Attr) -> tuple[Any, ...] | None:
     if attribute.type in _PLAIN:
         content = attribute.value
         return (attribute.name, attribute.type.name, content if isinstance(content, str) else repr(content))
+    if attribute.type == ir.AttributeType.GRAPH:
+        body = body_bytes(attribute.as_graph())
+        return None if body is None else (attribute.name, "GRAPH", hashlib.sha256(body).hexdigest())
     if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype != ir.DataType.STRING:
         return (attribute.name, _digest(attribute.value))
     return None
@@ -150,4 +154,6 @@ def _attribute(attribute: ir.Attr) -> tuple[Any, ...] | None:
 def _digest(tensor: ir.TensorProtocol) -> str:
     array = tensor.numpy()
     head = f"{int(tensor.dtype)} {array.shape} "
+    if tensor.dtype == ir.DataType.STRING:
+        return hashlib.sha256((head + repr(array.tolist())).encode("utf-8", "backslashreplace")).hexdigest()
     return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()

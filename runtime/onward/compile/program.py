@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from onward.graph import (
     numpy_dtype,
     static_shape,
 )
-from onward.graph.requests import NO_KERNEL, Request
+from onward.graph.memory import too_large
+from onward.graph.requests import NO_KERNEL, Loop, Request
 
 __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
 
@@ -108,7 +110,7 @@ def specialize(
             constants, from which shapes and further constants follow.
 
     Raises:
-        NotStaticError: a shape depends on data.
+        NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
     graph = canonical_model(model).clone().graph
@@ -116,6 +118,9 @@ def specialize(
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
+    values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
+    if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
+        raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
     for value in graph.inputs:
         if value.name in shapes:  # a value given at each run stands instead of the initializer
             initializers.pop(value.name or "", None)
@@ -164,6 +169,9 @@ def specialize(
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
+        reason = too_large(math.prod(shape) * program.dtypes[value].itemsize)
+        if reason is not None and (maker := value.producer()) is not None:
+            raise ShapeError(f"node {maker.name!r}, operator {maker.op_type}: {reason}")
     program.operations = [asked(program, o) for o in program.operations]
     return program
 
@@ -172,7 +180,11 @@ def asked(program: Program, operation: Operation) -> Operation:
     """An operation with the request of its operator."""
     operator: Any = operation.operator
     if not hasattr(operator, "lower"):
-        return operation
+        function = getattr(operator, "loop", None)
+        if function is None:
+            return operation
+        constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
+        return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
     return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
 
 
@@ -202,6 +214,8 @@ def _specialize_node(
         raise
     outputs = tuple(node.outputs[: operator.output_count])
     operation = Operation(node, operator, tuple(node.inputs), outputs)
+    if operator.varies:  # a plan does once what follows from constants
+        raise NotStaticError(f"node {node.name!r}, operator {node.op_type}: it has no seed")
     program.trace.append(operation)
     results = _fold(operation, program)
     if results is None:
@@ -256,7 +270,7 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
     try:
         with np.errstate(all="ignore"):
             results = kernel(*operands)
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, MemoryError) as error:
         raise ShapeError(
             f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
         ) from error

@@ -12,7 +12,9 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
+from onward.compile.body_file import body_bytes, read_body
 from onward.compile.spec import (
     NONE,
     PlanBuffer,
@@ -46,7 +48,8 @@ def write_plan(plan: PlanSpec) -> bytes:
     """The bytes of a plan.
 
     Raises:
-        NotStorableError: an operator that is not registered, has a graph as attribute, or holds strings.
+        NotStorableError: an operator that is not registered, holds strings, or has a body with tensors in
+            other files.
     """
     writer = _Writer()
     head = {
@@ -134,6 +137,8 @@ class _Writer:
             return list(content)
         if isinstance(content, np.ndarray):
             return {"array": self.array(content)}
+        if isinstance(content, ir.Graph) and (body := body_bytes(content)) is not None:
+            return {"body": self.array(np.frombuffer(body, np.uint8))}
         raise NotStorableError(f"an attribute of {type(content).__name__}")
 
 
@@ -226,6 +231,8 @@ def _operator(operator: list[Any], arrays: list[Array]) -> Op:
                 found[name] = tuple(content)
             case {"array": number}:
                 found[name] = arrays[number]
+            case {"body": number}:
+                found[name] = read_body(arrays[number].tobytes())
             case _:
                 found[name] = content
     return cls(**found)

@@ -7,7 +7,9 @@ from onward.data.augment import (
     Compose,
     Crop,
     Cutout,
+    Erase,
     Flip,
+    Mixup,
     Noise,
     Rotate,
     Shift,
@@ -15,6 +17,7 @@ from onward.data.augment import (
 )
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.casting import as_dtype
+from onward.data.column_fit import ColumnOptions
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
@@ -23,10 +26,11 @@ from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.split import Splits, split
+from onward.data.split import Splits, folds, split
 from onward.data.subwords import Subwords
-from onward.data.table import load_csv
-from onward.data.text import load_text_csv
+from onward.data.table import load_table
+from onward.data.table_preparation import TablePreparation
+from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 
 __all__ = [
@@ -34,12 +38,15 @@ __all__ = [
     "UNKNOWN",
     "Augmentation",
     "Batch",
+    "ColumnOptions",
     "Compose",
     "Crop",
     "Cutout",
     "Dataset",
+    "Erase",
     "Flip",
     "Loader",
+    "Mixup",
     "Noise",
     "Normalization",
     "NumberPreparation",
@@ -49,13 +56,14 @@ __all__ = [
     "Source",
     "Splits",
     "Subwords",
+    "TablePreparation",
     "Task",
     "TextPreparation",
     "Vocabulary",
     "as_dtype",
     "available",
+    "folds",
     "load_breast_cancer",
-    "load_csv",
     "load_diabetes",
     "load_digits",
     "load_idx",
@@ -63,7 +71,8 @@ __all__ = [
     "load_image_folder",
     "load_iris",
     "load_npz",
-    "load_text_csv",
+    "load_table",
+    "load_texts",
     "load_wine",
     "parse_augmentation",
     "read_idx",

@@ -37,6 +37,10 @@ class Dataset:
         none. Kept as float32; None: all count 1.
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
     columns: of a table, the column names behind axis 1 of its input.
+    table: whether the inputs are columns of a table as read, [N, 1] each, or its numbers, [N, F]; NaN and
+        empty texts are then what is missing. A `TablePreparation` makes features of them.
+    target_columns: the columns of a table that the targets are.
+    times: [N], when each sample was taken: `split` then puts the latest into the last part.
     notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
@@ -51,6 +55,9 @@ class Dataset:
     groups: Array | None = None
     ignore_index: int | None = None
     columns: tuple[str, ...] | None = None
+    table: bool = False
+    target_columns: tuple[str, ...] | None = None
+    times: Array | None = None
     notes: tuple[str, ...] = ()
     weights: Array | None = None
 
@@ -72,6 +79,9 @@ class Dataset:
                 raise DataError(f"data set {self.name!r}: groups must be integers of shape [N]")
             groups = groups.astype(np.int64, copy=False)
             lengths["groups"] = len(groups)
+        if self.times is not None:
+            object.__setattr__(self, "times", _read_only(np.asarray(self.times, dtype=np.float64)))
+            lengths["times"] = len(self.times)
         weights = None if self.weights is None else self._checked_weights(np.asarray(self.weights))
         if weights is not None:
             lengths["weights"] = len(weights)
@@ -92,6 +102,8 @@ class Dataset:
     @property
     def text_inputs(self) -> tuple[str, ...]:
         """Names of the inputs that hold raw text."""
+        if self.table:
+            return ()
         return tuple(name for name, array in self.inputs.items() if array.dtype.kind == "O")
 
     @property
@@ -125,6 +137,7 @@ class Dataset:
             inputs={name: np.asarray(array[index]) for name, array in self.inputs.items()},
             targets=None if self.targets is None else np.asarray(self.targets[index]),
             groups=None if self.groups is None else self.groups[index],
+            times=None if self.times is None else self.times[index],
             weights=None if self.weights is None else self.weights[index],
         )
 
@@ -149,7 +162,7 @@ class Dataset:
             digest.update(json.dumps([label, dtype.str, list(array.shape)]).encode())
             for chunk in _chunks(array):
                 if dtype.kind == "O":
-                    for text in chunk:
+                    for text in chunk.reshape(-1):
                         data = text.encode("utf-8", "surrogatepass")
                         digest.update(len(data).to_bytes(8, "little") + data)
                 else:
@@ -165,15 +178,15 @@ class Dataset:
         if array.dtype.kind == "U":
             array = array.astype(object)
         if array.dtype.kind == "O":
-            if array.ndim != 1:
+            if array.ndim != 1 and not (self.table and array.shape[1:] == (1,)):
                 raise DataError(f"{where}: text must have shape [N], not {list(array.shape)}")
-            for row, text in enumerate(array):
+            for row, text in enumerate(array.reshape(-1)):
                 if not isinstance(text, str):
                     raise DataError(f"{where}, row {row}: {type(text).__name__} where text (str) is needed")
             return array
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where} has dtype {array.dtype}; bool, integer, float or text is needed")
-        _refuse_nonfinite(where, array)
+        _refuse_nonfinite(where, array, missing=self.table)
         return _native(array)
 
     def _checked_weights(self, weights: Array) -> Array:
@@ -233,12 +246,12 @@ def _chunks(array: Array) -> Iterator[Array]:
         yield np.asarray(array[start : start + rows])
 
 
-def _refuse_nonfinite(where: str, array: Array) -> None:
+def _refuse_nonfinite(where: str, array: Array, *, missing: bool = False) -> None:
     if array.dtype.kind != "f":
         return
     start = 0
     for chunk in _chunks(array):
-        finite = np.isfinite(chunk)
+        finite = np.isfinite(chunk) | (np.isnan(chunk) if missing else False)
         if not finite.all():
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]

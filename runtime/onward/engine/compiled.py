@@ -29,6 +29,7 @@ from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, canonical_model, is_tensor
+from onward.passes.quantization import in_floats
 
 if TYPE_CHECKING:
     from onward.compile.planning import Planned
@@ -109,7 +110,7 @@ class CompiledEngine:
             raise ConfigError(f"batches={batches!r}: choose exact or split")
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
-        model = canonical_model(model)
+        model = in_floats(canonical_model(model))
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._plannable = all(is_tensor(value) for value in model.graph.inputs)

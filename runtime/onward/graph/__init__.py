@@ -10,15 +10,18 @@ from onward.graph.builder import Builder
 from onward.graph.canonical import canonical_graph, canonical_model, current_versions
 from onward.graph.evaluate import Evaluator, Observer
 from onward.graph.expression import Expression
+from onward.graph.functions import has_body
 from onward.graph.infer import infer_node
-from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, op, registered
+from onward.graph.op import ONWARD_DOMAIN, Op, bind, find, has_schemas, op, registered
 from onward.graph.origin import opset_of
+from onward.graph.own import import_file
 from onward.graph.replace import replace_node
 from onward.graph.resampling import Resampling
 from onward.graph.types import (
     Array,
     Dim,
     TensorSpec,
+    TextTensor,
     dims_of,
     dtype_of,
     is_float,
@@ -44,6 +47,7 @@ __all__ = [
     "Resampling",
     "RunBody",
     "TensorSpec",
+    "TextTensor",
     "around",
     "bind",
     "bodies_of",
@@ -54,6 +58,9 @@ __all__ = [
     "dims_of",
     "dtype_of",
     "find",
+    "has_body",
+    "has_schemas",
+    "import_file",
     "infer_body",
     "infer_node",
     "inline",

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onward.errors import InvalidModelError, OnwardError, UnsupportedError
 from onward.graph.bodies import bodies_of
 from onward.graph.builder import Builder
+from onward.graph.functions import expand_function, has_body
 from onward.graph.infer import infer_node
 from onward.graph.op import CONSUMED_INPUTS, ONWARD_DOMAIN, bind, find, has_schemas, versions_of
 from onward.graph.origin import note_opset, opset_of
@@ -70,7 +71,13 @@ def current_versions(model: ir.Model, opset: int = CURRENT_OPSET) -> ir.Model:
     return copy
 
 
-def _transformed(graph: ir.Graph, old: bool, captures: bool) -> ir.Graph:
+def _transformed(graph: ir.Graph, functions: bool, old: bool, captures: bool) -> ir.Graph:
+    if functions:
+        _share_imports(graph, dict(graph.opset_imports))
+        g = Builder(graph)
+        _expand_functions(g, list(graph), 0)
+        # the bodies have operators and forms that were not seen yet
+        _, old, captures = _survey(graph)
     if old:
         _to_current(graph, max(CURRENT_OPSET, graph.opset_imports.get("", CURRENT_OPSET)))
     if captures:
@@ -79,21 +86,25 @@ def _transformed(graph: ir.Graph, old: bool, captures: bool) -> ir.Graph:
     return graph
 
 
-def _survey(graph: ir.Graph) -> tuple[bool, bool]:
-    """Whether a graph has old versions, and whether it has bodies that may capture."""
+def _survey(graph: ir.Graph) -> tuple[bool, bool, bool]:
+    """Whether a graph has operators that are functions, old versions, and bodies that may capture."""
     opsets = graph.opset_imports
+    functions = False
     old, captures = opsets.get("", CURRENT_OPSET) < _FIRST_WITH_SHAPES, False
     problems: list[str] = []
 
     def visit(inside: ir.Graph, depth: int) -> None:
-        nonlocal old, captures
+        nonlocal functions, old, captures
         if depth > _DEEPEST:
             raise InvalidModelError(f"graphs stand more than {_DEEPEST} deep inside one another")
         for node in inside:
             try:
                 cls = find(node.domain, node.op_type, opsets.get(node.domain, 0))
             except UnsupportedError as error:
-                problems.append(f"node {node.name!r}: {error}")
+                if has_body(node.domain, node.op_type, opsets.get(node.domain, 0)):
+                    functions = True
+                else:
+                    problems.append(f"node {node.name!r}: {error}")
                 continue
             old = old or hasattr(cls, "canonical") or CONSUMED_INPUTS in node.attributes
             for body in bodies_of(node):
@@ -103,7 +114,36 @@ def _survey(graph: ir.Graph) -> tuple[bool, bool]:
     visit(graph, 0)
     if problems:
         raise UnsupportedError("this graph cannot run:\n  " + "\n  ".join(problems))
-    return old, captures
+    return functions, old, captures
+
+
+def _expand_functions(g: Builder, nodes: list[ir.Node], depth: int) -> None:
+    """Put bodies in the place of operators that have no class, and of those in the bodies."""
+    for node in nodes:
+        opset = g.graph.opset_imports.get(node.domain, 0)
+        if has_body(node.domain, node.op_type, opset):
+            if depth > _DEEPEST:
+                raise InvalidModelError(f"operators are defined by more than {_DEEPEST} others in turn")
+            _expand_functions(g, expand_function(g, node, opset), depth + 1)
+            continue
+        for body in bodies_of(node):
+            _share_imports(g.graph, dict(g.graph.opset_imports))
+            inner = g.inside(body)
+            _expand_functions(inner, list(body), depth)
+        if any(value.name and value.type is None for value in node.outputs):
+            infer_node(node, opset)
+            _take_types_of_branches(node)
+
+
+def _take_types_of_branches(node: ir.Node) -> None:
+    """Types of an If's outputs, as far as its branches agree."""
+    branches = list(bodies_of(node))
+    if node.op_type != "If" or len(branches) != 2:
+        return
+    for value, *results in zip(node.outputs, *(b.outputs for b in branches), strict=False):
+        value.type = next((r.type for r in results if r.type is not None), None)
+        if all(r.shape is not None and r.shape == results[0].shape for r in results):
+            value.shape = results[0].shape
 
 
 def _to_current(graph: ir.Graph, opset: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError, UnsupportedError
+from onward.graph.memory import too_large
 from onward.graph.op import bind
 from onward.graph.origin import opset_of
 
@@ -90,6 +91,9 @@ class Evaluator:
                 for slot, content in zip(step.outputs, results, strict=False):
                     plain = content is None or isinstance(content, list)
                     memory[slot] = content if plain else np.asarray(content)
+                    # a window that repeats elements takes none of the memory that its size says
+                    if not plain and (reason := too_large(memory[slot].nbytes)) is not None:
+                        raise ShapeError(f"{self._where(step.node)}: {reason}")
                 if observer is not None:
                     observer(step.node, tuple(memory[i] for i in step.outputs))
                 for slot in step.frees:

@@ -11,16 +11,19 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph.op import ONWARD_DOMAIN, Op, bind, versions_of
+from onward.graph.op import ONWARD_DOMAIN, Op, bind, has_schemas, versions_of
 from onward.graph.types import Array, Dim, dims_of, dtype_of
 
-__all__ = ["infer_node", "steps_are_safe"]
+__all__ = ["infer_node", "range_is_short", "steps_are_safe"]
 
 _DATA_LIMIT = 1024
 """Constants up to this many elements are given to inference as data: shapes, axes, repeats, splits."""
 
 _STEPS = 4
 """The operand of Slice that holds steps."""
+
+_LONGEST_RANGE = 1 << 24
+"""Elements of a Range whose contents `onnx` is shown."""
 
 _LARGEST_STEP = 1 << 30
 """Steps of Slice above are not shown to `onnx`, whose inference cuts them to 32 bits and ends the process."""
@@ -54,7 +57,9 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
         ShapeError: the inputs' types or shapes contradict the operator.
         UnsupportedError: the operator does not exist at this opset.
     """
-    if node.domain == ONWARD_DOMAIN:
+    if node.domain == ONWARD_DOMAIN or (
+        versions_of(node.domain, node.op_type) and not has_schemas(node.domain)
+    ):
         _infer_by_class(node, bind(node, opset))
         return
     try:
@@ -68,6 +73,8 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     steps = contents[_STEPS] if node.op_type == "Slice" and len(contents) > _STEPS else None
     if steps is not None and not steps_are_safe(steps.numpy()):
         contents[_STEPS] = None
+    if node.op_type == "Range" and not range_is_short([None if c is None else c.numpy() for c in contents]):
+        contents[0] = None
     key = _key(node, opset, contents)
     types = _known.get(key) if key is not None else None
     if types is None:
@@ -97,6 +104,15 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
 def steps_are_safe(steps: Array) -> bool:
     """Whether `onnx` may see these steps of a Slice."""
     return not np.any((steps > _LARGEST_STEP) | (steps < -_LARGEST_STEP))
+
+
+def range_is_short(operands: Sequence[Array | None]) -> bool:
+    """Whether `onnx` may see these operands of a Range: its inference counts up to the end."""
+    numbers = [float(o.reshape(-1)[0]) for o in operands if o is not None and o.size]
+    if len(numbers) < 3:
+        return True
+    start, limit, delta = numbers
+    return delta != 0 and (limit - start) / delta <= _LONGEST_RANGE
 
 
 def _inferred(

@@ -17,8 +17,11 @@ An operator class gives
 - `lower(self, static, outputs, *inputs)`: what the compiler is asked to compute, as a `Request` of
   `onward.graph.requests`, or `Unsupported` with the reason why no kernel does; `static` knows shapes and
   constants. Operators with neither `element` nor `lower` run their NumPy kernel inside the compiled plan.
-- `infer(self, *inputs)`: output types, required for `ai.onward`. The standard's come from `onnx`; a class of
-  the standard gives `infer` only where `onnx` finds no shape, or a wrong one; None leaves what it found.
+- `loop(thread, threads, *outputs, *inputs, *attributes)`, a static method, for an operator without `lower`:
+  what Numba compiles; see `onward.graph.requests.Loop`.
+- `infer(self, *inputs)`: output types, required for `ai.onward` and domains of one's own. The standard's come
+  from `onnx`; a class of the standard gives `infer` only where `onnx` finds no shape, or a wrong one; None
+  leaves what it found.
 
 A class is registered for the exact schema versions that it implements, so that an operator which changes in
 a later opset is refused, never guessed. Versions that lack some of its attributes mean their defaults. A
@@ -44,6 +47,7 @@ import onnx
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
+from onward.graph.own import load_own
 
 __all__ = [
     "CONSUMED_INPUTS",
@@ -52,6 +56,7 @@ __all__ = [
     "bind",
     "find",
     "has_schemas",
+    "newest_version",
     "op",
     "registered",
     "versions_of",
@@ -74,6 +79,11 @@ class Op:
 
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether two runs on the same operands differ: random numbers without a seed."""
+        return False
 
 
 _O = TypeVar("_O", bound=Op)
@@ -99,7 +109,11 @@ def op(
 
     def register(cls: type[_O]) -> type[_O]:
         versions = (since,) if isinstance(since, int) else since
-        required = ("kernel", "infer", "expand") if domain == ONWARD_DOMAIN else ("kernel",)
+        required: tuple[str, ...] = ("kernel",)
+        if domain == ONWARD_DOMAIN:
+            required = ("kernel", "infer", "expand")
+        elif domain and not has_schemas(domain):
+            required = ("kernel", "infer")
         if domain == ONWARD_DOMAIN or not any(hasattr(cls, name) for name in ("canonical", "explicit")):
             for method in required:
                 if not callable(getattr(cls, method, None)):
@@ -128,6 +142,8 @@ def versions_of(domain: str, op_type: str) -> Mapping[int, type[Op]]:
         importlib.import_module("onward.ops").load(domain, op_type)
     if (domain, op_type) not in _registry:  # in the file of another, or nowhere
         _load_all()
+    if (domain, op_type) not in _registry and not has_schemas(domain):
+        load_own()
     return _registry.get((domain, op_type), {})
 
 
@@ -186,6 +202,11 @@ def _not_there(domain: str, op_type: str, opset: int) -> UnsupportedError:
 def has_schemas(domain: str) -> bool:
     """Whether `onnx` has schemas of a domain; of others the classes here are all that is known."""
     return domain in {schema.domain for schema in onnx.defs.get_all_schemas()}
+
+
+def newest_version(domain: str) -> int:
+    """The newest version of a domain's operators; 1 where there is none."""
+    return max((v for (d, _), known in _registry.items() if d == domain for v in known), default=1)
 
 
 CONSUMED_INPUTS = "consumed_inputs"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
 import numpy as np
@@ -56,6 +56,25 @@ class Geometry:
             and self.out == self.spatial
         )
 
+    @property
+    def reduced(self) -> Geometry:
+        """The same windows without taps that meet no input element in any of them.
+
+        The result of a sum or maximum over input elements stays, and a window far larger than its input
+        takes no more memory and time than one of the input's size. What average pooling divides by follows
+        from the whole windows: `counts`.
+        """
+        kernel, begin = list(self.kernel), list(self.begin)
+        for axis, (i, o, k, s, d, a) in enumerate(
+            zip(self.spatial, self.out, self.kernel, self.strides, self.dilations, self.begin, strict=True)
+        ):
+            # of the first window the end counts, of the last one the beginning
+            last = min(k - 1, (i - 1 + a) // d) if i and o else 0
+            first = max(0, -(-(a - (o - 1) * s) // d)) if i and o else 0
+            first = min(first, last, a // d)
+            kernel[axis], begin[axis] = last - first + 1, a - first * d
+        return replace(self, kernel=tuple(kernel), begin=tuple(begin))
+
     def counts(self, *, include_pad: bool, dtype: np.dtype[np.generic]) -> Array:
         """How many positions of each window average pooling divides by, shape `out`.
 
@@ -65,7 +84,12 @@ class Geometry:
         for axis, (i, o) in enumerate(zip(self.spatial, self.out, strict=True)):
             k, s, d = self.kernel[axis], self.strides[axis], self.dilations[axis]
             a, b = self.begin[axis], self.end[axis]
-            at = np.arange(o)[:, None] * s + np.arange(k) * d
-            inside = at < a + i + b if include_pad else (at >= a) & (at < a + i)
-            total = np.multiply.outer(total, inside.sum(axis=1))
+            low, high = (0, a + i + b) if include_pad else (a, a + i)
+            inside = [_taps(high - p * s, k, d) - _taps(low - p * s, k, d) for p in range(o)]
+            total = np.multiply.outer(total, np.array(inside, np.int64))
         return np.maximum(total, 1).astype(dtype)
+
+
+def _taps(reach: int, kernel: int, dilation: int) -> int:
+    """How many taps of a window lie before a position counted from its first."""
+    return min(max(-(-reach // dilation), 0), kernel)

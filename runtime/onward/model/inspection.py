@@ -11,6 +11,8 @@ from typing import Any, final
 
 import onnx_ir as ir
 
+from onward.model.leniency import LENIENCIES
+
 __all__ = ["LayerReport", "ModelReport", "ValueReport", "inspect_model"]
 
 _COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -64,6 +66,8 @@ class ModelReport:
     layers_of_unknown_cost: int
     layers: tuple[LayerReport, ...]
     metadata: Mapping[str, str]
+    leniencies: tuple[str, ...] = ()
+    """What the file says that the standard does not allow, and how it was read."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, strings and numbers."""
@@ -118,6 +122,7 @@ def inspect_model(model: ir.Model) -> ModelReport:
         layers_of_unknown_cost=sum(layer.macs is None and layer.operator in _COSTLY for layer in layers),
         layers=tuple(layers),
         metadata=dict(model.metadata_props),
+        leniencies=tuple(model.meta.get(LENIENCIES, ())),
     )
 
 

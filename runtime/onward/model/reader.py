@@ -14,8 +14,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError, StorageError, UnsupportedError
+from onward.graph.op import has_schemas, versions_of
 from onward.model import tensors
 from onward.model.external import ModelFolder, read_whole
+from onward.model.leniency import LENIENCIES, forgive, with_types
 from onward.model.limits import Limits
 from onward.model.shapes import KEEP_BYTES, infer_shapes, root_cause, skeleton
 from onward.model.structure import all_nodes, check_structure
@@ -131,6 +133,7 @@ def _read(path: str, limits: Limits) -> bytes:
 
 
 def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -> ir.Model:
+    forgiven = forgive(proto)
     check_structure(proto, limits)
     _call_default_domain_empty(proto, proto.graph.node)
     _name_domain_of_fused(proto)
@@ -147,6 +150,8 @@ def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -
     _attach(model, weights)
     if training_info:
         model.meta[TRAINING_INFO] = training_info
+    if forgiven:
+        model.meta[LENIENCIES] = forgiven
     return infer_shapes(_normalise(model))
 
 
@@ -332,6 +337,8 @@ def _with_inputs_for(proto: onnx.ModelProto, emptied: set[str]) -> onnx.ModelPro
 
 
 def _run_checker(proto: onnx.ModelProto) -> None:
+    """Check a copy that is nobody else's."""
+    with_types(proto.graph.output)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
@@ -387,6 +394,9 @@ def _detach(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _normalise(model: ir.Model) -> ir.Model:
+    for key in list(model.functions):
+        if versions_of(*key[:2]) and not has_schemas(key[0]):
+            del model.functions[key]  # the class registered for it says more than its body
     if model.functions:
         for function in model.functions.values():
             if "" in function.opset_imports and "" in model.opset_imports:

@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onward.errors import InvalidModelError, OnwardError, ShapeError
-from onward.graph.infer import infer_node, steps_are_safe
+from onward.errors import InvalidModelError, OnwardError, ShapeError, UnsupportedError
+from onward.graph import find
+from onward.graph.infer import infer_node, range_is_short, steps_are_safe
+from onward.graph.op import has_schemas, versions_of
 from onward.model.structure import all_nodes
 
-__all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton"]
+__all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton", "survives"]
 
 KEEP_BYTES = 1024
 _NESTED = "Inference error(s):"
@@ -76,6 +79,9 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         InvalidModelError: the model holds something that protobuf cannot.
     """
     proto = skeleton(model)
+    if not survives(proto):
+        _infer_by_node(model.graph, dict(model.opset_imports))
+        return model
     hidden = _hide_steps(proto)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
@@ -91,24 +97,88 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         for node in model.graph.all_nodes():
             if node.op_type == "Slice" and node.domain == "":
                 infer_node(node, model.opset_imports.get("", 0))
+    _infer_behind_own(model.graph)
     return model
 
 
-def _hide_steps(proto: onnx.ModelProto) -> bool:
-    """Put inputs in the place of steps of Slice that ONNX's inference does not survive."""
+def _infer_behind_own(graph: ir.Graph) -> None:
+    """What follows from operators of which `onnx` knows nothing, but classes do."""
+    own = False
+    for node in graph:
+        unknown = any(v.name and (v.type is None or v.shape is None) for v in node.outputs)
+        if unknown and not has_schemas(node.domain):
+            infers = any(hasattr(c, "infer") for c in versions_of(node.domain, node.op_type).values())
+            own = own or infers
+            unknown = infers
+        if own and unknown:
+            infer_node(node, graph.opset_imports.get(node.domain, 0))
+
+
+def survives(proto: onnx.ModelProto) -> bool:
+    """Whether ONNX's inference and converter may see the whole model.
+
+    They follow constants through arithmetic, and steps of a Slice near 2^63 end the process or never end, and
+    a Range is counted out: steps must be constants that `infer_shapes` can look at.
+    """
+    contents, slices = _steps(proto)
+    if not all(node.input[4] in contents for node in slices):
+        return False
+    ranges = (node for node in all_nodes(proto.graph.node) if node.op_type == "Range")
+    return all(
+        range_is_short(
+            [onnx.numpy_helper.to_array(contents[n]) if n in contents else None for n in node.input]
+        )
+        for node in ranges
+    )
+
+
+def _steps(proto: onnx.ModelProto) -> tuple[dict[str, onnx.TensorProto], list[onnx.NodeProto]]:
+    """Constants by name, and the nodes that slice in steps."""
     contents = {tensor.name: tensor for tensor in proto.graph.initializer}
     slices = []
     for node in all_nodes(proto.graph.node):
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.HasField("t"):
                 contents[node.output[0]] = attribute.t
+            elif node.op_type == "Constant" and attribute.name in ("value_int", "value_ints"):
+                numbers = attribute.ints if attribute.ints else [attribute.i]
+                contents[node.output[0]] = onnx.numpy_helper.from_array(np.array(numbers, np.int64))
             contents.update((tensor.name, tensor) for tensor in attribute.g.initializer)
         if node.op_type == "Slice" and len(node.input) > 4 and node.input[4]:
             slices.append(node)
+    return contents, slices
+
+
+def _infer_by_node(graph: ir.Graph, opsets: Mapping[str, int]) -> None:
+    """Types and shapes from one node to the next, from what is declared where a body comes."""
+    for node in graph:
+        for attribute in node.attributes.values():
+            for body in _subgraphs(attribute):
+                _infer_by_node(body, opsets)
+        opset = opsets.get(node.domain, 0)
+        try:
+            find(node.domain, node.op_type, opset)
+        except UnsupportedError:
+            continue  # whoever runs the model is told
+        declared = [(value.type, value.shape) for value in node.outputs]
+        infer_node(node, opset)
+        for value, (kind, shape) in zip(node.outputs, declared, strict=True):
+            if kind is not None and value.type is not None and kind.dtype != value.type.dtype:
+                raise ShapeError(
+                    f"node {node.name!r} ({node.op_type}), value {value.name!r}: declared {kind.dtype.name}, "
+                    f"inferred {value.type.dtype.name}"
+                )
+            value.type = value.type if value.type is not None else kind
+            value.shape = value.shape if value.shape is not None else shape
+
+
+def _hide_steps(proto: onnx.ModelProto) -> bool:
+    """Put inputs in the place of steps of Slice that ONNX's inference does not survive."""
+    contents, slices = _steps(proto)
     hidden: dict[str, str] = {}
     for node in slices:
-        tensor = contents.get(node.input[4])
-        if tensor is None or steps_are_safe(onnx.numpy_helper.to_array(tensor)):
+        tensor = contents[node.input[4]]
+        if steps_are_safe(onnx.numpy_helper.to_array(tensor)):
             continue
         name = node.input[4]
         if name not in hidden:

@@ -20,6 +20,12 @@ __all__ = ["all_nodes", "check_structure", "node_label"]
 
 _HUGE = 2**48
 
+_LARGEST_NUMBER = 2**30
+"""Of a lone integer among an operator's attributes: axes, counts, sizes, flags."""
+
+_ANY_NUMBER = frozenset({"Constant", "EyeLike"})
+"""Operators of the standard with an attribute that may be any integer."""
+
 
 def node_label(node: onnx.NodeProto, index: int) -> str:
     """How messages call a node: by name, or by position when it has none."""
@@ -197,6 +203,7 @@ class _Walk:
             attributes: set[str] = set()
             for attribute in node.attribute:
                 self._define(attribute.name, attributes, f"{where}: {label}", "an attribute")
+                _check_number(node, attribute, f"{where}: {label}")
                 if attribute.HasField("tp"):
                     _check_type(attribute.tp, f"{where}: {label} attribute {attribute.name!r}")
                 graphs = [attribute.g] if attribute.HasField("g") else []
@@ -221,6 +228,20 @@ class _Walk:
         if name in names:
             raise InvalidModelError(f"{where}: {what} named {name!r}, a name that is already taken")
         names.add(name)
+
+
+def _check_number(node: onnx.NodeProto, attribute: onnx.AttributeProto, where: str) -> None:
+    """Refuse axes, counts and sizes that no tensor has: `onnx`'s own inference does not survive some."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _ANY_NUMBER:
+        return
+    if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i != len(node.output):
+        raise InvalidModelError(
+            f"{where}: attribute 'num_outputs' is {attribute.i}, but the node has {len(node.output)} outputs"
+        )
+    if attribute.type == onnx.AttributeProto.INT and abs(attribute.i) > _LARGEST_NUMBER:
+        raise InvalidModelError(
+            f"{where}: attribute {attribute.name!r} is {attribute.i}, which no axis, count or size can be"
+        )
 
 
 def _undefined(nodes: Sequence[onnx.NodeProto], name: str, where: str) -> InvalidModelError:

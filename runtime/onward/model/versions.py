@@ -12,7 +12,7 @@ from onward.errors import OnwardError, UnsupportedError
 from onward.graph import current_versions
 from onward.graph.op import versions_of
 from onward.model.reader import TRAINING_INFO, check_model
-from onward.model.shapes import infer_shapes, root_cause, skeleton
+from onward.model.shapes import infer_shapes, root_cause, skeleton, survives
 from onward.model.structure import all_nodes
 
 __all__ = ["upgrade"]
@@ -70,6 +70,11 @@ def _known(model: ir.Model) -> bool:
 
 def _convert(model: ir.Model, declared: int, opset: int) -> ir.Model:
     proto = skeleton(model)
+    if not survives(proto):
+        raise UnsupportedError(
+            f"opset {declared} cannot be taken to {opset}: steps of a Slice are computed, and some end "
+            f"ONNX's converter; export the model at opset {opset}"
+        )
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
     except Exception as error:

@@ -84,10 +84,11 @@ def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     pending, seen = [value], {value}
     while pending:
         for node, index in pending.pop().uses():
-            moves = node.domain == "" and (
-                (node.op_type in _CARRIERS and index == 0)
-                or (node.op_type in _SPLITTERS and (index == 0 or node.op_type == "Concat"))
-            )
+            moves = node.op_type == "FakeQuantize" and index == 0
+            if node.domain == "":
+                moves = (node.op_type in _CARRIERS and index == 0) or (
+                    node.op_type in _SPLITTERS and (index == 0 or node.op_type == "Concat")
+                )
             if not moves:
                 yield node, index
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 
 from onward.graph import Array
 
-__all__ = ["add_rows", "grid_along", "linear_along", "linear_nd", "scatter", "wrapped"]
+__all__ = ["add_rows", "grid_along", "linear_along", "linear_nd", "progression", "scatter", "wrapped"]
 
 
 def wrapped(indices: Array, extent: int) -> Array:
@@ -22,6 +22,20 @@ def wrapped(indices: Array, extent: int) -> Array:
         worst = indices.min() if indices.min() < -extent else indices.max()
         raise IndexError(f"index {int(worst)} is out of range for extent {extent}")
     return np.where(indices < 0, indices + extent, indices).astype(np.intp, copy=False)
+
+
+def progression(indices: Array | None, extent: int) -> range | None:
+    """Known indices of at most one axis as a range of positions in steps that are equal; None for others."""
+    if indices is None or indices.ndim > 1 or indices.size == 0:
+        return None
+    if indices.min() < -extent or indices.max() >= extent:
+        return None
+    found = wrapped(indices, extent).reshape(-1)
+    step = int(found[1] - found[0]) if found.size > 1 else 1
+    if step == 0 or np.any(np.diff(found) != step):
+        return None
+    first = int(found[0])
+    return range(first, first + step * found.size, step)
 
 
 def grid_along(indices: Array, axis: int, extent: int) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, dtype_of, numpy_dtype
 from onward.ops._window import Extents, Geometry, padded, tap_slices
 
-__all__ = ["first_hits", "lowest", "spread", "window_maximum", "window_sum"]
+__all__ = ["counted", "first_hits", "lowest", "spread", "window_maximum", "window_sum"]
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
@@ -59,11 +59,18 @@ def first_hits(x: Array, y: Array, geometry: Geometry) -> Iterator[tuple[Extents
         yield tap, where, hit
 
 
+def counted(geometry: Geometry, include_pad: bool) -> tuple[Geometry, bool]:
+    """Windows for average pooling and whether pads count; no taps outside the input where they do not."""
+    include_pad = include_pad and any((*geometry.begin, *geometry.end))
+    return (geometry if include_pad else geometry.reduced), include_pad
+
+
 def spread(g: Builder, dy: ir.Value, geometry: Geometry) -> ir.Value:
     """The adjoint of `window_sum` as graph values: dy [N, C, *out] → [N, C, *spatial].
 
     Each channel is a sample of its own, convolved backwards with ones.
     """
+    geometry = geometry.reduced
     dtype = numpy_dtype(dtype_of(dy))
     lead = g.Slice(g.shape(dy), [0], [2])
     planes = g.Reshape(dy, g.Concat(g.const([-1, 1]), g.const(geometry.out, np.int64), axis=0))

@@ -60,23 +60,22 @@ class AxesInput(Op, ABC):
             return self.reduce(data, tuple(int(a) for a in axes.reshape(-1)))
         return self.reduce(data, () if self.noop_with_empty_axes else tuple(range(data.ndim)))
 
-    def named_axes(self, static: Static, axes: ir.Value | None) -> tuple[int, ...] | Unsupported:
-        """The axes of a node that is being compiled; none for all of them."""
+    def lower(
+        self, static: Static, outputs: Values, data: ir.Value, axes: ir.Value | None = None
+    ) -> requests.Reduction | requests.Identity | Unsupported:
+        """The same for every reduction that says how it is compiled."""
         found = None if axes is None else static.known(axes)
         if axes is not None and found is None:
             return Unsupported("axes that are not constant")
         named = () if found is None else tuple(int(a) for a in found)
         if not named and self.noop_with_empty_axes:
-            return Unsupported("no axes to reduce")
-        return named
-
-    def lower(
-        self, static: Static, outputs: Values, data: ir.Value, axes: ir.Value | None = None
-    ) -> requests.Reduction | Unsupported:
-        """The same for every reduction that says how it is compiled."""
-        named = self.named_axes(static, axes)
-        if isinstance(named, Unsupported):
-            return named
+            if (
+                self.compiled is None
+                or self.compiled.before is not _same
+                or self.compiled.after is not _total
+            ):
+                return Unsupported("no axes to reduce")
+            return requests.Identity(outputs[0], data)
         return _request(self.compiled, outputs[0], data, named)
 
     def spread(self, g: Builder, value: ir.Value, axes: ir.Value | None) -> ir.Value:

@@ -6,7 +6,7 @@ from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
-from onward.ops._pooling import window_sum
+from onward.ops._pooling import counted, window_sum
 from onward.ops._window import Window, resolve
 
 
@@ -36,7 +36,7 @@ class AveragePool(Op):
     def kernel(self, X: Array) -> Array:
         geometry = self.window().over(X.shape[2:])
         work = working_dtype(X.dtype)
-        y = window_sum(X.astype(work, copy=False), geometry)
+        y = window_sum(X.astype(work, copy=False), geometry.reduced)
         y /= geometry.counts(include_pad=bool(self.count_include_pad), dtype=work)
         return y.astype(X.dtype, copy=False)
 
@@ -45,7 +45,7 @@ class AveragePool(Op):
 
     def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.AveragePool:
         geometry = self.window().over(static.shape(X)[2:])
-        return requests.AveragePool(outputs[0], X, geometry, bool(self.count_include_pad))
+        return requests.AveragePool(outputs[0], X, *counted(geometry, bool(self.count_include_pad)))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value) -> tuple[ir.Value | None, ...]:
         dims = dims_of(X)

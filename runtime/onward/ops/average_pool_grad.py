@@ -7,7 +7,7 @@ from onward.errors import ShapeError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
-from onward.ops._pooling import spread
+from onward.ops._pooling import counted, spread
 from onward.ops._window import Geometry, inner, resolve, tap_slices
 
 
@@ -44,6 +44,7 @@ class AveragePoolGrad(Op):
             raise ShapeError(f"dY {list(dY.shape)} does not have the pooled extents {list(geometry.out)}")
         work = working_dtype(dY.dtype)
         share = dY / geometry.counts(include_pad=bool(self.count_include_pad), dtype=work)
+        geometry = geometry.reduced
         reach = (
             max(a + i, span)
             for a, i, span in zip(geometry.begin, geometry.spatial, geometry.span, strict=True)
@@ -65,7 +66,8 @@ class AveragePoolGrad(Op):
         return spread(g, share, geometry)
 
     def lower(self, static: Static, outputs: Values, dY: ir.Value) -> requests.AveragePoolGradient:
-        return requests.AveragePoolGradient(outputs[0], dY, self.geometry(), bool(self.count_include_pad))
+        geometry = counted(self.geometry(), bool(self.count_include_pad))
+        return requests.AveragePoolGradient(outputs[0], dY, *geometry)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, dY: ir.Value) -> tuple[ir.Value | None, ...]:
         return (

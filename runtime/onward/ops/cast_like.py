@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops.cast import converted, converted_back
 
 
@@ -15,6 +16,11 @@ class CastLike(Op):
 
     def kernel(self, input: Array, target_type: Array) -> Array:
         return _alike(input, target_type, bool(self.saturate), self.round_mode)
+
+    def lower(
+        self, static: Static, outputs: Values, input: ir.Value, target_type: ir.Value
+    ) -> requests.Convert:
+        return requests.Convert(outputs[0], input)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, target_type: ir.Value

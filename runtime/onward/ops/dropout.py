@@ -37,8 +37,11 @@ class Dropout(Op):
         training_mode: ir.Value | None = None,
     ) -> requests.Identity | Unsupported:
         mode = None if training_mode is None else static.known(training_mode)
-        if len(outputs) > 1 or (training_mode is not None and (mode is None or mode.any())):
-            return Unsupported("a mask, or training_mode that is not false")
+        drops = None if ratio is None else static.known(ratio)
+        if any(mask.uses() or mask.is_graph_output() for mask in outputs[1:]):
+            return Unsupported("a mask")
+        if training_mode is not None and (mode is None or mode.any()) and (drops is None or drops.any()):
+            return Unsupported("training_mode that is not false")
         return requests.Identity(outputs[0], data)
 
     def gradient(

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._indexing import add_rows, wrapped
+from onward.ops._indexing import add_rows, progression, wrapped
 from onward.ops._shape import constant_of, normalized, rank_of
 
 
@@ -64,5 +64,9 @@ class GatherGrad(Op):
 
     def lower(
         self, static: Static, outputs: Values, dy: ir.Value, indices: ir.Value, shape: ir.Value
-    ) -> requests.GatherGradient:
+    ) -> requests.GatherGradient | requests.PositionsGradient:
+        target = static.shape(outputs[0])
+        axis = normalized(self.axis, len(target))
+        if (positions := progression(static.known(indices), target[axis])) is not None:
+            return requests.PositionsGradient(outputs[0], dy, axis, positions, not static.shape(indices))
         return requests.GatherGradient(outputs[0], dy, indices, self.axis)

@@ -36,7 +36,7 @@ class LpPool(Op):
     def kernel(self, X: Array) -> Array:
         work = working_dtype(X.dtype)
         powers = np.abs(X.astype(work, copy=False)) ** self.p
-        sums = window_sum(powers, self.window().over(X.shape[2:]))
+        sums = window_sum(powers, self.window().over(X.shape[2:]).reduced)
         return (sums ** work.type(1 / self.p)).astype(X.dtype, copy=False)
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:

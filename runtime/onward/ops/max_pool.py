@@ -38,10 +38,10 @@ class MaxPool(Op):
 
     def pooling(self, spatial: Extents) -> Geometry:
         """The geometry over spatial axes of these extents."""
-        return self.window().over(spatial)
+        return self.window().over(spatial).reduced
 
     def kernel(self, X: Array) -> Array | tuple[Array, Array]:
-        geometry = self.window().over(X.shape[2:])
+        geometry = self.pooling(X.shape[2:])
         y = window_maximum(X, geometry)
         return y if self.output_count == 1 else (y, self._indices(X, y, geometry))
 
@@ -64,7 +64,7 @@ class MaxPool(Op):
     def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool | Unsupported:
         if len(outputs) > 1 or len(static.shape(X)) > 4:
             return Unsupported("indices, or three spatial axes")
-        return requests.MaxPool(outputs[0], X, self.window().over(static.shape(X)[2:]))
+        return requests.MaxPool(outputs[0], X, self.pooling(static.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         dims = self.window().pooled_dims(dims_of(X))

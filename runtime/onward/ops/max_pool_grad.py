@@ -22,14 +22,18 @@ class MaxPoolGrad(Op):
 
     def pooling(self, spatial: Extents) -> Geometry:
         """The geometry over spatial axes of these extents."""
-        return resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        ).over(spatial)
+        return (
+            resolve(
+                self.kernel_shape,
+                strides=self.strides,
+                pads=self.pads,
+                dilations=self.dilations,
+                auto_pad=self.auto_pad,
+                ceil_mode=self.ceil_mode,
+            )
+            .over(spatial)
+            .reduced
+        )
 
     def kernel(self, dY: Array, X: Array) -> Array:
         geometry = self.pooling(X.shape[2:])

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, infer_node, numpy_dtype
+from onward.graph import ONWARD_DOMAIN, bodies_of, infer_node, numpy_dtype
 
 __all__ = ["cast_floats"]
 
@@ -16,12 +16,16 @@ __all__ = ["cast_floats"]
 def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataType.FLOAT) -> ir.Model:
     """The model with every tensor of one floating-point type replaced by another.
 
-    Inputs, initializers, constants and the targets of Cast change; then types are inferred anew. Operands
-    that have the type by their operator's schema, such as Resize's scales, keep it.
+    Inputs, initializers, constants and the targets of Cast change, in bodies too; then types are inferred
+    anew. Operands that have the type by their operator's schema, such as Resize's scales, keep it.
     """
     model = model.clone()
-    graph = model.graph
-    fixed = {v for node in graph for v in _of_fixed_type(node, graph.opset_imports, source)}
+    _cast_graph(model.graph, model.graph.opset_imports, to, source)
+    return model
+
+
+def _cast_graph(graph: ir.Graph, opsets: Mapping[str, int], to: ir.DataType, source: ir.DataType) -> None:
+    fixed = {v for node in graph for v in _of_fixed_type(node, opsets, source)}
     for value in [*graph.inputs, *graph.initializers.values()]:
         if value in fixed:
             continue
@@ -31,17 +35,21 @@ def cast_floats(model: ir.Model, to: ir.DataType, source: ir.DataType = ir.DataT
             value.const_value = _cast(value.const_value, to)
     for node in graph:
         _cast_plain_constant(node, to, source)
+        if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
+            zero = ir.tensor(np.zeros(1, np.float32))  # the default, whatever the graph's type is
+            node.attributes["value"] = ir.AttrTensor("value", zero)
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == source:
                 node.attributes[name] = ir.AttrTensor(name, _cast(attribute.value, to))
         target = node.attributes.get("to") or node.attributes.get("dtype")
         if target is not None and target.value == int(source):
             node.attributes[target.name] = ir.AttrInt64(target.name, int(to))
+        for body in bodies_of(node):
+            _cast_graph(body, opsets, to, source)
         shapes = [v.shape for v in node.outputs]
-        infer_node(node, graph.opset_imports.get(node.domain, 1 if node.domain == ONWARD_DOMAIN else 0))
+        infer_node(node, opsets.get(node.domain, 1 if node.domain == ONWARD_DOMAIN else 0))
         for value, shape in zip(node.outputs, shapes, strict=True):
             value.shape = shape
-    return model
 
 
 def _of_fixed_type(node: ir.Node, opsets: Mapping[str, int], source: ir.DataType) -> Iterator[ir.Value]:

@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, dtype_of, numpy_dtype
 from onward.passes.expand import expand_onward
+from onward.passes.quantization import in_integers
 
 __all__ = ["IR_VERSION", "MAX_OPSET", "to_inference"]
 
@@ -20,10 +21,11 @@ MAX_OPSET = 21
 def to_inference(model: ir.Model) -> ir.Model:
     """The model as it is deployed.
 
-    Dropout disappears, BatchNormalization uses its running statistics, operators of `ai.onward` become
-    standard ones, and nodes, initializers, opset imports and training-only inputs (a dropout's ratio, seed or
-    training mode) that nothing uses are removed. Names of the other inputs and of all outputs, declared
-    types, metadata and documentation are kept; training information is not.
+    Dropout disappears, BatchNormalization uses its running statistics, what is quantised is in integers
+    again, operators of `ai.onward` become standard ones, and nodes, initializers, opset imports and
+    training-only inputs (a dropout's ratio, seed or training mode) that nothing uses are removed. Names of
+    the other inputs and of all outputs, declared types, metadata and documentation are kept; training
+    information is not.
 
     Args:
         model: in inference or training form; it is not changed.
@@ -50,7 +52,7 @@ def to_inference(model: ir.Model) -> ir.Model:
             fed.update(v for v in node.inputs[5:] if v is not None)
             _use_running_statistics(node, graph.opset_imports.get("", 0))
     if any(node.domain == ONWARD_DOMAIN for node in graph.all_nodes()):
-        model = expand_onward(model)
+        model = expand_onward(in_integers(model))
         graph, fed = model.graph, _same_named(model.graph, fed)
     common.RemoveUnusedNodesPass()(model)
     for value in [v for v in graph.inputs if v in fed and not v.uses() and not v.is_graph_output()]:

@@ -74,7 +74,7 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
             and node.domain == ""
             and any(v is not None and v.name in trainable for v in node.inputs[1:3])
         ):
-            statistics.update(_use_batch(g, node))
+            statistics.update(_use_batch(g, node, statistics))
     return TrainingForm(model, statistics, scalars.get("seed"), scalars.get("step"))
 
 
@@ -117,17 +117,18 @@ def _ratio(node: ir.Node) -> float:
     return float(content.numpy().item())
 
 
-def _use_batch(g: Builder, node: ir.Node) -> dict[str, ir.Value]:
+def _use_batch(g: Builder, node: ir.Node, earlier: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """Normalise by the batch. Statistics that a node before has too go on from what it made of them."""
     running = node.inputs[3:5]
     if any(v is None or not v.is_initializer() for v in running):
         raise UnsupportedError(
             f"node {node.name!r}, operator BatchNormalization: its running statistics are not initializers; "
             "freeze its scale and bias to keep it in inference form"
         )
-    if any(len(v.uses()) > 1 for v in running if v is not None):
+    if any(not _is_statistic(user, i) for v in running if v is not None for user, i in v.uses()):
         raise UnsupportedError(
-            f"node {node.name!r}, operator BatchNormalization: another node uses its running statistics; "
-            "give each its own, or freeze scale and bias to keep both in inference form"
+            f"node {node.name!r}, operator BatchNormalization: its running statistics are used by something "
+            "else than batch normalization; freeze its scale and bias to keep it in inference form"
         )
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         raise UnsupportedError(
@@ -139,5 +140,13 @@ def _use_batch(g: Builder, node: ir.Node) -> dict[str, ir.Value]:
     names = [v.name or "" for v in running if v is not None]
     for value, name in zip(node.outputs[1:], names, strict=True):
         value.name = g.unique(f"{name}.next")
+    for i, name in enumerate(names):
+        if (advanced := earlier.get(name)) is not None:
+            node.replace_input_with(3 + i, advanced)
     infer_node(node, g.graph.opset_imports[""])
     return dict(zip(names, node.outputs[1:], strict=True))
+
+
+def _is_statistic(node: ir.Node, index: int) -> bool:
+    """Whether an operand is the running mean or variance of a batch normalization."""
+    return node.op_type == "BatchNormalization" and node.domain == "" and index in (3, 4)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, to_toml
     from onward.runs.events import (
         CheckpointWritten,
+        ColumnsPrepared,
         DataRead,
         EpochEnded,
         Event,
         Exported,
         Finished,
+        FoldMeasured,
         Measured,
         MetricsSoFar,
         Started,
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "Measures",
     "MetricsSoFar",

@@ -14,17 +14,22 @@ from onward.autodiff import OPSET
 from onward.errors import ConfigError
 from onward.graph import Builder, canonical_model
 from onward.model import load, trainable_initializers, upgrade
+from onward.passes.quantization import in_floats
 from onward.train.losses import FunctionLoss, Loss, loss_named
 from onward.train.optimizers import Optimizer
 
 LossLike: TypeAlias = "Loss | str | Callable[[Builder, ir.Value, ir.Value], ir.Value]"
 """A loss, its name, or a function that writes it: see `FunctionLoss`."""
 
+_MICROSOFT_DOMAIN = "com.microsoft"
+
 __all__ = ["LossLike", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     """A model of the trainer's own at the opset that gradients are written in.
+
+    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`.
 
     Raises:
         ConfigError: neither a model, nor something that has one, nor a path.
@@ -34,9 +39,10 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     model = getattr(model, "model", model)
     if not isinstance(model, ir.Model):
         raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
-    if model.graph.opset_imports.get("") != OPSET:
-        return upgrade(model, OPSET)
-    return model.clone()  # the caller may change its own
+    current = upgrade(model, OPSET) if model.graph.opset_imports.get("") != OPSET else model
+    if any(n.op_type == "DequantizeLinear" or n.domain == _MICROSOFT_DOMAIN for n in current.graph):
+        current = in_floats(canonical_model(current), trainable=True)
+    return current.clone() if current is model else current  # the caller may change its own
 
 
 def order_losses(losses: Mapping[str, LossLike], outputs: Sequence[str]) -> dict[str, Loss]:

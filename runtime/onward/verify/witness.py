@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onward.errors import UnsupportedError, VerificationError
 from onward.graph import ONWARD_DOMAIN, Array
 from onward.passes.expand import expand_onward
+from onward.passes.functions import with_functions
 
 __all__ = ["Witness"]
 
@@ -94,6 +95,7 @@ def _open_model(model: ir.Model, opened: Any) -> Any:
 
     if any(node.domain == ONWARD_DOMAIN for node in model.graph):
         model = expand_onward(model)
+    model = with_functions(model)
     weights = (v.const_value for v in model.graph.initializers.values())
     if sum(tensor.nbytes for tensor in weights if tensor is not None) < _IN_MEMORY:
         return opened(to_bytes(model))

@@ -9,6 +9,7 @@ from typing import TypeAlias, final
 
 from onward.errors import UnsupportedError
 from onward.graph import Array
+from onward_server.dataplane.shared_memory import Placement
 from onward_server.errors import RequestError
 from onward_server.settings import Limits
 
@@ -25,7 +26,11 @@ __all__ = [
 
 Parameter: TypeAlias = bool | int | float | str
 
-_SHARED_MEMORY = frozenset({"shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"})
+_REGION, _REGION_SIZE, _REGION_OFFSET = (
+    "shared_memory_region",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
+)
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 _TEXT = 64
 
@@ -38,10 +43,12 @@ class RequestedOutput:
     Attributes:
         name: the output.
         classes: how many of the highest values of each row are answered in their place; 0: the values.
+        placement: where in shared memory the answer goes; None: into the answer.
     """
 
     name: str
     classes: int = 0
+    placement: Placement | None = None
 
 
 @final
@@ -57,6 +64,7 @@ class InferRequest:
         id: comes back in the answer.
         priority: 1 goes first; 0: the model's default.
         deadline: when the answer is of no use any more, as `time.monotonic()`; None: never.
+        headers: of the call, names in lower case; a trace goes on from them.
     """
 
     model: str
@@ -66,6 +74,7 @@ class InferRequest:
     id: str = ""
     priority: int = 0
     deadline: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @final
@@ -79,6 +88,7 @@ class InferAnswer:
         id: the request's.
         outputs: arrays in the order asked for.
         parameters: `engine` whose outputs these are, and what became of the `cross_check`.
+        placed: outputs that were written to shared memory, and where.
     """
 
     model: str
@@ -86,6 +96,7 @@ class InferAnswer:
     id: str
     outputs: Mapping[str, Array]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    placed: Mapping[str, Placement] = field(default_factory=dict)
 
 
 def check_name(field_name: str, text: str, limits: Limits) -> str:
@@ -114,20 +125,38 @@ def check_tensor(where: str, shape: Sequence[int], limits: Limits) -> None:
         raise RequestError(f"{where}: shape {list(shape)} has more than {limits.elements} elements")
 
 
-def tensor_parameters(where: str, parameters: Mapping[str, Parameter]) -> int:
-    """The number of classes that an output's parameters ask for; 0: the values themselves.
+def tensor_parameters(where: str, parameters: Mapping[str, Parameter]) -> tuple[int, Placement | None]:
+    """What a tensor's parameters ask for.
+
+    Returns:
+        The number of classes of an output (0: the values themselves), and where in shared memory the tensor
+        lies or goes (None: nowhere).
 
     Raises:
-        UnsupportedError: an extension of the protocol that this server does not have.
         RequestError: a value that makes no sense.
     """
-    missing = sorted(_SHARED_MEMORY.intersection(parameters))
-    if missing:
-        raise UnsupportedError(f"{where}.parameters[{missing[0]!r}]: shared memory is not supported")
-    classes = parameters.get("classification", 0)
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
-        raise RequestError(f"{where}.parameters['classification'] is {classes!r}; give a number of classes")
-    return classes
+    if not parameters:
+        return 0, None
+    classes = _whole(where, parameters, "classification")
+    region = parameters.get(_REGION)
+    if region is None:
+        for name in (_REGION_SIZE, _REGION_OFFSET):
+            if name in parameters:
+                raise RequestError(f"{where}.parameters[{name!r}] is given without {_REGION!r}")
+        return classes, None
+    if not isinstance(region, str) or not region:
+        raise RequestError(f"{where}.parameters[{_REGION!r}] is not the name of a region")
+    if _REGION_SIZE not in parameters:
+        raise RequestError(f"{where}.parameters: {_REGION!r} needs {_REGION_SIZE!r} beside it")
+    size, offset = (_whole(where, parameters, name) for name in (_REGION_SIZE, _REGION_OFFSET))
+    return classes, Placement(region, size, offset)
+
+
+def _whole(where: str, parameters: Mapping[str, Parameter], name: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise RequestError(f"{where}.parameters[{name!r}] is {value!r}; give a whole number from 0")
+    return value
 
 
 def scheduling(parameters: Mapping[str, Parameter], now: float) -> tuple[int, float | None]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import final
 
-from onward.errors import ConfigError, OnwardError
+from onward.errors import ConfigError, OnwardError, UnsupportedError
+from onward_protos.tensors import encode_raw
+from onward_server.dataplane.caching import CachedAnswer, ResponseCache
 from onward_server.dataplane.classification import classified
+from onward_server.dataplane.crosscheck import CheckOutcome
 from onward_server.dataplane.executors import ENGINES, EngineFactory
 from onward_server.dataplane.hosts import Host, ProcessHost, ThreadHost
 from onward_server.dataplane.messages import InferAnswer, InferRequest
@@ -20,6 +23,7 @@ from onward_server.dataplane.opening import Opener, effective
 from onward_server.dataplane.overrides import Override, Overrides
 from onward_server.dataplane.repository import Entry, is_name, names, scan_model
 from onward_server.dataplane.served import Inference, ServedModel
+from onward_server.dataplane.shared_memory import SharedMemory
 from onward_server.dataplane.validation import check_inputs, check_outputs
 from onward_server.errors import (
     ControlError,
@@ -29,7 +33,9 @@ from onward_server.errors import (
     OverloadedError,
     RequestError,
 )
+from onward_server.logs import LogValue, change_log, log_settings
 from onward_server.settings import ModelSettings, ServerSettings
+from onward_server.tracing import Tracer
 
 __all__ = ["DataPlane", "ModelState"]
 
@@ -45,6 +51,9 @@ class DataPlane:
 
     def __init__(self, settings: ServerSettings, host: Host, in_process: bool) -> None:
         self.settings = settings
+        self.regions = SharedMemory(settings.shared_memory)
+        self.tracer = None if settings.trace is None else Tracer(settings.trace)
+        self.cache = ResponseCache(settings.response_cache_bytes)
         self.started = time.time()
         self._host = host
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="onward-inline")
@@ -144,7 +153,12 @@ class DataPlane:
             ModelNotFoundError: the repository has no such model or version.
             ModelUnavailableError: it has, but it could not be loaded.
         """
-        versions = self._models.get(name, {})
+        versions = self._models.get(name)
+        if versions is None and name in self.settings.aliases:
+            name, _, fixed = self.settings.aliases[name].partition("/")
+            version = version or fixed
+            versions = self._models.get(name)
+        versions = versions or {}
         if not version and versions:
             return versions[max(versions)]
         number = int(version) if version.isascii() and version.isdecimal() and len(version) < 10 else None
@@ -219,11 +233,29 @@ class DataPlane:
             ExecutionError: an engine failed.
             VerificationError: the engines disagree, and the model's policy is to fail.
         """
-        model, outputs = self._checked(request)
-        found = model.infer_now(request.inputs, outputs, request.deadline)
-        if found is None:
-            found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
-        return _answer(model, request, found)
+        if self.tracer is None:
+            model, outputs = self._checked(request)
+            return self._answer(model, request, await self._inferred(model, request, outputs))
+        span, begun = self.tracer.begin(request.model, request.headers), time.time_ns()
+        try:
+            model, outputs = self._checked(request)
+            found = await self._inferred(model, request, outputs)
+            answer = self._answer(model, request, found)
+        except BaseException as error:
+            if span is not None:
+                self.tracer.fail(span, error)
+            raise
+        if span is not None:
+            self.tracer.end(
+                span,
+                begun,
+                version=model.version,
+                identity=request.id,
+                engine=found.engine,
+                queue_ns=found.queue_ns,
+                infer_ns=found.infer_ns,
+            )
+        return answer
 
     def infer_now(self, request: InferRequest) -> InferAnswer | None:
         """The answer of a request that takes microseconds and waits for nothing; None: `infer` it.
@@ -231,9 +263,41 @@ class DataPlane:
         Raises:
             OnwardError: see `infer`.
         """
+        if self.tracer is not None:
+            return None
         model, outputs = self._checked(request)
+        if self._caches(model):
+            return None
         found = model.infer_now(request.inputs, outputs, request.deadline)
-        return None if found is None else _answer(model, request, found)
+        return None if found is None else self._answer(model, request, found)
+
+    def _caches(self, model: ServedModel) -> bool:
+        return self.cache.size > 0 and model.settings.response_cache
+
+    async def _inferred(
+        self, model: ServedModel, request: InferRequest, outputs: list[str] | None
+    ) -> Inference:
+        if not self._caches(model):
+            found = model.infer_now(request.inputs, outputs, request.deadline)
+            if found is None:
+                found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
+            return found
+        counts = model.infer_statistics
+        start = time.perf_counter_ns()
+        key = self.cache.key(model.number, request.inputs, outputs)
+        known = self.cache.get(key)
+        looked = time.perf_counter_ns() - start
+        if known is not None:
+            counts.cache_hits += 1
+            counts.cache_hit_ns += looked
+            return model.recalled(known.outputs, known.engine, looked)
+        found = await model.infer(request.inputs, outputs, request.priority, request.deadline)
+        start = time.perf_counter_ns()
+        if found.outcome is not CheckOutcome.FAILED:
+            self.cache.put(key, CachedAnswer(found.outputs, found.engine))
+        counts.cache_misses += 1
+        counts.cache_miss_ns += looked + time.perf_counter_ns() - start
+        return found
 
     def _checked(self, request: InferRequest) -> tuple[ServedModel, list[str] | None]:
         model = self.model(request.model, request.version)
@@ -244,6 +308,9 @@ class DataPlane:
         if request.outputs is not None:
             outputs = [output.name for output in request.outputs]
             check_outputs(model.outputs, outputs)
+            for position, output in enumerate(request.outputs):
+                if output.placement is not None:
+                    self.regions.check(f"outputs[{position}] ({output.name!r})", output.placement)
         batching = model.settings.batching
         if batching is not None:
             rows = {name: array.shape[0] for name, array in request.inputs.items()}
@@ -253,6 +320,22 @@ class DataPlane:
                 most = batching.max_batch
                 raise RequestError(f"the inputs have {max(rows.values())} rows; the model takes up to {most}")
         return model, outputs
+
+    def _answer(self, model: ServedModel, request: InferRequest, found: Inference) -> InferAnswer:
+        arrays = found.outputs
+        placed = {}
+        if request.outputs is not None:
+            arrays = {}
+            for output in request.outputs:
+                array = found.outputs[output.name]
+                if output.classes:
+                    array = classified(output.name, array, output.classes, model.labels)
+                arrays[output.name] = array
+                if output.placement is not None:
+                    where = f"output {output.name!r}"
+                    placed[output.name] = self.regions.write(where, output.placement, encode_raw(array))
+        parameters = {"cross_check": found.outcome.value, "engine": found.engine}
+        return InferAnswer(model.name, model.version, request.id, arrays, parameters, placed)
 
     async def load(self, name: str, override: Override | None = None) -> None:
         """Load a model, or load it again, all of the versions that its policy chooses; then swap.
@@ -293,6 +376,36 @@ class DataPlane:
             for model in versions.values():
                 self._retire(model)
         _LOG.info("model %s was unloaded", name)
+
+    def log_settings(self, changes: Mapping[str, LogValue]) -> dict[str, LogValue]:
+        """The log settings in force, after `changes`.
+
+        Raises:
+            ControlError: clients may not change them.
+            RequestError: names the setting.
+        """
+        self._check_remote(changes)
+        return change_log(changes) if changes else log_settings()
+
+    def trace_settings(self, model: str, changes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """The trace settings of a model, or with an empty name those of all others, after `changes`.
+
+        Raises:
+            UnsupportedError: the server sends no traces.
+            ControlError: clients may not change them.
+            ModelNotFoundError: there is no such model.
+            RequestError: names the setting.
+        """
+        if self.tracer is None:
+            raise UnsupportedError("this server sends no traces (`trace`)")
+        if model:
+            self.model(model)
+        self._check_remote(changes)
+        return (self.tracer.change(model, changes) if changes else self.tracer.settings(model)).values()
+
+    def _check_remote(self, changes: Mapping[str, object]) -> None:
+        if changes and not self.settings.remote_settings:
+            raise ControlError("settings are not changed by clients: `remote_settings` is off")
 
     async def refresh(self, settings: ServerSettings | None = None) -> None:
         """Look at the repository again: load what is new or has changed, unload what is gone.
@@ -342,6 +455,9 @@ class DataPlane:
         self._host.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._overrides.close()
+        self.regions.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
     def _check_control(self, name: str) -> None:
         if self.settings.model_control != "explicit":
@@ -453,19 +569,6 @@ class DataPlane:
         task = asyncio.get_running_loop().create_task(model.retire(self.settings.drain_timeout))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-def _answer(model: ServedModel, request: InferRequest, found: Inference) -> InferAnswer:
-    arrays = found.outputs
-    if request.outputs is not None:
-        arrays = {
-            output.name: classified(output.name, arrays[output.name], output.classes, model.labels)
-            if output.classes
-            else arrays[output.name]
-            for output in request.outputs
-        }
-    parameters = {"cross_check": found.outcome.value, "engine": found.engine}
-    return InferAnswer(model.name, model.version, request.id, arrays, parameters)
 
 
 def _overridden(entries: list[Entry], settings: ModelSettings) -> list[Entry]:

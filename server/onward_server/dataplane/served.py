@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from onward.errors import InputError, OnwardError, ShapeError, VerificationError
@@ -37,17 +38,20 @@ __all__ = ["Inference", "ServedModel"]
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
+_NUMBERS = itertools.count(1)
 _KNOWN = 1024
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Outputs of one request, the engine they come from, and what became of the cross-check."""
+    """Outputs of one request, their engine, what became of the cross-check, and its times."""
 
     outputs: Mapping[str, Array]
     engine: Engine
     outcome: CheckOutcome
+    queue_ns: int = 0
+    infer_ns: int = 0
 
 
 @final
@@ -85,6 +89,7 @@ class ServedModel:
         inline: Inline | None,
         labels: Sequence[str],
     ) -> None:
+        self.number = next(_NUMBERS)
         self.name = name
         self.version = version
         self.settings = settings
@@ -153,7 +158,7 @@ class ServedModel:
         start = time.perf_counter_ns()
         self._active += 1
         try:
-            found, queue_ns, rows = await self._computed(inputs, outputs, priority, deadline)
+            found, queue_ns, infer_ns, rows = await self._computed(inputs, outputs, priority, deadline)
             answer = await self._checked(inputs, found)
         except asyncio.CancelledError:
             self.infer_statistics.failed("CANCELED", time.perf_counter_ns() - start)
@@ -164,7 +169,14 @@ class ServedModel:
         finally:
             self._active -= 1
         self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, queue_ns)
-        return answer
+        return replace(answer, queue_ns=queue_ns, infer_ns=infer_ns)
+
+    def recalled(self, outputs: Mapping[str, Array], engine: Engine, took: int) -> Inference:
+        """Count a request whose answer was kept from an earlier one; `took` ns."""
+        rows = int(next(iter(outputs.values())).shape[0]) if self.settings.batching is not None else 1
+        self.infer_statistics.succeeded(rows, took, 0)
+        self.recorder.count(requests=1, skipped=1)
+        return Inference(outputs, engine, CheckOutcome.SKIPPED)
 
     def infer_now(
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, deadline: float | None
@@ -182,7 +194,7 @@ class ServedModel:
             return None
         start = time.perf_counter_ns()
         try:
-            found, rows = self._here(inline, shapes, inputs, outputs, deadline)
+            found, _, rows = self._here(inline, shapes, inputs, outputs, deadline)
         except OnwardError as error:
             self.infer_statistics.failed(_reason(error), time.perf_counter_ns() - start)
             raise
@@ -229,14 +241,14 @@ class ServedModel:
         outputs: Sequence[str] | None,
         priority: int,
         deadline: float | None,
-    ) -> tuple[dict[str, Array], int, int]:
+    ) -> tuple[dict[str, Array], int, int, int]:
         batched = self.settings.batching is not None
         rows = int(next(iter(inputs.values())).shape[0]) if batched else 1
         if self._inline is not None:
             shapes = signature(inputs)
             if self._inline.has(shapes):
-                found, rows = self._here(self._inline, shapes, inputs, outputs, deadline)
-                return found, 0, rows
+                found, took, rows = self._here(self._inline, shapes, inputs, outputs, deadline)
+                return found, 0, took, rows
         return await self._scheduled(inputs, outputs, priority, deadline, rows)
 
     def _here(
@@ -246,7 +258,7 @@ class ServedModel:
         inputs: Mapping[str, Array],
         outputs: Sequence[str] | None,
         deadline: float | None,
-    ) -> tuple[dict[str, Array], int]:
+    ) -> tuple[dict[str, Array], int, int]:
         rows = 1 if self.settings.batching is None else shapes[0][1][0]
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline passed before it was computed")
@@ -258,7 +270,7 @@ class ServedModel:
             raise ExecutionError(f"{self.engine}: {type(error).__name__}: {error}") from error
         self.infer_statistics.executed(rows, 1, 0, took, 0)
         self.infer_statistics.in_process += 1
-        return found, rows
+        return found, took, rows
 
     async def _scheduled(
         self,
@@ -267,13 +279,13 @@ class ServedModel:
         priority: int,
         deadline: float | None,
         rows: int,
-    ) -> tuple[dict[str, Array], int, int]:
+    ) -> tuple[dict[str, Array], int, int, int]:
         computed = await self.scheduler.run(
             inputs, outputs, priority or self.settings.default_priority, deadline
         )
         if self._inline is not None and computed.alone:
             self._inline.observe(signature(inputs), inputs, computed.infer_ns)
-        return computed.outputs, computed.queue_ns, rows
+        return computed.outputs, computed.queue_ns, computed.infer_ns, rows
 
     async def _checked(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
         self.recorder.count(requests=1)

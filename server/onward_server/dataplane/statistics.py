@@ -41,6 +41,8 @@ class InferStatistics:
             the requests of a batch.
         batches: executions by batch size; a model that is not batched has size 1.
         in_process: requests that were computed in the server's own process.
+        cache_hits, cache_hit_ns, cache_misses, cache_miss_ns: look-ups in the response cache, and for misses
+            keeping the answer.
         latency: answered requests by LATENCY_BUCKETS; the last entry counts those above all bounds.
     """
 
@@ -55,6 +57,10 @@ class InferStatistics:
     output_ns: int = 0
     batches: dict[int, BatchCounts] = field(default_factory=dict)
     in_process: int = 0
+    cache_hits: int = 0
+    cache_hit_ns: int = 0
+    cache_misses: int = 0
+    cache_miss_ns: int = 0
     last_inference_ms: int = 0
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections import deque
 from typing import Any, Protocol, final
 
@@ -23,6 +24,7 @@ _WRITE_HIGH = 1 << 20
 _JOIN_BYTES = 256 << 10
 _UNREAD_CONTROLS = 1000
 _EMPTY_FRAMES = 1000
+_TURN_SECONDS = 0.001
 _PAIR = struct.Struct(">HI")
 
 
@@ -269,6 +271,7 @@ class Connection(asyncio.Protocol):
             data = b"".join(self._parts)
             self._parts.clear()
         self._reading = True
+        begun = time.perf_counter()
         try:
             at = self._read(data) if self.greeted else self._greet(data)
             if at < len(data):
@@ -285,6 +288,18 @@ class Connection(asyncio.Protocol):
         finally:
             self._reading = False
             self._flush()
+        if (
+            time.perf_counter() - begun > _TURN_SECONDS
+            and self._transport is not None
+            and not self._transport.is_closing()
+        ):
+            # the event loop would go on reading this connection while others wait
+            self._transport.pause_reading()
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol."""

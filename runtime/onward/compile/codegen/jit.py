@@ -6,8 +6,10 @@ An entry's name in the disk cache is the hash of the IR and of the target; its c
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import hashlib
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ from onward.compile.codegen.builder import ENTRY
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.disk import DiskCache, cache_folder
 
-__all__ = ["Jit", "default_jit", "kernel_key"]
+__all__ = ["Jit", "default_jit", "kernel_key", "optimised_module"]
 
 _engines: list[Any] = []  # addresses are handed out as plain numbers, so code is never freed
 
@@ -154,6 +156,44 @@ def _machine(target: Target) -> Any:
     return binding.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small", jit=True
     )
+
+
+def optimised_module(ir: str, target: Target) -> str:
+    """A module by another compiler as a kernel's IR: optimised to the full, all but the entry local to it."""
+    from llvmlite import binding
+
+    _initialise()
+    narrow = "+avx512f" in target.features
+    machine = _machine(dataclasses.replace(target, cpu=_NARROW, features="") if narrow else target)
+    module = binding.parse_assembly(ir)
+    module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+
+    def localise() -> None:
+        things = [*module.functions, *module.global_variables]
+        for number, thing in enumerate(t for t in things if t.name != ENTRY and not t.is_declaration):
+            thing.linkage = "internal"
+            thing.name = f"{ENTRY}_{number}"
+
+    localise()
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = True
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    passes = binding.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_strip_dead_prototype_pass()
+    passes.run(module, builder)
+    if not narrow:
+        return str(module)
+    return _DEFINED.sub(rf'\1"target-cpu"="{_NARROW}" "target-features"="" {{', str(module))
+
+
+_NARROW = "x86-64-v3"
+"""What other compilers' IR is compiled for where there is AVX-512, for which LLVM gives wrong code of some of
+it: of the loop of RoiAlign with mode max, which a test runs."""
+
+_DEFINED = re.compile(r"^(define .*)\{$", re.M)
 
 
 @functools.cache

@@ -58,7 +58,7 @@ ELEMENT_TYPES = {
     "float64": FLOAT64,
     "bfloat16": ElementType("bfloat16", "float32", "float32", generated=False),
     "float16": ElementType("float16", "float32", "float32", generated=False),
-    "int8": ElementType("int8", "int32", "int32", generated=False),
+    "int8": ElementType("int8", "int32", "int32", generated=False),  # products: kernels.integer_gemm
 }
 """Rows by the name of the stored type."""
 

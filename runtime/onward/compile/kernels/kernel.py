@@ -88,6 +88,7 @@ class Kernel:
     says otherwise, and sizes in elements. `flops` and `bytes` are for one call by the whole team. `units` is
     the number of independent pieces of work, so threads beyond it idle. `scratch` is the number of bytes per
     thread that the address in slot `scratch` must offer, 64-byte aligned, where there is such a slot.
+    `foreign` IR was written by another compiler.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Kernel:
     bytes: Affine = Affine()
     units: Affine = Affine()
     scratch: int = 0
+    foreign: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from onward.compile.kernels.layout import Convolution, Image
 from onward.compile.options import CompileOptions
 from onward.compile.program import Program
 from onward.compile.registry import Borders, lowers
+from onward.compile.rules.integer_product import convolved_in_integers
 from onward.compile.techniques import Technique, technique, weight_technique
 from onward.compile.tensors import Buffer, Tensor
 from onward.compile.write_back import WriteBack
@@ -105,8 +106,10 @@ def forward(c: Context, request: requests.Convolution) -> None:
     conv = geometry.convolution(
         request.geometry, _image(source), _image(back.target), request.group, source.dtype
     )
-    how = technique(conv, c.options, c.target, backward=False)
     bias = None if request.bias is None else c.plain(request.bias)
+    if convolved_in_integers(c, back, conv, source, bias, request.x, request.w):
+        return
+    how = technique(conv, c.options, c.target, backward=False)
     _convolve(c, how, conv, source, request.w, back, bias)
 
 

@@ -11,7 +11,7 @@ from onward.compile.context import Context, Queries
 from onward.compile.kernels.expression import operand
 from onward.compile.registry import lowers
 from onward.compile.rules.element import elements
-from onward.compile.tensors import gapless, permuted, sliced
+from onward.compile.tensors import Tensor, gapless, permuted, sliced
 from onward.graph import requests
 
 __all__: list[str] = []
@@ -49,6 +49,37 @@ def slices(c: Context, request: requests.Slices) -> None:
             shape.append(len(positions))
             strides.append(stride * positions.step)
         c.alias(y, replace(source, shape=tuple(shape), strides=tuple(strides), offset=offset, image=None))
+
+
+def _at(whole: Tensor, request: requests.Positions | requests.PositionsGradient) -> Tensor:
+    """The window of a tensor that a request names."""
+    axis, places = request.axis, request.positions
+    shape, strides = list(whole.shape), list(whole.strides)
+    offset = whole.offset + strides[axis] * places.start
+    shape[axis], strides[axis] = len(places), strides[axis] * places.step
+    if request.single:
+        del shape[axis], strides[axis]
+    return replace(whole, shape=tuple(shape), strides=tuple(strides), offset=offset, image=None)
+
+
+@lowers(requests.Positions)
+def positions(c: Context, request: requests.Positions) -> None:
+    """A window."""
+    c.alias(request.y, _at(c.present(request.x), request))
+
+
+def _positions_gradient_unsuited(q: Queries, request: requests.PositionsGradient) -> str | None:
+    return q.not_floats(request.dy) or q.empty(request.dx, request.dy)
+
+
+@lowers(requests.PositionsGradient, suits=_positions_gradient_unsuited)
+def positions_gradient(c: Context, request: requests.PositionsGradient) -> None:
+    """Zeros, and a copy into a window on them."""
+    source = c.present(request.dy)
+    target = c.new_plain(request.dx)
+    zero = c.constant(np.zeros((), source.dtype))
+    c.copy(replace(zero, shape=target.shape, strides=(0,) * len(target.shape)), target)
+    c.copy(source, _at(target, request))
 
 
 @lowers(requests.Broadcast)

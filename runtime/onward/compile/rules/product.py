@@ -21,6 +21,7 @@ from onward.compile.kernels.gemm import Gemm, Outer
 from onward.compile.kernels.product_blocking import needs_partial
 from onward.compile.kernels.tile import rows_for
 from onward.compile.registry import lowers
+from onward.compile.rules.integer_product import in_integers
 from onward.compile.tensors import Buffer, Tensor, reshaped, row_major, swapped
 from onward.compile.write_back import WriteBack
 from onward.graph.requests import Product, Transpose
@@ -102,6 +103,8 @@ def _multiply(c: Context, back: WriteBack, left: Tensor, right: Tensor, request:
             and place.strides[1] == 1
         ):
             matrix = replace(right, shape=right.shape[-2:], strides=right.strides[-2:], image=None)
+            if in_integers(c, replace(back, target=place), rows, matrix, bias, request.left, w):
+                return
             _matrices(c, replace(back, target=place), rows, matrix, bias, w)
             return
     if target.strides[-1] != 1 and target.shape[-1] > 1:

@@ -13,6 +13,7 @@ here.
 from onward.graph.requests.base import *
 from onward.graph.requests.calls import *
 from onward.graph.requests.elements import *
+from onward.graph.requests.loops import *
 from onward.graph.requests.moves import *
 from onward.graph.requests.products import *
 from onward.graph.requests.recurrence import *

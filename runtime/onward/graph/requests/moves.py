@@ -19,6 +19,8 @@ __all__ = [
     "GatherGradient",
     "Identity",
     "Pad",
+    "Positions",
+    "PositionsGradient",
     "Resample",
     "Slices",
     "Tile",
@@ -139,6 +141,28 @@ class GatherGradient(Request):
     dy: ir.Value
     indices: ir.Value
     axis: int
+
+
+@dataclass(frozen=True)
+class Positions(Request):
+    """y = x at known positions of an axis; `single` where there is one and y lacks the axis."""
+
+    y: ir.Value
+    x: ir.Value
+    axis: int
+    positions: range
+    single: bool
+
+
+@dataclass(frozen=True)
+class PositionsGradient(Request):
+    """Zeros, and dy at the positions of `Positions`."""
+
+    dx: ir.Value
+    dy: ir.Value
+    axis: int
+    positions: range
+    single: bool
 
 
 @dataclass(frozen=True)

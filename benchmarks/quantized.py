@@ -1,0 +1,140 @@
+"""int8 QDQ networks beside onnxruntime's int8 and our own float32: one table, ratios of medians.
+
+python -m benchmarks.quantized [--batch N] [--threads N] [--rounds N] [--cpu] [NETWORK ...]
+
+Networks are quantised here by onnxruntime.quantization (QDQ, activations uint8 by range, weights int8 by
+channel) from random weights and data. The three runs take turns; onnxruntime has all optimisations and as
+many intra-op threads as we have. `--cpu` compares processor time, which other processes disturb less. Goals:
+at most 1.0 of onnxruntime's int8 time, and 0.5 of our float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quant_pre_process,
+    quantize_static,
+)
+
+from onward.engine import Session
+from onward.model import load, save
+from onward.nn import zoo
+from onward.passes import to_inference
+
+NETWORKS = ("resnet18", "transformer_encoder")
+_CALIBRATION = 4
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Random batches, the same at every run."""
+
+    def __init__(self, feeds: list[dict[str, Any]]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def _feeds(session: Session, batch: int, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Any] = {}
+    for spec in session.inputs:
+        shape = [batch, *(int(d) for d in (spec.shape or ())[1:] if isinstance(d, int))]
+        floats = spec.dtype.kind == "f"
+        feeds[spec.name] = (rng.standard_normal(shape) if floats else rng.integers(1, 1000, shape)).astype(
+            spec.dtype
+        )
+    return feeds
+
+
+def _files(network: str, batch: int, folder: Path) -> tuple[Path, Path]:
+    """The float file and the quantised one."""
+    plain, ready, quantised = (folder / f"{network}.{part}.onnx" for part in ("float", "ready", "int8"))
+    save(to_inference(zoo.build(network).model), plain)
+    session = Session(load(plain))
+    quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+    quantize_static(
+        str(ready),
+        str(quantised),
+        _Reader([_feeds(session, batch, i) for i in range(_CALIBRATION)]),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return plain, quantised
+
+
+def _turns(
+    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Median milliseconds of each, run in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            begin = clock()
+            run()
+            times[name].append(clock() - begin)
+    return {name: 1e3 * statistics.median(found) for name, found in times.items()}
+
+
+def measure(
+    network: str, batch: int, threads: int, rounds: int, clock: Callable[[], float]
+) -> tuple[dict[str, float], float]:
+    """Milliseconds by engine, and by how much of the largest output ours differs from onnxruntime's."""
+    with tempfile.TemporaryDirectory() as name:
+        plain, quantised = _files(network, batch, Path(name))
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        peer = ort.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
+        ours, floats = (Session(load(p), threads=threads) for p in (quantised, plain))
+        feeds = _feeds(ours, batch, 99)
+        want, got = peer.run(None, feeds)[0], next(iter(ours.run(feeds).values()))
+        apart = float(np.abs(got - want).max() / np.abs(want).max())
+        runs: dict[str, Callable[[], object]] = {
+            "int8": lambda: ours.run(feeds),
+            "onnxruntime": lambda: peer.run(None, feeds),
+            "float32": lambda: floats.run(feeds),
+        }
+        return _turns(runs, rounds, clock), apart
+
+
+def main() -> None:
+    """Print a line a network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    clock = time.process_time if options.cpu else time.perf_counter
+    print("ms            int8   onnxruntime int8   our float32   of onnxruntime   of float32   outputs apart")
+    for network in options.networks:
+        ms, apart = measure(network, options.batch, options.threads, options.rounds, clock)
+        print(
+            f"{network:12} {ms['int8']:6.2f} {ms['onnxruntime']:18.2f} {ms['float32']:13.2f} "
+            f"{ms['int8'] / ms['onnxruntime']:16.2f} {ms['int8'] / ms['float32']:12.2f} {apart:15.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.errors import ShapeError, UnsupportedError
+from onward.graph import Array, Builder, Op, dims_of, dtype_of, numpy_dtype, op
+from onward.ops._floats import widened
+
+
+@op("AffineGrid", since=20)
+class AffineGrid(Op):
+    """grid[n, p] = theta[n] · (x, y[, z], 1) of pixel p, coordinates from −1 to 1.
+
+    Linear in theta. An axis of one pixel has the coordinate −1 with align_corners, else 0.
+    """
+
+    align_corners: int = 0
+
+    @widened
+    def kernel(self, theta: Array, size: Array) -> Array:
+        extents = [int(n) for n in size[2:]]
+        rank = len(extents)
+        if rank not in (2, 3) or theta.shape[1:] != (rank, rank + 1):
+            raise ShapeError(f"theta {list(theta.shape)} does not fit size {size.tolist()}")
+        points = self._points(extents).astype(theta.dtype)
+        return np.matmul(points, theta.transpose(0, 2, 1)).reshape(len(theta), *extents, rank)
+
+    def gradient(
+        self, g: Builder, dy: ir.Value, y: ir.Value, theta: ir.Value, size: ir.Value
+    ) -> tuple[ir.Value | None, ...]:
+        dims = dims_of(y)
+        extents = [] if dims is None else [d for d in dims[1:-1] if isinstance(d, int)]
+        if dims is None or len(extents) != len(dims) - 2:
+            raise UnsupportedError("the gradient of AffineGrid needs a static size")
+        points = g.const(self._points(extents).astype(numpy_dtype(dtype_of(theta))))
+        rows = g.Reshape(dy, g.Concat(g.dim(theta, 0), [math.prod(extents), len(extents)], axis=0))
+        return g.MatMul(g.Transpose(rows, perm=[0, 2, 1]), points), None
+
+    def _points(self, extents: Sequence[int]) -> Array:
+        """(x, y[, z], 1) of every pixel, [pixels, axes + 1]."""
+        axes = [
+            np.linspace(-1, 1, n) if self.align_corners else (2 * np.arange(n) + 1) / n - 1 for n in extents
+        ]
+        grid = np.meshgrid(*axes, indexing="ij")
+        return np.stack([*(a.ravel() for a in reversed(grid)), np.ones(math.prod(extents))], axis=1)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onward.errors import ShapeError
+from onward.graph import Array, Op, op
+from onward.ops.dft import transform
+
+
+@op("STFT", since=17)
+class STFT(Op):
+    """The Fourier transforms of a signal's frames: [batch, frames, bins, 2].
+
+    Frames of frame_length, the window's by default, begin every frame_step samples; those that would go
+    beyond the end are left out.
+    """
+
+    onesided: int = 1
+
+    def kernel(
+        self,
+        signal: Array,
+        frame_step: Array,
+        window: Array | None = None,
+        frame_length: Array | None = None,
+    ) -> Array:
+        if signal.ndim != 3 or signal.shape[-1] not in (1, 2):
+            raise ShapeError(f"signal has shape {list(signal.shape)}; STFT takes [batch, samples, 1 or 2]")
+        step = int(frame_step.reshape(-1)[0])
+        if frame_length is not None:
+            length = int(frame_length.reshape(-1)[0])
+        elif window is not None:
+            length = window.shape[0]
+        else:
+            raise ShapeError("STFT needs a window or a frame_length")
+        if step < 1 or not 1 <= length <= signal.shape[1]:
+            raise ShapeError(
+                f"frames of {length} samples every {step} of a signal of {signal.shape[1]} samples"
+            )
+        frames = np.lib.stride_tricks.sliding_window_view(signal, length, axis=1)[:, ::step]
+        frames = np.moveaxis(frames, -1, 2)
+        if window is not None:
+            if window.shape != (length,):
+                raise ShapeError(f"a window of shape {list(window.shape)} for frames of {length} samples")
+            frames = frames * window[:, None]
+        onesided = bool(self.onesided) and signal.shape[-1] == 1
+        return transform(frames.astype(signal.dtype), None, 2, inverse=False, onesided=onesided)

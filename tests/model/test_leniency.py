@@ -1,0 +1,95 @@
+"""What other runtimes read although the standard does not allow it: read too, and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onward.engine import Session
+from onward.model import from_bytes, inspect_model, save, upgrade
+
+FLOAT = TensorProto.FLOAT
+X = helper.make_tensor_value_info("x", FLOAT, ["N", 3])
+
+
+def relu(given: onnx.ValueInfoProto, result: onnx.ValueInfoProto, *imports: onnx.OperatorSetIdProto) -> bytes:
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [given], [result])
+    opsets = [helper.make_opsetid("", 17), *imports]
+    made: bytes = helper.make_model(graph, ir_version=8, opset_imports=opsets).SerializeToString()
+    return made
+
+
+def declared(name: str, *dims: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, FLOAT, dims)
+
+
+CASES = {
+    "no shape": (
+        relu(X, helper.make_tensor_value_info("y", FLOAT, None)),
+        "output 'y' declares no shape: the one that follows is used",
+    ),
+    "no type": (
+        relu(X, onnx.ValueInfoProto(name="y")),
+        "output 'y' declares no shape: the one that follows is used",
+    ),
+    "minus one": (
+        relu(declared("x", -1, 3), declared("y", "N", 3)),
+        "input 'x' declares the dimension -1: read as unknown",
+    ),
+    "zero": (
+        relu(declared("x", 0, 3), declared("y", 0, 3)),
+        "output 'y' declares the dimension 0: read as unknown",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("engine", ["interpreter", "compiled"])
+def test_a_leniency_is_read_run_and_said(case: str, engine: str, tmp_path: Path) -> None:
+    data, note = CASES[case]
+    model = from_bytes(data)
+    report = inspect_model(model)
+    assert note in report.leniencies
+    assert report.outputs[0].dtype == "FLOAT"
+    assert report.outputs[0].shape is not None
+    assert report.outputs[0].shape[1] == 3
+    x = np.array([[-1, 2, 3], [4, -5, 6]], np.float32)
+    for again in (model, upgrade(model)):
+        with Session(again, engine=engine) as session:  # type: ignore[arg-type]
+            assert np.array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
+    save(model, tmp_path / "again.onnx")
+    assert not inspect_model(from_bytes((tmp_path / "again.onnx").read_bytes())).leniencies
+
+
+def test_truly_empty_inputs_still_fit_a_dimension_of_zero() -> None:
+    with Session(from_bytes(CASES["zero"][0])) as session:
+        assert session.run({"x": np.zeros((0, 3), np.float32)})["y"].shape == (0, 3)
+
+
+def test_a_sound_file_has_nothing_to_say() -> None:
+    assert inspect_model(from_bytes(relu(X, declared("y", "N", 3)))).leniencies == ()
+
+
+def test_imports_that_nothing_uses_do_not_matter() -> None:
+    domains = ("com.acme", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training")
+    imports = [helper.make_opsetid(domain, 3) for domain in domains]
+    with Session(from_bytes(relu(X, declared("y", "N", 3), *imports))) as session:
+        assert session.run({"x": np.ones((2, 3), np.float32)})["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "compiled"])
+def test_absent_optional_outputs_and_inputs_have_empty_names(engine: str) -> None:
+    nodes = [
+        helper.make_node("Clip", ["x", "", "high"], ["c"]),
+        helper.make_node("Dropout", ["c"], ["y", ""]),
+    ]
+    high = helper.make_tensor("high", FLOAT, [], [0.5])
+    graph = helper.make_graph(nodes, "g", [X], [declared("y", "N", 3)], [high])
+    proto = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    with Session(from_bytes(proto.SerializeToString()), engine=engine) as session:  # type: ignore[arg-type]
+        y = session.run({"x": np.array([[-1, 0.25, 2]], np.float32)})["y"]
+    assert np.array_equal(y, np.array([[-1, 0.25, 0.5]], np.float32))

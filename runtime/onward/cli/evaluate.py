@@ -55,6 +55,7 @@ def command(
         choose_part,
         data_table,
         digest_of,
+        images_as_taken,
         known_columns,
         plain_numbers,
         read_data,
@@ -76,6 +77,7 @@ def command(
     prepared = Prepared.of(provenance)
     known = known_columns(prepared.preparation) if is_table(table.spec) else {}
     session = Session(loaded)
+    table = images_as_taken(table, [spec.shape for spec in session.inputs])
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
     loss = None if provenance is None else provenance.configuration.get("loss")

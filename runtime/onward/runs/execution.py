@@ -15,7 +15,7 @@ from onward.data import Dataset, Loader, Preparation, Source, Splits, folds, par
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.graph import TensorSpec
+from onward.graph import TensorSpec, dims_of
 from onward.model import Provenance, current_versions
 from onward.runs import assembly
 from onward.runs.config import LogTable, RunConfig
@@ -40,6 +40,7 @@ from onward.runs.preparation import (
     digest_of,
     feeds_of,
     fit_preparation,
+    images_as_taken,
     input_names,
     known_columns,
     metadata_of,
@@ -128,6 +129,9 @@ def execute(
     token = cancel if cancel is not None else CancelToken()
     _refuse_early(config)
     base = assembly.base_of(config)
+    if base is not None:
+        shapes = [dims_of(value) for value in base.model.graph.inputs]
+        config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     source, named = _read(config, base)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals

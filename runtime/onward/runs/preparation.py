@@ -25,7 +25,7 @@ from onward.data import (
 )
 from onward.data.registry import split_spec
 from onward.errors import ConfigError, DataError, InvalidModelError
-from onward.graph import Array, TensorSpec
+from onward.graph import Array, Dim, TensorSpec
 from onward.model import Provenance
 from onward.runs.config import DataTable
 
@@ -266,6 +266,28 @@ def read_data(
         case "idx" | "digits":
             options["raw"] = raw
     return resolve(table.spec, **options)
+
+
+def images_as_taken(table: DataTable, takes: Sequence[Sequence[Dim] | None]) -> DataTable:
+    """The table with the image size and channels that a model takes, where they are not chosen.
+
+    Args:
+        table: what to read.
+        takes: the shapes of the model's inputs; the first [N, C, H, W] with known extents counts.
+    """
+    if _kind(table.spec) != "images":
+        return table
+    for shape in takes:
+        if shape is None or len(shape) != 4:
+            continue
+        channels, height, width = shape[1:]
+        found: dict[str, int] = {}
+        if table.channels is None and channels in (1, 3):
+            found["channels"] = channels
+        if table.image_size is None and isinstance(height, int) and height == width:
+            found["image_size"] = height
+        return table.model_copy(update=found)
+    return table
 
 
 def align_classes(source: Source, names: Sequence[str] | None) -> Source:

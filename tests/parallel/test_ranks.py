@@ -244,7 +244,7 @@ def test_shares_are_consecutive_and_as_equal_as_can_be() -> None:
     data = Dataset({"x": np.arange(22.0)[:, None]}, np.arange(22) % 3, task="classification")
     loader = Loader(data, 7, seed=3)
     whole = [batch.indices for batch in loader.epoch(2)]
-    parts = [list(loader.epoch(2, rank=rank, ranks=3)) for rank in range(3)]
+    parts = [list(loader.shares(2, 0, rank, 3)) for rank in range(3)]
     for number, indices in enumerate(whole):
         mine = [part[number] for part in parts]
         counts = [0 if b.share is None else b.share.count for b in mine]
@@ -252,5 +252,5 @@ def test_shares_are_consecutive_and_as_equal_as_can_be() -> None:
         np.testing.assert_array_equal(
             np.concatenate([b.indices[:c] for b, c in zip(mine, counts, strict=True)]), indices
         )
-    evaluated = [[b.indices for b in loader.epoch(2, rank=r, ranks=3, whole=True)] for r in range(3)]
+    evaluated = [list(loader.dealt(rank, 3)) for rank in range(3)]
     assert [len(part) for part in evaluated] == [2, 1, 1]

@@ -2,65 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.augment import Augmentation
+from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
-from onward.data.dataset import Array, Dataset
+from onward.data.dataset import Dataset
 from onward.errors import ConfigError, DataError
 
-__all__ = ["Batch", "Loader", "Share"]
+__all__ = ["Loader", "image_input"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A rank's part of a batch.
-
-    Attributes:
-        first: position in the batch of the first sample.
-        count: how many there are; 0 is allowed.
-        whole: how many the batch has.
-    """
-
-    first: int
-    count: int
-    whole: int
-
-    @classmethod
-    def of(cls, whole: int, rank: int, size: int) -> Share:
-        """The share of a rank among so many: consecutive samples, none more than one longer than another."""
-        first, last = whole * rank // size, whole * (rank + 1) // size
-        return cls(first, last - first, whole)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """B samples: inputs by name, each [B, ...]; targets [B, ...] or None; indices in the data set [B]; sample
-    weights float32 [B] or None.
-
-    Where the batch is divided among ranks, these are one rank's, and `share` says which. An empty share holds
-    the batch's first sample, which does not count.
-    """
-
-    inputs: dict[str, Array]
-    targets: Array | None
-    indices: NDArray[np.int64]
-    weights: Array | None = None
-    share: Share | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-@final
-class Loader:
+class Loader(Batches):
     """Serves a data set in batches, epoch by epoch, without state of its own.
 
     The order of epoch e depends on (seed, e) alone, and a sample's augmentation on (seed, e, its index), so
@@ -104,44 +62,51 @@ class Loader:
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._augment = augment
-        self._augment_input = None if augment is None else _image_input(dataset, augment_input)
+        self._augment_input = None if augment is None else image_input(dataset, augment_input)
+
+    checked = True
+
+    @property
+    def sample(self) -> Dataset:
+        """All of them."""
+        return self.dataset
+
+    def digest(self) -> str:
+        return self.dataset.digest()
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (1 if rest and not self._drop_last else 0)
 
-    def epoch(
-        self, epoch: int, start_batch: int = 0, *, rank: int = 0, ranks: int = 1, whole: bool = False
-    ) -> Iterator[Batch]:
-        """The batches of epoch `epoch` (from 0), from batch `start_batch` on (from 0, at most `len`).
-
-        Args:
-            epoch: from 0.
-            start_batch: from 0.
-            rank: of this process.
-            ranks: among how many each batch is divided.
-            whole: divide the batches instead, `ranks` apart: some ranks have one more than others.
-        """
+    def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch, None, None]:
+        """The batches of epoch `epoch` (from 0), from batch `start_batch` on (from 0, at most `len`)."""
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {len(self)} batches")
-        if whole:
-            return self._batches(epoch, range(start_batch + rank, len(self), ranks), 0, 1)
+        return self._batches(epoch, range(start_batch, len(self)), 0, 1)
+
+    def shares(self, epoch: int, start_batch: int, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """What `epoch` gives, of each batch the share of a rank: only its samples are read."""
+        if self._augment is not None and self._augment.mixes:
+            return super().shares(epoch, start_batch, rank, ranks)
         return self._batches(epoch, range(start_batch, len(self)), rank, ranks)
+
+    def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """Every `ranks`-th batch of the first epoch, from number `rank` on; others are not read."""
+        return self._batches(0, range(rank, len(self), ranks), 0, 1)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The sample indices of epoch `epoch` in the order in which they are served: int64 [N]."""
         count = len(self.dataset)
         return permutation(count, self.seed, epoch) if self._shuffle else np.arange(count, dtype=np.int64)
 
-    def _batches(self, epoch: int, numbers: range, rank: int, ranks: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, numbers: range, rank: int, ranks: int) -> Generator[Batch, None, None]:
         order = self.order(epoch)
         targets, weights = self.dataset.targets, self.dataset.weights
         for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             share = None if ranks == 1 else Share.of(len(indices), rank, ranks)
-            if share is not None:
-                indices = indices[share.first : share.first + share.count] if share.count else indices[:1]
+            indices = indices if share is None else indices[share.rows]
             inputs = {name: np.asarray(array[indices]) for name, array in self.dataset.inputs.items()}
             name = self._augment_input
             if self._augment is not None and name is not None:
@@ -155,7 +120,8 @@ class Loader:
             )
 
 
-def _image_input(dataset: Dataset, wanted: str | None) -> str:
+def image_input(dataset: Dataset, wanted: str | None) -> str:
+    """The input that augmentation changes: `wanted`, or the only float input [N, C, H, W]."""
     names = [name for name, array in dataset.inputs.items() if array.ndim == 4 and array.dtype.kind == "f"]
     if wanted is None and len(names) == 1:
         return names[0]

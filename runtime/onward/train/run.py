@@ -6,7 +6,7 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
@@ -14,9 +14,9 @@ from typing import Any, NoReturn, final
 import numpy as np
 
 from onward.autodiff import TrainingStep, UpdateCount
-from onward.data import Batch, Loader
+from onward.data import Batch, Batches
 from onward.engine import StepSession
-from onward.errors import TrainingError
+from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
 from onward.parallel import Group
 from onward.train.callbacks import Callback
@@ -49,6 +49,7 @@ class Run:
         batch: batches of it that are done.
         step: steps done since the start of the run.
         updates: how many updates were made.
+        samples: of the last step.
         last: figures of the last step: loss, learning_rate.
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
@@ -59,8 +60,8 @@ class Run:
         seconds: spent in training steps.
     """
 
-    loader: Loader
-    validation: Loader | None
+    loader: Batches
+    validation: Batches | None
     epochs: int
     feed: Callable[[Batch], Mapping[str, Array]]
     session: StepSession
@@ -78,6 +79,7 @@ class Run:
     step: int = 0
     updates: UpdateCount = field(default_factory=UpdateCount)
     last: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
     stopped: str = ""
     halted: bool = False
     group: Group | None = None
@@ -108,10 +110,11 @@ class Run:
         at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
         return self.base_rate * self.schedule.factor(at, self._schedule_state)
 
-    def batches(self, epoch: int, position: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
         """This rank's shares of the batches of an epoch, which counts from 1, from a position on."""
-        rank, ranks = (0, 1) if self.group is None else (self.group.rank, self.group.size)
-        return self.loader.epoch(epoch - 1, position, rank=rank, ranks=ranks)
+        if self.group is None:
+            return self.loader.epoch(epoch - 1, position)
+        return self.loader.shares(epoch - 1, position, self.group.rank, self.group.size)
 
     def inputs(
         self, batch: Batch, position: int, step: int, rate: float, updates: UpdateCount
@@ -155,6 +158,7 @@ class Run:
         results = self.session.run(inputs)
         self.seconds += time.perf_counter() - before
         self.step += 1
+        self.samples = batch.whole
         self.batch += 1
         self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
         self.updates.add(self.mean.add(results), ends)
@@ -339,10 +343,16 @@ class Run:
         """Take up the run that a checkpoint holds.
 
         Raises:
+            ConfigError: the data cannot be gone through again.
             StorageError: the file cannot be read.
             TrainingError: it is damaged, or it is of another run: model, data, optimizer, schedule, seed or
                 batch size.
         """
+        if not self.loader.repeatable:
+            raise ConfigError(
+                "a run on a generator cannot be resumed, since its batches cannot be gone through again; "
+                "give a function that makes a fresh generator, such as fit(lambda: batches(path))"
+            )
         group = self.group
         saved = read_checkpoint(path) if group is None else group.from_first(lambda: read_checkpoint(path))
         meta = saved.meta

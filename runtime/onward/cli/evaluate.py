@@ -45,7 +45,7 @@ def command(
     from rich.console import Console
 
     from onward.cli.options import listed, numbers
-    from onward.runs.evaluation import evaluate_file
+    from onward.runs.evaluation import evaluate
 
     overrides: dict[str, Any] = {
         "spec": data,
@@ -57,12 +57,16 @@ def command(
         "image_size": image_size,
         "channels": channels,
     }
-    extra = [] if metrics is None else listed(metrics)
-    found = evaluate_file(model, overrides, part=part, metrics=extra, batch_size=batch_size)
+    found = evaluate(
+        model,
+        overrides,
+        part=part,
+        extra=[] if metrics is None else listed(metrics),
+        batch_size=batch_size,
+    )
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if as_json:
-        figures = found.measures.as_dict()
-        print(json.dumps({"model": str(model), "data": found.data, "part": part, **figures}))
+        print(json.dumps({"model": str(model), "data": found.spec, "part": part, **found.measures.as_dict()}))
     else:
-        found.measures.show(Console(), f"{model} on {found.data}, {part} part")
+        found.measures.show(Console(), f"{model} on {found.spec}, {part} part")

@@ -40,7 +40,7 @@ def command(
       onward report model.onnx --history log.csv --output model.html
     """
     from onward.model import atomic_write
-    from onward.runs.evaluation import evaluate_file
+    from onward.runs.evaluation import evaluate
     from onward.runs.report import read_history, report_page
 
     model = run / "model.onnx" if run.is_dir() else run
@@ -51,7 +51,7 @@ def command(
     if history is not None and not found.exists():
         raise ConfigError(f"{found}: there is no such file")
     rows = read_history(found) if found.exists() else []
-    evaluation = evaluate_file(model, {"spec": data})
+    evaluation = evaluate(model, {"spec": data})
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)
     with atomic_write(page) as file:

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -54,11 +54,12 @@ __all__ = [
     "execute",
     "measure",
     "read_run",
+    "run_of",
     "to_toml",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     "Prepared": "preparation",

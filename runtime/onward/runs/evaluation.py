@@ -1,11 +1,13 @@
-"""Measures a model's file on data: what `onward evaluate` and `onward report` share."""
+"""A trained model on a data set: what `onward evaluate` and a server's jobs measure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
+
+import onnx_ir as ir
 
 from onward.data import Dataset
 from onward.data.registry import is_table
@@ -14,6 +16,7 @@ from onward.graph import Array
 from onward.model import Provenance, load, read_provenance
 from onward.runs.measures import Measures, final_activation, measure, outputs_of
 from onward.runs.preparation import (
+    Part,
     Prepared,
     align_classes,
     choose_part,
@@ -25,65 +28,71 @@ from onward.runs.preparation import (
     read_data,
 )
 
-__all__ = ["Evaluation", "Part", "evaluate_file"]
-
-Part = Literal["test", "validation", "train", "all"]
+__all__ = ["Evaluation", "evaluate"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model's answers on a part of a data set.
+    """What a model does on a data set.
 
     Attributes:
-        model: the file.
-        data: what was read.
-        part: which part of it.
-        samples: as read.
-        outputs: the model's first output, [N, ...].
-        activation: what the output ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
-        measures: figures.
-        notes: what one should know.
-        provenance: what the file says of itself; None where it says nothing.
+        path: of the model's file.
+        part: of the data.
+        model: as loaded.
+        session: it was run in.
+        provenance: what its metadata say, if they do.
+        spec: of the data.
+        read: the samples as they are read.
+        samples: as the model takes them.
+        outputs: the model's first output for them, [N, ...].
+        activation: what it ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
+        measures: figures over them.
+        notes: what the reader did, and whether the data are others than the model was trained on.
     """
 
-    model: Path
-    data: str
+    path: Path
     part: Part
+    model: ir.Model
+    session: Session
+    provenance: Provenance | None
+    spec: str
+    read: Dataset
     samples: Dataset
     outputs: Array
     activation: str | None
     measures: Measures
     notes: tuple[str, ...]
-    provenance: Provenance | None
 
 
-def evaluate_file(
-    model: Path,
+def evaluate(
+    path: Path,
     overrides: Mapping[str, Any],
     *,
     part: Part = "test",
-    metrics: Sequence[str] = (),
+    extra: Sequence[str] = (),
     batch_size: int = 256,
+    threads: int | None = None,
 ) -> Evaluation:
-    """Measure a model's file; it says how its inputs are prepared and how the data were divided.
+    """Measure a model file on the data that it was trained on, or on others.
 
     Args:
-        model: the file.
-        overrides: entries of a run's data table that stand in the place of the file's; None: the file's.
-        part: of the data; "all" is all of them.
-        metrics: further ones by name.
-        batch_size: samples that are computed at once.
+        path: the .onnx file.
+        overrides: fields of the `[data]` table over those in the model's metadata; None counts as not given.
+        part: which part of the data.
+        extra: further metrics by name.
+        batch_size: samples a run.
+        threads: of the engine; None: all cores.
 
     Raises:
-        OnwardError: the file or the data cannot be read, or do not fit together.
+        OnwardError: whatever is wrong with model, data or options.
     """
-    loaded = load(model)
-    provenance = read_provenance(loaded)
-    table = data_table(provenance, dict(overrides))
+    model = load(path)
+    provenance = read_provenance(model)
+    table = data_table(provenance, overrides)
     prepared = Prepared.of(provenance)
     known = known_columns(prepared.preparation) if is_table(table.spec) else {}
-    session = Session(loaded)
+    session = Session(model, threads=threads)
     table = images_as_taken(table, [spec.shape for spec in session.inputs])
     # without metadata the model's type says whether it takes bytes
     raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
@@ -92,25 +101,36 @@ def evaluate_file(
     source = read_data(table, raw=raw, ignore_index=ignored, **known)
     if prepared.preparation.table is None and source.dataset.table:
         source = plain_numbers(source)
-    notes = list(source.dataset.notes)
+    notes: list[str] = []
     if known.get("columns") is None and is_table(table.spec) and provenance is not None:
-        notes.insert(0, "the model names no columns; these are taken in the file's order")
+        notes.append("the model names no columns; these are taken in the file's order")
+    notes += source.dataset.notes
     classes = None if provenance is None else provenance.class_names
     source = align_classes(source, classes)
-    own = None if provenance is None else provenance.data_hash
     if (
-        own is not None
+        provenance is not None
+        and provenance.data_hash != f"sha256:{digest_of(source.dataset, prepared.preparation)}"
         and part != "all"
-        and own != f"sha256:{digest_of(source.dataset, prepared.preparation)}"
     ):
         notes.append(
-            f"these are not the data that {model} was trained on; its {part} part may hold samples that it "
-            "has seen"
+            f"these are not the data that {path} was trained on; "
+            f"its {part} part may hold samples that it has seen"
         )
-    samples = choose_part(source, table, part)
-    chosen = prepared.given(samples)
-    outputs = outputs_of(session, chosen, batch_size)
-    activation = final_activation(loaded)
+    read = choose_part(source, table, part)
+    samples = prepared.given(read)
+    outputs, activation = outputs_of(session, samples, batch_size), final_activation(model)
     threshold = 0.5 if activation == "Sigmoid" else 0.0
-    found = measure(outputs, chosen, classes=classes, extra=metrics, threshold=threshold)
-    return Evaluation(model, table.spec, part, samples, outputs, activation, found, tuple(notes), provenance)
+    return Evaluation(
+        path=path,
+        part=part,
+        model=model,
+        session=session,
+        provenance=provenance,
+        spec=table.spec,
+        read=read,
+        samples=samples,
+        outputs=outputs,
+        activation=activation,
+        measures=measure(outputs, samples, classes=classes, extra=extra, threshold=threshold),
+        notes=tuple(notes),
+    )

@@ -132,14 +132,14 @@ def report_page(evaluation: Evaluation, history: Sequence[Mapping[str, float]] =
         evaluation: of the model on data that it was not trained on.
         history: a row an epoch; none: there is no drawing of them.
     """
-    title = f"{evaluation.model.name}: {evaluation.data}"
+    title = f"{evaluation.path.name}: {evaluation.spec}"
     parts = [
         "<!doctype html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{_STYLE}</style></head><body>",
-        f"<h1>{_text(str(evaluation.model))}</h1>",
-        f"<p>{evaluation.measures.samples:,} samples of {_text(evaluation.data)}, {evaluation.part} part</p>",
+        f"<h1>{_text(str(evaluation.path))}</h1>",
+        f"<p>{evaluation.measures.samples:,} samples of {_text(evaluation.spec)}, {evaluation.part} part</p>",
         *(f'<p class="note">{_text(note)}</p>' for note in evaluation.notes),
         *_figures(evaluation),
         *_history(history),
@@ -168,8 +168,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def _is_regression(evaluation: Evaluation) -> bool:
-    targets = evaluation.samples.targets
-    return evaluation.samples.task == "regression" and targets is not None and not evaluation.measures.classes
+    targets = evaluation.read.targets
+    return evaluation.read.task == "regression" and targets is not None and not evaluation.measures.classes
 
 
 def _figures(evaluation: Evaluation) -> Iterator[str]:
@@ -211,10 +211,10 @@ def _history(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
 
 def _probabilities(evaluation: Evaluation) -> tuple[Array, NDArray[np.int64]] | None:
     """Probabilities [N, C] and labels [N] of one class a sample; None for anything else."""
-    outputs, targets = np.asarray(evaluation.outputs, np.float64), evaluation.samples.targets
+    outputs, targets = np.asarray(evaluation.outputs, np.float64), evaluation.read.targets
     if targets is None or outputs.ndim != 2:
         return None
-    kind = infer_task(evaluation.samples, ("N", *outputs.shape[1:])).kind
+    kind = infer_task(evaluation.read, ("N", *outputs.shape[1:])).kind
     if kind == "one-hot":
         targets = targets.argmax(axis=1)
     elif kind not in ("binary", "multi-class"):
@@ -229,8 +229,8 @@ def _probabilities(evaluation: Evaluation) -> tuple[Array, NDArray[np.int64]] | 
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         outputs = shifted / shifted.sum(axis=1, keepdims=True)
     counted = np.ones(len(labels), bool)
-    if evaluation.samples.ignore_index is not None:
-        counted = labels != evaluation.samples.ignore_index
+    if evaluation.read.ignore_index is not None:
+        counted = labels != evaluation.read.ignore_index
     return outputs[counted], labels[counted].astype(np.int64)
 
 
@@ -268,8 +268,8 @@ def _classification(evaluation: Evaluation) -> Iterator[str]:
 def _wrong(evaluation: Evaluation, probabilities: Array, labels: Array) -> Iterator[str]:
     answers = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(answers != labels)
-    if evaluation.samples.ignore_index is not None and evaluation.samples.targets is not None:
-        rows = np.flatnonzero(evaluation.samples.targets.reshape(-1) != evaluation.samples.ignore_index)
+    if evaluation.read.ignore_index is not None and evaluation.read.targets is not None:
+        rows = np.flatnonzero(evaluation.read.targets.reshape(-1) != evaluation.read.ignore_index)
     else:
         rows = np.arange(len(labels))
     wrong = wrong[np.argsort(-probabilities[wrong, answers[wrong]], kind="stable")]
@@ -290,14 +290,14 @@ def _wrong(evaluation: Evaluation, probabilities: Array, labels: Array) -> Itera
 
 def _sample(evaluation: Evaluation, row: int) -> str:
     pieces = []
-    for name, array in evaluation.samples.inputs.items():
+    for name, array in evaluation.read.inputs.items():
         value = array[row]
         if array.ndim == 4 and array.shape[1] in (1, 3):
             pieces.append(_picture(value))
         elif isinstance(value, str):
             pieces.append(f"<p>{_text(value[:300])}</p>")
         elif array.size // len(array) <= 16:
-            columns = evaluation.samples.columns or ()
+            columns = evaluation.read.columns or ()
             values = np.ravel(value)
             names = columns if len(columns) == len(values) else [name] * len(values)
             cells = "; ".join(f"{n} {_cell(v)}" for n, v in zip(names, values, strict=True))
@@ -324,9 +324,9 @@ def _picture(pixels: Array) -> str:
 
 
 def _regression(evaluation: Evaluation) -> Iterator[str]:
-    assert evaluation.samples.targets is not None
+    assert evaluation.read.targets is not None
     outputs = np.asarray(evaluation.outputs, np.float64).reshape(len(evaluation.outputs), -1)
-    targets = np.asarray(evaluation.samples.targets, np.float64).reshape(len(outputs), -1)
+    targets = np.asarray(evaluation.read.targets, np.float64).reshape(len(outputs), -1)
     if outputs.shape != targets.shape:
         return
     yield "<h2>Answers against targets</h2>"

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, final
 
 from aiohttp import http_exceptions, web
@@ -23,6 +23,7 @@ from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
 from onward_server.grpc_convert import check_statistics, infer_statistics, model_config, model_metadata
 from onward_server.http_convert import infer_request, infer_response, json_object, repository_parameters
+from onward_server.http_training import Route
 from onward_server.metrics import exposition
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason, public_text, status_of
@@ -59,18 +60,19 @@ _NO_HTTP = _Malformed()
 
 @final
 class HttpServer:
-    """Answers on `http_listen`.
+    """Answers on `http_listen`: the protocol's paths, and `further` ones.
 
     Attributes:
         ready: what health and readiness say, beside the data plane.
         address: what a client connects to, with the port that was bound.
     """
 
-    def __init__(self, plane: DataPlane, log: AccessLog) -> None:
+    def __init__(self, plane: DataPlane, log: AccessLog, further: Sequence[Route] = ()) -> None:
         self.ready = True
         self.address = ""
         self._plane = plane
         self._log = log
+        self._further = further
         self._runner: web.AppRunner | None = None
         self._tls: FollowedContext | None = None
 
@@ -162,7 +164,7 @@ class HttpServer:
                 ("GET", f"{base}/stats", "read", self._statistics),
                 ("POST", f"{base}/infer", "predict", self._infer),
             ]
-        return routes
+        return [*routes, *self._further]
 
     def _guarded(self, path: str, need: Need, handler: _Handler) -> _Handler:
         async def answer(request: web.Request) -> web.StreamResponse:

@@ -19,12 +19,13 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from onward.runs import CancelToken, EpochEnded, Event, Finished, Started
+    from onward.runs import CancelToken, ColumnsPrepared, EpochEnded, Event, Finished, FoldMeasured, Started
 
 __all__ = ["RunView", "command"]
 
 _INTERRUPTED = 130
 _RECORD = "Record"
+_SHOWN_COLUMNS = 60
 _PANELS = {
     "data.": "Data",
     "model.": "Model and loss",
@@ -69,7 +70,9 @@ def _command(
       onward train lenet5 --data digits --epochs 12
       onward train lenet5 --data idx:mnist_10k --split 0.8,0,0.2 --schedule cosine
       onward train textcnn --data text:reviews.csv.gz --tokens 50 --epochs 4
-      onward train mlp --data csv:prices.csv --target price --task regression
+      onward train mlp --data people.csv
+      onward train mlp --data prices.parquet --target price --exclude id,agent
+      onward train mlp --data "sqlite:shop.db?query=SELECT * FROM orders" --column city:encode=hashing
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
@@ -115,6 +118,7 @@ class RunView:
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
+        self._folds: list[Mapping[str, float]] = []
 
     def __enter__(self) -> RunView:
         self._bar.__enter__()
@@ -130,12 +134,16 @@ class RunView:
         match event:
             case runs.DataRead():
                 parts = [("training", event.train), ("validation", event.validation), ("test", event.test)]
-                inputs = ", ".join(f"{name} {what}" for name, what in event.inputs.items())
+                inputs = ", ".join(f"{name} {what}".strip() for name, what in event.inputs.items())
                 sizes = " + ".join(f"{size:,} {name}" for name, size in parts if size)
                 print(f"data: {event.spec}: {sizes} samples; {inputs}", flush=True)
                 for note in event.notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
                 self._title = event.spec
+            case runs.ColumnsPrepared():
+                self._columns(event)
+            case runs.FoldMeasured():
+                self._fold(event)
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
@@ -162,6 +170,37 @@ class RunView:
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():
                 self._finished(event)
+
+    def _columns(self, event: ColumnsPrepared) -> None:
+        """One line a column, cut at nothing: long plans go on below their beginning."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(max_width=24, overflow="fold")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in event.rows[:_SHOWN_COLUMNS]:
+            table.add_row(*row)
+        Console().print(table)
+        if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
+            print(f"... and {more} columns more")
+        print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
+
+    def _fold(self, event: FoldMeasured) -> None:
+        import statistics
+
+        self._folds.append(event.figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in event.figures.items())
+        print(f"fold {event.number}/{event.count}  {shown}", flush=True)
+        if event.number == event.count:
+            for name in event.figures:
+                values = [figures[name] for figures in self._folds]
+                print(
+                    f"{event.count} folds: {name} {statistics.mean(values):.4f}, deviation "
+                    f"{statistics.stdev(values):.4f}"
+                )
+            print("the model is trained on the usual division:", flush=True)
 
     def _step(self, epoch: int, batch: int, samples: int) -> None:
         assert self._started is not None

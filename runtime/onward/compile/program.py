@@ -111,7 +111,7 @@ def specialize(
             constants, from which shapes and further constants follow.
 
     Raises:
-        NotStaticError: a shape depends on data.
+        NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
     graph = canonical_model(model).clone().graph
@@ -119,6 +119,9 @@ def specialize(
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
+    values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
+    if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
+        raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
     for value in graph.inputs:
         if value.name in shapes:  # a value given at each run stands instead of the initializer
             initializers.pop(value.name or "", None)

@@ -62,8 +62,8 @@ class MaxPool(Op):
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
 
     def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool | Unsupported:
-        if len(outputs) > 1 or len(static.shape(X)) > 4:
-            return Unsupported("indices, or three spatial axes")
+        if len(outputs) > 1:
+            return Unsupported("indices")
         return requests.MaxPool(outputs[0], X, self.pooling(static.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:

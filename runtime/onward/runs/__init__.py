@@ -12,14 +12,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.events import (
         CheckpointWritten,
+        ColumnsPrepared,
         DataRead,
         EpochEnded,
         Event,
         Exported,
         Finished,
+        FoldMeasured,
         Measured,
         MetricsSoFar,
         Started,
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "Measures",
     "MetricsSoFar",
@@ -50,11 +54,12 @@ __all__ = [
     "execute",
     "measure",
     "read_run",
+    "run_of",
     "to_toml",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     "Prepared": "preparation",

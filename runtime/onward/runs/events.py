@@ -12,11 +12,13 @@ from onward.verify import Report
 
 __all__ = [
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "MetricsSoFar",
     "Started",
@@ -43,6 +45,35 @@ class DataRead:
     test: int
     inputs: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class ColumnsPrepared:
+    """A table's columns were measured on the training part.
+
+    Attributes:
+        rows: for each column its name, what it is, and what is done to it.
+        features: how many numbers the network takes of a row.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    features: int
+
+
+@final
+@dataclass(frozen=True)
+class FoldMeasured:
+    """A network was trained on all folds but one, and measured on that one.
+
+    Attributes:
+        number, count: which of how many, from 1.
+        figures: on that fold.
+    """
+
+    number: int
+    count: int
+    figures: Mapping[str, float]
 
 
 @final
@@ -176,6 +207,8 @@ class Finished:
 
 Event: TypeAlias = (
     DataRead
+    | ColumnsPrepared
+    | FoldMeasured
     | Started
     | StepEnded
     | MetricsSoFar

@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
-from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augmentation
+from onward.data import Dataset, Loader, Preparation, Source, Splits, folds, parse_augmentation
+from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
+from onward.graph import TensorSpec, dims_of
 from onward.model import Provenance, current_versions
 from onward.runs import assembly
-from onward.runs.config import RunConfig
+from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
     CheckpointWritten,
+    ColumnsPrepared,
     DataRead,
     EpochEnded,
     Event,
     Exported,
     Finished,
+    FoldMeasured,
     Measured,
     MetricsSoFar,
     Started,
@@ -33,12 +37,17 @@ from onward.runs.events import (
 from onward.runs.measures import final_activation, measure
 from onward.runs.preparation import (
     align_classes,
+    digest_of,
     feeds_of,
     fit_preparation,
+    images_as_taken,
     input_names,
+    known_columns,
     metadata_of,
+    plain_numbers,
     read_data,
 )
+from onward.runs.tables import tabular_defaults
 from onward.train import Callback, Checkpoints, History, Trainer
 from onward.train.run import Run
 from onward.train.task import Task, default_metrics, describe
@@ -80,14 +89,14 @@ class RunResult:
 
     Attributes:
         finished: how it ended.
-        trainer: with the trained weights.
+        trainer: with the trained weights; None where the run was cancelled before there was one.
         history: one row an epoch.
         figures: on the part that training never saw, as in the model's metadata.
         report: of the comparison with onnxruntime; None where nothing was exported.
     """
 
     finished: Finished
-    trainer: Trainer
+    trainer: Trainer | None
     history: History
     figures: Mapping[str, float]
     report: Report | None
@@ -120,41 +129,25 @@ def execute(
     token = cancel if cancel is not None else CancelToken()
     _refuse_early(config)
     base = assembly.base_of(config)
+    if base is not None:
+        shapes = [dims_of(value) for value in base.model.graph.inputs]
+        config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     source, named = _read(config, base)
+    if config.data.target is None and (goals := source.dataset.target_columns) is not None:
+        target = goals[0] if len(goals) == 1 else goals
+        config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
     parts = source.split(config.data.split, config.data.split_seed)
+    config = tabular_defaults(config, parts) if base is None else config
     _tell_data(config, source, parts, tell)
     raw = parts
-    untouched = assembly.untouched_inputs(config, base, parts.train)
-    preparation = fit_preparation(
-        parts.train, config.data, None if base is None else base.prepared, untouched
-    )
-    prepared_train = preparation.apply(parts.train)
-    model, head = (
-        (assembly.build_network(config, prepared_train, preparation), "")
-        if base is None
-        else assembly.fit_head(config, base, prepared_train, named=named)
-    )
-    if head and base is not None and model is base.model:
-        tell(Warned(head))
-        head = ""
-    targets = assembly.targets_of(config, model, prepared_train)
-    parts = assembly.prepared_parts(parts, preparation, targets)
-    metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)
-    trainer = Trainer(
-        model,
-        targets.losses,
-        assembly.optimizer_of(config),
-        metrics=metrics,
-        schedule=assembly.schedule_of(config),
-        clip=assembly.clip_of(config),
-        accumulate=config.accumulate,
-        trainable=config.model.trainable,
-        freeze=config.model.freeze,
-        seed=config.seed,
-        engine=config.engine,
-        threads=config.threads,
-        options=CompileOptions(config.winograd),
-    )
+    if config.folds is not None:
+        _measure_folds(config, base, source, named, tell, token)
+        if token.cancelled:
+            finished = Finished("cancelled", token.reason, None, None)
+            tell(finished)
+            return RunResult(finished, None, History(), {}, None)
+    setup = _set_up(config, base, named, parts, tell)
+    trainer, parts, targets, preparation = setup.trainer, setup.parts, setup.targets, setup.preparation
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
     bridge = _Bridge(tell, token)
@@ -167,8 +160,8 @@ def execute(
         Started(
             model=config.model.name,
             weights=sum(a.size for a in trainer.weights().values()),
-            task=describe(targets.tasks, targets.names, metrics),
-            head=head,
+            task=describe(targets.tasks, targets.names, setup.metrics),
+            head=setup.head,
             epochs=config.epochs,
             batches=len(loader),
             output=output,
@@ -197,6 +190,92 @@ def execute(
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """All that a training needs, made for one division of the data."""
+
+    trainer: Trainer
+    parts: Splits
+    targets: assembly.Targets
+    preparation: Preparation
+    metrics: Sequence[str]
+    head: str
+
+
+def _set_up(
+    config: RunConfig, base: assembly.Base | None, named: bool, parts: Splits, tell: Listener
+) -> _Setup:
+    """Measure the training part, and make a network and a trainer that fit it."""
+    untouched = assembly.untouched_inputs(config, base, parts.train)
+    preparation = fit_preparation(
+        parts.train, config.data, None if base is None else base.prepared, untouched
+    )
+    if preparation.table is not None:
+        tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
+    prepared_train = preparation.apply(parts.train)
+    model, head = (
+        (assembly.build_network(config, prepared_train, preparation), "")
+        if base is None
+        else assembly.fit_head(config, base, prepared_train, named=named)
+    )
+    if head and base is not None and model is base.model:
+        tell(Warned(head))
+        head = ""
+    targets = assembly.targets_of(config, model, prepared_train)
+    parts = assembly.prepared_parts(parts, preparation, targets)
+    metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)
+    trainer = Trainer(
+        model,
+        targets.losses,
+        assembly.optimizer_of(config),
+        metrics=metrics,
+        schedule=assembly.schedule_of(config),
+        clip=assembly.clip_of(config),
+        accumulate=config.accumulate,
+        trainable=config.model.trainable,
+        freeze=config.model.freeze,
+        seed=config.seed,
+        engine=config.engine,
+        threads=config.threads,
+        options=CompileOptions(config.winograd),
+    )
+    return _Setup(trainer, parts, targets, preparation, metrics, head)
+
+
+def _measure_folds(
+    config: RunConfig,
+    base: assembly.Base | None,
+    source: Source,
+    named: bool,
+    tell: Listener,
+    token: CancelToken,
+) -> None:
+    """Train on all folds but one, measure on that one, and tell; each in turn."""
+    assert config.folds is not None
+    train, validation, _ = config.data.split
+    share = validation / (train + validation)
+    divided = folds(source.dataset, config.folds, config.data.split_seed, share)
+    for number, parts in enumerate(divided, start=1):
+        setup = _set_up(config, base, named, parts, _silent)
+        augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+        loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
+        bridge = _Bridge(_silent, token)
+        plain = config.model_copy(update={"log": LogTable()})
+        setup.trainer.fit(
+            loader,
+            validation=setup.parts.validation,
+            epochs=config.epochs,
+            callbacks=[*assembly.callbacks_of(plain), bridge],
+            progress=False,
+        )
+        if token.cancelled:
+            return
+        figures = _measure(config, setup.trainer, setup.parts, _silent)
+        plain_figures = {name.removeprefix("test_"): value for name, value in figures.items()}
+        tell(FoldMeasured(number, config.folds, plain_figures))
+
+
+@final
 class _Bridge(Callback):
     """From callbacks of the trainer to events, and from the token to the trainer."""
 
@@ -209,8 +288,7 @@ class _Bridge(Callback):
         self._told = 0.0
 
     def on_step_end(self, run: Run) -> None:
-        size, last = run.loader.batch_size, run.last
-        samples = min(size, len(run.loader.dataset) - (run.batch - 1) * size)
+        last, samples = run.last, run.samples
         self._tell(StepEnded(run.epoch, run.batch, run.step, samples, last["loss"], last["learning_rate"]))
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now
@@ -245,12 +323,14 @@ def _refuse_early(config: RunConfig) -> None:
 
 def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     """The data, their class numbers as a file's classes say, and whether they name classes."""
-    columns = None if base is None else base.prepared.preparation.columns
+    known = None if base is None else base.prepared.preparation
     source = read_data(
         config.data,
-        columns=columns if config.data.spec.startswith("csv:") else None,
         ignore_index=config.loss.ignore_index,
+        **(known_columns(known) if known is not None and is_table(config.data.spec) else {}),
     )
+    if known is not None and known.table is None and source.dataset.table:
+        source = plain_numbers(source)
     names = None if base is None or config.model.head is not None else base.classes
     data = source.dataset
     if names is not None and data.classes is not None and not set(data.classes) <= set(names):
@@ -266,6 +346,8 @@ def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener)
         name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
         for name, a in parts.train.inputs.items()
     }
+    if parts.train.table:
+        inputs = {f"{len(parts.train.columns or ())} columns": ""}
     notes = source.dataset.notes + (() if source.test is None else source.test.notes)
     train, validation, test = sizes
     tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
@@ -297,12 +379,14 @@ def _export(
     names = [spec.name for spec in trainer.inputs]
     sample = next(part for part in (raw.test, raw.validation, raw.train) if part is not None)
     sample = sample.take(range(min(_SAMPLES, len(sample))))
-    encoded = Preparation(text=preparation.text).apply(sample)
-    graph = preparation.renamed(input_names(encoded, names))
+    encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
+    graph = preparation.renamed(
+        input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}
+    )
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{whole.digest()}",
+        data_hash=f"sha256:{digest_of(whole, graph)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
@@ -311,7 +395,13 @@ def _export(
         class_names=whole.classes,
         **metadata_of(graph, inside=inside),
     )
-    if inside:
+    if inside and graph.table is not None:
+        inputs = dict(graph.table.raw(sample))
+        specs = [
+            TensorSpec(name, dtype, ("N", *inputs[name].shape[1:]))
+            for name, dtype in graph.table.takes.items()
+        ]
+    elif inside:
         specs = [
             spec if (each := graph.numbers.get(spec.name)) is None else replace(spec, dtype=each.dtype)
             for spec in trainer.inputs
@@ -324,7 +414,10 @@ def _export(
         trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
-    tell(Exported(output, report, tuple(map(str, specs)), _notes(graph, inside)))
+    takes = tuple(map(str, specs))
+    if inside and graph.table is not None and not graph.table.matrix:
+        takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
+    tell(Exported(output, report, takes, _notes(graph, inside)))
     return report
 
 
@@ -335,7 +428,8 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
             "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
             "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
         )
-    if not inside and any(not each.empty for each in preparation.numbers.values()):
+    changed = any(not each.empty for each in preparation.numbers.values())
+    if not inside and (changed or preparation.table is not None):
         notes.append(
             "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
             "and other runtimes have to (onward.preparation in its metadata)"

@@ -288,8 +288,7 @@ class _Bridge(Callback):
         self._told = 0.0
 
     def on_step_end(self, run: Run) -> None:
-        size, last = run.loader.batch_size, run.last
-        samples = min(size, len(run.loader.dataset) - (run.batch - 1) * size)
+        last, samples = run.last, run.samples
         self._tell(StepEnded(run.epoch, run.batch, run.step, samples, last["loss"], last["learning_rate"]))
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now

@@ -11,9 +11,9 @@ from typing import Any, NoReturn, final
 import numpy as np
 
 from onward.autodiff import TrainingStep, UpdateCount
-from onward.data import Batch, Loader
+from onward.data import Batch, Batches
 from onward.engine import StepSession
-from onward.errors import TrainingError
+from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
 from onward.train.callbacks import Callback
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -45,14 +45,15 @@ class Run:
         batch: batches of it that are done.
         step: steps done since the start of the run.
         updates: how many updates were made.
+        samples: of the last step.
         last: figures of the last step: loss, learning_rate.
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
         halted: whether it ends before the next step, in the middle of an epoch.
     """
 
-    loader: Loader
-    validation: Loader | None
+    loader: Batches
+    validation: Batches | None
     epochs: int
     feed: Callable[[Batch], Mapping[str, Array]]
     session: StepSession
@@ -70,6 +71,7 @@ class Run:
     step: int = 0
     updates: UpdateCount = field(default_factory=UpdateCount)
     last: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
     stopped: str = ""
     halted: bool = False
     _schedule_state: dict[str, float] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Run:
         self._rewind.keep(self, rate)
         results = self.session.run(inputs)
         self.step += 1
+        self.samples = len(batch)
         self.batch += 1
         self.updates.add(self.mean.add(results), ends)
         if self.metrics and batch.targets is not None:
@@ -275,10 +278,16 @@ class Run:
         """Take up the run that a checkpoint holds.
 
         Raises:
+            ConfigError: the data cannot be gone through again.
             StorageError: the file cannot be read.
             TrainingError: it is damaged, or it is of another run: model, data, optimizer, schedule, seed or
                 batch size.
         """
+        if not self.loader.repeatable:
+            raise ConfigError(
+                "a run on a generator cannot be resumed, since its batches cannot be gone through again; "
+                "give a function that makes a fresh generator, such as fit(lambda: batches(path))"
+            )
         saved = read_checkpoint(path)
         meta = saved.meta
         for key, value in self.identity.items():

@@ -16,7 +16,7 @@ from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import TensorSpec, dims_of
-from onward.model import Provenance, current_versions
+from onward.model import Provenance, atomic_write, current_versions
 from onward.parallel import ranks_of
 from onward.runs import assembly
 from onward.runs.config import LogTable, RunConfig
@@ -191,6 +191,9 @@ def execute(
     def finish() -> tuple[dict[str, float], Report | None]:
         if not first:
             return {}, None
+        if config.output is None:  # the folder is the run's alone
+            with atomic_write(output.with_name("history.csv")) as file:
+                file.write(history.to_csv().encode())
         figures = _measure(config, trainer, parts, tell)
         return figures, _export(
             config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell

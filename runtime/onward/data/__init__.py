@@ -19,7 +19,7 @@ from onward.data.batches import Batch, Batches
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.casting import as_dtype
 from onward.data.column_fit import ColumnOptions
-from onward.data.dataset import Array, Dataset, Task
+from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
 from onward.data.loader import Loader
@@ -49,7 +49,6 @@ from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 __all__ = [
     "PADDING",
     "UNKNOWN",
-    "Array",
     "ArrayRows",
     "Augmentation",
     "Batch",

@@ -14,7 +14,6 @@ from typing import Any, final
 import numpy as np
 
 from onward.data import (
-    Array,
     ArrayRows,
     Dataset,
     Kind,
@@ -31,6 +30,7 @@ from onward.data import (
 )
 from onward.data.registry import split_spec
 from onward.errors import ConfigError, DataError
+from onward.graph import Array
 from onward.runs.assembly import Targets
 from onward.runs.config import DataTable, RunConfig
 from onward.train import balanced_class_weights

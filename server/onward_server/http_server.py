@@ -10,6 +10,7 @@ import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from aiohttp import http_exceptions, web
@@ -34,6 +35,10 @@ __all__ = ["HttpServer"]
 _LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _LARGE = 64 << 10
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -134,6 +139,7 @@ class HttpServer:
 
     def _routes(self) -> list[tuple[str, str, Need, _Handler]]:
         routes: list[tuple[str, str, Need, _Handler]] = [
+            ("GET", "/", "nothing", _page),
             ("GET", "/health", "nothing", self._health_ready),
             ("GET", "/v2/health/live", "nothing", self._health_live),
             ("GET", "/v2/health/ready", "nothing", self._health_ready),
@@ -373,6 +379,13 @@ class HttpServer:
 
     async def _unknown(self, request: web.Request) -> web.Response:
         return _error(404, f"there is no {request.method} {request.path[:128]} on this server")
+
+
+async def _page(request: web.Request) -> web.Response:
+    """The page for people; it holds nothing, and asks with the key that its user gives."""
+    text = (Path(__file__).parent / "page.html").read_text("utf-8")
+    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Frame-Options": "DENY"}
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 def _model(request: web.Request) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image
+from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image, read_wav
 from onward.data._files import read_rows, reading
 from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame
 from onward.data.images import Fit
@@ -111,6 +111,8 @@ class Reader:
             return self._texts(argument, spec)
         if name.endswith(_IMAGES):
             return [argument], {spec.name: self._finished(argument, spec, self._image(argument, spec)[None])}
+        if name.endswith(".wav"):
+            return [argument], {spec.name: self._finished(argument, spec, self._sound(argument)[None])}
         labels, rows = self._rows(argument, spec)
         return labels, {spec.name: self._finished(argument, spec, rows)}
 
@@ -206,6 +208,13 @@ class Reader:
         before = self._before(spec)
         taken = spec.dtype if before is None else before.dtype
         return read_image(argument, (height, width), channels, raw=taken.kind in "iu", fit=self.image_fit)
+
+    def _sound(self, argument: str) -> Array:
+        numbers = self.prepared.preparation.numbers.values()
+        sound = next((each.spectrogram for each in numbers if each.spectrogram is not None), None)
+        if sound is None:
+            raise ConfigError(f"{argument!r}: the model does not say that it takes sounds")
+        return read_wav(argument, sound.rate, sound.samples)
 
     def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
         if spec.shape is None or len(spec.shape) != 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onward.data.audio import Spectrogram, load_audio_folder, read_wav
 from onward.data.augment import (
     Augmentation,
     Compose,
@@ -75,6 +76,7 @@ __all__ = [
     "SampleRows",
     "Shift",
     "Source",
+    "Spectrogram",
     "Splits",
     "StreamLoader",
     "Subwords",
@@ -87,6 +89,7 @@ __all__ = [
     "batches_of",
     "fit_in_one_pass",
     "folds",
+    "load_audio_folder",
     "load_breast_cancer",
     "load_diabetes",
     "load_digits",
@@ -104,6 +107,7 @@ __all__ = [
     "parse_augmentation",
     "read_idx",
     "read_image",
+    "read_wav",
     "resolve",
     "split",
     "tokenize",

@@ -43,6 +43,7 @@ class Dataset:
     times: [N], when each sample was taken: `split` then puts the latest into the last part.
     rows: int64 of shape [N], the numbers of the samples in what they were read from: messages name rows by
         them; None: 0, 1, ...
+    rate: of sounds [N, samples], how many samples a second has; `Preparation.fit` makes spectrograms of them.
     notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
@@ -63,6 +64,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     weights: Array | None = None
     rows: Array | None = None
+    rate: int | None = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
 
+from onward.data.audio import Spectrogram
 from onward.data.casting import as_dtype
 from onward.data.dataset import Array, Dataset
 from onward.data.normalization import Normalization
 from onward.data.subwords import Subwords
 from onward.data.table_preparation import TablePreparation
 from onward.data.vocabulary import Vocabulary
-from onward.errors import DataError
+from onward.errors import ConfigError, DataError
 
 __all__ = ["NumberPreparation", "Preparation", "TextPreparation"]
 
@@ -30,17 +31,20 @@ class NumberPreparation:
     Attributes:
         dtype: of the numbers as read; floats of any size are read as float32.
         divisor: 255 for pixels, else 1.
-        normalization: along axis 1, measured after the division; None: none.
+        normalization: along axis 1, measured after the division and the spectrogram; None: none.
+        spectrogram: sound becomes one; None: it does not.
     """
 
     dtype: np.dtype[Any]
     divisor: float = 1.0
     normalization: Normalization | None = None
+    spectrogram: Spectrogram | None = None
 
     @property
     def empty(self) -> bool:
         """Whether it leaves float32 as it is."""
-        return self.dtype == np.float32 and self.divisor == 1 and self.normalization is None
+        changes = self.divisor != 1 or self.normalization is not None or self.spectrogram is not None
+        return self.dtype == np.float32 and not changes
 
     def apply(self, array: Array, what: str = "the input") -> Array:
         """float32 of the array's shape; `what` is its name in messages.
@@ -52,6 +56,8 @@ class NumberPreparation:
         scaled = raw.astype(np.float32, copy=False)
         if self.divisor != 1:
             scaled = scaled / np.float32(self.divisor)
+        if self.spectrogram is not None:
+            scaled = self.spectrogram.apply(scaled)
         return scaled if self.normalization is None else self.normalization.apply(scaled)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +65,8 @@ class NumberPreparation:
         content: dict[str, Any] = {"dtype": self.dtype.name, "divisor": self.divisor}
         if self.normalization is not None:
             content |= {"mean": self.normalization.mean.tolist(), "std": self.normalization.std.tolist()}
+        if self.spectrogram is not None:
+            content["spectrogram"] = self.spectrogram.to_json()
         return content
 
 
@@ -101,7 +109,8 @@ class Preparation:
     def fit(train: Dataset, *, normalise: bool = True, untouched: Collection[str] = ()) -> Preparation:
         """Measure the numeric inputs of the training part.
 
-        Bytes of shape [N, C, H, W] are pixels and are divided by 255. With `normalise`, axis 1 of each input
+        Bytes of shape [N, C, H, W] are pixels and are divided by 255. Sounds, [N, samples] of a data set with
+        a rate, become log-mel spectrograms [N, bands, frames]. With `normalise`, axis 1 of each input
         of numbers [N, C, ...] gets zero mean and unit variance.
 
         Args:
@@ -118,12 +127,14 @@ class Preparation:
                 continue
             dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype
             divisor = PIXEL if dtype == np.uint8 and array.ndim == 4 else 1.0
-            plain = NumberPreparation(dtype, divisor)
+            sound = train.rate is not None and array.ndim == 2
+            spectrogram = Spectrogram.of(train.rate, array.shape[1]) if sound and train.rate else None
+            plain = NumberPreparation(dtype, divisor, spectrogram=spectrogram)
             normalization = None
             if normalise and array.ndim > 1 and dtype.kind != "b":
                 scaled = train.with_inputs({name: plain.apply(array)})
                 normalization = Normalization.fit(scaled, name)
-            numbers[name] = NumberPreparation(dtype, divisor, normalization)
+            numbers[name] = replace(plain, normalization=normalization)
         return Preparation(numbers, None, train.columns)
 
     def apply(self, dataset: Dataset) -> Dataset:
@@ -184,7 +195,7 @@ class Preparation:
             text = content.get("text")
             found = None if text is None else _text_from(text, words)
             table = None if (own := content.get("table")) is None else TablePreparation.from_json(own)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise DataError(f"the preparation of inputs cannot be read ({error})") from error
         return Preparation(numbers, found, None if columns is None else tuple(columns), table)
 
@@ -206,8 +217,12 @@ def _numbers_from(name: str, content: Any) -> NumberPreparation:
     if dtype.kind not in "biuf" or not divisor > 0 or not np.isfinite(divisor):
         raise ValueError(f"dtype {dtype}, divisor {divisor}")
     known = "mean" in content or "std" in content
+    sound = content.get("spectrogram")
     return NumberPreparation(
-        dtype, divisor, Normalization.from_json({"input": name, **content}) if known else None
+        dtype,
+        divisor,
+        Normalization.from_json({"input": name, **content}) if known else None,
+        None if sound is None else Spectrogram.from_json(sound),
     )
 
 

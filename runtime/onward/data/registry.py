@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from onward.data.audio import load_audio_folder
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.dataset import Dataset
 from onward.data.frame import TABLE_SUFFIXES
@@ -37,6 +38,7 @@ _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | 
     "sqlite": ("sqlite:FILE?query=SELECT…", load_table),
     "npy": ("npy:FOLDER", load_npy),
     "npz": ("npz:FILE", load_npz),
+    "audio": ("audio:FOLDER", load_audio_folder),
     "images": ("images:FOLDER", load_image_folder),
     "text": ("text:FILE", load_texts),
 }

@@ -10,7 +10,10 @@ import onnx_ir as ir
 
 from onward.errors import ConfigError
 
-__all__ = ["trainable_initializers"]
+__all__ = ["PREPARATION", "trainable_initializers"]
+
+PREPARATION = "preparation"
+"""The scope of names of what prepares a model's inputs."""
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
@@ -46,7 +49,7 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
     a normalisation, PRelu, Gather (an embedding, rank 2 or more), LSTM, GRU or RNN, or as an operand of
     more than one element of Add, Mul or Einsum; directly, or through operators that only move, reshape,
     split or join them. Running means and variances, and numbers that Clip, Pad, Resize and the like take,
-    are not weights.
+    are not weights, nor is what prepares inputs, whose names begin with `preparation/`.
 
     Args:
         model: a model whose constants are initialisers, as `load` leaves it.
@@ -63,7 +66,10 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
     ]
     if patterns is None:
         return tuple(
-            value.name or "" for value in floats if any(_is_weight(*use, value) for use in _uses(value))
+            value.name or ""
+            for value in floats
+            if not (value.name or "").startswith(f"{PREPARATION}/")
+            and any(_is_weight(*use, value) for use in _uses(value))
         )
     names = [value.name or "" for value in floats]
     chosen: set[str] = set()

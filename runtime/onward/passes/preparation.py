@@ -6,19 +6,23 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onward.data.audio import Spectrogram
 from onward.data.preparation import NumberPreparation, Preparation
 from onward.data.table_preparation import TablePreparation
 from onward.errors import ConfigError, InvalidModelError
 from onward.graph import Builder, dims_of, numpy_dtype
+from onward.model.weights import PREPARATION
 
 __all__ = ["detach_preparation", "detach_table", "prepend_preparation"]
 
-_SCOPE = "preparation"
+_SCOPE = PREPARATION
 
 
 def prepend_preparation(model: ir.Model, preparation: Preparation) -> ir.Model:
-    """The model with inputs as they are read: `Cast`, `Div`, `Sub` and `Div` before the network.
+    """The model with inputs as they are read: `Cast`, `Div`, `Sub` and `Div` before the network; of sounds,
+    two `Conv` and `Log` too.
 
     The inputs keep their names and shapes and take the element types of the preparation. What the network
     takes becomes a value inside, named `preparation/<input>`, by which `detach_preparation` finds it. Texts
@@ -66,7 +70,7 @@ def detach_preparation(model: ir.Model, names: Collection[str]) -> ir.Model:
                 f"'{_SCOPE}/{name}': another tool has changed the file; train the original, or remove the "
                 "entry onward.preparation to train on inputs as the graph takes them"
             )
-        network = ir.Value(name=name, type=boundary.type, shape=raw.shape)
+        network = ir.Value(name=name, type=boundary.type, shape=boundary.shape)
         ir.convenience.replace_all_uses_with(boundary, network)
         node = boundary.producer()
         while node is not None and not any(v.uses() for v in node.outputs):
@@ -149,6 +153,18 @@ def _prepend_table(graph: ir.Graph, table: TablePreparation) -> None:
     prepared.shape = network.shape
 
 
+def _write_spectrogram(g: Builder, sound: ir.Value, each: Spectrogram) -> ir.Value:
+    """The same as `Spectrogram.apply`: frames and Fourier transform are one convolution."""
+
+    def constant(name: str, array: NDArray[np.generic]) -> ir.Value:
+        return g.initializer(g.unique(name), array)
+
+    line = g.Unsqueeze(sound, constant("axes", np.array([1], np.int64)))
+    parts = g.Conv(line, constant("fourier", each.fourier[:, None]), strides=[each.hop])
+    bands = g.Conv(g.Mul(parts, parts), constant("bands", each.bands[:, :, None]))
+    return g.Log(g.Add(bands, constant("floor", np.array(each.floor))))
+
+
 def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
     name = value.name or ""
     if value.dtype is None or not value.dtype.is_floating_point():
@@ -158,6 +174,9 @@ def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
     dims = dims_of(value)
     statistics = each.normalization
     rank = len(dims) if dims is not None else 2
+    sound, network_shape = each.spectrogram, value.shape
+    if sound is not None and (dims is None or rank != 3):
+        raise ConfigError(f"input {name!r} takes no spectrograms [N, bands, frames], but {list(dims or ())}")
     if statistics is not None and dims is not None:
         channels = dims[1] if rank > 1 else None
         if isinstance(channels, int) and channels != len(statistics.mean):
@@ -166,6 +185,8 @@ def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
             )
     network_type, uses = value.dtype, list(value.uses())
     value.type = ir.TensorType(ir.DataType.from_numpy(each.dtype))
+    if sound is not None and dims is not None:
+        value.shape = ir.Shape([dims[0], sound.samples])
     g = Builder(graph)
     g.at(next(iter(graph), None))
     with g.scope(f"{_SCOPE}/{name}"):
@@ -174,6 +195,8 @@ def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
             prepared = g.Cast(prepared, to=int(ir.DataType.FLOAT))
         if each.divisor != 1:
             prepared = g.Div(prepared, g.initializer(g.unique("divisor"), np.array(each.divisor, np.float32)))
+        if sound is not None:
+            prepared = _write_spectrogram(g, prepared, sound)
         if statistics is not None:
             shape = (1, -1) + (1,) * (rank - 2)
             for operator, array in (("Sub", statistics.mean), ("Div", statistics.std)):
@@ -184,6 +207,6 @@ def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:
     for node, index in uses:
         node.replace_input_with(index, prepared)
     prepared.name = f"{_SCOPE}/{name}"
-    prepared.shape = value.shape
+    prepared.shape = network_shape
     if value.is_graph_output():
         raise ConfigError(f"input {name!r} is an output of the model too: it cannot be prepared in the graph")

@@ -387,6 +387,12 @@ def _fitting(name: str, takes: Mapping[str, Any], train: Dataset, preparation: P
         text = preparation.text
         size = len(text.encoder) if text is not None else int(arrays[0].max()) + 1
         options |= {"vocabulary_size": size, "length": shape[0]}
+    elif "bands" in takes:
+        if len(shape) != 2 or arrays[0].dtype.kind != "f":
+            raise _unfit(
+                name, "spectrograms [N, bands, frames] (audio:FOLDER)", train, arrays[0].dtype, shape
+            )
+        options |= {"bands": shape[0], "frames": shape[1]}
     elif "image_size" in takes:
         if len(shape) != 3 or shape[1] != shape[2]:
             raise _unfit(name, "square images [N, C, S, S]", train, arrays[0].dtype, shape)

@@ -64,7 +64,8 @@ class DataTable(_Table):
         str,
         Option(
             "A table (.csv, .tsv, .jsonl, .parquet, .feather, sqlite:FILE?query=SELECT...), images:FOLDER, "
-            "text:FILE, npz:FILE, npy:FOLDER, idx:FOLDER, or digits, iris, wine, breast_cancer, diabetes.",
+            "audio:FOLDER, text:FILE, npz:FILE, npy:FOLDER, idx:FOLDER, or digits, iris, wine, "
+            "breast_cancer, diabetes.",
             name="data",
         ),
     ]
@@ -103,8 +104,12 @@ class DataTable(_Table):
         "stretch"
     )
     skip_bad_files: Annotated[
-        bool, Option("Leave out, and count, images that cannot be decoded.", only_on=True)
+        bool, Option("Leave out, and count, images and sounds that cannot be decoded.", only_on=True)
     ] = False
+    rate: Annotated[_Positive | None, Option("Samples of a sound a second (16000).")] = None
+    seconds: Annotated[
+        Annotated[float, Field(gt=0)] | None, Option("Length of a sound; by default the longest, at most 10.")
+    ] = None
     limit: Annotated[_Positive | None, Option("Use this many rows of a text file.")] = None
     drop_duplicates: Annotated[
         bool, Option("Leave out rows of a text file that repeat text and label of an earlier one.")

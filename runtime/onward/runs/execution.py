@@ -19,6 +19,7 @@ from onward.data import (
     Dataset,
     Kind,
     Loader,
+    NumberPreparation,
     Preparation,
     Source,
     Splits,
@@ -562,10 +563,7 @@ def _export(
             for name, dtype in graph.table.takes.items()
         ]
     elif inside:
-        specs = [
-            spec if (each := graph.numbers.get(spec.name)) is None else replace(spec, dtype=each.dtype)
-            for spec in trainer.inputs
-        ]
+        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in trainer.inputs]
         inputs = feeds_of(encoded, specs)
     else:
         specs = list(trainer.inputs)
@@ -579,6 +577,15 @@ def _export(
         takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
     tell(Exported(output, report, takes, _notes(graph, inside)))
     return report
+
+
+def _raw_spec(spec: TensorSpec, each: NumberPreparation | None) -> TensorSpec:
+    """An input as the exported graph takes it."""
+    if each is None:
+        return spec
+    if each.spectrogram is not None:
+        return TensorSpec(spec.name, each.dtype, ("N", each.spectrogram.samples))
+    return replace(spec, dtype=each.dtype)
 
 
 def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:

@@ -261,6 +261,9 @@ def read_data(
             }
         case "npz":
             options |= {"task": table.task, "ignore_index": ignore_index}
+        case "audio":
+            options |= {"rate": table.rate, "seconds": table.seconds}
+            options |= {"skip_bad_files": table.skip_bad_files or None}
         case "images":
             options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
         case "idx" | "digits":

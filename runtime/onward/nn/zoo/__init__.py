@@ -5,6 +5,7 @@ Options are keyword arguments; all have `num_classes` and `seed`. `build` takes 
 
 from onward.nn.zoo._registry import build, names
 from onward.nn.zoo.alexnet import alexnet
+from onward.nn.zoo.audio import audiocnn
 from onward.nn.zoo.lenet import lenet5
 from onward.nn.zoo.mlp import mlp
 from onward.nn.zoo.mobilenet import mobilenet_v2
@@ -14,6 +15,7 @@ from onward.nn.zoo.vgg import vgg11
 
 __all__ = [
     "alexnet",
+    "audiocnn",
     "build",
     "lenet5",
     "lstm_classifier",

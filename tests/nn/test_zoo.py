@@ -11,6 +11,7 @@ from onward.nn import zoo
 
 SMALL: dict[str, dict[str, Any]] = {
     "alexnet": {"num_classes": 5, "image_size": 67, "width": 0.05},
+    "audiocnn": {"bands": 8, "frames": 12, "filters": 6},
     "lenet5": {},
     "lstm_classifier": {"vocabulary_size": 30, "length": 6, "embedding_size": 5, "units": 4},
     "mlp": {"input_shape": (1, 8, 8)},

@@ -103,6 +103,7 @@ NETWORKS: dict[str, Case] = {
     "resnet20": _zoo("resnet20", image_size=16, width=0.5),
     "resnet20 with projections": _zoo("resnet20", image_size=16, width=0.5, shortcut="B"),
     "resnet50": _zoo("resnet50", num_classes=5, image_size=64, width=0.125),
+    "audiocnn": _zoo("audiocnn", bands=8, frames=12, filters=6, dropout=0.0),
     "textcnn": _zoo("textcnn", vocabulary_size=50, length=12, embedding_size=8, filters=6, dropout=0.0),
     "transformer_encoder": _zoo(
         "transformer_encoder",

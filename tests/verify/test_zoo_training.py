@@ -18,6 +18,7 @@ from onward.train.optimizers import SGD
 
 SMALL: dict[str, dict[str, Any]] = {
     "alexnet": {"num_classes": 5, "image_size": 67, "width": 0.1},
+    "audiocnn": {"bands": 8, "frames": 12, "filters": 6},
     "lenet5": {"image_size": 12},
     "lstm_classifier": {"vocabulary_size": 50, "length": 6, "embedding_size": 8, "units": 8},
     "mlp": {"input_shape": (12,), "hidden": (8, 6)},
@@ -37,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vgg11": {"num_classes": 5, "image_size": 32, "width": 0.1, "hidden": 24},
 }
 SLOW = {"mobilenet_v2", "resnet50"}
-DROPS = {"alexnet", "lstm_classifier", "mobilenet_v2", "textcnn", "transformer_encoder", "vgg11"}
+DROPS = {"alexnet", "audiocnn", "lstm_classifier", "mobilenet_v2", "textcnn", "transformer_encoder", "vgg11"}
 
 BRANCH_SCALE = 0.1
 

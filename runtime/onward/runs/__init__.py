@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.conversion import Conversion, ConversionReport
+    from onward.runs.evaluation import EvaluationData
     from onward.runs.events import (
         CheckpointWritten,
         DataRead,
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "Conversion",
+    "ConversionReport",
     "DataRead",
     "EpochEnded",
+    "EvaluationData",
     "Event",
     "Exported",
     "Finished",
@@ -57,6 +62,8 @@ _HOMES = {
     **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
+    **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
+    "EvaluationData": "evaluation",
     "Prepared": "preparation",
 }
 

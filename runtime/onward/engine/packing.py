@@ -25,8 +25,6 @@ from onward.graph import Array
 __all__ = ["Component", "Packed", "Packings", "components", "default_packings", "zeros"]
 
 _ALIGN = 64
-_MADE = (Region.KEPT, Region.ARENA)
-"""Where a prologue writes."""
 
 
 @final
@@ -77,13 +75,10 @@ class Packings:
 
 
 def components(spec: PlanSpec) -> tuple[Component, ...]:
-    """The prologue, cut where calls share no KEPT buffer and no scratch.
-
-    What one call leaves in scratch for another follows from weights too: neither may be done without the other.
-    """
+    """The prologue, cut where calls share no KEPT buffer."""
     groups: list[tuple[list[int], set[int]]] = []
     for position, step in enumerate(spec.prologue):
-        steps, buffers = [position], {b for b in _buffers(step) if spec.buffers[b].region in _MADE}
+        steps, buffers = [position], {b for b in _buffers(step) if spec.buffers[b].region is Region.KEPT}
         for group in [g for g in groups if g[1] & buffers]:
             groups.remove(group)
             steps, buffers = group[0] + steps, group[1] | buffers
@@ -91,7 +86,7 @@ def components(spec: PlanSpec) -> tuple[Component, ...]:
     made = []
     for steps, buffers in groups:
         offsets, end = {}, 0
-        for buffer in sorted(b for b in buffers if spec.buffers[b].region is Region.KEPT):
+        for buffer in sorted(buffers):
             offsets[buffer] = end
             end += -(-spec.buffers[buffer].nbytes // _ALIGN) * _ALIGN
         made.append(Component(tuple(sorted(steps)), offsets, end))
@@ -130,7 +125,6 @@ def _key(
     parts: list[Hashable] = [spec.threads]
     sources: list[Weight] = []
     kept = {buffer: number for number, buffer in enumerate(sorted(component.offsets))}
-    scratch: dict[int, int] = {}
     plain = True
     for position in component.steps:
         step = spec.prologue[position]
@@ -152,8 +146,7 @@ def _key(
                 case Region.CONSTANT:
                     parts.append(("constant", _digest(spec.constants[memory.offset]), offset))
                 case Region.ARENA:
-                    number = scratch.setdefault(buffer, len(scratch))
-                    parts.append(("scratch", number, memory.nbytes, offset))
+                    parts.append(("scratch", memory.nbytes, offset))
                 case Region.INPUT:
                     plain = False
     return (tuple(parts) if plain else None), tuple(sources)

@@ -105,20 +105,21 @@ def test_a_worse_file_is_not_written(onward: Onward, digits: Path, tmp_path: Pat
     onnx.checker.check_model(str(path))
 
 
-def test_a_fall_of_accuracy_is_refused(onward: Onward, digits: Path, tmp_path: Path) -> None:
-    ruined = onnx.load(digits)
+def test_what_the_data_do_not_show_is_not_seen(onward: Onward, digits: Path, tmp_path: Path) -> None:
     arrays = tmp_path / "dark.npz"
-    # calibrated on one black image, everything else is cut off
-    np.savez(arrays, input=np.zeros((1, 1, 28, 28), np.uint8))
+    np.savez(arrays, **{load(digits).graph.inputs[0].name: np.zeros((1, 1, 28, 28), np.uint8)})
     path = tmp_path / "out.onnx"
-    name = ruined.graph.input[0].name
-    np.savez(arrays, **{name: np.zeros((1, 1, 28, 28), np.uint8)})
+    # calibrated on one black image, everything else is cut off; on that image it is right
     done = onward("convert", digits, path, "--quantize", "static", "--inputs", arrays)
-    assert done.code == 0, done.err  # on that image it is right, and nothing else was asked
-    scored = onward("evaluate", path, "--json")
-    assert json.loads(scored.out)["accuracy"] < 0.9
-    done = onward("convert", path, tmp_path / "again.onnx", "--opset", 17, "--max-drop", 0)
     assert done.code == 0, done.err
+    scored = json.loads(onward("evaluate", path, "--json").out)["accuracy"]
+    assert scored < 0.9
+    done = onward("convert", path, tmp_path / "again.onnx", "--opset", 17, "--max-drop", 0, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["after"]["accuracy"] == pytest.approx(scored)
+    done = onward("convert", digits, path, "--quantize", "static", "--inputs", arrays, "--max-drop", 0.01)
+    assert done.code == 1
+    assert "no data with targets" in done.err
 
 
 @pytest.mark.parametrize(

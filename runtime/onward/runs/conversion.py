@@ -49,7 +49,7 @@ _AXES_OPSET = 13
 """The first in which scales are by axis."""
 
 _INT8_OPSET = 20
-"""From 21 on, onnxruntime (1.32) makes int8 activations uint8 and then refuses the `output_dtype` it wrote."""
+"""From 21 on, onnxruntime 1.32 makes int8 activations uint8, then refuses the `output_dtype` it wrote."""
 
 
 @final

@@ -27,6 +27,7 @@ COMMANDS = (
     "verify",
     "inspect",
     "doctor",
+    "report",
     "serve",
     "version",
 )

@@ -214,6 +214,7 @@ class _Data:
             else:
                 for note in read.notes:
                     _note(note)
+                fitted, chosen = (read.prepared.given(d) for d in (fitted, chosen))
                 feeds = [_batches(feeds_of(d, session.inputs), samples) for d in (fitted, chosen)]
                 measured = chosen if chosen.targets is not None else None
                 return cls(feeds[0], feeds[1], read, measured, part)
@@ -222,9 +223,12 @@ class _Data:
 
     def figures(self, session: Session) -> dict[str, float]:
         """What a file scores; empty without targets."""
+        from onward.runs.measures import outputs_of
+
         if self._read is None or self._chosen is None:
             return {}
-        return dict(self._read.measure(session, self._chosen, 256).figures)
+        outputs = outputs_of(session, self._chosen, 256)
+        return dict(self._read.measure(outputs, self._chosen).figures)
 
 
 def _batches(arrays: dict[str, Array], samples: int) -> Batches:

@@ -45,12 +45,8 @@ def command(
     from rich.console import Console
 
     from onward.cli.options import listed, numbers
-    from onward.engine import Session
-    from onward.model import load
-    from onward.runs.evaluation import EvaluationData
+    from onward.runs.evaluation import evaluate
 
-    loaded = load(model)
-    session = Session(loaded)
     overrides: dict[str, Any] = {
         "spec": data,
         "split": None if split is None else numbers("--split", split),
@@ -61,17 +57,16 @@ def command(
         "image_size": image_size,
         "channels": channels,
     }
-    read = EvaluationData.read(loaded, session.inputs, overrides)
-    for note in read.notes:
+    found = evaluate(
+        model,
+        overrides,
+        part=part,
+        extra=[] if metrics is None else listed(metrics),
+        batch_size=batch_size,
+    )
+    for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    if read.strange and part != "all":
-        print(
-            f"note: these are not the data that {model} was trained on; "
-            f"its {part} part may hold samples that it has seen",
-            file=sys.stderr,
-        )
-    found = read.measure(session, read.part(part), batch_size, [] if metrics is None else listed(metrics))
     if as_json:
-        print(json.dumps({"model": str(model), "data": read.table.spec, "part": part, **found.as_dict()}))
+        print(json.dumps({"model": str(model), "data": found.spec, "part": part, **found.measures.as_dict()}))
     else:
-        found.show(Console(), f"{model} on {read.table.spec}, {part} part")
+        found.measures.show(Console(), f"{model} on {found.spec}, {part} part")

@@ -15,7 +15,7 @@ from onward.errors import ShapeError
 from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN, has_schemas, newest_version
 from onward.graph.origin import note_opset
-from onward.graph.types import Array, Dim, dims_of, dtype_of, is_float, numpy_dtype, static_shape
+from onward.graph.types import Array, Dim, TextTensor, dims_of, dtype_of, is_float, numpy_dtype, static_shape
 
 __all__ = ["Builder", "Operand"]
 
@@ -156,7 +156,8 @@ class Builder:
         """A constant, shared with equal ones made by this builder; an initializer of the graph."""
         wanted = numpy_dtype(dtype) if isinstance(dtype, ir.DataType) else dtype
         array = np.asarray(content, dtype=wanted)
-        key = (array.dtype.str + array.dtype.name, array.shape, array.tobytes())
+        data = repr(array.tolist()).encode() if array.dtype.kind in "OU" else array.tobytes()
+        key = (array.dtype.str + array.dtype.name, array.shape, data)
         if (value := self._constants.get(key)) is None:
             value = self.initializer(self.unique("const", scoped=False), array)
             self._constants[key] = value
@@ -164,7 +165,11 @@ class Builder:
 
     def initializer(self, name: str, array: Array) -> ir.Value:
         """Register an array as an initializer under exactly this name."""
-        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        tensor: ir.TensorProtocol = (
+            TextTensor.of(array, name)
+            if array.dtype.kind in "OU"
+            else ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        )
         value = ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
         )

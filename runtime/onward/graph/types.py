@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ __all__ = [
     "Array",
     "Dim",
     "TensorSpec",
+    "TextTensor",
     "dims_of",
     "dtype_of",
     "is_float",
@@ -106,3 +107,20 @@ def spec_of(value: ir.Value) -> TensorSpec:
         kind = "optional sequence" if isinstance(inner, ir.SequenceType) else "optional"
     dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     return TensorSpec(value.name or "", numpy_dtype(dtype_of(value)), dims, kind)
+
+
+@final
+class TextTensor(ir.StringTensor):
+    """Constant strings; `numpy` gives str objects, which is what kernels and sessions compute with."""
+
+    @staticmethod
+    def of(array: Array, name: str | None = None) -> TextTensor:
+        """The tensor of an array of str."""
+        data = [str(text).encode("utf-8", "surrogateescape") for text in array.reshape(-1)]
+        return TextTensor(data, shape=ir.Shape(array.shape), name=name)
+
+    def numpy(self) -> Array:
+        texts = [bytes(text).decode("utf-8", "surrogateescape") for text in self.string_data()]
+        array = np.empty(len(texts), dtype=object)
+        array[:] = texts
+        return array.reshape(tuple(self.shape.numpy()))

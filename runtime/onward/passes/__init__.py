@@ -6,7 +6,7 @@ from onward.passes.fold_normalization import fold_normalization
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
 from onward.passes.half_precision import to_half
-from onward.passes.preparation import detach_preparation, prepend_preparation
+from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
 from onward.passes.quantize_dynamic import quantize_dynamic
 from onward.passes.quantize_static import quantize_static, tensors_to_calibrate
@@ -20,6 +20,7 @@ __all__ = [
     "TrainingForm",
     "cast_floats",
     "detach_preparation",
+    "detach_table",
     "expand_onward",
     "find_head",
     "fold_normalization",

@@ -12,18 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.conversion import Conversion, ConversionReport
     from onward.runs.evaluation import EvaluationData
     from onward.runs.events import (
         CheckpointWritten,
+        ColumnsPrepared,
         DataRead,
         EpochEnded,
         Event,
         Exported,
         Finished,
+        FoldMeasured,
         Measured,
         MetricsSoFar,
+        RanksTimed,
         Started,
         StepEnded,
         Warned,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "ColumnsPrepared",
     "Conversion",
     "ConversionReport",
     "DataRead",
@@ -43,10 +47,12 @@ __all__ = [
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "Measures",
     "MetricsSoFar",
     "Prepared",
+    "RanksTimed",
     "RunConfig",
     "RunResult",
     "Started",
@@ -55,11 +61,12 @@ __all__ = [
     "execute",
     "measure",
     "read_run",
+    "run_of",
     "to_toml",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),

@@ -1,17 +1,19 @@
-"""The data that a model is measured on, divided and prepared as its metadata say."""
+"""A trained model on a data set: what `onward evaluate` and a server's jobs measure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import onnx_ir as ir
 
 from onward.data import Dataset, Source
+from onward.data.registry import is_table
 from onward.engine import Session
-from onward.graph import TensorSpec
-from onward.model import read_provenance
+from onward.graph import Array, TensorSpec
+from onward.model import Provenance, load, read_provenance
 from onward.runs.config import DataTable
 from onward.runs.measures import Measures, final_activation, measure, outputs_of
 from onward.runs.preparation import (
@@ -20,10 +22,14 @@ from onward.runs.preparation import (
     align_classes,
     choose_part,
     data_table,
+    digest_of,
+    images_as_taken,
+    known_columns,
+    plain_numbers,
     read_data,
 )
 
-__all__ = ["EvaluationData"]
+__all__ = ["Evaluation", "EvaluationData", "evaluate"]
 
 
 @final
@@ -32,30 +38,35 @@ class EvaluationData:
     """A data set as one model takes it.
 
     Attributes:
+        provenance: what the model's metadata say, if they do.
+        prepared: what they say of its inputs.
         table: what was read, and how it is divided.
+        source: the samples as they are read.
         classes: the model's, by index; None where it names none.
+        activation: what the model ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
         strange: whether the model was trained on other data than these, as far as it says.
-        notes: what a user should know of how the data were read.
+        notes: what the reader did.
     """
 
+    provenance: Provenance | None
+    prepared: Prepared
     table: DataTable
+    source: Source
     classes: Sequence[str] | None
+    activation: str | None
     strange: bool
     notes: tuple[str, ...]
-    _source: Source
-    _prepared: Prepared
-    _threshold: float
 
     @classmethod
     def read(
         cls, model: ir.Model, specs: Sequence[TensorSpec], overrides: Mapping[str, Any]
     ) -> EvaluationData:
-        """Read the data a model was trained on, or those that the options name.
+        """Read the data that a model was trained on, or those that the options name.
 
         Args:
             model: its metadata say how inputs are prepared and data divided.
             specs: its inputs.
-            overrides: fields of the `[data]` table; those that are None are the model's own.
+            overrides: fields of the `[data]` table over those in the metadata; None counts as not given.
 
         Raises:
             ConfigError, DataError, StorageError, InvalidModelError: the data cannot be read, or do not fit
@@ -64,43 +75,132 @@ class EvaluationData:
         provenance = read_provenance(model)
         table = data_table(provenance, overrides)
         prepared = Prepared.of(provenance)
-        tabular = table.spec.startswith("csv:")
-        columns = prepared.preparation.columns if tabular else None
+        known = known_columns(prepared.preparation) if is_table(table.spec) else {}
+        table = images_as_taken(table, [spec.shape for spec in specs])
         # without metadata the model's type says whether it takes bytes
         raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in specs))
         loss = None if provenance is None else provenance.configuration.get("loss")
         ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
-        source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
-        notes = list(source.dataset.notes)
-        if columns is None and tabular and provenance is not None:
-            notes.insert(0, "the model names no columns; these are taken in the file's order")
+        source = read_data(table, raw=raw, ignore_index=ignored, **known)
+        if prepared.preparation.table is None and source.dataset.table:
+            source = plain_numbers(source)
+        notes: list[str] = []
+        if known.get("columns") is None and is_table(table.spec) and provenance is not None:
+            notes.append("the model names no columns; these are taken in the file's order")
+        notes += source.dataset.notes
         classes = None if provenance is None else provenance.class_names
         source = align_classes(source, classes)
+        strange = provenance is not None and provenance.data_hash != (
+            f"sha256:{digest_of(source.dataset, prepared.preparation)}"
+        )
         return cls(
-            table,
-            classes,
-            provenance is not None and provenance.data_hash != f"sha256:{source.dataset.digest()}",
-            tuple(notes),
-            source,
+            provenance,
             prepared,
-            0.5 if final_activation(model) == "Sigmoid" else 0.0,
+            table,
+            source,
+            classes,
+            final_activation(model),
+            strange,
+            tuple(notes),
         )
 
     def part(self, part: Part) -> Dataset:
-        """One part, prepared as far as the graph does not do it.
+        """One part, as it is read; `prepared.given` makes of it what the model takes.
 
         Raises:
             ConfigError: the part has no samples.
         """
-        return self._prepared.outside.apply(choose_part(self._source, self.table, part))
+        return choose_part(self.source, self.table, part)
 
-    def measure(
-        self, session: Session, chosen: Dataset, batch_size: int, extra: Sequence[str] = ()
-    ) -> Measures:
-        """Figures of a model on a part.
+    def measure(self, outputs: Array, samples: Dataset, extra: Sequence[str] = ()) -> Measures:
+        """Figures of a model's first output for samples of a part.
 
         Raises:
-            ConfigError, DataError, InputError: see `onward.runs.measure`.
+            ConfigError, DataError: see `onward.runs.measure`.
         """
-        outputs = outputs_of(session, chosen, batch_size)
-        return measure(outputs, chosen, classes=self.classes, extra=extra, threshold=self._threshold)
+        threshold = 0.5 if self.activation == "Sigmoid" else 0.0
+        return measure(outputs, samples, classes=self.classes, extra=extra, threshold=threshold)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model does on a data set.
+
+    Attributes:
+        path: of the model's file.
+        part: of the data.
+        model: as loaded.
+        session: it was run in.
+        provenance: what its metadata say, if they do.
+        spec: of the data.
+        read: the samples as they are read.
+        samples: as the model takes them.
+        outputs: the model's first output for them, [N, ...].
+        activation: what it ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
+        measures: figures over them.
+        notes: what the reader did, and whether the data are others than the model was trained on.
+    """
+
+    path: Path
+    part: Part
+    model: ir.Model
+    session: Session
+    provenance: Provenance | None
+    spec: str
+    read: Dataset
+    samples: Dataset
+    outputs: Array
+    activation: str | None
+    measures: Measures
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    path: Path,
+    overrides: Mapping[str, Any],
+    *,
+    part: Part = "test",
+    extra: Sequence[str] = (),
+    batch_size: int = 256,
+    threads: int | None = None,
+) -> Evaluation:
+    """Measure a model file on the data that it was trained on, or on others.
+
+    Args:
+        path: the .onnx file.
+        overrides: fields of the `[data]` table over those in the model's metadata; None counts as not given.
+        part: which part of the data.
+        extra: further metrics by name.
+        batch_size: samples a run.
+        threads: of the engine; None: all cores.
+
+    Raises:
+        OnwardError: whatever is wrong with model, data or options.
+    """
+    model = load(path)
+    session = Session(model, threads=threads)
+    data = EvaluationData.read(model, session.inputs, overrides)
+    notes = list(data.notes)
+    if data.strange and part != "all":
+        notes.append(
+            f"these are not the data that {path} was trained on; "
+            f"its {part} part may hold samples that it has seen"
+        )
+    read = data.part(part)
+    samples = data.prepared.given(read)
+    outputs = outputs_of(session, samples, batch_size)
+    return Evaluation(
+        path=path,
+        part=part,
+        model=model,
+        session=session,
+        provenance=data.provenance,
+        spec=data.table.spec,
+        read=read,
+        samples=samples,
+        outputs=outputs,
+        activation=data.activation,
+        measures=data.measure(outputs, samples, extra),
+        notes=tuple(notes),
+    )

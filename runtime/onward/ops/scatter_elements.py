@@ -3,7 +3,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._indexing import linear_along, scatter
 from onward.ops._shape import normalized
 
@@ -20,6 +21,16 @@ class ScatterElements(Op):
 
     def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
         return scattered(data, indices, updates, self.axis, self.reduction)
+
+    def lower(
+        self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value, updates: ir.Value
+    ) -> requests.Request:
+        if self.reduction not in ("none", "add"):
+            return requests.Unsupported(f"reduction {self.reduction!r}")
+        axis = normalized(self.axis, len(static.shape(data)))
+        return requests.Loop(
+            (outputs[0],), (data, indices, updates), _lines, (axis, self.reduction == "add")
+        )
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -39,3 +50,45 @@ def scattered(data: Array, indices: Array, updates: Array, axis: int, reduction:
     where = linear_along(data.shape, indices, normalized(axis, data.ndim))
     scatter(flat, where.reshape(-1), updates.reshape(-1, 1), reduction)
     return flat.reshape(data.shape)
+
+
+def _lines(
+    thread: int,
+    threads: int,
+    y: Array,
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: int,
+    adds: bool,
+) -> None:
+    """Lines of data along the axis are shared out: what is scattered stays in its line."""
+    extent = data.shape[axis]
+    lines = data.size // extent
+    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
+        rest, first, stride, place, step, inside = line, 0, 1, 0, 1, True
+        along, next_index = 1, 1
+        for d in range(data.ndim - 1, -1, -1):
+            if d == axis:
+                along, next_index = stride, step
+            else:
+                i = rest % data.shape[d]
+                rest //= data.shape[d]
+                first += i * stride
+                place += i * step
+                inside = inside and i < indices.shape[d]
+            stride *= data.shape[d]
+            step *= indices.shape[d]
+        for k in range(extent):
+            y.flat[first + k * along] = data.flat[first + k * along]
+        if not inside:
+            continue
+        for k in range(indices.shape[axis]):
+            index = indices.flat[place + k * next_index]
+            if index < -extent or index >= extent:
+                raise IndexError("an index is outside data")
+            at = first + (index + extent if index < 0 else index) * along
+            if adds:
+                y.flat[at] += updates.flat[place + k * next_index]
+            else:
+                y.flat[at] = updates.flat[place + k * next_index]

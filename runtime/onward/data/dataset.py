@@ -41,6 +41,8 @@ class Dataset:
         empty texts are then what is missing. A `TablePreparation` makes features of them.
     target_columns: the columns of a table that the targets are.
     times: [N], when each sample was taken: `split` then puts the latest into the last part.
+    rows: int64 of shape [N], the numbers of the samples in what they were read from: messages name rows by
+        them; None: 0, 1, ...
     notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
@@ -60,6 +62,7 @@ class Dataset:
     times: Array | None = None
     notes: tuple[str, ...] = ()
     weights: Array | None = None
+    rows: Array | None = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -139,7 +142,12 @@ class Dataset:
             groups=None if self.groups is None else self.groups[index],
             times=None if self.times is None else self.times[index],
             weights=None if self.weights is None else self.weights[index],
+            rows=None if self.rows is None else self.rows[index],
         )
+
+    def row(self, place: int) -> int:
+        """The number by which messages name the sample in a place."""
+        return place if self.rows is None else int(self.rows[place])
 
     def with_inputs(self, inputs: dict[str, Array]) -> Dataset:
         """The same samples with other inputs: what an encoder or a normalisation returns."""
@@ -182,11 +190,13 @@ class Dataset:
                 raise DataError(f"{where}: text must have shape [N], not {list(array.shape)}")
             for row, text in enumerate(array.reshape(-1)):
                 if not isinstance(text, str):
-                    raise DataError(f"{where}, row {row}: {type(text).__name__} where text (str) is needed")
+                    raise DataError(
+                        f"{where}, row {self.row(row)}: {type(text).__name__} where text (str) is needed"
+                    )
             return array
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where} has dtype {array.dtype}; bool, integer, float or text is needed")
-        _refuse_nonfinite(where, array, missing=self.table)
+        _refuse_nonfinite(where, array, self.rows, missing=self.table)
         return _native(array)
 
     def _checked_weights(self, weights: Array) -> Array:
@@ -195,10 +205,10 @@ class Dataset:
             raise DataError(
                 f"{where} must be numbers of shape [N], not {weights.dtype} {list(weights.shape)}"
             )
-        _refuse_nonfinite(where, weights)
+        _refuse_nonfinite(where, weights, self.rows)
         if (weights < 0).any():
             row = int(np.argmax(weights < 0))
-            raise DataError(f"{where}, row {row}: {weights[row]} is below 0")
+            raise DataError(f"{where}, row {self.row(row)}: {weights[row]} is below 0")
         return weights.astype(np.float32)
 
     def _checked_targets(self, targets: Array) -> Array:
@@ -208,7 +218,7 @@ class Dataset:
         if self.task == "regression":
             if targets.dtype.kind not in "biuf":
                 raise DataError(f"{where} have dtype {targets.dtype}; regression needs numbers")
-            _refuse_nonfinite(where, targets)
+            _refuse_nonfinite(where, targets, self.rows)
             if targets.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
                 targets = targets.astype(np.float32)
             return targets[:, None] if targets.ndim == 1 else targets
@@ -225,7 +235,9 @@ class Dataset:
             row = int(np.argwhere(bad)[0][0])
             label = targets[bad].ravel()[0]
             allowed = "0 or more" if self.classes is None else f"0 to {limit - 1}, one of {limit} classes"
-            raise DataError(f"{where}, row {row}: label {label} is out of range; it must be {allowed}")
+            raise DataError(
+                f"{where}, row {self.row(row)}: label {label} is out of range; it must be {allowed}"
+            )
         return targets.astype(np.int64, copy=False)
 
 
@@ -246,7 +258,7 @@ def _chunks(array: Array) -> Iterator[Array]:
         yield np.asarray(array[start : start + rows])
 
 
-def _refuse_nonfinite(where: str, array: Array, *, missing: bool = False) -> None:
+def _refuse_nonfinite(where: str, array: Array, rows: Array | None, *, missing: bool = False) -> None:
     if array.dtype.kind != "f":
         return
     start = 0
@@ -256,7 +268,7 @@ def _refuse_nonfinite(where: str, array: Array, *, missing: bool = False) -> Non
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]
             rest = f", element {[int(i) for i in place[1:]]}" if len(place) > 1 else ""
-            raise DataError(
-                f"{where}, row {start + int(place[0])}{rest}: {value}; remove or repair such rows"
-            )
+            row = start + int(place[0])
+            number = row if rows is None else rows[row]
+            raise DataError(f"{where}, row {number}{rest}: {value}; remove or repair such rows")
         start += len(chunk)

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         FoldMeasured,
         Measured,
         MetricsSoFar,
+        RanksTimed,
         Started,
         StepEnded,
         Warned,
@@ -46,6 +47,7 @@ __all__ = [
     "Measures",
     "MetricsSoFar",
     "Prepared",
+    "RanksTimed",
     "RunConfig",
     "RunResult",
     "Started",
@@ -54,11 +56,12 @@ __all__ = [
     "execute",
     "measure",
     "read_run",
+    "run_of",
     "to_toml",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     "Prepared": "preparation",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from onward.errors import ConfigError
 from onward.runs.options import Option
 
-__all__ = ["DataTable", "RunConfig", "read_run", "to_toml"]
+__all__ = ["DataTable", "RunConfig", "read_run", "run_of", "to_toml"]
 
 _SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
@@ -259,6 +259,10 @@ class RunConfig(_Table):
         "auto"
     )
     threads: Annotated[_Positive | None, Option("Of the compiled engine; else all cores.")] = None
+    parallel: Annotated[
+        Literal["auto", "mpi", "none"],
+        Option("Divide batches among MPI ranks; by default where mpirun has started several."),
+    ] = "auto"
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2
@@ -285,10 +289,7 @@ def read_run(file: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, a key is unknown or missing, or a value does not fit.
     """
-    merged = {} if file is None else _read_toml(file)
-    for table_name, key in _SHORT.items():
-        if isinstance(merged.get(table_name), str):
-            merged[table_name] = {key: merged[table_name]}
+    merged = {} if file is None else _tables(_read_toml(file))
     for key, value in overrides.items():
         if value is None:
             continue
@@ -300,10 +301,20 @@ def read_run(file: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
                 raise ConfigError(f"{file}: {part!r} must be a table")
         known = table.get(last)
         table[last] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
-    try:
-        return RunConfig.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(f"{file or 'options'}: {_problems(error)}") from None
+    return _validated(merged, str(file or "options"))
+
+
+def run_of(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """The run that JSON values describe, with the keys and short forms of a TOML file.
+
+    Args:
+        values: as `RunConfig.plain` gives them.
+        source: what error texts call them.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value does not fit.
+    """
+    return _validated(_tables(values), source)
 
 
 def to_toml(run: RunConfig) -> str:
@@ -311,6 +322,21 @@ def to_toml(run: RunConfig) -> str:
     lines: list[str] = []
     _write_table(lines, run.plain(), "")
     return "\n".join(lines) + "\n"
+
+
+def _tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with tables in the place of their short forms."""
+    return {
+        key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _validated(values: Mapping[str, Any], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_problems(error)}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import numpy as np
 import onnx_ir as ir
 
@@ -13,8 +12,8 @@ from onward.ops._regions import best, bounds, check_regions
 class MaxRoiPool(Op):
     """The maximum of each bin of each region of an image (Girshick 2015); 0 where a bin has no pixel.
 
-    A region [n, x, y, x, y] is rounded to whole pixels, halves away from 0, and holds both its corners. Bin i
-    of p along an axis of d pixels has those from floor(i·d/p) up to ceil((i+1)·d/p). The gradient, by X alone,
+    A region [n, x, y, x, y] is rounded to whole pixels, halves away from 0, and holds both corners. Bin i of
+    p along an axis of d pixels has those from floor(i·d/p) up to ceil((i+1)·d/p). The gradient, by X alone,
     goes to a bin's first maximum.
     """
 

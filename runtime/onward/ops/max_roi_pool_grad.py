@@ -49,7 +49,7 @@ class MaxRoiPoolGrad(Op):
     def expand(self, g: Builder, dY: ir.Value, X: ir.Value, rois: ir.Value) -> ir.Value:
         extents = [d for d in (dims_of(X) or ())[2:] if isinstance(d, int)]
         if len(extents) != 2:
-            raise UnsupportedError("MaxRoiPoolGrad needs static extents of X to be written in standard operators")
+            raise UnsupportedError("MaxRoiPoolGrad needs static extents of X for standard operators")
         images = g.Cast(g.Gather(rois, 0, axis=1), to=int(ir.DataType.INT64))
         inside = [self._inside(g, rois, a, self.pooled_shape[a], extents[a]) for a in range(2)]
         # [R, 1, high, 1, H, 1] and [R, 1, 1, wide, 1, W]

@@ -8,6 +8,8 @@ from onward.graph.requests import Static, Values
 from onward.ops._indexing import linear_along, scatter
 from onward.ops._shape import normalized
 
+_REDUCTIONS = ("none", "add", "mul", "max", "min")
+
 
 @op("ScatterElements", since=(11, 13, 16, 18))
 class ScatterElements(Op):
@@ -25,12 +27,10 @@ class ScatterElements(Op):
     def lower(
         self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value, updates: ir.Value
     ) -> requests.Request:
-        if self.reduction not in ("none", "add"):
+        if self.reduction not in _REDUCTIONS:
             return requests.Unsupported(f"reduction {self.reduction!r}")
-        axis = normalized(self.axis, len(static.shape(data)))
-        return requests.Loop(
-            (outputs[0],), (data, indices, updates), _lines, (axis, self.reduction == "add")
-        )
+        numbers = normalized(self.axis, len(static.shape(data))), _REDUCTIONS.index(self.reduction)
+        return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -60,7 +60,7 @@ def _lines(
     indices: Array,
     updates: Array,
     axis: int,
-    adds: bool,
+    how: int,
 ) -> None:
     """Lines of data along the axis are shared out: what is scattered stays in its line."""
     extent = data.shape[axis]
@@ -88,7 +88,12 @@ def _lines(
             if index < -extent or index >= extent:
                 raise IndexError("an index is outside data")
             at = first + (index + extent if index < 0 else index) * along
-            if adds:
-                y.flat[at] += updates.flat[place + k * next_index]
-            else:
-                y.flat[at] = updates.flat[place + k * next_index]
+            new = updates.flat[place + k * next_index]
+            if how == 0:
+                y.flat[at] = new
+            elif how == 1:
+                y.flat[at] += new
+            elif how == 2:
+                y.flat[at] *= new
+            elif new != new or (new > y.flat[at] if how == 3 else new < y.flat[at]):
+                y.flat[at] = new

@@ -20,6 +20,7 @@ from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
+from onward.passes.fix_shapes import fix_shapes
 from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
@@ -82,6 +83,8 @@ class Trainer:
             the model's own.
         weighted_mean: what the loss of samples that weigh unlike is divided by: the sum of their weights, or,
             as Keras does, the number of samples.
+        shapes: shapes of inputs that the file leaves open, where gradients need them; by input name, None for
+            what stays open.
         seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
@@ -107,6 +110,7 @@ class Trainer:
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
         head: int | None = None,
+        shapes: Mapping[str, Sequence[int | str | None]] | None = None,
         weighted_mean: Literal["weights", "samples"] = "weights",
         seed: int = 0,
         engine: EngineName = "auto",
@@ -120,6 +124,8 @@ class Trainer:
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._model = prepare_model(model)
+        if shapes is not None:
+            self._model = fix_shapes(self._model, shapes)
         graph = self._model.graph
         outputs = [v.name or "" for v in graph.outputs]
         losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)

@@ -17,7 +17,7 @@ from onward.engine.compiled import CompiledEngine
 from onward.engine.engines import EngineName
 from onward.graph import dims_of, numpy_dtype
 from onward.model import from_bytes, inspect_model, load, save, to_bytes, trainable_initializers, upgrade
-from onward.passes import fix_shapes
+from onward.passes import fix_inputs, fix_shapes
 from onward.train import MSE, Adam
 from onward.train.preparation import choose_parameters, prepare_model
 
@@ -149,6 +149,8 @@ def test_outputs_equal_onnxruntime_s(path: Path, engine: EngineName) -> None:
 def test_ten_training_steps_lower_the_loss(path: Path) -> None:
     prepared = prepare_model(load(path))
     feeds = feeds_of(prepared, path)
+    rate = {name: feeds.pop(name) for name in ("sr",) if name in feeds}
+    prepared = fix_inputs(prepared, rate)  # silero_vad's branch for the other rate takes other lengths
     prepared = fix_shapes(prepared, {name: array.shape for name, array in feeds.items()})
     output = prepared.graph.outputs[0].name or ""
     with Session(prepared) as session:
@@ -175,4 +177,6 @@ def test_ten_training_steps_lower_the_loss(path: Path) -> None:
     assert numpy_steps == NUMPY_STEPS.get(path.stem, 0)
     stepping = StepSession(step.model, step.bindings, engine="interpreter")
     slow = [float(stepping.run(batch(k))[step.loss]) for k in range(2)]
-    np.testing.assert_allclose(slow, falling[:2], rtol=5e-3)
+    # weights beside a rounding to int8 part after the first step
+    tolerance = 5e-2 if "int8" in path.stem else 5e-3
+    np.testing.assert_allclose(slow, falling[:2], rtol=tolerance)

@@ -12,7 +12,7 @@ from onward.engine import Session, StepSession
 from onward.errors import ConfigError, UnsupportedError
 from onward.graph import bodies_of, dims_of
 from onward.model import from_bytes, upgrade
-from onward.passes import fix_shapes, fold_shapes
+from onward.passes import fix_inputs, fix_shapes, fold_shapes
 from onward.train import MSE, SGD
 
 HEADS = """<ir_version: 8, opset_import: ["" : 17]>
@@ -234,6 +234,15 @@ def test_branches_inside_bodies_are_taken_once_shapes_are_known() -> None:
         for k in range(3)
     ]
     assert losses[2] < losses[1] < losses[0]
+
+
+def test_an_input_that_is_a_constant_takes_its_branch() -> None:
+    model = upgrade(from_bytes(onnx.parser.parse_model(NESTED).SerializeToString()))
+    folded = fold_shapes(fix_inputs(model, {"c": np.array(False)}))
+    assert [n.op_type for n in folded.graph] == ["Conv"]
+    assert [v.name for v in folded.graph.inputs] == ["x"]
+    with pytest.raises(ConfigError, match="input 'c': expected"):
+        fix_inputs(model, {"c": np.array(1)})
 
 
 def test_a_shape_that_contradicts_the_file_is_refused() -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -19,11 +19,22 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from onward.runs import CancelToken, ColumnsPrepared, EpochEnded, Event, Finished, FoldMeasured, Started
+    from onward.runs import (
+        CancelToken,
+        ColumnsPrepared,
+        EpochEnded,
+        Event,
+        Finished,
+        FoldMeasured,
+        RanksTimed,
+        Started,
+    )
 
 __all__ = ["RunView", "command"]
 
 _INTERRUPTED = 130
+_MISUSED = 2
+_INTERNAL = 70
 _RECORD = "Record"
 _SHOWN_COLUMNS = 60
 _PANELS = {
@@ -85,6 +96,7 @@ def _command(
       epochs = 12
       optimizer = { name = "adamw", learning_rate = 0.002 }
     """
+    from onward.parallel import launched, together
     from onward.runs import CancelToken, execute, read_run, to_toml
 
     run = read_run(config, values)
@@ -92,8 +104,11 @@ def _command(
         print(to_toml(run), end="")
         return
     token = CancelToken()
-    shown = sys.stdout.isatty() if progress is None else progress
-    with RunView(shown and not as_json) as view, _interruptible(token):
+    started = None if run.parallel == "none" else launched()
+    # launchers give ranks a terminal that is none
+    shown = (sys.stdout.isatty() and started is None) if progress is None else progress
+    shown &= started is None or started[0] == 0
+    with together(_exit_code), RunView(shown and not as_json) as view, _interruptible(token):
         result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
@@ -166,6 +181,8 @@ class RunView:
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
                 for note in event.notes:
                     print(f"note: {note}")
+            case runs.RanksTimed():
+                print(_times(event), flush=True)
             case runs.Warned():
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():
@@ -225,6 +242,29 @@ class RunView:
                 print(f"interrupted; go on with --resume {event.checkpoint}", file=sys.stderr)
 
 
+def _times(event: RanksTimed) -> str:
+    ranks = event.ranks
+    computing = [t.steps - t.waiting for t in ranks]
+    waiting = [t.waiting for t in ranks]
+    spent = max(t.communicating for t in ranks)
+    behind = max(0.0, 1 - sum(waiting) / total) if (total := sum(t.communicating for t in ranks)) else 0.0
+    return (
+        f"{len(ranks)} ranks: computing {_range(computing)} s, waiting for sums {_range(waiting)} s; "
+        f"{ranks[0].exchanged / 1e6:,.1f} MB summed in {spent:.2f} s, {behind:.0%} of it behind computing"
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} … {high}"
+
+
+def _exit_code(error: BaseException) -> int:
+    from onward.errors import OnwardError
+
+    return _MISUSED if isinstance(error, OnwardError) else _INTERNAL
+
+
 def print_json(event: Event) -> None:
     """Print an event as a line of JSON: its name as `event`, and its fields. Steps are left out."""
     from onward import runs
@@ -255,12 +295,16 @@ def _interruptible(token: CancelToken) -> Iterator[None]:
         token.cancel("interrupted")
         print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
+    def end(number: int, frame: FrameType | None) -> None:
+        token.cancel("terminated")
+
     try:
-        before = signal.signal(signal.SIGINT, stop)
+        before = {s: signal.signal(s, f) for s, f in ((signal.SIGINT, stop), (signal.SIGTERM, end))}
     except ValueError:  # not the main thread, which alone gets signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -36,6 +36,11 @@ __all__ = [
 class Augmentation(ABC):
     """A random change to a batch of images."""
 
+    @property
+    def mixes(self) -> bool:
+        """Whether what becomes of a sample depends on the others in its batch."""
+        return False
+
     @final
     def __call__(self, images: Array, indices: ArrayLike, *, seed: int, epoch: int) -> Array:
         """Change `images` (floats [N, C, H, W]), the samples with these indices (integers [N])."""
@@ -59,6 +64,10 @@ class Compose(Augmentation):
     """One change after the other, each with random numbers of its own."""
 
     stages: tuple[Augmentation, ...]
+
+    @property
+    def mixes(self) -> bool:
+        return any(stage.mixes for stage in self.stages)
 
     def transform(self, images: Array, draws: Draws) -> Array:
         for number, stage in enumerate(self.stages):
@@ -272,6 +281,10 @@ class Mixup(Augmentation):
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < math.inf, f"Mixup: alpha {self.alpha} must be above 0")
+
+    @property
+    def mixes(self) -> bool:
+        return True
 
     def transform(self, images: Array, draws: Draws) -> Array:
         seeds = (draws.uniform(1)[:, 0] * 2**53).astype(np.int64)

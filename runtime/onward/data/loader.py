@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.augment import Augmentation
-from onward.data.batches import Batch, Batches
+from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
 from onward.data.dataset import Dataset
 from onward.errors import ConfigError, DataError
@@ -83,18 +83,30 @@ class Loader(Batches):
         """The batches of epoch `epoch` (from 0), from batch `start_batch` on (from 0, at most `len`)."""
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {len(self)} batches")
-        return self._batches(epoch, start_batch)
+        return self._batches(epoch, range(start_batch, len(self)), 0, 1)
+
+    def shares(self, epoch: int, start_batch: int, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """What `epoch` gives, of each batch the share of a rank: only its samples are read."""
+        if self._augment is not None and self._augment.mixes:
+            return super().shares(epoch, start_batch, rank, ranks)
+        return self._batches(epoch, range(start_batch, len(self)), rank, ranks)
+
+    def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """Every `ranks`-th batch of the first epoch, from number `rank` on; others are not read."""
+        return self._batches(0, range(rank, len(self), ranks), 0, 1)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The sample indices of epoch `epoch` in the order in which they are served: int64 [N]."""
         count = len(self.dataset)
         return permutation(count, self.seed, epoch) if self._shuffle else np.arange(count, dtype=np.int64)
 
-    def _batches(self, epoch: int, start_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, epoch: int, numbers: range, rank: int, ranks: int) -> Generator[Batch, None, None]:
         order = self.order(epoch)
         targets, weights = self.dataset.targets, self.dataset.weights
-        for number in range(start_batch, len(self)):
+        for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            share = None if ranks == 1 else Share.of(len(indices), rank, ranks)
+            indices = indices if share is None else indices[share.rows]
             inputs = {name: np.asarray(array[indices]) for name, array in self.dataset.inputs.items()}
             name = self._augment_input
             if self._augment is not None and name is not None:
@@ -104,6 +116,7 @@ class Loader(Batches):
                 None if targets is None else targets[indices],
                 indices,
                 None if weights is None else weights[indices],
+                share,
             )
 
 

@@ -2,7 +2,7 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
-from onward.passes.fix_shapes import fix_shapes
+from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
 from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
@@ -19,6 +19,7 @@ __all__ = [
     "detach_table",
     "expand_onward",
     "find_head",
+    "fix_inputs",
     "fix_shapes",
     "fold_shapes",
     "in_floats",

@@ -1,15 +1,17 @@
-"""Says shapes of inputs that a file leaves open: what follows from them is known before gradients are."""
+"""Says shapes and contents of inputs that a file leaves open: what follows is known before gradients are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ConfigError
-from onward.graph import dims_of
+from onward.graph import Array, dims_of, is_float, spec_of
+from onward.passes.fold_shapes import fold_shapes
 
-__all__ = ["fix_shapes"]
+__all__ = ["fix_inputs", "fix_shapes"]
 
 
 def fix_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int | str | None]]) -> ir.Model:
@@ -50,3 +52,38 @@ def fix_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int | str | None]]
         if dims is not None and any(d in found for d in dims if isinstance(d, str)):
             value.shape = ir.Shape([found.get(d, d) if isinstance(d, str) else d for d in dims])
     return model
+
+
+def fix_inputs(model: ir.Model, contents: Mapping[str, Array]) -> ir.Model:
+    """The model with inputs that are constants, and what follows from them folded.
+
+    Branches that they choose stand in the place of their If; weights that only other branches read are gone.
+
+    Args:
+        model: it is not changed.
+        contents: an array by input, of its dtype and of a shape that fits.
+
+    Raises:
+        ConfigError: there is no such input, or the array does not fit it.
+    """
+    model = model.clone()
+    graph = model.graph
+    inputs = {v.name: v for v in graph.inputs}
+    for name, content in contents.items():
+        if name not in inputs:
+            known = ", ".join(str(n) for n in inputs)
+            raise ConfigError(f"contents are given for {name!r}, but the inputs are {known}")
+        value, array = inputs[name], np.asarray(content)
+        spec = spec_of(value)
+        if array.dtype != spec.dtype or not spec.admits(array.shape):
+            raise ConfigError(f"input {name!r}: expected {spec}, got {array.dtype}{list(array.shape)}")
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        value.shape = ir.Shape(array.shape)
+        graph.initializers[name] = value
+    weights = [name for name, value in graph.initializers.items() if is_float(value)]
+    folded = fold_shapes(model, [name for name in weights if name not in contents])
+    for name, value in list(folded.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del folded.graph.initializers[name]
+    return folded

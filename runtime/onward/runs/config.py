@@ -259,6 +259,10 @@ class RunConfig(_Table):
         "auto"
     )
     threads: Annotated[_Positive | None, Option("Of the compiled engine; else all cores.")] = None
+    parallel: Annotated[
+        Literal["auto", "mpi", "none"],
+        Option("Divide batches among MPI ranks; by default where mpirun has started several."),
+    ] = "auto"
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onward.data import Dataset
 from onward.data.registry import is_table
 from onward.engine import Session
+from onward.graph import Array
 from onward.model import Provenance, load, read_provenance
 from onward.runs.measures import Measures, final_activation, measure, outputs_of
 from onward.runs.preparation import (
@@ -36,20 +37,30 @@ class Evaluation:
     """What a model does on a data set.
 
     Attributes:
+        path: of the model's file.
+        part: of the data.
         model: as loaded.
         session: it was run in.
         provenance: what its metadata say, if they do.
         spec: of the data.
+        read: the samples as they are read.
         samples: as the model takes them.
+        outputs: the model's first output for them, [N, ...].
+        activation: what it ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
         measures: figures over them.
         notes: what the reader did, and whether the data are others than the model was trained on.
     """
 
+    path: Path
+    part: Part
     model: ir.Model
     session: Session
     provenance: Provenance | None
     spec: str
+    read: Dataset
     samples: Dataset
+    outputs: Array
+    activation: str | None
     measures: Measures
     notes: tuple[str, ...]
 
@@ -105,12 +116,21 @@ def evaluate(
             f"these are not the data that {path} was trained on; "
             f"its {part} part may hold samples that it has seen"
         )
-    samples = prepared.given(choose_part(source, table, part))
-    found = measure(
-        outputs_of(session, samples, batch_size),
-        samples,
-        classes=classes,
-        extra=extra,
-        threshold=0.5 if final_activation(model) == "Sigmoid" else 0.0,
+    read = choose_part(source, table, part)
+    samples = prepared.given(read)
+    outputs, activation = outputs_of(session, samples, batch_size), final_activation(model)
+    threshold = 0.5 if activation == "Sigmoid" else 0.0
+    return Evaluation(
+        path=path,
+        part=part,
+        model=model,
+        session=session,
+        provenance=provenance,
+        spec=table.spec,
+        read=read,
+        samples=samples,
+        outputs=outputs,
+        activation=activation,
+        measures=measure(outputs, samples, classes=classes, extra=extra, threshold=threshold),
+        notes=tuple(notes),
     )
-    return Evaluation(model, session, provenance, table.spec, samples, found, tuple(notes))

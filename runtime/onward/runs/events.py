@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, final
 
+from onward.parallel import Times
 from onward.runs.measures import Measures
 from onward.verify import Report
 
@@ -21,6 +22,7 @@ __all__ = [
     "FoldMeasured",
     "Measured",
     "MetricsSoFar",
+    "RanksTimed",
     "Started",
     "StepEnded",
     "Warned",
@@ -180,6 +182,14 @@ class Exported:
 
 @final
 @dataclass(frozen=True)
+class RanksTimed:
+    """Training on several ranks is over: where the time of each went."""
+
+    ranks: tuple[Times, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Warned:
     """Something that may not be meant."""
 
@@ -216,6 +226,7 @@ Event: TypeAlias = (
     | CheckpointWritten
     | Measured
     | Exported
+    | RanksTimed
     | Warned
     | Finished
 )

@@ -16,7 +16,8 @@ from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import TensorSpec, dims_of
-from onward.model import Provenance, current_versions
+from onward.model import Provenance, atomic_write, current_versions
+from onward.parallel import ranks_of
 from onward.runs import assembly
 from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
@@ -30,6 +31,7 @@ from onward.runs.events import (
     FoldMeasured,
     Measured,
     MetricsSoFar,
+    RanksTimed,
     Started,
     StepEnded,
     Warned,
@@ -57,7 +59,7 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log")
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel")
 """Where a run is recorded changes nothing in the model, and is not written into it."""
 
 Listener = Callable[[Event], None]
@@ -125,9 +127,12 @@ def execute(
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
             can be known.
     """
-    tell: Listener = events if events is not None else _silent
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    tell: Listener = events if events is not None and first else _silent
     token = cancel if cancel is not None else CancelToken()
-    _refuse_early(config)
+    if first:
+        _refuse_early(config)
     base = assembly.base_of(config)
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
@@ -155,7 +160,7 @@ def execute(
     if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
         bridge.checkpoints = checkpoints
         hooks.append(checkpoints)
-    output = assembly.output_of(config)
+    output = assembly.output_of(config) if first else Path()
     tell(
         Started(
             model=config.model.name,
@@ -176,12 +181,25 @@ def execute(
         resume=resume,
         progress=False,
     )
+    if group is not None:
+        tell(RanksTimed(trainer.times))
     if bridge.cancelled:
         finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
         tell(finished)
         return RunResult(finished, trainer, history, {}, None)
-    figures = _measure(config, trainer, parts, tell)
-    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
+
+    def finish() -> tuple[dict[str, float], Report | None]:
+        if not first:
+            return {}, None
+        if config.output is None:  # the folder is the run's alone
+            with atomic_write(output.with_name("history.csv")) as file:
+                file.write(history.to_csv().encode())
+        figures = _measure(config, trainer, parts, tell)
+        return figures, _export(
+            config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell
+        )
+
+    figures, report = finish() if group is None else group.together(finish)
     finished = Finished(
         "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
     )
@@ -238,6 +256,7 @@ def _set_up(
         engine=config.engine,
         threads=config.threads,
         options=CompileOptions(config.winograd),
+        parallel=None if ranks_of(config.parallel) is None else "mpi",
     )
     return _Setup(trainer, parts, targets, preparation, metrics, head)
 
@@ -293,7 +312,9 @@ class _Bridge(Callback):
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now
             self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
-        if self._token.cancelled:
+        run.asked = self._token.cancelled
+        if run.agreed or (run.asked and run.group is None):
+            self._token.cancel("interrupted on another rank")
             self.cancelled = True
             if self.checkpoints is not None:
                 self.checkpoints.write(run)

@@ -67,7 +67,7 @@ class Rewind:
         for number, (epoch, position, rate) in enumerate(self._taken, self._step):
             if epoch != reading:
                 batches.close()
-                batches, reading = run.loader.epoch(epoch - 1, position), epoch
+                batches, reading = run.batches(epoch, position), epoch
             inputs, ends = run.inputs(next(batches), position, number, rate, updates)
             before = {name: array.copy() for name, array in run.session.state.items()}
             results = run.session.run(inputs)

@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, GradientTransform, TrainingStep, training_step, with_loss
+from onward.autodiff import Clip, Collective, GradientTransform, Ranks, TrainingStep, training_step, with_loss
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
@@ -20,7 +20,9 @@ from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
-from onward.passes.fix_shapes import fix_shapes
+from onward.model import current_versions
+from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
+from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
@@ -85,13 +87,21 @@ class Trainer:
             as Keras does, the number of samples.
         shapes: shapes of inputs that the file leaves open, where gradients need them; by input name, None for
             what stays open.
+        constants: inputs that always have the same contents, such as a sampling rate: they are inputs no
+            longer, and branches that they choose are taken once and for all.
         seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
+        parallel: "mpi", where `mpirun` or the like has started this program several times, or a communicator
+            between threads or processes that each make this trainer: they train one model, each on its share
+            of every batch. What is computed does not depend on their number, but for rounding and for batch
+            normalization, which is by each share. All ranks have to make the same calls; `predict` alone is
+            each rank's own.
+        bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
 
     Raises:
-        ConfigError: an option that does not fit the model.
+        ConfigError: an option that does not fit the model, or ranks that disagree.
         UnsupportedError: an operator without gradient between the loss and a trained parameter.
     """
 
@@ -111,11 +121,14 @@ class Trainer:
         loss_weights: Mapping[str, float] | None = None,
         head: int | None = None,
         shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+        constants: Mapping[str, Array] | None = None,
         weighted_mean: Literal["weights", "samples"] = "weights",
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
+        parallel: Literal["mpi"] | Communicator | None = None,
+        bucket_bytes: int = 4 << 20,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
@@ -123,7 +136,13 @@ class Trainer:
             raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
+        self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
+        self.times: tuple[Times, ...] = ()
+        if self._group is not None and threads is None:
+            threads = threads_each()
         self._model = prepare_model(model)
+        if constants is not None:
+            self._model = fix_inputs(self._model, constants)
         if shapes is not None:
             self._model = fix_shapes(self._model, shapes)
         graph = self._model.graph
@@ -202,8 +221,11 @@ class Trainer:
         """
         self._session.load_state(state)
 
-    def _new_step(self, sample_weight: str | None) -> TrainingStep:
+    def _new_step(self, sample_weight: str | None, *, alone: bool = False) -> TrainingStep:
         losses, loss_weights = self._losses
+        ranks = None
+        if (group := self._group) is not None and not alone:
+            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes))
         return training_step(
             self._model,
             losses,
@@ -214,6 +236,7 @@ class Trainer:
             accumulate=self._accumulate > 1,
             sample_weight=sample_weight,
             over_samples=self._over_samples,
+            ranks=ranks,
         )
 
     def _step_session(self) -> StepSession:
@@ -329,7 +352,10 @@ class Trainer:
         feeds = self._feeder(loader, step.targets, self._session.inputs, step.sample_weight)
         if loader.checked:
             check_some_count(loader.sample, self.loss)
+        group = self._group
+        first = group is None or group.rank == 0
         hooks = [StopOnNaN(), *(c for c in callbacks if not isinstance(c, StopOnNaN))]
+        hooks = [c for c in hooks if first or not c.first_rank_only]
         hooks.sort(key=lambda c: isinstance(c, Checkpoints))
         run = Run(
             loader=loader,
@@ -345,13 +371,19 @@ class Trainer:
             accumulate=self._accumulate,
             seed=self.seed,
             identity=self._identity(loader, epochs),
+            group=group,
         )
+        if group is not None:
+            self._check_ranks(group, run, held_out, resume)
+            progress = progress if first else False
         for metric in self.metrics:
             metric.reset()
         if resume is not None:
             run.resume(resume)
         elif not keep_optimizer_state:
             self._session.load_state({**self._session.state, **self._fresh_slots()})
+        if group is not None and resume is None:
+            self._share_state(group)
         self.history = run.history
         run.begin()
         for hook in hooks:
@@ -359,10 +391,10 @@ class Trainer:
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
-                with contextlib.closing(loader.epoch(run.epoch - 1, run.batch)) as batches:
+                with contextlib.closing(run.batches(run.epoch, run.batch)) as batches:
                     for batch in batches:
                         run.advance(batch)
-                        bar.step(run.figures() if bar.shown else run.last, len(batch))
+                        bar.step(run.figures() if bar.shown else run.last, batch.whole)
                         for hook in hooks:
                             hook.on_step_end(run)
                         if run.halted:
@@ -376,7 +408,36 @@ class Trainer:
         for hook in hooks:
             hook.on_train_end(run)
         self.stopped = run.stopped
+        if group is not None:
+            self.times = tuple(group.gather(group.times(run.seconds)))
         return run.history
+
+    def _check_ranks(
+        self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
+    ) -> None:
+        """Refuse ranks that differ, and batches that are too small for them."""
+        versions = {f"the version of {name}": version for name, version in current_versions().items()}
+        held = None if validation is None else validation.digest()
+        own = {
+            **versions,
+            **{f"the {key}": value for key, value in run.identity.items()},
+            "the number of epochs": run.epochs,
+            "the validation data": held,
+            "whether the run is resumed": resume is not None,
+        }
+        group.check_same(own)
+        if run.loader.batch_size < group.size:
+            raise ConfigError(
+                f"a batch of {run.loader.batch_size} samples leaves nothing to do for some of {group.size} "
+                f"ranks; make batches larger, at least {group.size}, or start fewer ranks"
+            )
+
+    def _share_state(self, group: Group) -> None:
+        """Begin with the weights of rank 0."""
+        state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
+        for array in state.values():
+            group.share(array)
+        self._session.load_state(state)
 
     def _training_data(
         self,
@@ -480,13 +541,19 @@ class Trainer:
             metric.reset()
         mean = MeanLoss(totals)
         output = next(iter(self.loss))
-        with contextlib.closing(loader.epoch(0)) as batches:
+        group = self._group
+        dealt = loader.epoch(0) if group is None else loader.dealt(group.rank, group.size)
+        with contextlib.closing(dealt) as batches:
             for batch in batches:
                 results = session.run(feeds(batch), [*totals, *totals.values(), output])
                 mean.add(results)
                 if batch.targets is not None:
                     for metric in metrics:
                         metric.update(results[output], batch.targets)
+        if group is not None:
+            mean.join(group)
+            for metric in metrics:
+                metric.join(group)
         return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
@@ -552,13 +619,15 @@ class Trainer:
     def _identity(self, loader: Batches, epochs: int) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""
         structure = hashlib.sha256()
-        for node in self.step.model.graph:
+        # that of one rank: a run may go on with another number of them
+        step = self.step if self._group is None else self._new_step(self.step.sample_weight, alone=True)
+        for node in step.model.graph:
             structure.update(
                 f"{node.domain}:{node.op_type}{[v.name if v else None for v in node.inputs]}".encode()
             )
             structure.update(repr(sorted((k, str(a.value)) for k, a in node.attributes.items())).encode())
-        for name, value in self.step.model.graph.initializers.items():
-            if name not in self.step.bindings and value.const_value is not None:
+        for name, value in step.model.graph.initializers.items():
+            if name not in step.bindings and value.const_value is not None:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
             "training step": structure.hexdigest(),
@@ -572,3 +641,11 @@ class Trainer:
             "number of batches in an epoch": len(loader),
             "metrics": [m.name for m in self.metrics],
         }
+
+
+def _group_of(parallel: Literal["mpi"] | Communicator | None) -> Group | None:
+    if isinstance(parallel, str):
+        if parallel != "mpi":
+            raise ConfigError(f"parallel must be 'mpi' or a communicator, got {parallel!r}")
+        return ranks_of("mpi")
+    return None if parallel is None or parallel.size == 1 else Group(parallel)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onward_client._sync import Client
     from onward_client._training import (
         ModelLineage,
+        ModelParameters,
         TrainingEvaluation,
         TrainingEvent,
         TrainingJob,
@@ -59,6 +60,7 @@ __all__ = [
     "ModelLineage",
     "ModelMetadata",
     "ModelNotFoundError",
+    "ModelParameters",
     "ModelStatistics",
     "OverloadedError",
     "ServerError",
@@ -79,6 +81,7 @@ _HOMES = {
     "ModelConfig": "types",
     "ModelLineage": "_training",
     "ModelMetadata": "types",
+    "ModelParameters": "_training",
     "ModelStatistics": "types",
     "ServerMetadata": "types",
     "TensorMetadata": "types",

@@ -18,6 +18,7 @@ from onward_protos import training_pb2
 __all__ = [
     "AsyncTraining",
     "ModelLineage",
+    "ModelParameters",
     "Training",
     "TrainingEvaluation",
     "TrainingEvent",
@@ -122,6 +123,24 @@ class ModelLineage:
     sha256: str
     promoted: float
     withdrawn: float
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelParameters:
+    """The parameters of a version.
+
+    Attributes:
+        model, version: whose.
+        names, shapes: in the order of `values`.
+        values: float32 [n], all of them one after the other.
+    """
+
+    model: str
+    version: str
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    values: Array
 
 
 @final
@@ -231,6 +250,55 @@ class Training:
         """Where the versions of a model come from, the newest first."""
         return self._run(_lineages(model, version), timeout)
 
+    def parameters(self, model: str, version: str = "", timeout: float | None = None) -> ModelParameters:
+        """The parameters of a version, running statistics included."""
+        return self._run(_parameters(model, version), timeout)
+
+    def set_parameters(
+        self, model: str, version: str, values: Array, *, title: str = "", timeout: float | None = None
+    ) -> TrainingJob:
+        """A version with other parameters, flat as `parameters` gives them: a job that can be promoted."""
+        return self._run(_set_parameters(model, version, values, title), timeout)
+
+    def submit_delta(
+        self,
+        model: str,
+        version: str,
+        delta: Array,
+        *,
+        round: str,  # noqa: A002 - what federated training calls it
+        contributor: str,
+        weight: float,
+        timeout: float | None = None,
+    ) -> tuple[int, float]:
+        """Give what one's parameters differ by from a version's; again replaces it.
+
+        Args:
+            model, version: what was trained from.
+            delta: float32, flat as `parameters` gives them.
+            round: what belongs together.
+            contributor: who gives it.
+            weight: such as the count of samples.
+            timeout: seconds; None: the client's.
+
+        Returns:
+            How many contributors the round has, and the sum of their weights.
+        """
+        return self._run(_submit_delta(model, version, delta, round, contributor, weight), timeout)
+
+    def average_deltas(
+        self,
+        model: str,
+        version: str,
+        *,
+        round: str,  # noqa: A002 - as above
+        at_least: int = 1,
+        title: str = "",
+        timeout: float | None = None,
+    ) -> TrainingJob:
+        """The version plus the weighted mean of a round's deltas: a job that can be promoted."""
+        return self._run(_average_deltas(model, version, round, at_least, title), timeout)
+
 
 @final
 class AsyncTraining:
@@ -325,6 +393,57 @@ class AsyncTraining:
         """Where the versions of a model come from, the newest first."""
         return await self._run(_lineages(model, version), timeout)
 
+    async def parameters(
+        self, model: str, version: str = "", timeout: float | None = None
+    ) -> ModelParameters:
+        """The parameters of a version, running statistics included."""
+        return await self._run(_parameters(model, version), timeout)
+
+    async def set_parameters(
+        self, model: str, version: str, values: Array, *, title: str = "", timeout: float | None = None
+    ) -> TrainingJob:
+        """A version with other parameters, flat as `parameters` gives them: a job that can be promoted."""
+        return await self._run(_set_parameters(model, version, values, title), timeout)
+
+    async def submit_delta(
+        self,
+        model: str,
+        version: str,
+        delta: Array,
+        *,
+        round: str,  # noqa: A002 - what federated training calls it
+        contributor: str,
+        weight: float,
+        timeout: float | None = None,
+    ) -> tuple[int, float]:
+        """Give what one's parameters differ by from a version's; again replaces it.
+
+        Args:
+            model, version: what was trained from.
+            delta: float32, flat as `parameters` gives them.
+            round: what belongs together.
+            contributor: who gives it.
+            weight: such as the count of samples.
+            timeout: seconds; None: the client's.
+
+        Returns:
+            How many contributors the round has, and the sum of their weights.
+        """
+        return await self._run(_submit_delta(model, version, delta, round, contributor, weight), timeout)
+
+    async def average_deltas(
+        self,
+        model: str,
+        version: str,
+        *,
+        round: str,  # noqa: A002 - as above
+        at_least: int = 1,
+        title: str = "",
+        timeout: float | None = None,
+    ) -> TrainingJob:
+        """The version plus the weighted mean of a round's deltas: a job that can be promoted."""
+        return await self._run(_average_deltas(model, version, round, at_least, title), timeout)
+
 
 def _one(
     method: str,
@@ -392,6 +511,64 @@ def _lineages(model: str, version: str) -> Conversation[tuple[ModelLineage, ...]
         training_pb2.GetLineageResponse,
         lambda found: tuple(map(_lineage, found.versions)),
         ModelNotFoundError,
+    )
+
+
+def _parameters(model: str, version: str) -> Conversation[ModelParameters]:
+    request = training_pb2.GetParametersRequest(model=model, version=version)
+    return _one("GetParameters", request, training_pb2.Parameters, _model_parameters, ModelNotFoundError)
+
+
+def _set_parameters(model: str, version: str, values: Array, title: str) -> Conversation[TrainingJob]:
+    request = training_pb2.SetParametersRequest(
+        model=model, version=version, buffer=_flat(values), title=title
+    )
+    return _one("SetParameters", request, training_pb2.Job, _job, ModelNotFoundError)
+
+
+def _submit_delta(
+    model: str, version: str, delta: Array, name: str, contributor: str, weight: float
+) -> Conversation[tuple[int, float]]:
+    request = training_pb2.SubmitDeltaRequest(
+        model=model,
+        version=version,
+        round=name,
+        contributor=contributor,
+        weight=weight,
+        buffer=_flat(delta),
+    )
+    return _one(
+        "SubmitDelta",
+        request,
+        training_pb2.SubmitDeltaResponse,
+        lambda found: (found.contributors, found.weight),
+        ModelNotFoundError,
+    )
+
+
+def _average_deltas(
+    model: str, version: str, name: str, at_least: int, title: str
+) -> Conversation[TrainingJob]:
+    request = training_pb2.AverageDeltasRequest(
+        model=model, version=version, round=name, at_least=at_least, title=title
+    )
+    return _one("AverageDeltas", request, training_pb2.Job, _job, ModelNotFoundError)
+
+
+def _flat(values: Array) -> bytes:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind != "f":
+        raise InvalidRequestError(f"give floats in one dimension, not {array.dtype} {list(array.shape)}")
+    return array.astype("<f4").tobytes()
+
+
+def _model_parameters(found: Any) -> ModelParameters:
+    return ModelParameters(
+        found.model,
+        found.version,
+        tuple(entry.name for entry in found.entries),
+        tuple(tuple(entry.shape) for entry in found.entries),
+        np.frombuffer(found.buffer, "<f4").copy(),
     )
 
 

@@ -269,3 +269,80 @@ class Lineage(_message.Message):
     withdrawn: float
     cross_check: CheckResult
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., job: _Optional[str] = ..., parent_model: _Optional[str] = ..., parent_version: _Optional[str] = ..., data_hash: _Optional[str] = ..., configuration: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., sha256: _Optional[str] = ..., promoted: _Optional[float] = ..., withdrawn: _Optional[float] = ..., cross_check: _Optional[_Union[CheckResult, _Mapping]] = ...) -> None: ...
+
+class GetParametersRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Parameters(_message.Message):
+    __slots__ = ("model", "version", "entries", "buffer")
+    class Entry(_message.Message):
+        __slots__ = ("name", "shape")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        SHAPE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        shape: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    entries: _containers.RepeatedCompositeFieldContainer[Parameters.Entry]
+    buffer: bytes
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[Parameters.Entry, _Mapping]]] = ..., buffer: _Optional[bytes] = ...) -> None: ...
+
+class SetParametersRequest(_message.Message):
+    __slots__ = ("model", "version", "buffer", "title")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    buffer: bytes
+    title: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., buffer: _Optional[bytes] = ..., title: _Optional[str] = ...) -> None: ...
+
+class SubmitDeltaRequest(_message.Message):
+    __slots__ = ("model", "version", "round", "contributor", "weight", "buffer")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTOR_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    round: str
+    contributor: str
+    weight: float
+    buffer: bytes
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., round: _Optional[str] = ..., contributor: _Optional[str] = ..., weight: _Optional[float] = ..., buffer: _Optional[bytes] = ...) -> None: ...
+
+class SubmitDeltaResponse(_message.Message):
+    __slots__ = ("contributors", "weight")
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    contributors: int
+    weight: float
+    def __init__(self, contributors: _Optional[int] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class AverageDeltasRequest(_message.Message):
+    __slots__ = ("model", "version", "round", "at_least", "title")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    round: str
+    at_least: int
+    title: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., round: _Optional[str] = ..., at_least: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...

@@ -89,6 +89,26 @@ class TrainingStub(object):
                 request_serializer=onward__protos_dot_training__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=onward__protos_dot_training__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.GetParameters = channel.unary_unary(
+                '/onward.v1.Training/GetParameters',
+                request_serializer=onward__protos_dot_training__pb2.GetParametersRequest.SerializeToString,
+                response_deserializer=onward__protos_dot_training__pb2.Parameters.FromString,
+                _registered_method=True)
+        self.SetParameters = channel.unary_unary(
+                '/onward.v1.Training/SetParameters',
+                request_serializer=onward__protos_dot_training__pb2.SetParametersRequest.SerializeToString,
+                response_deserializer=onward__protos_dot_training__pb2.Job.FromString,
+                _registered_method=True)
+        self.SubmitDelta = channel.unary_unary(
+                '/onward.v1.Training/SubmitDelta',
+                request_serializer=onward__protos_dot_training__pb2.SubmitDeltaRequest.SerializeToString,
+                response_deserializer=onward__protos_dot_training__pb2.SubmitDeltaResponse.FromString,
+                _registered_method=True)
+        self.AverageDeltas = channel.unary_unary(
+                '/onward.v1.Training/AverageDeltas',
+                request_serializer=onward__protos_dot_training__pb2.AverageDeltasRequest.SerializeToString,
+                response_deserializer=onward__protos_dot_training__pb2.Job.FromString,
+                _registered_method=True)
 
 
 class TrainingServicer(object):
@@ -169,6 +189,34 @@ class TrainingServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetParameters(self, request, context):
+        """The parameters of a version, running statistics included, as one flat buffer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetParameters(self, request, context):
+        """A version with other parameters: a completed job, which can be promoted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitDelta(self, request, context):
+        """What a contributor's parameters differ by from a version's; a second one of a round replaces the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AverageDeltas(self, request, context):
+        """The version plus the weighted mean of a round's deltas: a completed job, which can be promoted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -226,6 +274,26 @@ def add_TrainingServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=onward__protos_dot_training__pb2.GetLineageRequest.FromString,
                     response_serializer=onward__protos_dot_training__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'GetParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParameters,
+                    request_deserializer=onward__protos_dot_training__pb2.GetParametersRequest.FromString,
+                    response_serializer=onward__protos_dot_training__pb2.Parameters.SerializeToString,
+            ),
+            'SetParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetParameters,
+                    request_deserializer=onward__protos_dot_training__pb2.SetParametersRequest.FromString,
+                    response_serializer=onward__protos_dot_training__pb2.Job.SerializeToString,
+            ),
+            'SubmitDelta': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitDelta,
+                    request_deserializer=onward__protos_dot_training__pb2.SubmitDeltaRequest.FromString,
+                    response_serializer=onward__protos_dot_training__pb2.SubmitDeltaResponse.SerializeToString,
+            ),
+            'AverageDeltas': grpc.unary_unary_rpc_method_handler(
+                    servicer.AverageDeltas,
+                    request_deserializer=onward__protos_dot_training__pb2.AverageDeltasRequest.FromString,
+                    response_serializer=onward__protos_dot_training__pb2.Job.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -525,6 +593,114 @@ class Training(object):
             '/onward.v1.Training/GetLineage',
             onward__protos_dot_training__pb2.GetLineageRequest.SerializeToString,
             onward__protos_dot_training__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onward.v1.Training/GetParameters',
+            onward__protos_dot_training__pb2.GetParametersRequest.SerializeToString,
+            onward__protos_dot_training__pb2.Parameters.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onward.v1.Training/SetParameters',
+            onward__protos_dot_training__pb2.SetParametersRequest.SerializeToString,
+            onward__protos_dot_training__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitDelta(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onward.v1.Training/SubmitDelta',
+            onward__protos_dot_training__pb2.SubmitDeltaRequest.SerializeToString,
+            onward__protos_dot_training__pb2.SubmitDeltaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AverageDeltas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onward.v1.Training/AverageDeltas',
+            onward__protos_dot_training__pb2.AverageDeltasRequest.SerializeToString,
+            onward__protos_dot_training__pb2.Job.FromString,
             options,
             channel_credentials,
             insecure,

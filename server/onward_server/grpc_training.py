@@ -40,6 +40,10 @@ def training_methods(
         "Promote": Method(calls.promote, messages.PromoteRequest, "manage"),
         "Rollback": Method(calls.rollback, messages.RollbackRequest, "manage"),
         "GetLineage": Method(calls.lineage, messages.GetLineageRequest, "read"),
+        "GetParameters": Method(calls.parameters, messages.GetParametersRequest, "train"),
+        "SetParameters": Method(calls.set_parameters, messages.SetParametersRequest, "train"),
+        "SubmitDelta": Method(calls.submit_delta, messages.SubmitDeltaRequest, "train"),
+        "AverageDeltas": Method(calls.average_deltas, messages.AverageDeltasRequest, "train"),
     }
     streams = {
         "Watch": _stream(guard, log, "Watch", "read", messages.WatchJobRequest, calls.watch),
@@ -190,6 +194,38 @@ class _Training:
     async def lineage(self, request: Any, call: Call) -> Any:
         found = await self._service.promotions.lineage(request.model, request.version)
         return messages.GetLineageResponse(versions=map(lineage_message, found))
+
+    async def parameters(self, request: Any, call: Call) -> Any:
+        found = await self._service.federation.parameters(request.model, request.version)
+        return messages.Parameters(
+            model=found.layout.model,
+            version=str(found.layout.version),
+            entries=[{"name": name, "shape": shape} for name, shape in found.layout.entries],
+            buffer=found.buffer,
+        )
+
+    async def set_parameters(self, request: Any, call: Call) -> Any:
+        return job_message(
+            await self._service.federation.set(request.model, request.version, request.buffer, request.title)
+        )
+
+    async def submit_delta(self, request: Any, call: Call) -> Any:
+        count, weight = await self._service.federation.submit(
+            request.model,
+            request.version,
+            request.round,
+            request.contributor,
+            request.weight,
+            request.buffer,
+        )
+        return messages.SubmitDeltaResponse(contributors=count, weight=weight)
+
+    async def average_deltas(self, request: Any, call: Call) -> Any:
+        return job_message(
+            await self._service.federation.average(
+                request.model, request.version, request.round, request.at_least, request.title
+            )
+        )
 
 
 def _start(request: Any) -> Start:

@@ -262,31 +262,42 @@ class Promotions:
     async def _measure(
         self, job: Job | None, path: Path, data: str, part: str, *, interface: bool = False
     ) -> dict[str, Any]:
-        if self._closed:
-            raise DrainingError("the server is stopping")
-        if self._waiting >= _WAITING:
-            raise OverloadedError(f"{self._waiting} evaluations wait already; try later")
         folder = path.parent if job is None else self._service.folder_of(job) / "work"
-        task = self._service.task(
-            job,
+        if interface and job is not None:
+            await asyncio.to_thread(_check_content, path, job)
+        return await self.run(
             "evaluate",
+            job,
             folder=str(folder),
             model=str(path.absolute()),
             data=data,
             part=part,
             samples=_SAMPLES,
-            bundled=job is None and not data,
+            # what a file says of its data is no permission to read them
+            bundled=(job is None or not job.configuration) and not data,
             interface=interface,
         )
+
+    async def run(self, task: str, job: Job | None = None, **fields: Any) -> dict[str, Any]:
+        """A short task in a process of its own, one after the other.
+
+        Raises:
+            OverloadedError: too many wait already.
+            OnwardError: what the task raised.
+        """
+        if self._closed:
+            raise DrainingError("the server is stopping")
+        if self._waiting >= _WAITING:
+            raise OverloadedError(f"{self._waiting} evaluations wait already; try later")
+        folder = self._service.settings.folder.absolute()
         self._waiting += 1
         try:
             async with self._one, asyncio.timeout(self._service.settings.max_seconds):
-                if interface and job is not None:
-                    await asyncio.to_thread(_check_content, path, job)
-                process = TaskProcess(self._service.settings.folder / "evaluations.log")
+                process = TaskProcess(folder / "evaluations.log")
                 self._processes.add(process)
                 try:
-                    return await process.run(task, lambda *_: None)
+                    told = self._service.task(job, task, **{"folder": str(folder), **fields})
+                    return await process.run(told, lambda *_: None)
                 finally:
                     self._processes.discard(process)
         except TimeoutError:

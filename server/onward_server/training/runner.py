@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, final
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onward.runs import CancelToken, Event
 
 __all__ = ["main"]
@@ -214,10 +216,10 @@ def _evaluate(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
 
     threading.Thread(target=_listen_idle, daemon=True).start()
     path = Path(task["model"])
-    if task["bundled"]:
-        _refuse_paths(path)
     _fetch(task)
     try:
+        if task["bundled"]:
+            _refuse_paths(path)
         found = evaluate(path, {"spec": task["data"] or None}, part=task["part"], threads=task["threads"])
     except (ConfigError, DataError, StorageError):
         if not task["interface"]:
@@ -261,9 +263,83 @@ def _listen_idle() -> None:
     os._exit(3)
 
 
+def _parameters(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
+    """Write a model's parameters as one buffer of float32."""
+    import numpy as np
+
+    from onward.model import load
+
+    threading.Thread(target=_listen_idle, daemon=True).start()
+    model = load(task["model"])
+    entries = []
+    with Path(task["target"]).open("wb") as file:
+        for name in _parameter_names(model):
+            array = _array(model, name)
+            entries.append([name, list(array.shape)])
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+    return {"entries": entries}
+
+
+def _combine(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
+    """Write a model with the parameters of a buffer; of its figures nothing is known."""
+    from dataclasses import replace
+
+    import numpy as np
+    import onnx_ir as ir
+
+    from onward.model import load, read_provenance, save, write_provenance
+
+    threading.Thread(target=_listen_idle, daemon=True).start()
+    model = load(task["model"])
+    values = np.fromfile(task["buffer"], "<f4")
+    start = 0
+    for name in _parameter_names(model):
+        old = _array(model, name)
+        new = values[start : start + old.size].reshape(old.shape).astype(old.dtype)
+        model.graph.initializers[name].const_value = ir.tensor(new, name=name)
+        start += old.size
+    provenance = read_provenance(model)
+    if provenance is not None:
+        write_provenance(model, replace(provenance, metrics={}))
+    output = Path(task["output"])
+    save(model, output)
+    return {
+        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
+        "data_hash": "" if provenance is None else provenance.data_hash,
+    }
+
+
+def _parameter_names(model: ir.Model) -> list[str]:
+    """What training changes: weights and running statistics, but nothing of the preparation in the graph."""
+    from onward.model import read_provenance
+    from onward.passes import detach_preparation
+    from onward.runs.preparation import Prepared
+    from onward.train.preparation import choose_parameters
+
+    prepared = Prepared.of(read_provenance(model))
+    network = model
+    if prepared.inside:
+        changed = [name for name, each in prepared.preparation.numbers.items() if not each.empty]
+        network = detach_preparation(model, changed)
+    outputs = [value.name or "" for value in network.graph.outputs]
+    names = choose_parameters(network, outputs, None, ())
+    for node in network.graph:
+        if node.op_type == "BatchNormalization":
+            names += [v.name or "" for v in node.inputs[3:5] if v is not None and v.is_initializer()]
+    return [name for name in dict.fromkeys(names) if name in model.graph.initializers]
+
+
+def _array(model: ir.Model, name: str) -> Any:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return tensor.numpy()
+
+
 _TASKS: Mapping[str, Callable[[Mapping[str, Any], _Teller], dict[str, Any]]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "parameters": _parameters,
+    "combine": _combine,
 }
 
 

@@ -30,6 +30,7 @@ from onward_server.errors import (
 )
 from onward_server.settings import TrainingSettings
 from onward_server.training.batches import BatchWriter
+from onward_server.training.federation import Federation
 from onward_server.training.process import TaskProcess
 from onward_server.training.promotion import Promotions
 from onward_server.training.requests import DATA_FILE, DataPlace, Start, run_to_do
@@ -79,6 +80,7 @@ class TrainingService:
         self._whole: set[asyncio.Task[Any]] = set()
         self._starting = asyncio.Lock()
         self.promotions = Promotions(self, plane, self._store)
+        self.federation = Federation(self, plane, folder)
 
     async def begin(self) -> None:
         """Take up what was queued or running when the last server ended."""
@@ -209,12 +211,21 @@ class TrainingService:
     async def _accept(self, writing: Path, job: Job, place: DataPlace) -> Job:
         async with self._starting:
             self._check_room()
-            number = max((known.number for known in self._jobs.values()), default=0) + 1
-            job = replace(job, id=f"job-{number}", number=number, created=time.time())
+            job = self._numbered(job)
             await asyncio.to_thread(self._prepare, writing, job, place)
             job = await self.note(job, "queued", {})
             self._queue.append(job.id)
         self._pump()
+        return job
+
+    async def accept_made(self, writing: Path, job: Job) -> Job:
+        """Keep a model that no run made as a completed job; `writing` becomes its folder."""
+        async with self._starting:
+            now = time.time()
+            job = replace(self._numbered(job), state="completed", started=now, ended=now)
+            await asyncio.to_thread(self._settle, writing, job)
+            job = await self.note(job, "completed", {"reason": ""})
+        await self._forget_old()
         return job
 
     async def cancel(self, identity: str) -> Job:
@@ -330,6 +341,16 @@ class TrainingService:
         finally:
             writer.close()
 
+    def _numbered(self, job: Job) -> Job:
+        number = max((known.number for known in self._jobs.values()), default=0) + 1
+        return replace(job, id=f"job-{number}", number=number, created=time.time())
+
+    def _settle(self, writing: Path, job: Job) -> None:
+        target = self.folder_of(job)
+        shutil.rmtree(target, ignore_errors=True)  # of a server that ended before the job was stored
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writing.rename(target)
+
     def _prepare(self, writing: Path, job: Job, place: DataPlace) -> None:
         """Lay out a job's folder: the base as it is now, a link to the data, the run."""
         if job.parent_model:
@@ -352,10 +373,7 @@ class TrainingService:
                 ) from None
         (writing / "run.toml").write_text(job.configuration, "utf-8")
         (writing / "trained").mkdir()
-        target = self.folder_of(job)
-        shutil.rmtree(target, ignore_errors=True)  # of a server that ended before the job was stored
-        target.parent.mkdir(parents=True, exist_ok=True)
-        writing.rename(target)
+        self._settle(writing, job)
 
     def _pump(self) -> None:
         while self._queue and len(self._running) < self.settings.jobs and not self._closing:

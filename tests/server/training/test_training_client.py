@@ -25,7 +25,12 @@ from onward_client.errors import (
 )
 from onward_server import ServerThread, load_settings
 
-KEYS = {"trainer": ["train", "predict"], "manager": ["manage"], "guest": []}
+KEYS = {
+    "trainer": ["train", "predict"],
+    "manager": ["manage"],
+    "guest": [],
+    "both": ["train", "manage", "predict"],
+}
 RUN = {"model": {"name": "mlp", "options": {"hidden": [8]}}, "data": "iris", "epochs": 3}
 
 
@@ -161,3 +166,42 @@ def test_http_says_the_same(server: ServerThread) -> None:
     assert http(server, "GET", "/v1/training/jobs?limit=-1", key="guest")[0] == 400
     assert http(server, "POST", "/v1/training/jobs/job-9/cancel", {}, "trainer")[0] == 404
     assert http(server, "POST", "/v1/training/jobs/job-1/cancel", {}, "trainer")[0] == 409
+
+
+@pytest.mark.slow
+async def test_deltas_are_averaged_by_weight(server: ServerThread) -> None:
+    async with AsyncClient(server.address, key="both", timeout=120) as client:
+        job = await client.training.start(RUN)
+        assert [event.kind async for event in client.training.watch(job.id)][-1] == "completed"
+        await client.training.promote(job.id, "m")
+        base = await client.training.parameters("m")
+        assert (base.version, base.values.size) == ("1", sum(int(np.prod(shape)) for shape in base.shapes))
+        round_one: Any = {"model": "m", "version": "1", "round": "one"}
+        delta = np.linspace(-1, 1, base.values.size, dtype=np.float32)
+        with pytest.raises(InvalidRequestError, match="bytes"):
+            await client.training.submit_delta(delta=delta[1:], contributor="a", weight=1, **round_one)
+        with pytest.raises(InvalidRequestError, match="not finite"):
+            await client.training.submit_delta(delta=delta * np.nan, contributor="a", weight=1, **round_one)
+        with pytest.raises(InvalidRequestError, match="weight"):
+            await client.training.submit_delta(delta=delta, contributor="a", weight=-1, **round_one)
+        with pytest.raises(InvalidRequestError, match="contributor"):
+            await client.training.submit_delta(delta=delta, contributor="../a", weight=1, **round_one)
+        for contributor, weight, values in (("a", 9, delta * 7), ("a", 1, delta), ("b", 3, -delta)):
+            sent = await client.training.submit_delta(
+                delta=values, contributor=contributor, weight=weight, **round_one
+            )
+        assert sent == (2, 4.0), "a second delta replaces a contributor's first"
+        with pytest.raises(InvalidRequestError, match="2 contributors; 3 are asked for"):
+            await client.training.average_deltas(**round_one, at_least=3)
+        averaged = await client.training.average_deltas(**round_one, at_least=2)
+        assert (averaged.state, averaged.parent_version) == ("completed", "1")
+        assert (await client.training.promote(averaged.id)).version == "2"
+        mean = (await client.training.parameters("m", "2")).values
+        np.testing.assert_allclose(mean, base.values - delta / 2, rtol=0, atol=1e-6)
+        back = await client.training.set_parameters("m", "2", base.values)
+        await client.training.promote(back.id)
+        np.testing.assert_array_equal((await client.training.parameters("m", "3")).values, base.values)
+        x = np.ones((2, 4), np.float32)
+        first, second, third = [await client.predict("m", [x], version=v) for v in ("1", "2", "3")]
+        assert all(np.array_equal(first[name], third[name]) for name in first)
+        assert not all(np.array_equal(first[name], second[name]) for name in first)

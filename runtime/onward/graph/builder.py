@@ -15,7 +15,7 @@ from onward.errors import ShapeError
 from onward.graph.infer import infer_node
 from onward.graph.op import ONWARD_DOMAIN, has_schemas, newest_version
 from onward.graph.origin import note_opset
-from onward.graph.types import Array, Dim, dims_of, dtype_of, is_float, numpy_dtype, static_shape
+from onward.graph.types import Array, Dim, TextTensor, dims_of, dtype_of, is_float, numpy_dtype, static_shape
 
 __all__ = ["Builder", "Operand"]
 
@@ -164,7 +164,12 @@ class Builder:
 
     def initializer(self, name: str, array: Array) -> ir.Value:
         """Register an array as an initializer under exactly this name."""
-        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        tensor: ir.TensorProtocol
+        if array.dtype == object:
+            texts = [str(text).encode() for text in array.reshape(-1)]
+            tensor = TextTensor(texts, shape=ir.Shape(array.shape), name=name)
+        else:
+            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
         value = ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
         )

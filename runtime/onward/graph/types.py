@@ -12,6 +12,7 @@ __all__ = [
     "Array",
     "Dim",
     "TensorSpec",
+    "TextTensor",
     "dims_of",
     "dtype_of",
     "is_float",
@@ -58,6 +59,19 @@ class TensorSpec:
         return len(shape) == len(self.shape) and all(
             not isinstance(want, int) or want == got for want, got in zip(self.shape, shape, strict=True)
         )
+
+
+class TextTensor(ir.StringTensor):
+    """A tensor of strings whose contents are Python's, in an object array, and bytes in a file."""
+
+    def numpy(self) -> Array:
+        texts = [text.decode(errors="surrogateescape") for text in self.string_data()]
+        array = np.empty(len(texts), object)
+        array[:] = texts
+        return array.reshape(self.shape.numpy())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.numpy()
 
 
 def is_tensor(value: ir.Value) -> bool:

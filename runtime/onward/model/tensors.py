@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
+from onward.graph.types import TextTensor
 
 __all__ = [
     "check_tensor",
@@ -132,7 +133,7 @@ def decode(tensor: onnx.TensorProto, where: str) -> ir.TensorProtocol:
     metadata = {entry.key: entry.value for entry in tensor.metadata_props} or None
     doc = tensor.doc_string or None
     if tensor.data_type == onnx.TensorProto.STRING:
-        return ir.StringTensor(
+        return TextTensor(
             list(tensor.string_data), shape=shape, name=tensor.name, doc_string=doc, metadata_props=metadata
         )
     dtype = ir.DataType(tensor.data_type)

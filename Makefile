@@ -12,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz batches soak conformance
-.PHONY: protos pages docker clean
+.PHONY: protos docs pages docker clean
 
 setup: $(INSTALLED)
 
@@ -61,6 +61,11 @@ conformance: setup
 
 protos: setup
 	scripts/protos.sh
+
+# the site in build/site
+docs: setup
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # pages that the code writes
 pages: setup

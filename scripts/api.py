@@ -25,6 +25,7 @@ PACKAGES = (
     "onward.keras",
     "onward.sklearn",
     "onward.verify",
+    "onward.parallel",
     "onward.engine",
     "onward.backend",
     "onward.autodiff",

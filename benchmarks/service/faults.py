@@ -23,6 +23,7 @@ import grpc
 import numpy as np
 import onnx
 import uvloop
+from benchmarks.service import faults_training
 from benchmarks.service.models import write_mlp, write_slow
 from benchmarks.service.starting import INFER, request, server
 from onnx import TensorProto, helper
@@ -171,12 +172,15 @@ def main() -> int:
             rows = uvloop.run(trials(event["address"], process.pid, repository))
             alive = process.poll() is None
         code = process.returncode
+    with tempfile.TemporaryDirectory() as folder:
+        rows += uvloop.run(faults_training.trials(Path(folder)))
     print(f"{'fault':36} {'its own requests':26} {'the others':34} {'well again, s':>13}")
     good = alive and code == 0
     for name, seen, others, seconds in rows:
         lost = {entry.split()[1] for entry in others.split(", ") if entry} - {"OK"}
         killed = "killed" in name
         good &= not lost or (killed and lost <= _OURS_TO_LOSE)
+        good &= not any(word in seen for word in ("MIXED", "OTHER"))
         print(f"{name:36} {seen:26} {others:34} {seconds:13.2f}")
     print(
         f"{'pass' if good else 'FAIL'}: no other request failed, the server lives and stops with exit code 0"

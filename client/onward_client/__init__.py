@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onward_client._async import AsyncClient
     from onward_client._sync import Client
+    from onward_client._training import (
+        ModelLineage,
+        ModelParameters,
+        TrainingEvaluation,
+        TrainingEvent,
+        TrainingJob,
+    )
     from onward_client.errors import (
         AuthenticationError,
         CancelledError,
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
         CrossCheckError,
         DeadlineExceededError,
         InvalidRequestError,
+        JobNotFoundError,
         ModelNotFoundError,
         OverloadedError,
         ServerError,
@@ -47,14 +55,20 @@ __all__ = [
     "DeadlineExceededError",
     "InferResult",
     "InvalidRequestError",
+    "JobNotFoundError",
     "ModelConfig",
+    "ModelLineage",
     "ModelMetadata",
     "ModelNotFoundError",
+    "ModelParameters",
     "ModelStatistics",
     "OverloadedError",
     "ServerError",
     "ServerMetadata",
     "TensorMetadata",
+    "TrainingEvaluation",
+    "TrainingEvent",
+    "TrainingJob",
     "UnavailableError",
     "UnsupportedRequestError",
 ]
@@ -65,10 +79,15 @@ _HOMES = {
     "CrossCheckStatistics": "types",
     "InferResult": "types",
     "ModelConfig": "types",
+    "ModelLineage": "_training",
     "ModelMetadata": "types",
+    "ModelParameters": "_training",
     "ModelStatistics": "types",
     "ServerMetadata": "types",
     "TensorMetadata": "types",
+    "TrainingEvaluation": "_training",
+    "TrainingEvent": "_training",
+    "TrainingJob": "_training",
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 import grpc
 
 from onward_client._calls import Call, Conversation, Conversations, Inputs
+from onward_client._training import AsyncTraining
 from onward_client._transport import (
     MAX_MESSAGE_BYTES,
     channel_options,
@@ -67,6 +68,11 @@ class AsyncClient:
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, options=options)
         )
+
+    @property
+    def training(self) -> AsyncTraining:
+        """The training jobs of an Onward server."""
+        return AsyncTraining(self._run, self._watch, self._send)
 
     async def server_live(self, *, timeout: float | None = None) -> bool:
         """Whether the server answers at all."""
@@ -191,4 +197,44 @@ class AsyncClient:
                 call.request, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, call.subject, self.address) from None
+            raise error_of(error, call.subject, self.address, call.missing) from None
+
+    async def _watch(self, call: Call, timeout: float | None) -> AsyncIterator[Any]:
+        method = self._channel.unary_stream(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response_type.FromString,
+        )
+        answers = method(call.request, timeout=timeout, metadata=self._metadata)
+        try:
+            async for answer in answers:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, call.subject, self.address, call.missing) from None
+        finally:
+            answers.cancel()
+
+    async def _send(self, call: Call, requests: AsyncIterator[Any], timeout: float | None) -> Any:
+        method = self._channel.stream_unary(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response_type.FromString,
+        )
+        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
+        failure: list[BaseException] = []
+
+        async def guarded() -> AsyncIterator[Any]:
+            try:
+                async for request in requests:
+                    yield request
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        seconds = timeout_of(timeout, self._timeout)
+        try:
+            return await method(guarded(), timeout=seconds, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            if failure:
+                raise failure[0] from None
+            raise error_of(error, call.subject, self.address, call.missing) from None

@@ -53,6 +53,7 @@ class Call:
         response_type: the class of the message that comes back.
         subject: what the call is about, for error texts.
         wait: whether to wait for a server that cannot be reached yet.
+        missing: the error where there is no such thing.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Call:
     response_type: Any
     subject: str
     wait: bool = False
+    missing: type[ClientError] = ModelNotFoundError
 
 
 Conversation: TypeAlias = Generator[Call, Any, _T]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 import grpc
 
 from onward_client._calls import Call, Conversation, Conversations, Inputs
+from onward_client._training import Training
 from onward_client._transport import (
     MAX_MESSAGE_BYTES,
     channel_options,
@@ -67,6 +68,11 @@ class Client:
             if credentials is None
             else grpc.secure_channel(address, credentials, options=options)
         )
+
+    @property
+    def training(self) -> Training:
+        """The training jobs of an Onward server."""
+        return Training(self._run, self._watch, self._send)
 
     def server_live(self, *, timeout: float | None = None) -> bool:
         """Whether the server answers at all."""
@@ -189,4 +195,42 @@ class Client:
         try:
             return method(call.request, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise error_of(error, call.subject, self.address) from None
+            raise error_of(error, call.subject, self.address, call.missing) from None
+
+    def _watch(self, call: Call, timeout: float | None) -> Iterator[Any]:
+        method = self._channel.unary_stream(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response_type.FromString,
+        )
+        answers = method(call.request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            raise error_of(error, call.subject, self.address, call.missing) from None
+        finally:
+            answers.cancel()
+
+    def _send(self, call: Call, requests: Iterator[Any], timeout: float | None) -> Any:
+        method = self._channel.stream_unary(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response_type.FromString,
+        )
+        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
+        failure: list[BaseException] = []
+
+        def guarded() -> Iterator[Any]:
+            try:
+                yield from requests
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        seconds = timeout_of(timeout, self._timeout)
+        try:
+            return method(guarded(), timeout=seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            if failure:
+                raise failure[0] from None
+            raise error_of(error, call.subject, self.address, call.missing) from None

@@ -28,7 +28,6 @@ _ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
     grpc.StatusCode.FAILED_PRECONDITION: InvalidRequestError,
-    grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
@@ -74,8 +73,10 @@ def timeout_of(timeout: float | None, default: float) -> float:
     return chosen
 
 
-def error_of(error: Any, subject: str, address: str) -> ClientError:
-    """The client's error for a failed call."""
+def error_of(
+    error: Any, subject: str, address: str, missing: type[ClientError] = ModelNotFoundError
+) -> ClientError:
+    """The client's error for a failed call; `missing` is that of what it asks for."""
     code = error.code()
-    kind = _ERRORS.get(code, ServerError)
+    kind = missing if code is grpc.StatusCode.NOT_FOUND else _ERRORS.get(code, ServerError)
     return kind(f"{subject} from {address}: {code.name}: {error.details()}", code.name)

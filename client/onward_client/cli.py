@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from onward_client import Client
+from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail
+from onward_client._train_commands import train
 
 __all__ = ["app"]
-
-_FAILED = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,10 +30,7 @@ app = typer.Typer(
     """,
 )
 
-_Address = Annotated[str, typer.Option("--address", "-a", help="host:port, or unix:/path.")]
-_Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a call may take.")]
-_Version = Annotated[str, typer.Option("--model-version", help="The latest if not given.")]
-_DEFAULT_ADDRESS = "127.0.0.1:8001"
+app.add_typer(train, name="train")
 
 
 @app.command()
@@ -47,9 +40,10 @@ def predict(
         Path,
         typer.Argument(help=".npz with arrays by input name, or .npy for one input.", show_default=False),
     ],
-    address: _Address = _DEFAULT_ADDRESS,
-    model_version: _Version = "",
-    timeout: _Timeout = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    model_version: Version = "",
+    timeout: Timeout = 60.0,
+    key: Key = None,
     output: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.")] = None,
 ) -> None:
     """Ask a model for its outputs; prints them as JSON, with what the server says of its cross-check.
@@ -65,10 +59,10 @@ def predict(
         loaded = np.load(inputs, allow_pickle=False)
         arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except OSError as error:
-        _fail(f"{inputs}: cannot be read: {error.strerror or error}")
+        fail(f"{inputs}: cannot be read: {error.strerror or error}")
     except (ValueError, EOFError, zipfile.BadZipFile):
-        _fail(f"{inputs}: not a readable .npz or .npy file without Python objects")
-    with _connected(address, timeout) as client:
+        fail(f"{inputs}: not a readable .npz or .npy file without Python objects")
+    with connected(address, timeout, key) as client:
         result = client.infer(model, arrays, None, model_version)
     answer: dict[str, Any] = {"model": result.model, "version": result.version, **result.parameters}
     if output is not None:
@@ -82,9 +76,10 @@ def predict(
 @app.command()
 def metadata(
     model: Annotated[str, typer.Argument(help="A model's name; without it the server's.")] = "",
-    address: _Address = _DEFAULT_ADDRESS,
-    model_version: _Version = "",
-    timeout: _Timeout = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    model_version: Version = "",
+    timeout: Timeout = 60.0,
+    key: Key = None,
 ) -> None:
     """Show a model's inputs, outputs and versions, or the server's name and extensions.
 
@@ -92,7 +87,7 @@ def metadata(
     Example:
       onward client metadata lenet5
     """
-    with _connected(address, timeout) as client:
+    with connected(address, timeout, key) as client:
         found = client.metadata(model, model_version) if model else client.server_metadata()
     print(json.dumps(asdict(found)))
 
@@ -100,9 +95,10 @@ def metadata(
 @app.command()
 def ready(
     model: Annotated[str, typer.Argument(help="A model's name; without it the server.")] = "",
-    address: _Address = _DEFAULT_ADDRESS,
-    model_version: _Version = "",
-    timeout: _Timeout = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    model_version: Version = "",
+    timeout: Timeout = 60.0,
+    key: Key = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a server that is not there yet.")] = False,
 ) -> None:
     """Tell whether a server or a model takes requests; exit code 1 if it does not.
@@ -111,7 +107,7 @@ def ready(
     Example:
       onward client ready --wait --timeout 30
     """
-    with _connected(address, timeout) as client:
+    with connected(address, timeout, key) as client:
         if wait:
             client.wait_until_ready(timeout)
         answer = client.model_ready(model, model_version) if model else client.server_ready()
@@ -123,9 +119,10 @@ def ready(
 @app.command()
 def statistics(
     model: Annotated[str, typer.Argument(help="A model's name; without it all models.")] = "",
-    address: _Address = _DEFAULT_ADDRESS,
-    model_version: _Version = "",
-    timeout: _Timeout = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    model_version: Version = "",
+    timeout: Timeout = 60.0,
+    key: Key = None,
 ) -> None:
     """Show counts and times of requests, and what the cross-checks found.
 
@@ -133,23 +130,10 @@ def statistics(
     Example:
       onward client statistics lenet5
     """
-    with _connected(address, timeout) as client:
+    with connected(address, timeout, key) as client:
         requests = [asdict(row) for row in client.statistics(model, model_version)]
         checks = [asdict(row) for row in client.cross_checks(model, model_version)]
     print(json.dumps({"requests": requests, "cross_checks": checks}))
-
-
-@contextmanager
-def _connected(address: str, timeout: float) -> Iterator[Client]:
-    """A client whose errors end the command with one line."""
-    from onward_client import Client
-    from onward_client.errors import ClientError
-
-    try:
-        with Client(address, timeout=timeout) as client:
-            yield client
-    except ClientError as error:
-        _fail(str(error))
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -167,12 +151,7 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        _fail(f"{path}: cannot be written: {error.strerror}")
-
-
-def _fail(text: str) -> NoReturn:
-    print(f"error: {text}", file=sys.stderr)
-    raise typer.Exit(_FAILED)
+        fail(f"{path}: cannot be written: {error.strerror}")
 
 
 def _plain(array: Any) -> Any:

@@ -3,6 +3,7 @@
 ClientError
 ├── InvalidRequestError        inputs that do not fit the model; refused here or by the server
 ├── ModelNotFoundError         no model, or no version of it, by that name
+├── JobNotFoundError           no training job by that id
 ├── DeadlineExceededError      no answer within the time allowed
 ├── UnavailableError           no server there, or it is stopping, or the model is not loaded
 ├── OverloadedError            too many requests wait, or a message is larger than allowed
@@ -22,6 +23,7 @@ __all__ = [
     "CrossCheckError",
     "DeadlineExceededError",
     "InvalidRequestError",
+    "JobNotFoundError",
     "ModelNotFoundError",
     "OverloadedError",
     "ServerError",
@@ -49,6 +51,10 @@ class InvalidRequestError(ClientError):
 
 class ModelNotFoundError(ClientError):
     """No model, or no version of it, by that name."""
+
+
+class JobNotFoundError(ClientError):
+    """No training job by that id."""
 
 
 class DeadlineExceededError(ClientError):

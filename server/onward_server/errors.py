@@ -11,6 +11,8 @@
     │   ├── MemoryLimitError         a run needed more memory than a worker, or an answer, may have
     │   ├── WorkerLostError          the worker that ran a request ended
     │   ├── ControlError             a change of the repository that the server's settings do not allow
+    │   │   └── GateError                what was trained does not pass a gate of its promotion
+    │   ├── JobNotFoundError         no training job by that id
     │   ├── UnauthenticatedError     no key, or none that the server knows
     │   ├── PermissionDeniedError    a key without the role that a call needs
     │   └── ExecutionError           an engine failed while it ran a valid request
@@ -29,6 +31,8 @@ __all__ = [
     "DeadlineError",
     "DrainingError",
     "ExecutionError",
+    "GateError",
+    "JobNotFoundError",
     "MemoryLimitError",
     "ModelNotFoundError",
     "ModelUnavailableError",
@@ -80,6 +84,14 @@ class WorkerLostError(ServerError):
 
 class ControlError(ServerError):
     """A change of the repository that the server's settings do not allow."""
+
+
+class GateError(ControlError):
+    """What was trained does not pass a gate of its promotion."""
+
+
+class JobNotFoundError(ServerError):
+    """No training job by that id."""
 
 
 class UnauthenticatedError(ServerError):

@@ -9,7 +9,8 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from aiohttp import http_exceptions, web
@@ -23,6 +24,7 @@ from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
 from onward_server.grpc_convert import check_statistics, infer_statistics, model_config, model_metadata
 from onward_server.http_convert import infer_request, infer_response, json_object, repository_parameters
+from onward_server.http_training import Route
 from onward_server.metrics import exposition
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason, public_text, status_of
@@ -33,6 +35,10 @@ __all__ = ["HttpServer"]
 _LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _LARGE = 64 << 10
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,18 +65,19 @@ _NO_HTTP = _Malformed()
 
 @final
 class HttpServer:
-    """Answers on `http_listen`.
+    """Answers on `http_listen`: the protocol's paths, and `further` ones.
 
     Attributes:
         ready: what health and readiness say, beside the data plane.
         address: what a client connects to, with the port that was bound.
     """
 
-    def __init__(self, plane: DataPlane, log: AccessLog) -> None:
+    def __init__(self, plane: DataPlane, log: AccessLog, further: Sequence[Route] = ()) -> None:
         self.ready = True
         self.address = ""
         self._plane = plane
         self._log = log
+        self._further = further
         self._runner: web.AppRunner | None = None
         self._tls: FollowedContext | None = None
 
@@ -132,6 +139,7 @@ class HttpServer:
 
     def _routes(self) -> list[tuple[str, str, Need, _Handler]]:
         routes: list[tuple[str, str, Need, _Handler]] = [
+            ("GET", "/", "nothing", _page),
             ("GET", "/health", "nothing", self._health_ready),
             ("GET", "/v2/health/live", "nothing", self._health_live),
             ("GET", "/v2/health/ready", "nothing", self._health_ready),
@@ -162,7 +170,7 @@ class HttpServer:
                 ("GET", f"{base}/stats", "read", self._statistics),
                 ("POST", f"{base}/infer", "predict", self._infer),
             ]
-        return routes
+        return [*routes, *self._further]
 
     def _guarded(self, path: str, need: Need, handler: _Handler) -> _Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -371,6 +379,13 @@ class HttpServer:
 
     async def _unknown(self, request: web.Request) -> web.Response:
         return _error(404, f"there is no {request.method} {request.path[:128]} on this server")
+
+
+async def _page(request: web.Request) -> web.Response:
+    """The page for people; it holds nothing, and asks with the key that its user gives."""
+    text = (Path(__file__).parent / "page.html").read_text("utf-8")
+    headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Frame-Options": "DENY"}
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 def _model(request: web.Request) -> tuple[str, str]:

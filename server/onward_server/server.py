@@ -15,11 +15,15 @@ from onward_server.dataplane import DataPlane
 from onward_server.dataplane.executors import EngineFactory
 from onward_server.grpc_port import GrpcPort
 from onward_server.grpc_servicers import CROSS_CHECK_SERVICE, INFERENCE_SERVICE, methods
+from onward_server.grpc_training import TRAINING_SERVICE, training_methods
 from onward_server.health import Health
 from onward_server.http_server import HttpServer
+from onward_server.http_training import training_routes
 from onward_server.reflection import Reflection
 from onward_server.settings import ServerSettings, changed_at_rest
+from onward_server.statuses import public_reason
 from onward_server.tls import FollowedContext
+from onward_server.training import TrainingService
 
 __all__ = ["RunningServer", "running", "serve"]
 
@@ -34,6 +38,7 @@ class RunningServer:
 
     Attributes:
         plane: its models.
+        training: its jobs; None: not enabled.
         address: what a gRPC client connects to, with the port that was bound.
         port: the port that was bound; 0 for a Unix socket.
         http_address: what an HTTP client connects to; empty without that port.
@@ -46,10 +51,12 @@ class RunningServer:
         plane: DataPlane,
         health: Health,
         tls: FollowedContext | None,
+        training: TrainingService | None,
         address: str,
         port: int,
     ) -> None:
         self.plane = plane
+        self.training = training
         self.address = address
         self.port = port
         self.http_address = "" if http is None else http.address
@@ -97,6 +104,9 @@ class RunningServer:
         if pause:
             _LOG.info("health is NOT_SERVING; requests are taken for %g s more", pause)
             await asyncio.sleep(pause)
+        self.plane.stop_admitting()
+        if self.training is not None:
+            await self.training.close(drain_timeout)
         finished = await self.plane.drain(drain_timeout)
         if self._http is not None:
             await self._http.stop(_CLOSING_SECONDS if finished else 0.0)
@@ -208,19 +218,27 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
     plane = await DataPlane.open(settings, engines)
     http = None
     grpc = None
+    training = None
     try:
         log = AccessLog(lambda: plane.settings.access_log)
         health = Health()
         unary, streams = methods(plane, log)
         checks, watches = health.methods()
-        reflection = Reflection((INFERENCE_SERVICE, CROSS_CHECK_SERVICE, health.name))
+        services = [INFERENCE_SERVICE, CROSS_CHECK_SERVICE]
+        if settings.training is not None:
+            training = await asyncio.to_thread(TrainingService, settings.training, plane, public_reason)
+            more, further = training_methods(training, plane, log)
+            unary, streams = {**unary, **more}, {**streams, **further}
+            services.append(TRAINING_SERVICE)
+            await training.begin()
+        reflection = Reflection((*services, health.name))
         grpc = GrpcPort(
             {**unary, **checks},
             {**streams, **watches, **reflection.methods()},
             lambda: plane.settings.limits,
             settings.max_message_bytes,
         )
-        for service in ("", INFERENCE_SERVICE, CROSS_CHECK_SERVICE, *plane.names):
+        for service in ("", *services, *plane.names):
             health.set(service, True)
         tls = None
         if settings.tls is not None:
@@ -228,16 +246,18 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
             tls = FollowedContext(lambda: plane.settings.tls or chosen, "h2")
         port = await grpc.listen(settings.listen, None if tls is None else tls.context)
         if settings.http_listen:
-            http = HttpServer(plane, log)
+            http = HttpServer(plane, log, [] if training is None else training_routes(training))
             await http.start()
     except BaseException:
         if grpc is not None:
             await grpc.stop(0.0)
         if http is not None:
             await http.stop(0.0)
+        if training is not None:
+            await training.close(0.0)
         plane.close()
         raise
     address = settings.listen
     if not address.startswith("unix:"):
         address = f"{address.rpartition(':')[0]}:{port}"
-    return RunningServer(grpc, http, plane, health, tls, address, port)
+    return RunningServer(grpc, http, plane, health, tls, training, address, port)

@@ -35,6 +35,7 @@ __all__ = [
     "TlsSettings",
     "Tolerance",
     "TraceSettings",
+    "TrainingSettings",
     "VersionPolicy",
     "changed_at_rest",
     "load_model_settings",
@@ -275,6 +276,51 @@ class TlsSettings(BaseModel):
 
 
 @final
+class TrainingSettings(BaseModel):
+    """Training jobs beside serving.
+
+    Attributes:
+        folder: jobs, their checkpoints and the lineage; of this server alone, and outside the repository.
+        data_roots: folders, and URLs that fsspec reads and that end with `/`, below which data may lie.
+            Empty: bundled data sets and data that clients send.
+        jobs: that run at once; further ones wait.
+        queue: jobs that may wait; further ones are refused.
+        threads: of one job at most.
+        nice: by how much jobs give way to predictions, as nice(1) has it.
+        memory_bytes: data of one job's process; 0: half of what the machine or container has.
+        max_seconds: that a job may run, its resumed parts counted each by themselves.
+        data_bytes: of data that are sent or fetched for one job.
+        keep: jobs that have ended and are kept; the oldest go.
+        at_least, at_most: figures that every promotion needs, such as `{"test_accuracy": 0.9}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    data_roots: tuple[str, ...] = ()
+    jobs: int = Field(default=1, ge=1, le=64)
+    queue: int = Field(default=32, ge=0, le=10_000)
+    threads: int = Field(default=1, ge=1, le=1024)
+    nice: int = Field(default=15, ge=0, le=19)
+    memory_bytes: int = Field(default=0, ge=0)
+    max_seconds: float = Field(default=86_400.0, gt=0, allow_inf_nan=False)
+    data_bytes: int = Field(default=2**30, ge=1024)
+    keep: int = Field(default=200, ge=1)
+    at_least: dict[str, float] = Field(default_factory=dict)
+    at_most: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("data_roots")
+    @classmethod
+    def _roots_are_roots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for root in value:
+            if "://" in root and not root.endswith("/"):
+                raise ValueError(f"the URL {root!r} has to end with '/'")
+            if "://" not in root and not Path(root).is_absolute():
+                raise ValueError(f"the folder {root!r} has to be an absolute path")
+        return value
+
+
+@final
 class TraceSettings(BaseModel):
     """Traces of requests.
 
@@ -325,6 +371,7 @@ class ServerSettings(BaseSettings):
         trace: see TraceSettings; None: no traces.
         keys: who may call; empty: everybody may do everything that is enabled.
         tls: see TlsSettings; None: plain text.
+        training: see TrainingSettings; None: no training jobs.
         access_log: share of answered requests that the access log has; refusals are logged once a second.
         shutdown_pause: seconds between reporting NOT_SERVING and refusing requests.
         drain_timeout: seconds that running requests have to finish after SIGTERM.
@@ -363,6 +410,7 @@ class ServerSettings(BaseSettings):
     trace: TraceSettings | None = None
     keys: tuple[KeySettings, ...] = ()
     tls: TlsSettings | None = None
+    training: TrainingSettings | None = None
     access_log: float = Field(default=0.01, ge=0, le=1)
     shutdown_pause: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     drain_timeout: float = Field(default=30.0, ge=0, allow_inf_nan=False)
@@ -403,6 +451,7 @@ _AT_REST = (
     *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
     *("load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
     *("response_cache_bytes", "shared_memory", "trace"),
+    "training",
 )
 
 

@@ -18,7 +18,18 @@ from onward.data import load_iris, split
 from onward.engine import Session
 from onward.model import load, read_provenance
 
-COMMANDS = ("train", "evaluate", "predict", "export", "verify", "inspect", "doctor", "serve", "version")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "verify",
+    "inspect",
+    "doctor",
+    "report",
+    "serve",
+    "version",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.cli.conftest import Onward
 
@@ -296,3 +297,30 @@ def test_version_option(onward: Onward) -> None:
     import onward as package
 
     assert onward("--version").out == f"onward {package.__version__}\n"
+
+
+def test_a_file_says_what_images_it_takes(onward: Onward, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 255, (20, 20), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.png")
+    photos, first = f"images:{tmp_path / 'photos'}", tmp_path / "first.onnx"
+    options = ("--epochs", 1, "--batch-size", 8)
+    made = onward(
+        "train", "lenet5", "--data", photos, "--image-size", 28, "--channels", 1, "--output", first, *options
+    )
+    assert made.code == 0, made.err
+    tuned = onward("train", first, "--data", photos, "--output", tmp_path / "tuned.onnx", *options)
+    assert tuned.code == 0, tuned.err
+    assert "uint8 [N, 1, 28, 28]" in tuned.out
+    bare = tmp_path / "bare.onnx"
+    assert onward("train", first, "--data", photos, "--no-preparation", "--output", bare, *options).code == 0
+    model = onnx.load(bare)
+    del model.metadata_props[:]
+    onnx.save(model, bare)
+    done = onward("evaluate", bare, "--data", photos, "--part", "all", "--json")
+    assert done.code == 0, done.err

@@ -38,7 +38,7 @@ def test_element_wise_operations_pass_the_layout_on_to_values_of_their_shape() -
 
 def test_what_no_kernel_takes_so_stays_as_it_is() -> None:
     assert _geometry(lambda g: g.Relu(floats(g, "x", 2, 3, 9, 9))) == {}
-    assert _geometry(lambda g: g.MaxPool(floats(g, "x", 1, 2, 5, 5, 5), kernel_shape=[2, 2, 2])) == {}
+    assert _geometry(lambda g: g.MaxPool(floats(g, "x", 1, 2, 3, 3, 3, 3), kernel_shape=[2] * 4)) == {}
 
 
 def test_concat_keeps_a_layout_that_a_neighbour_has() -> None:

@@ -58,3 +58,23 @@ def test_special_values_travel() -> None:
     np.testing.assert_array_equal(
         planned(model, inputs).run(inputs)["y"], Interpreter(model.graph).run(inputs)["y"]
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_shares_of_a_batch_drop_what_the_whole_drops(threads: int) -> None:
+    x = np.random.default_rng(0).standard_normal((11, 3, 5)).astype(np.float32)
+    scalars: dict[str, Array] = {"seed": np.array(5), "step": np.array(9)}
+    whole = Interpreter(_model(3, pooled=False).graph).run({"x": x, **scalars})["y"]
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 21, "ai.onward": 1}, name="drop")
+    g = Builder(graph)
+    operands = [g.input(name, ir.DataType.INT64, ()) for name in ("seed", "step")]
+    share = g.input("share", ir.DataType.INT64, (2,))
+    part = g.input("x", ir.DataType.FLOAT, ("d0", "d1", "d2"))
+    g.output(g.onward.PhiloxDropout(part, *operands, share, ratio=0.3, salt=0xFEDCBA98), "y")
+    model = ir.Model(graph, ir_version=10)
+    for first, last in ((0, 4), (4, 5), (5, 11)):
+        inputs = {"x": x[first:last], "share": np.array([first, last - first]), **scalars}
+        plan = planned(model, inputs, threads=threads)
+        assert plan.fallbacks == {}
+        np.testing.assert_array_equal(plan.run(inputs)["y"], whole[first:last])
+        np.testing.assert_array_equal(Interpreter(graph).run(inputs)["y"], whole[first:last])

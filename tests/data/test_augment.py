@@ -8,7 +8,9 @@ from onward.data import (
     Compose,
     Crop,
     Cutout,
+    Erase,
     Flip,
+    Mixup,
     Noise,
     Rotate,
     Shift,
@@ -195,3 +197,29 @@ def test_bad_options_and_inputs() -> None:
         Flip()(IMAGES.astype(np.int64), INDICES, seed=0, epoch=0)
     with pytest.raises(DataError, match="37 images"):
         Flip()(IMAGES, [0], seed=0, epoch=0)
+
+
+def test_erase_sets_one_rectangle() -> None:
+    images = np.ones((40, 2, 16, 16), np.float32)
+    found = Erase(probability=0.5, area=0.3)(images, np.arange(40), seed=1, epoch=2)
+    touched = [i for i in range(40) if (found[i] == 0).any()]
+    assert 8 < len(touched) < 32
+    for i in touched:
+        rows, columns = np.nonzero(found[i, 0] == 0)
+        area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert area == len(rows)
+        assert area <= 0.4 * 256
+        np.testing.assert_array_equal(found[i, 0], found[i, 1])
+
+
+def test_mixup_keeps_most_of_the_labelled_image() -> None:
+    images = np.repeat(np.arange(64, dtype=np.float32), 4).reshape(64, 1, 2, 2)
+    found = Mixup(alpha=1.0)(images, np.arange(64), seed=0, epoch=0)
+    other = np.roll(images, 1, axis=0)
+    share = ((found - other) / (images - other))[:, 0, 0, 0]
+    assert ((share > 0) & (share < 1)).all()
+    # of Beta(2, 1)
+    assert abs(share.mean() - 2 / 3) < 0.08
+    again = Mixup(alpha=1.0)(images, np.arange(64), seed=0, epoch=0)
+    np.testing.assert_array_equal(found, again)
+    assert isinstance(parse_augmentation("mixup=0.4"), Mixup)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.data import Dataset, Splits, load_digits, split
+from onward.data import Dataset, Splits, folds, load_digits, split
 from onward.data.split import stratified_sample
 from onward.errors import ConfigError, DataError
 
@@ -129,3 +129,39 @@ def test_stratified_sample() -> None:
     chosen = stratified_sample(labels, 8, 0)
     assert (labels[chosen] == 5).sum() == 6
     assert (np.diff(chosen) > 0).all()
+
+
+def test_folds_share_nothing_and_keep_classes() -> None:
+    data = Dataset({"x": np.arange(103.0)[:, None]}, (np.arange(103) % 4 == 0).astype(int))
+    found = list(folds(data, 5, seed=1, validation=0.2))
+    tests = np.concatenate([part.test.inputs["x"][:, 0] for part in found])  # type: ignore[union-attr]
+    assert sorted(tests) == list(range(103))
+    for part in found:
+        assert part.test is not None
+        assert part.validation is not None
+        assert part.test.targets is not None
+        assert abs(part.test.targets.sum() - 26 / 5) <= 1
+        everything = [p.inputs["x"][:, 0] for p in (part.train, part.validation, part.test)]
+        assert len(set(np.concatenate(everything))) == 103
+
+
+def test_folds_keep_groups_together() -> None:
+    data = Dataset({"x": np.arange(60.0)[:, None]}, np.zeros(60, int), groups=np.arange(60) // 6)
+    for part in folds(data, 5, validation=0):
+        assert part.test is not None
+        assert not set(part.train.groups) & set(part.test.groups)  # type: ignore[arg-type]
+
+
+def test_time_orders_parts() -> None:
+    times = np.random.default_rng(0).permutation(50).astype(float) // 2
+    data = Dataset({"x": times[:, None]}, np.zeros(50, int), times=times)
+    parts = split(data, (0.6, 0.2, 0.2))
+    assert parts.validation is not None
+    assert parts.test is not None
+    ends = [(p.inputs["x"].min(), p.inputs["x"].max()) for p in (parts.train, parts.validation, parts.test)]
+    assert ends[0][1] < ends[1][0] <= ends[1][1] < ends[2][0]
+    for part in folds(data, 4, validation=0):
+        assert part.test is not None
+        assert part.train.inputs["x"].max() <= part.test.inputs["x"].min()
+    with pytest.raises(ConfigError, match="2 or more"):
+        list(folds(data, 1))

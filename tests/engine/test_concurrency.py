@@ -275,9 +275,10 @@ def test_a_trainer_has_one_copy_of_its_weights() -> None:
     trainer.fit(data, epochs=1, batch_size=16)
     before = trainer.evaluate(data)["loss"]
     trainer.predict(data[0])
-    assert trainer._evaluation is not None
+    evaluating = [session for session, _, _ in trainer._evaluations.values()]
+    assert evaluating
     state = trainer.weights()
-    for session in (trainer._inference, trainer._evaluation[0]):
+    for session in (trainer._inference, *evaluating):
         fixed = session._engine.fixed  # type: ignore[attr-defined]
         assert all(np.shares_memory(fixed[name], array) for name, array in state.items())
     trainer.fit(data, epochs=2, batch_size=16)

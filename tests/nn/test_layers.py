@@ -59,6 +59,8 @@ CASES: list[tuple[nn.Layer, tuple[int, ...], tuple[int, ...]]] = [
     (nn.Dropout(0.3), IMAGE, IMAGE),
     (nn.Flatten(), IMAGE, (252,)),
     (nn.Reshape((6, -1)), IMAGE, (6, 42)),
+    (nn.Rescale((2.0, 3.0), (1.0, -1.0)), (2,), (2,)),
+    (nn.Select(1, 3), (4,), (2,)),
     (nn.Transpose((0, 2, 3, 1)), IMAGE, (9, 7, 4)),
     (nn.Pad([(1, 2), (0, 0), (3, 0)], -1.0), IMAGE, (7, 9, 10)),
     (nn.LSTM(5), (7, 3), (5,)),

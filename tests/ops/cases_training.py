@@ -69,7 +69,15 @@ DROPOUT = [
         batch=[0],
         runtime=[1, 2],
         **_ONWARD,
-    )
+    ),
+    Case(
+        "PhiloxDropout",
+        [(5, 4), np.array(7), np.array(2), np.array([6, 5])],
+        {"ratio": 0.4, "salt": 3},
+        batch=[0],
+        runtime=[1, 2, 3],
+        **_ONWARD,
+    ),
 ]
 
 _LOSSES: list[dict[str, Any]] = [

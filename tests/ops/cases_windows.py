@@ -30,6 +30,10 @@ _CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 4, 6, 6), (4, 1, 3, 3), {"group": 4, "pads": (1, 1, 1, 1)}),
     ((2, 3, 7, 7), (6, 1, 3, 3), {"group": 3, "pads": (1, 1, 1, 1), "strides": (2, 2)}),
     ((2, 3, 5, 6, 4), (2, 3, 3, 2, 2), {"pads": (1, 0, 1, 0, 1, 1), "strides": (1, 2, 1)}),
+    ((2, 4, 7, 4, 5), (4, 2, 3, 2, 1), {"pads": (2, 0, 1, 1, 1, 1), "group": 2, "dilations": (2, 1, 1)}),
+    ((1, 2, 8, 5, 3), (3, 2, 2, 3, 3), {"strides": (3, 1, 2), "pads": (1, 1, 1, 0, 1, 1)}),
+    ((2, 3, 4, 3, 5), (2, 3, 1, 1, 3), {"pads": (0, 0, 1, 0, 0, 1), "strides": (1, 1, 2)}),
+    ((2, 3, 4, 3, 5), (2, 3, 1, 1, 1), {"strides": (3, 2, 2)}),
     ((2, 3, 10, 10), (4, 3, 3, 3), {"auto_pad": "SAME_UPPER", "strides": (2, 2)}),
     ((2, 3, 10, 9), (4, 3, 4, 2), {"auto_pad": "SAME_LOWER", "strides": (3, 2)}),
     ((2, 3, 10, 9), (4, 3, 4, 2), {"auto_pad": "VALID", "strides": (3, 2)}),
@@ -50,6 +54,12 @@ _TRANSPOSED: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 4, 5, 4), (4, 1, 3, 3), {"group": 4, "pads": (1, 1, 1, 1)}),
     ((2, 4, 5, 4), (4, 2, 3, 3), {"group": 4, "strides": (2, 2), "output_padding": (1, 1)}),
     ((1, 2, 3, 2, 3), (2, 2, 2, 3, 2), {"strides": (2, 1, 2)}),
+    (
+        (1, 4, 2, 2, 3),
+        (4, 1, 3, 3, 2),
+        {"strides": (2, 2, 1), "pads": (1, 1, 0, 1, 0, 1), "output_padding": (1, 1, 0), "group": 2},
+    ),
+    ((2, 2, 3, 2, 3), (2, 3, 1, 1, 2), {}),
     ((2, 3, 5, 5), (3, 4, 3, 3), {"auto_pad": "SAME_UPPER", "strides": (2, 2)}),
     ((2, 3, 5, 5), (3, 4, 4, 3), {"auto_pad": "SAME_LOWER", "strides": (2, 3)}),
     ((2, 3, 5, 5), (3, 4, 3, 3), {"auto_pad": "VALID", "strides": (2, 2)}),
@@ -79,6 +89,7 @@ _CEILED: list[tuple[tuple[int, ...], dict[str, Any]]] = [
 _DILATED: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 2, 10, 11), {"kernel_shape": (3, 2), "dilations": (2, 3), "strides": (2, 2), "pads": (1, 1, 0, 1)}),
     ((2, 2, 10, 11), {"kernel_shape": (3, 2), "dilations": (2, 3), "strides": (3, 4), "ceil_mode": 1}),
+    ((2, 3, 5, 4, 4), {"kernel_shape": (2, 3, 2), "pads": (0, 1, 0, 1, 0, 1), "dilations": (2, 1, 1)}),
 ]
 
 _EVERY = [*_POOLS, *((shape, {**at, "ceil_mode": 1}) for shape, at in _CEILED), *_DILATED]

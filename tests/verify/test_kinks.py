@@ -195,6 +195,7 @@ def parsed(text: str) -> ir.Model:
         ("{ y = Abs(x) }", [0.0005, -0.0005, 0.1, -0.1], [0, 1]),
         ("{ y = HardSigmoid<alpha = 0.5, beta = 0.5>(x) }", [-1.0005, 0.9995, 0.0, 1.1], [0, 1]),
         ("{ y = HardSwish(x) }", [-3.0, 3.0005, 0.0, 2.9], [0, 1]),
+        ("{ y = Shrink<lambd = 0.25>(x) }", [0.2505, -0.2495, 0.0, 0.26], [0, 1]),
         ("{ y = ThresholdedRelu<alpha = 0.25>(x) }", [0.2505, 0.0, 0.26, 0.24], [0]),
         ("<float lo = {-1}, float hi = {2}> { y = Clip(x, lo, hi) }", [-1.0005, 1.9995, 0.0, 2.1], [0, 1]),
         ("<float c = {0.5}> { y = Max(x, c) }", [0.4995, 0.0, 0.5005, 1.0], [0, 2]),
@@ -231,6 +232,7 @@ def test_what_is_exact_is_not_near():
 
 CHOICES = ("g.Greater", "g.Less", "g.Equal", "g.Sign", "g.ArgM", "MaxPool", "y[1]")
 SMOOTH = {
+    "CumProd": "compares positions",
     "Gather": "indices are integers",
     "GatherElements": "indices are integers",
     "Pow": "the exponent and what is 0 are told apart, and both branches meet there",

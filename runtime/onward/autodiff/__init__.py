@@ -2,6 +2,7 @@
 
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
+from onward.autodiff.ranks import Ranks
 from onward.autodiff.step import OPSET, TrainingStep, training_step
 from onward.autodiff.transforms import Clip, Collective, GradientTransform
 from onward.autodiff.update import Optimizer, UpdateCount
@@ -15,6 +16,7 @@ __all__ = [
     "MissingGradientsError",
     "NoGradient",
     "Optimizer",
+    "Ranks",
     "TrainingStep",
     "UpdateCount",
     "Weighted",

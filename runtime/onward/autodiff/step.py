@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onward.autodiff.gradients import MissingGradientsError, cut_by_integers, gradients
 from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
+from onward.autodiff.ranks import Ranks, Shared
 from onward.autodiff.transforms import GradientTransform, transformed
 from onward.autodiff.update import Optimizer, State, Window, update
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
@@ -63,6 +64,13 @@ class TrainingStep:
         gradients: for each parameter the output that is the gradient of the batch's loss, before gradients
             are accumulated and transformed, where asked for.
         sample_weight: the input that says how much each sample counts, float32 [N]; None where all count 1.
+        accumulated: state inputs that hold sums over the window under way.
+        ranks: where the step is of one of several ranks (`Ranks`), its inputs `samples`, how many samples
+            of its share count, a float32 scalar, 0 where the share is empty and a stand-in is given, and
+            `signal`, a float32 scalar; `share`, where something is random, int64 [2]: the first sample's
+            position in the batch and how many there are; and the output `signals`, the sum of `signal` over
+            the ranks. Loss, totals and weights are then the whole batch's, outputs and sample weights the
+            share's.
     """
 
     model: ir.Model
@@ -81,6 +89,8 @@ class TrainingStep:
     update: str | None
     gradients: Mapping[str, str]
     sample_weight: str | None = None
+    accumulated: tuple[str, ...] = ()
+    ranks: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, model: ir.Model) -> TrainingStep:
@@ -109,10 +119,12 @@ class TrainingStep:
         given = {v.name for v in graph.inputs} | set(graph.initializers)
         made = {v.name for v in graph.outputs}
         optional = [name for name in (self.seed, self.update, self.sample_weight) if name is not None]
+        sums = [name for role, name in self.ranks.items() if role == "signals"]
+        optional += [name for role, name in self.ranks.items() if role != "signals"]
         scalars = [self.learning_rate, self.step, *optional]
         inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars]
         losses = [self.loss, *self.totals, *self.totals.values()]
-        outputs = [*self.bindings.values(), *self.outputs, *losses, *self.gradients.values()]
+        outputs = [*self.bindings.values(), *self.outputs, *losses, *self.gradients.values(), *sums]
         return [n for n in inputs if n not in given] + [n for n in outputs if n not in made]
 
 
@@ -128,6 +140,7 @@ def training_step(
     expose_gradients: bool = False,
     sample_weight: str | None = None,
     over_samples: bool = False,
+    ranks: Ranks | None = None,
 ) -> TrainingStep:
     """Build the training step of an inference model.
 
@@ -144,20 +157,23 @@ def training_step(
         sample_weight: the name of an input, float32 [N], for how much each sample of a batch counts: one of
             weight 2 counts like two of weight 1, one of weight 0 not at all.
         over_samples: divide by the number of samples, as Keras does, not by the sum of weights.
+        ranks: the step is done by several processes, each on a share of the batch. Gradients are summed over
+            them before they are transformed; running statistics are means over the ranks, weighted by
+            samples. All state is then the same on every rank, but for sums of a window under way.
 
     Raises:
         ConfigError: an output, a parameter or an option that does not fit the model.
         UnsupportedError: operators between the loss and a parameter have no gradient; names all of them.
     """
     _check(model, losses, trainable)
-    form = to_training(fold_shapes(model, trainable), trainable)
+    form = to_training(fold_shapes(model, trainable), trainable, shares=ranks is not None)
     step_model = form.model
     graph = step_model.graph
     g = Builder(graph)
     inputs = tuple(
         v.name or ""
         for v in graph.inputs
-        if v not in (form.seed, form.step) and v.name not in graph.initializers
+        if v not in (form.seed, form.step, form.share) and v.name not in graph.initializers
     )
     forward = {v.name or "": v for v in graph.outputs}
     learning_rate = g.input(g.unique("learning_rate"), ir.DataType.FLOAT, ())
@@ -168,6 +184,24 @@ def training_step(
         )
     state = State(g)
     parameters = [graph.initializers[name] for name in trainable]
+    shared = None if ranks is None else Shared(g, ranks, objective)
+    number: ir.Value | None = None
+    window: Window | None = None
+    if accumulate or all(part.may_be_empty for part in objective.parts):
+        number = g.input(g.unique("update"), ir.DataType.INT64, ())
+    updates = None if number is None else g.Greater(number, g.const(0, ir.DataType.INT64))
+    if accumulate:
+        assert updates is not None
+        with g.scope("update"):
+            window = Window(g, state, updates, objective.parts if shared is None else shared.parts)
+    statistics = list(form.statistics.values())
+    if shared is not None:
+        with g.scope("ranks"):
+            shared.join([] if window is None else window.weights)
+            if window is not None:
+                window.weights = list(shared.window)
+            objective = shared.objective(objective)
+            shared.start_rest(statistics)
     backward = _backward(g, objective, parameters, accumulate)
     exposed: dict[str, str] = {}
     if expose_gradients:
@@ -176,27 +210,37 @@ def training_step(
             own = _of_batch(g, objective, sums) if accumulate else sums[0]
             assert own is not None
             exposed[name] = g.output(own, g.unique(f"{name}.gradient")).name or ""
-    counts = _counts(g, objective)
-    number = None if counts is None and not accumulate else g.input(g.unique("update"), ir.DataType.INT64, ())
+    whole = [part.weight for part in objective.parts] if shared is None else shared.weights
+    counts = _any(g, whole) if all(part.may_be_empty for part in objective.parts) else None
     apply: ir.Value | None = None
     with g.scope("update"):
         t = g.Add(step, g.const(1, ir.DataType.INT64)) if number is None else number
         found = [total for sums in backward for total in sums if total is not None]
-        if number is not None:
-            apply = g.Greater(number, g.const(0, ir.DataType.INT64))
-            weights = [part.weight for part in objective.parts]
-            if accumulate:
-                window = Window(g, state, apply, objective.parts)
+        if updates is not None:
+            apply = updates
+            weights = whole
+            if window is not None:
                 found = [window.mean(p, sums) for p, sums in zip(parameters, backward, strict=True)]
                 weights = window.weights
             if counts is not None:
                 apply = g.And(apply, _any(g, weights))
-        grads = transformed(g, gradient_transforms, dict(zip(trainable, found, strict=True)))
+        given: Mapping[str, ir.Value] = dict(zip(trainable, found, strict=True))
+        if shared is not None:
+            given = shared.summed(given)
+        grads = transformed(g, gradient_transforms, given)
         by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
         update(g, state, optimizer, by_parameter, learning_rate, t, apply)
     slots = tuple(name for name in state.bindings if name not in trainable)
-    for name, value in form.statistics.items():
-        old, target = graph.initializers[name], value.name
+    signals: ir.Value | None = None
+    if shared is not None:
+        with g.scope("ranks"):
+            joined, statistics = shared.rest()
+            objective = shared.joined(objective, joined)
+            signals = g.output(shared.all_signals, g.unique("signals"))
+    for (name, own_value), value in zip(form.statistics.items(), statistics, strict=True):
+        old, target = graph.initializers[name], own_value.name
+        if value is not own_value:
+            own_value.name = g.unique(f"{name}.of_rank", scoped=False)
         if counts is not None:
             value.name = g.unique(f"{name}.of_batch", scoped=False)
             value = g.Where(counts, value, old)
@@ -222,6 +266,8 @@ def training_step(
         "update": number.name if number is not None else None,
         "gradients": exposed,
         "sample_weight": sample_weight,
+        "accumulated": () if window is None else tuple(window.slots),
+        "ranks": {} if shared is None else shared.names(form.share, signals),
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)
     return TrainingStep(model=step_model, **fields)
@@ -279,13 +325,6 @@ def _of_batch(g: Builder, objective: Objective, sums: Sequence[ir.Value | None])
     return functools.reduce(
         g.Add, [g.Mul(total, inverse(g, part.weight)) for part, total in pairs if total is not None]
     )
-
-
-def _counts(g: Builder, objective: Objective) -> ir.Value | None:
-    """Whether anything counts in the batch; None where that is certain."""
-    if not all(part.may_be_empty for part in objective.parts):
-        return None
-    return _any(g, [part.weight for part in objective.parts])
 
 
 def _any(g: Builder, weights: Sequence[ir.Value]) -> ir.Value:

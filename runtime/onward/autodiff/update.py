@@ -97,11 +97,15 @@ class Window:
 
     Attributes:
         ends: whether this batch is the window's last, a bool scalar.
+        weights: the sums of the parts' weights, this batch's included; what they are divided by may be put
+            in their place.
+        slots: the state that holds sums.
     """
 
     def __init__(self, g: Builder, state: State, ends: ir.Value, parts: Sequence[Part]) -> None:
         self._g, self._state, self.ends = g, state, ends
         self._parts = parts
+        self.slots: list[str] = []
         self.weights = [self._joined(_named("accumulated.weight", part), part.weight) for part in parts]
 
     def mean(self, parameter: ir.Value, sums: Sequence[ir.Value | None]) -> ir.Value:
@@ -119,6 +123,7 @@ class Window:
 
     def _joined(self, name: str, value: ir.Value) -> ir.Value:
         held = self._state.slot(name, value, 0.0)
+        self.slots.append(held.name or "")
         total = self._g.Add(held, value)
         self._state.bind(held, self._g.Where(self.ends, 0.0, total))
         return total

@@ -14,7 +14,7 @@ from typing import Annotated, Any, final
 import typer
 from typer.core import TyperGroup
 
-from onward.cli import doctor, evaluate, export, inspect, predict, train, verify
+from onward.cli import doctor, evaluate, export, inspect, predict, report, train, verify
 from onward.errors import OnwardError, VerificationError
 
 __all__ = ["application", "main"]
@@ -123,6 +123,7 @@ def application() -> typer.Typer:
         ("train", train.command),
         ("evaluate", evaluate.command),
         ("predict", predict.command),
+        ("report", report.command),
         ("export", export.command),
         ("verify", verify.command),
         ("inspect", inspect.command),

@@ -45,13 +45,8 @@ def command(
     from rich.console import Console
 
     from onward.cli.options import listed, numbers
-    from onward.engine import Session
-    from onward.model import load, read_provenance
-    from onward.runs.measures import final_activation, measure, outputs_of
-    from onward.runs.preparation import Prepared, align_classes, choose_part, data_table, read_data
+    from onward.runs.evaluation import evaluate
 
-    loaded = load(model)
-    provenance = read_provenance(loaded)
     overrides: dict[str, Any] = {
         "spec": data,
         "split": None if split is None else numbers("--split", split),
@@ -62,41 +57,16 @@ def command(
         "image_size": image_size,
         "channels": channels,
     }
-    table = data_table(provenance, overrides)
-    prepared = Prepared.of(provenance)
-    columns = prepared.preparation.columns if table.spec.startswith("csv:") else None
-    session = Session(loaded)
-    # without metadata the model's type says whether it takes bytes
-    raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
-    loss = None if provenance is None else provenance.configuration.get("loss")
-    ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
-    source = read_data(table, raw=raw, columns=columns, ignore_index=ignored)
-    if columns is None and table.spec.startswith("csv:") and provenance is not None:
-        print("note: the model names no columns; these are taken in the file's order", file=sys.stderr)
-    for note in source.dataset.notes:
-        print(f"note: {note}", file=sys.stderr)
-    classes = None if provenance is None else provenance.class_names
-    source = align_classes(source, classes)
-    if (
-        provenance is not None
-        and provenance.data_hash != f"sha256:{source.dataset.digest()}"
-        and part != "all"
-    ):
-        print(
-            f"note: these are not the data that {model} was trained on; "
-            f"its {part} part may hold samples that it has seen",
-            file=sys.stderr,
-        )
-    chosen = prepared.outside.apply(choose_part(source, table, part))
-    outputs = outputs_of(session, chosen, batch_size)
-    found = measure(
-        outputs,
-        chosen,
-        classes=classes,
+    found = evaluate(
+        model,
+        overrides,
+        part=part,
         extra=[] if metrics is None else listed(metrics),
-        threshold=0.5 if final_activation(loaded) == "Sigmoid" else 0.0,
+        batch_size=batch_size,
     )
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"model": str(model), "data": table.spec, "part": part, **found.as_dict()}))
+        print(json.dumps({"model": str(model), "data": found.spec, "part": part, **found.measures.as_dict()}))
     else:
-        found.show(Console(), f"{model} on {table.spec}, {part} part")
+        found.measures.show(Console(), f"{model} on {found.spec}, {part} part")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -11,9 +13,11 @@ from typing import Any, final
 
 import numpy as np
 
-from onward.data import NumberPreparation, as_dtype, read_image
+from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image
 from onward.data._files import read_rows, reading
-from onward.data.table import extra_columns, find_columns
+from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame
+from onward.data.images import Fit
+from onward.data.table import extra_columns, find_columns, read_columns
 from onward.errors import ConfigError, DataError, InputError, OnwardError
 from onward.graph import Array, TensorSpec
 from onward.runs.preparation import Prepared
@@ -67,6 +71,7 @@ class Reader:
         specs: the model's inputs.
         prepared: what its metadata say about them.
         text_column: of CSV files with texts.
+        image_fit: how an image is brought to the model's size.
         left_out: columns of other CSV files that are no features, such as the target.
     """
 
@@ -74,6 +79,7 @@ class Reader:
     prepared: Prepared
     text_column: str = "text"
     left_out: tuple[str, ...] = ()
+    image_fit: Fit = "stretch"
 
     def read(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Array]]:
         """Labels [N] and arrays [N, ...] by input name, as the graph takes them.
@@ -94,6 +100,8 @@ class Reader:
 
     def _one(self, argument: str) -> tuple[list[str], dict[str, Array]]:
         name = argument.lower()
+        if self.prepared.preparation.table is not None and not name.endswith((".npz", ".npy")):
+            return self._mixed_table(argument, self.prepared.preparation.table)
         if name.endswith((".npz", ".npy")):
             arrays = self._named(argument, read_arrays(Path(argument)))
             count = len(next(iter(arrays.values())))
@@ -105,6 +113,39 @@ class Reader:
             return [argument], {spec.name: self._finished(argument, spec, self._image(argument, spec)[None])}
         labels, rows = self._rows(argument, spec)
         return labels, {spec.name: self._finished(argument, spec, rows)}
+
+    def _mixed_table(self, argument: str, table: TablePreparation) -> tuple[list[str], dict[str, Array]]:
+        """A table's columns by name: of a file, of a JSON object, or of cells with commas between them."""
+        labels: list[str] = []
+        if argument.lower().endswith(TABLE_SUFFIXES):
+            frame = self._with_header(read_frame(argument), table)
+            labels = [f"{argument}[{i}]" for i in range(len(frame))]
+        else:
+            frame, labels = _one_row(argument, table), [argument]
+        raw = table.raw_columns(read_columns(frame, table.kinds), frame.name)
+        known = (*(plan.name for plan in table.columns), *self.left_out)
+        if extra := [c for c in frame.columns if c not in known]:
+            _say(f"{argument}: {extra_columns(extra)}")
+        if self.prepared.inside:
+            return labels, raw
+        return labels, {self.specs[0].name: table.features(raw)}
+
+    def _with_header(self, frame: Frame, table: TablePreparation) -> Frame:
+        """The frame; or, where what stands first are numbers, its columns by their places."""
+        header = list(frame.columns)
+        if set(table.names) & set(header) or not _all_numbers(header):
+            return frame
+        if len(header) != len(table.names):
+            raise DataError(
+                f"{frame.name}: no header row, and {len(header)} columns where the model takes "
+                f"{len(table.names)}: {', '.join(table.names)}"
+            )
+        _say(f"{frame.name}: no header row; its columns are taken as {', '.join(table.names)}")
+        cells = {
+            name: np.array([first, *column], dtype=object)
+            for name, (first, column) in zip(table.names, frame.columns.items(), strict=True)
+        }
+        return Frame(frame.name, cells, frame.skipped)
 
     def _only(self, argument: str) -> TensorSpec:
         if len(self.specs) != 1:
@@ -164,7 +205,7 @@ class Reader:
             )
         before = self._before(spec)
         taken = spec.dtype if before is None else before.dtype
-        return read_image(argument, (height, width), channels, raw=taken.kind in "iu")
+        return read_image(argument, (height, width), channels, raw=taken.kind in "iu", fit=self.image_fit)
 
     def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
         if spec.shape is None or len(spec.shape) != 2:
@@ -203,7 +244,28 @@ class Reader:
 
 def without_metadata(prepared: Prepared) -> Prepared:
     """For arrays that go to the graph as they are: nothing is done before it."""
-    return replace(prepared, preparation=replace(prepared.preparation, numbers={}, text=None))
+    return replace(prepared, preparation=replace(prepared.preparation, numbers={}, text=None, table=None))
+
+
+def _one_row(argument: str, table: TablePreparation) -> Frame:
+    """A row that is written on the command line."""
+    if argument.lstrip().startswith("{"):
+        try:
+            found = json.loads(argument)
+        except ValueError as error:
+            raise ConfigError(f"{argument!r}: not JSON: {error}") from None
+        return read_frame([found]) if found else Frame(argument, {}, {})
+    (cells,) = csv.reader([argument], skipinitialspace=True)
+    if len(cells) != len(table.names):
+        raise ConfigError(
+            f"{argument!r}: {len(cells)} value{'s' if len(cells) != 1 else ''}, the model takes "
+            f"{len(table.names)}: {', '.join(table.names)}; a file, a JSON object or all of them with commas "
+            "are needed"
+        )
+    columns = {
+        name: np.array([cell.strip()], dtype=object) for name, cell in zip(table.names, cells, strict=True)
+    }
+    return Frame("the command line", columns, {})
 
 
 def _say(text: str) -> None:

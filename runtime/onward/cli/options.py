@@ -89,7 +89,7 @@ def overrides(known: Sequence[Setting], options: Mapping[str, Any]) -> dict[str,
     values: dict[str, Any] = {}
     for setting in known:
         value = options.get(setting.parameter)
-        if value is None or (setting.option.form in ("repeat", "assignments") and not value):
+        if value is None or (setting.option.form in ("repeat", "assignments", "columns") and not value):
             continue
         if setting.option.only_on and value is False:
             continue
@@ -129,7 +129,7 @@ def _settings(model: type[BaseModel], prefix: str, panels: Mapping[str, str]) ->
 
 
 def _type(field: FieldInfo, option: Option) -> Any:
-    if option.form in ("repeat", "assignments"):
+    if option.form in ("repeat", "assignments", "columns"):
         return list[str] | None
     if option.form in ("list", "numbers", "weights"):
         return str | None
@@ -193,12 +193,42 @@ def _read(setting: Setting, value: Any) -> Any:
         case "numbers":
             return numbers(name, value)
         case "weights":
+            if value != "balanced" and "=" in value:
+                return {key: numbers(name, number)[0] for key, number in map(_halves(name), listed(value))}
             return value if value == "balanced" else numbers(name, value)
         case "assignments":
             return dict(_assignment(name, text) for text in value)
+        case "columns":
+            return dict(_column(name, text) for text in value)
     if setting.key == "data.target" and "," in value:
         return listed(value)
     return value
+
+
+def _halves(option: str) -> Callable[[str], tuple[str, str]]:
+    def halves(text: str) -> tuple[str, str]:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} {text!r}: CLASS=NUMBER is needed")
+        return name, value
+
+    return halves
+
+
+def _column(option: str, text: str) -> tuple[str, dict[str, Any]]:
+    """`age:impute=mean,scale=log`, or `age:drop`, which is `age:kind=drop`."""
+    name, colon, rest = text.rpartition(":")
+    if not colon or not name or not rest:
+        raise ConfigError(f"{option} {text!r}: NAME:KEY=VALUE,KEY=VALUE or NAME:drop is needed")
+    fields: dict[str, Any] = {}
+    for part in rest.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = "kind", key
+        fields[key.strip()] = _assignment(option, f"{key}={value}")[1]
+        if key.strip() == "parts":
+            fields["parts"] = value.split("+")
+    return name, fields
 
 
 def _assignment(option: str, text: str) -> tuple[str, Any]:

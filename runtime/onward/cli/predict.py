@@ -59,6 +59,7 @@ def command(
         session.inputs,
         without_metadata(Prepared.of(provenance)) if raw else Prepared.of(provenance),
         text_column=str(stored.get("text", "text")),
+        image_fit=fit if (fit := stored.get("fit")) in ("crop", "pad") else "stretch",
         left_out=tuple([target] if isinstance(target, str) else map(str, target)),
     )
     labels, arrays = reader.read(inputs)

@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -19,12 +19,24 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from onward.runs import CancelToken, EpochEnded, Event, Finished, Started
+    from onward.runs import (
+        CancelToken,
+        ColumnsPrepared,
+        EpochEnded,
+        Event,
+        Finished,
+        FoldMeasured,
+        RanksTimed,
+        Started,
+    )
 
 __all__ = ["RunView", "command"]
 
 _INTERRUPTED = 130
+_MISUSED = 2
+_INTERNAL = 70
 _RECORD = "Record"
+_SHOWN_COLUMNS = 60
 _PANELS = {
     "data.": "Data",
     "model.": "Model and loss",
@@ -69,7 +81,9 @@ def _command(
       onward train lenet5 --data digits --epochs 12
       onward train lenet5 --data idx:mnist_10k --split 0.8,0,0.2 --schedule cosine
       onward train textcnn --data text:reviews.csv.gz --tokens 50 --epochs 4
-      onward train mlp --data csv:prices.csv --target price --task regression
+      onward train mlp --data people.csv
+      onward train mlp --data prices.parquet --target price --exclude id,agent
+      onward train mlp --data "sqlite:shop.db?query=SELECT * FROM orders" --column city:encode=hashing
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
@@ -82,6 +96,7 @@ def _command(
       epochs = 12
       optimizer = { name = "adamw", learning_rate = 0.002 }
     """
+    from onward.parallel import launched, together
     from onward.runs import CancelToken, execute, read_run, to_toml
 
     run = read_run(config, values)
@@ -89,8 +104,11 @@ def _command(
         print(to_toml(run), end="")
         return
     token = CancelToken()
-    shown = sys.stdout.isatty() if progress is None else progress
-    with RunView(shown and not as_json) as view, _interruptible(token):
+    started = None if run.parallel == "none" else launched()
+    # launchers give ranks a terminal that is none
+    shown = (sys.stdout.isatty() and started is None) if progress is None else progress
+    shown &= started is None or started[0] == 0
+    with together(_exit_code), RunView(shown and not as_json) as view, _interruptible(token):
         result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
@@ -115,6 +133,7 @@ class RunView:
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
+        self._folds: list[Mapping[str, float]] = []
 
     def __enter__(self) -> RunView:
         self._bar.__enter__()
@@ -130,12 +149,16 @@ class RunView:
         match event:
             case runs.DataRead():
                 parts = [("training", event.train), ("validation", event.validation), ("test", event.test)]
-                inputs = ", ".join(f"{name} {what}" for name, what in event.inputs.items())
+                inputs = ", ".join(f"{name} {what}".strip() for name, what in event.inputs.items())
                 sizes = " + ".join(f"{size:,} {name}" for name, size in parts if size)
                 print(f"data: {event.spec}: {sizes} samples; {inputs}", flush=True)
                 for note in event.notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
                 self._title = event.spec
+            case runs.ColumnsPrepared():
+                self._columns(event)
+            case runs.FoldMeasured():
+                self._fold(event)
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
@@ -158,10 +181,43 @@ class RunView:
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
                 for note in event.notes:
                     print(f"note: {note}")
+            case runs.RanksTimed():
+                print(_times(event), flush=True)
             case runs.Warned():
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():
                 self._finished(event)
+
+    def _columns(self, event: ColumnsPrepared) -> None:
+        """One line a column, cut at nothing: long plans go on below their beginning."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(max_width=24, overflow="fold")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in event.rows[:_SHOWN_COLUMNS]:
+            table.add_row(*row)
+        Console().print(table)
+        if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
+            print(f"... and {more} columns more")
+        print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
+
+    def _fold(self, event: FoldMeasured) -> None:
+        import statistics
+
+        self._folds.append(event.figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in event.figures.items())
+        print(f"fold {event.number}/{event.count}  {shown}", flush=True)
+        if event.number == event.count:
+            for name in event.figures:
+                values = [figures[name] for figures in self._folds]
+                print(
+                    f"{event.count} folds: {name} {statistics.mean(values):.4f}, deviation "
+                    f"{statistics.stdev(values):.4f}"
+                )
+            print("the model is trained on the usual division:", flush=True)
 
     def _step(self, epoch: int, batch: int, samples: int) -> None:
         assert self._started is not None
@@ -184,6 +240,29 @@ class RunView:
                 print("interrupted; there is no checkpoint (--checkpoint FILE keeps one)", file=sys.stderr)
             else:
                 print(f"interrupted; go on with --resume {event.checkpoint}", file=sys.stderr)
+
+
+def _times(event: RanksTimed) -> str:
+    ranks = event.ranks
+    computing = [t.steps - t.waiting for t in ranks]
+    waiting = [t.waiting for t in ranks]
+    spent = max(t.communicating for t in ranks)
+    behind = max(0.0, 1 - sum(waiting) / total) if (total := sum(t.communicating for t in ranks)) else 0.0
+    return (
+        f"{len(ranks)} ranks: computing {_range(computing)} s, waiting for sums {_range(waiting)} s; "
+        f"{ranks[0].exchanged / 1e6:,.1f} MB summed in {spent:.2f} s, {behind:.0%} of it behind computing"
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} … {high}"
+
+
+def _exit_code(error: BaseException) -> int:
+    from onward.errors import OnwardError
+
+    return _MISUSED if isinstance(error, OnwardError) else _INTERNAL
 
 
 def print_json(event: Event) -> None:
@@ -216,12 +295,16 @@ def _interruptible(token: CancelToken) -> Iterator[None]:
         token.cancel("interrupted")
         print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
+    def end(number: int, frame: FrameType | None) -> None:
+        token.cancel("terminated")
+
     try:
-        before = signal.signal(signal.SIGINT, stop)
+        before = {s: signal.signal(s, f) for s, f in ((signal.SIGINT, stop), (signal.SIGTERM, end))}
     except ValueError:  # not the main thread, which alone gets signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

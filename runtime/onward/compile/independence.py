@@ -393,6 +393,12 @@ def _convolution(p: _Proof, request: r.Convolution) -> Mapping[ir.Value, _Where]
     return {request.y: _first(p, request.x)}
 
 
+@_keeps(r.ConvolutionInput)
+def _transposed_convolution(p: _Proof, request: r.ConvolutionInput) -> Mapping[ir.Value, _Where]:
+    p.free(request.w, request.bias)
+    return {request.dx: _first(p, request.dy)}
+
+
 @_keeps(r.MaxPool, r.AveragePool, r.LocalResponse)
 def _images(p: _Proof, request: r.MaxPool | r.AveragePool | r.LocalResponse) -> Mapping[ir.Value, _Where]:
     return {request.y: _first(p, request.x)}

@@ -154,4 +154,6 @@ def _attribute(attribute: ir.Attr) -> tuple[Any, ...] | None:
 def _digest(tensor: ir.TensorProtocol) -> str:
     array = tensor.numpy()
     head = f"{int(tensor.dtype)} {array.shape} "
+    if tensor.dtype == ir.DataType.STRING:
+        return hashlib.sha256((head + repr(array.tolist())).encode("utf-8", "backslashreplace")).hexdigest()
     return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -12,8 +12,9 @@ from onward.compile.codegen.target import Target
 from onward.compile.grouping import grouped
 from onward.compile.groups import ordered
 from onward.compile.images import image_geometry
+from onward.compile.items import Item
 from onward.compile.lowering import lower
-from onward.compile.memory import lifetimes, pack
+from onward.compile.memory import Lifetime, lifetimes, pack
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.placement import place
 from onward.compile.program import specialize
@@ -23,7 +24,9 @@ from onward.compile.sweeps import joined
 from onward.compile.unit import Unit
 from onward.compile.uses import Uses
 from onward.compile.writing import Planned, write
+from onward.errors import ShapeError
 from onward.graph import Array
+from onward.graph.memory import too_large
 
 __all__ = ["Planned", "plan_model"]
 
@@ -52,7 +55,7 @@ def plan_model(
 
     Raises:
         NotStaticError: a shape depends on data.
-        ShapeError: the shapes contradict an operator.
+        ShapeError: the shapes contradict an operator, or a run would take more memory than the machine has.
     """
     program = split(specialize(model, shapes, swapped))
     groups = ordered(recompute(grouped(program, target), program, target))
@@ -62,5 +65,17 @@ def plan_model(
     placement = place(unit, fixed, bindings)
     lowered = lower(unit, placement, bindings)
     calls = joined(lowered.calls, target)
-    arena = pack(lifetimes(calls, lowered.prologue, lowered.outputs.values()))
+    lives = lifetimes(calls, lowered.prologue, lowered.outputs.values())
+    arena = pack(lives)
+    if (reason := too_large(arena.nbytes)) is not None:
+        raise ShapeError(f"{_largest(calls, lives)}: with what it works on, {reason}")
     return write(unit, replace(lowered, calls=calls), arena)
+
+
+def _largest(calls: Sequence[Item], lives: Sequence[Lifetime]) -> str:
+    """The call that works on the largest buffer."""
+    buffer = max(lives, key=lambda life: life.buffer.nbytes).buffer
+    found = [call.label for call in calls if buffer in call.writes] or [
+        call.label for call in calls if buffer in call.reads
+    ]
+    return found[0] if found else "the plan"

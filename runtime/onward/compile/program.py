@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import OnwardError, ShapeError
+from onward.errors import InvalidModelError, OnwardError, ShapeError
 from onward.graph import (
     Array,
     BodyOp,
@@ -24,6 +24,7 @@ from onward.graph import (
     numpy_dtype,
     static_shape,
 )
+from onward.graph.infer import range_is_short
 from onward.graph.memory import too_large
 from onward.graph.requests import NO_KERNEL, Loop, Request
 
@@ -110,7 +111,7 @@ def specialize(
             constants, from which shapes and further constants follow.
 
     Raises:
-        NotStaticError: a shape depends on data.
+        NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
     graph = canonical_model(model).clone().graph
@@ -118,6 +119,9 @@ def specialize(
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
     initializers = graph.initializers
+    values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
+    if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
+        raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
     for value in graph.inputs:
         if value.name in shapes:  # a value given at each run stands instead of the initializer
             initializers.pop(value.name or "", None)
@@ -164,11 +168,14 @@ def specialize(
         shape = static_shape(value)
         if shape is None or value.dtype is None:
             raise NotStaticError(f"the shape of {value.name!r} depends on data")
+        maker = value.producer()
+        if maker is not None and any(extent < 0 for extent in shape):
+            raise ShapeError(f"{_where(maker)}: no tensor has the shape {list(shape)}")
         program.shapes[value] = shape
         program.dtypes[value] = numpy_dtype(value.dtype)
         reason = too_large(math.prod(shape) * program.dtypes[value].itemsize)
-        if reason is not None and (maker := value.producer()) is not None:
-            raise ShapeError(f"node {maker.name!r}, operator {maker.op_type}: {reason}")
+        if reason is not None and maker is not None:
+            raise ShapeError(f"{_where(maker)}: {reason}")
     program.operations = [asked(program, o) for o in program.operations]
     return program
 
@@ -182,7 +189,10 @@ def asked(program: Program, operation: Operation) -> Operation:
             return operation
         constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
         return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
-    return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
+    try:
+        return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
+    except (ShapeError, InvalidModelError) as error:
+        raise type(error)(f"{_where(operation.node)}: {error}") from error
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
@@ -263,18 +273,22 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         shape = static_shape(value)
         if shape is not None and int(np.prod(shape)) > _FOLD_LIMIT:
             return None
+    if operation.node.op_type == "Range" and not range_is_short(operands):
+        return None
     kernel = operation.operator.kernel  # type: ignore[attr-defined]
     try:
         with np.errstate(all="ignore"):
             results = kernel(*operands)
-    except (ValueError, IndexError, TypeError, MemoryError) as error:
-        raise ShapeError(
-            f"node {operation.node.name!r}, operator {operation.node.op_type}: {error}"
-        ) from error
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, MemoryError, ShapeError) as error:
+        raise ShapeError(f"{_where(operation.node)}: {error}") from error
     results = results if isinstance(results, tuple) else (results,)
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         return None  # a sequence or an optional
     return tuple(np.asarray(r) for r in results)
+
+
+def _where(node: ir.Node) -> str:
+    return f"node {node.name!r}, operator {node.op_type}"
 
 
 def _drop_unused(program: Program) -> None:

@@ -7,55 +7,76 @@ from onward.data.augment import (
     Compose,
     Crop,
     Cutout,
+    Erase,
     Flip,
+    Mixup,
     Noise,
     Rotate,
     Shift,
     parse_augmentation,
 )
+from onward.data.batches import Batch, Batches
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.casting import as_dtype
+from onward.data.column_fit import ColumnOptions
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
-from onward.data.loader import Batch, Loader
+from onward.data.loader import Loader
 from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.split import Splits, split
+from onward.data.rows import ArrayRows, ParquetRows, PartRows, Rows, SampleRows, open_npy, open_parquet
+from onward.data.split import Splits, folds, split
+from onward.data.stream import IterableBatches, Kind, StreamLoader, batches_of
 from onward.data.subwords import Subwords
-from onward.data.table import load_csv
-from onward.data.text import load_text_csv
+from onward.data.table import load_table
+from onward.data.table_preparation import TablePreparation
+from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
 
 __all__ = [
     "PADDING",
     "UNKNOWN",
+    "ArrayRows",
     "Augmentation",
     "Batch",
+    "Batches",
+    "ColumnOptions",
     "Compose",
     "Crop",
     "Cutout",
     "Dataset",
+    "Erase",
     "Flip",
+    "IterableBatches",
+    "Kind",
     "Loader",
+    "Mixup",
     "Noise",
     "Normalization",
     "NumberPreparation",
+    "ParquetRows",
+    "PartRows",
     "Preparation",
     "Rotate",
+    "Rows",
+    "SampleRows",
     "Shift",
     "Source",
     "Splits",
+    "StreamLoader",
     "Subwords",
+    "TablePreparation",
     "Task",
     "TextPreparation",
     "Vocabulary",
     "as_dtype",
     "available",
+    "batches_of",
+    "folds",
     "load_breast_cancer",
-    "load_csv",
     "load_diabetes",
     "load_digits",
     "load_idx",
@@ -63,8 +84,11 @@ __all__ = [
     "load_image_folder",
     "load_iris",
     "load_npz",
-    "load_text_csv",
+    "load_table",
+    "load_texts",
     "load_wine",
+    "open_npy",
+    "open_parquet",
     "parse_augmentation",
     "read_idx",
     "read_image",

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["PathLike", "open_binary", "optional_module", "read_rows", "reading", "stem"]
+__all__ = ["PathLike", "open_binary", "optional_module", "read_rows", "read_table_rows", "reading", "stem"]
 
 PathLike = str | os.PathLike[str]
 
@@ -55,11 +55,12 @@ def open_binary(path: PathLike) -> Iterator[BinaryIO]:
             yield file
 
 
-def read_rows(path: PathLike, delimiter: str = ",") -> Iterator[list[str]]:
+def read_rows(path: PathLike, delimiter: str = ",", *, any_length: bool = False) -> Iterator[list[str]]:
     """The rows of a UTF-8 CSV file with a header row, which comes first and is checked.
 
     A blank line is skipped. Raises DataError for a file without a header, a repeated or empty column name,
-    and a row whose number of fields differs from the header's. The header is row 0, the first sample row 1.
+    and, unless `any_length`, a row whose number of fields differs from the header's. The header is row 0, the
+    first sample row 1.
     """
     if len(delimiter) != 1:
         raise ConfigError(f"delimiter must be one character, not {delimiter!r}")
@@ -73,12 +74,37 @@ def read_rows(path: PathLike, delimiter: str = ",") -> Iterator[list[str]]:
                 raise DataError(f"{path}: column name {column!r} is empty or repeated in the header {header}")
         yield header
         for number, row in enumerate(rows, start=1):
-            if len(row) != len(header):
+            if len(row) != len(header) and not any_length:
                 raise DataError(
                     f"{path}: row {number} has {len(row)} fields, the header has {len(header)}; "
-                    "check quotes and the delimiter"
+                    "check quotes and the delimiter, or leave such rows out with --skip-bad-rows"
                 )
             yield row
+
+
+def read_table_rows(
+    path: PathLike, delimiter: str, skipped: dict[str, int] | None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file.
+
+    Args:
+        path, delimiter: see `read_rows`.
+        skipped: rows of another length than the header's are left out and counted here; None: refused.
+    """
+    if skipped is None:
+        rows = read_rows(path, delimiter)
+        return next(rows), list(rows)
+    rows = read_rows(path, delimiter, any_length=True)
+    header = next(rows)
+    kept, wrong = [], 0
+    for row in rows:
+        if len(row) == len(header):
+            kept.append(row)
+        else:
+            wrong += 1
+    if wrong:
+        skipped[f"not {len(header)} fields"] = wrong
+    return header, kept
 
 
 def optional_module(name: str, package: str, purpose: str, extra: str = "data") -> ModuleType:

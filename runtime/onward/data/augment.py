@@ -23,7 +23,9 @@ __all__ = [
     "Compose",
     "Crop",
     "Cutout",
+    "Erase",
     "Flip",
+    "Mixup",
     "Noise",
     "Rotate",
     "Shift",
@@ -33,6 +35,11 @@ __all__ = [
 
 class Augmentation(ABC):
     """A random change to a batch of images."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether what becomes of a sample depends on the others in its batch."""
+        return False
 
     @final
     def __call__(self, images: Array, indices: ArrayLike, *, seed: int, epoch: int) -> Array:
@@ -57,6 +64,10 @@ class Compose(Augmentation):
     """One change after the other, each with random numbers of its own."""
 
     stages: tuple[Augmentation, ...]
+
+    @property
+    def mixes(self) -> bool:
+        return any(stage.mixes for stage in self.stages)
 
     def transform(self, images: Array, draws: Draws) -> Array:
         for number, stage in enumerate(self.stages):
@@ -222,10 +233,72 @@ class Cutout(Augmentation):
         return np.where(hole, images.dtype.type(self.fill), images)
 
 
+@final
+@dataclass(frozen=True)
+class Erase(Augmentation):
+    """With `probability`, set a rectangle to `fill`: 2 % to `area` of the image, its sides 3:10 to 10:3.
+
+    Source: Zhong et al., "Random erasing data augmentation", AAAI 2020.
+    """
+
+    probability: float = 0.5
+    area: float = 0.33
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.probability <= 1, f"Erase: probability {self.probability} must be from 0 to 1")
+        _require(0.02 <= self.area <= 1, f"Erase: area {self.area} must be from 0.02 to 1")
+
+    def transform(self, images: Array, draws: Draws) -> Array:
+        height, width = images.shape[2:]
+        chosen, size, shape, top, left = draws.uniform(5).T
+        area = (0.02 + size * (self.area - 0.02)) * height * width
+        ratio = np.exp((2 * shape - 1) * math.log(10 / 3))
+        tall = np.clip(np.round(np.sqrt(area * ratio)), 1, height)
+        wide = np.clip(np.round(np.sqrt(area / ratio)), 1, width)
+        y = np.floor(top * (height - tall + 1))
+        x = np.floor(left * (width - wide + 1))
+        rows = (np.arange(height) >= y[:, None]) & (np.arange(height) < (y + tall)[:, None])
+        columns = (np.arange(width) >= x[:, None]) & (np.arange(width) < (x + wide)[:, None])
+        hole = rows[:, None, :, None] & columns[:, None, None, :]
+        hole &= (chosen < self.probability)[:, None, None, None]
+        return np.where(hole, images.dtype.type(self.fill), images)
+
+
+@final
+@dataclass(frozen=True)
+class Mixup(Augmentation):
+    """s x_i + (1 - s) x_j with the label of x_i; x_j is the sample before it in the batch.
+
+    With s of Beta(alpha + 1, alpha) the expected loss is that of mixed labels and s of Beta(alpha, alpha): so
+    any loss takes it. The batch decides the other sample, the sample's own counter the share.
+
+    Sources: Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018; F. Huszár, "mixup: data-
+    dependent data augmentation", 2017, for the form with one label.
+    """
+
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(0 < self.alpha < math.inf, f"Mixup: alpha {self.alpha} must be above 0")
+
+    @property
+    def mixes(self) -> bool:
+        return True
+
+    def transform(self, images: Array, draws: Draws) -> Array:
+        seeds = (draws.uniform(1)[:, 0] * 2**53).astype(np.int64)
+        found = [np.random.default_rng(seed).beta(self.alpha + 1, self.alpha) for seed in seeds.tolist()]
+        share = np.array(found, dtype=images.dtype).reshape(-1, 1, 1, 1)
+        result: Array = images * share + np.roll(images, 1, axis=0) * (1 - share)
+        return result
+
+
 def parse_augmentation(text: str) -> Augmentation:
     """Read e.g. "flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8"; a number sets the main option.
 
-    That is Flip's probability, Shift's pixels, Crop's padding, Rotate's degrees, Noise's std, Cutout's size.
+    That is Flip's probability, Shift's pixels, Crop's padding, Rotate's degrees, Noise's std, Cutout's size,
+    Erase's probability, Mixup's alpha.
     """
     stages: list[Augmentation] = []
     for item in text.split(","):
@@ -244,9 +317,14 @@ def parse_augmentation(text: str) -> Augmentation:
                     stages.append(Noise(float(value)) if value else Noise())
                 case "cutout":
                     stages.append(Cutout(int(value)) if value else Cutout())
+                case "erase":
+                    stages.append(Erase(float(value)) if value else Erase())
+                case "mixup":
+                    stages.append(Mixup(float(value)) if value else Mixup())
                 case _:
                     raise ConfigError(
-                        f"augmentation {name!r} is unknown: flip, shift, crop, rotate, noise, cutout exist"
+                        f"augmentation {name!r} is unknown: flip, shift, crop, rotate, noise, cutout, erase, "
+                        "mixup exist"
                     )
         except ValueError as error:
             raise ConfigError(

@@ -37,6 +37,12 @@ class Dataset:
         none. Kept as float32; None: all count 1.
     groups: int64 of shape [N]; `split` keeps samples with the same number in one part.
     columns: of a table, the column names behind axis 1 of its input.
+    table: whether the inputs are columns of a table as read, [N, 1] each, or its numbers, [N, F]; NaN and
+        empty texts are then what is missing. A `TablePreparation` makes features of them.
+    target_columns: the columns of a table that the targets are.
+    times: [N], when each sample was taken: `split` then puts the latest into the last part.
+    rows: int64 of shape [N], the numbers of the samples in what they were read from: messages name rows by
+        them; None: 0, 1, ...
     notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
@@ -51,8 +57,12 @@ class Dataset:
     groups: Array | None = None
     ignore_index: int | None = None
     columns: tuple[str, ...] | None = None
+    table: bool = False
+    target_columns: tuple[str, ...] | None = None
+    times: Array | None = None
     notes: tuple[str, ...] = ()
     weights: Array | None = None
+    rows: Array | None = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -72,6 +82,9 @@ class Dataset:
                 raise DataError(f"data set {self.name!r}: groups must be integers of shape [N]")
             groups = groups.astype(np.int64, copy=False)
             lengths["groups"] = len(groups)
+        if self.times is not None:
+            object.__setattr__(self, "times", _read_only(np.asarray(self.times, dtype=np.float64)))
+            lengths["times"] = len(self.times)
         weights = None if self.weights is None else self._checked_weights(np.asarray(self.weights))
         if weights is not None:
             lengths["weights"] = len(weights)
@@ -92,6 +105,8 @@ class Dataset:
     @property
     def text_inputs(self) -> tuple[str, ...]:
         """Names of the inputs that hold raw text."""
+        if self.table:
+            return ()
         return tuple(name for name, array in self.inputs.items() if array.dtype.kind == "O")
 
     @property
@@ -125,8 +140,14 @@ class Dataset:
             inputs={name: np.asarray(array[index]) for name, array in self.inputs.items()},
             targets=None if self.targets is None else np.asarray(self.targets[index]),
             groups=None if self.groups is None else self.groups[index],
+            times=None if self.times is None else self.times[index],
             weights=None if self.weights is None else self.weights[index],
+            rows=None if self.rows is None else self.rows[index],
         )
+
+    def row(self, place: int) -> int:
+        """The number by which messages name the sample in a place."""
+        return place if self.rows is None else int(self.rows[place])
 
     def with_inputs(self, inputs: dict[str, Array]) -> Dataset:
         """The same samples with other inputs: what an encoder or a normalisation returns."""
@@ -149,7 +170,7 @@ class Dataset:
             digest.update(json.dumps([label, dtype.str, list(array.shape)]).encode())
             for chunk in _chunks(array):
                 if dtype.kind == "O":
-                    for text in chunk:
+                    for text in chunk.reshape(-1):
                         data = text.encode("utf-8", "surrogatepass")
                         digest.update(len(data).to_bytes(8, "little") + data)
                 else:
@@ -165,15 +186,17 @@ class Dataset:
         if array.dtype.kind == "U":
             array = array.astype(object)
         if array.dtype.kind == "O":
-            if array.ndim != 1:
+            if array.ndim != 1 and not (self.table and array.shape[1:] == (1,)):
                 raise DataError(f"{where}: text must have shape [N], not {list(array.shape)}")
-            for row, text in enumerate(array):
+            for row, text in enumerate(array.reshape(-1)):
                 if not isinstance(text, str):
-                    raise DataError(f"{where}, row {row}: {type(text).__name__} where text (str) is needed")
+                    raise DataError(
+                        f"{where}, row {self.row(row)}: {type(text).__name__} where text (str) is needed"
+                    )
             return array
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where} has dtype {array.dtype}; bool, integer, float or text is needed")
-        _refuse_nonfinite(where, array)
+        _refuse_nonfinite(where, array, self.rows, missing=self.table)
         return _native(array)
 
     def _checked_weights(self, weights: Array) -> Array:
@@ -182,10 +205,10 @@ class Dataset:
             raise DataError(
                 f"{where} must be numbers of shape [N], not {weights.dtype} {list(weights.shape)}"
             )
-        _refuse_nonfinite(where, weights)
+        _refuse_nonfinite(where, weights, self.rows)
         if (weights < 0).any():
             row = int(np.argmax(weights < 0))
-            raise DataError(f"{where}, row {row}: {weights[row]} is below 0")
+            raise DataError(f"{where}, row {self.row(row)}: {weights[row]} is below 0")
         return weights.astype(np.float32)
 
     def _checked_targets(self, targets: Array) -> Array:
@@ -195,7 +218,7 @@ class Dataset:
         if self.task == "regression":
             if targets.dtype.kind not in "biuf":
                 raise DataError(f"{where} have dtype {targets.dtype}; regression needs numbers")
-            _refuse_nonfinite(where, targets)
+            _refuse_nonfinite(where, targets, self.rows)
             if targets.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
                 targets = targets.astype(np.float32)
             return targets[:, None] if targets.ndim == 1 else targets
@@ -212,7 +235,9 @@ class Dataset:
             row = int(np.argwhere(bad)[0][0])
             label = targets[bad].ravel()[0]
             allowed = "0 or more" if self.classes is None else f"0 to {limit - 1}, one of {limit} classes"
-            raise DataError(f"{where}, row {row}: label {label} is out of range; it must be {allowed}")
+            raise DataError(
+                f"{where}, row {self.row(row)}: label {label} is out of range; it must be {allowed}"
+            )
         return targets.astype(np.int64, copy=False)
 
 
@@ -233,17 +258,17 @@ def _chunks(array: Array) -> Iterator[Array]:
         yield np.asarray(array[start : start + rows])
 
 
-def _refuse_nonfinite(where: str, array: Array) -> None:
+def _refuse_nonfinite(where: str, array: Array, rows: Array | None, *, missing: bool = False) -> None:
     if array.dtype.kind != "f":
         return
     start = 0
     for chunk in _chunks(array):
-        finite = np.isfinite(chunk)
+        finite = np.isfinite(chunk) | (np.isnan(chunk) if missing else False)
         if not finite.all():
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]
             rest = f", element {[int(i) for i in place[1:]]}" if len(place) > 1 else ""
-            raise DataError(
-                f"{where}, row {start + int(place[0])}{rest}: {value}; remove or repair such rows"
-            )
+            row = start + int(place[0])
+            number = row if rows is None else rows[row]
+            raise DataError(f"{where}, row {number}{rest}: {value}; remove or repair such rows")
         start += len(chunk)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from onward.data._files import PathLike, optional_module, stem
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["load_image_folder", "read_image"]
+__all__ = ["Fit", "load_image_folder", "read_image"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB"}
+
+Fit = Literal["stretch", "crop", "pad"]
 
 
 def load_image_folder(
@@ -24,22 +27,30 @@ def load_image_folder(
     *,
     channels: int = 3,
     raw: bool = False,
+    fit: Fit = "stretch",
+    skip_bad_files: bool = False,
     name: str | None = None,
 ) -> Dataset:
     """Every image in the sub-folders of `path`: input "image", float32 in [0, 1], [N, channels, H, W].
 
     With `raw` its pixels are as in the files: uint8 of the same shape, for a `Preparation` to divide by 255.
 
-    The sub-folders in order of their names are the classes. An image is turned as its EXIF data says,
-    converted to grey (channels=1) or RGB (3), and stretched to `image_size`, a side or (H, W), with bilinear
-    filtering. Hidden files are passed over. Needs pillow.
+    The sub-folders in order of their names are the classes. An image is turned as its EXIF data says; 16 bits
+    a channel become 8; what is transparent is put on white; it is converted to grey (channels=1) or RGB (3)
+    and brought to `image_size`, a side or (H, W), with bilinear filtering. Hidden files are passed over, and
+    files of other kinds, which `Dataset.notes` says. Needs pillow.
 
-    Raises DataError naming a file that is not an image or cannot be decoded, and for no classes or a class
-    without images; ConfigError for a bad size or pillow missing.
+    fit: "stretch" changes the proportions. "crop" keeps them and cuts off what is over, on both sides alike.
+        "pad" keeps them and puts black beside.
+    skip_bad_files: leave out files that cannot be decoded, and count them in `Dataset.notes`.
+
+    Raises DataError naming a file that cannot be decoded, and for no classes or a class without images;
+    ConfigError for a bad size or pillow missing.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1 or channels not in _MODES:
         raise ConfigError(f"image_size {image_size!r} must be positive and channels {channels!r} 1 or 3")
+    _require_fit(fit)
     root = Path(path)
     if not root.is_dir():
         raise StorageError(f"{path}: no such folder")
@@ -47,29 +58,63 @@ def load_image_folder(
     folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not folders:
         raise DataError(f"{path}: no sub-folders; put the images of each class into a folder of its own")
-    files: list[Path] = []
-    labels: list[int] = []
+    files: list[tuple[int, Path]] = []
+    stray: list[Path] = []
     for label, folder in enumerate(folders):
         found = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
-        for file in found:
-            if file.is_dir() or file.suffix.lower() not in _SUFFIXES:
-                raise DataError(f"{file}: not an image file; a class folder holds only {' '.join(_SUFFIXES)}")
-        if not found:
-            raise DataError(f"{folder}: the class folder holds no images")
-        files += found
-        labels += [label] * len(found)
-    images = np.empty((len(files), channels, height, width), dtype=np.uint8 if raw else np.float32)
-    for row, file in enumerate(files):
-        images[row] = _read(pillow, file, (height, width), channels, raw)
+        images = [f for f in found if f.is_file() and f.suffix.lower() in _SUFFIXES]
+        stray += [f for f in found if f not in set(images)]
+        if not images:
+            raise DataError(f"{folder}: the class folder holds no images ({' '.join(_SUFFIXES)})")
+        files += [(label, file) for file in images]
+    pixels = np.empty((len(files), channels, height, width), dtype=np.uint8 if raw else np.float32)
+    labels: list[int] = []
+    bad: list[DataError] = []
+    for label, file in files:
+        try:
+            pixels[len(labels)] = _read(pillow, file, (height, width), channels, raw, fit)
+        except DataError as error:
+            if not skip_bad_files:
+                raise DataError(
+                    f"{error}; repair it, or leave such files out with --skip-bad-files"
+                ) from None
+            bad.append(error)
+            continue
+        labels.append(label)
+    for label, folder in enumerate(folders):
+        if label not in labels:
+            raise DataError(f"{folder}: no image of the class can be read")
+    notes = []
+    if stray:
+        notes.append(f"{path}: {_counted(stray, 'is no image', 'are no images')}, and not read")
+    if bad:
+        notes.append(f"{path}: {len(bad):,} of {len(files):,} files left out: {_first(bad)}")
     return Dataset(
-        inputs={"image": images},
+        inputs={"image": pixels[: len(labels)]},
         targets=np.array(labels, dtype=np.int64),
         classes=tuple(folder.name for folder in folders),
         name=name if name is not None else stem(path),
+        notes=tuple(notes),
     )
 
 
-def read_image(path: PathLike, size: tuple[int, int], channels: int = 3, *, raw: bool = False) -> Array:
+def _counted(files: Sequence[Path], one: str, many: str) -> str:
+    shown = ", ".join(f.name for f in files[:3]) + (", ..." if len(files) > 3 else "")
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({shown}) {many if len(files) > 1 else one}"
+
+
+def _first(errors: Sequence[DataError]) -> str:
+    return "; ".join(str(error) for error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
+
+
+def _require_fit(fit: str) -> None:
+    if fit not in get_args(Fit):
+        raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}")
+
+
+def read_image(
+    path: PathLike, size: tuple[int, int], channels: int = 3, *, raw: bool = False, fit: Fit = "stretch"
+) -> Array:
     """One image file as `load_image_folder` reads it: float32 [channels, H, W] for a size (H, W), raw uint8.
 
     Raises DataError for a file that cannot be decoded, StorageError for one that is not there, ConfigError
@@ -77,10 +122,12 @@ def read_image(path: PathLike, size: tuple[int, int], channels: int = 3, *, raw:
     """
     if not Path(path).is_file():
         raise StorageError(f"{path}: no such file")
-    return _read(optional_module("PIL.Image", "pillow", "reading images"), Path(path), size, channels, raw)
+    _require_fit(fit)
+    pillow = optional_module("PIL.Image", "pillow", "reading images")
+    return _read(pillow, Path(path), size, channels, raw, fit)
 
 
-def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bool) -> Array:
+def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bool, fit: Fit) -> Array:
     """One image as [C, H, W]. Pillow's decoders raise many types, none of which may escape."""
     operations = optional_module("PIL.ImageOps", "pillow", "reading images")
     try:
@@ -88,13 +135,40 @@ def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bo
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(file) as image:
-                if image.mode[0] in "IF":
-                    raise DataError(f"{file}: {image.mode} pixels; convert the image to 8 bits a channel")
-                upright = operations.exif_transpose(image).convert(_MODES[channels])
-                scaled = upright.resize(size[::-1], pillow.Resampling.BILINEAR)
+                upright = _eight_bits(pillow, file, operations.exif_transpose(image))
+                plain = _opaque(pillow, upright).convert(_MODES[channels])
+                target, filtering = size[::-1], pillow.Resampling.BILINEAR
+                if fit == "crop":
+                    scaled = operations.fit(plain, target, filtering)
+                elif fit == "pad":
+                    scaled = operations.pad(plain, target, filtering)
+                else:
+                    scaled = plain.resize(target, filtering)
     except DataError:
         raise
     except Exception as error:
         raise DataError(f"{file}: the image cannot be decoded ({type(error).__name__}: {error})") from error
     pixels = np.asarray(scaled) if raw else np.asarray(scaled, dtype=np.float32) / np.float32(255)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _eight_bits(pillow: Any, file: Path, image: Any) -> Any:
+    """An image whose pixels are bytes."""
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            f"{file}: {image.mode} pixels of {values.min():g} ... {values.max():g}; convert the image to 8 "
+            "or 16 bits a channel"
+        )
+    return pillow.fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _opaque(pillow: Any, image: Any) -> Any:
+    """The image on white."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    layered = image.convert("RGBA")
+    below = pillow.new("RGBA", layered.size, (255, 255, 255, 255))
+    return pillow.alpha_composite(below, layered)

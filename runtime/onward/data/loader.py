@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.augment import Augmentation
+from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
-from onward.data.dataset import Array, Dataset
+from onward.data.dataset import Dataset
 from onward.errors import ConfigError, DataError
 
-__all__ = ["Batch", "Loader"]
+__all__ = ["Loader", "image_input"]
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """B samples: inputs by name, each [B, ...]; targets [B, ...] or None; indices in the data set [B]; sample
-    weights float32 [B] or None."""
-
-    inputs: dict[str, Array]
-    targets: Array | None
-    indices: NDArray[np.int64]
-    weights: Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-@final
-class Loader:
+class Loader(Batches):
     """Serves a data set in batches, epoch by epoch, without state of its own.
 
     The order of epoch e depends on (seed, e) alone, and a sample's augmentation on (seed, e, its index), so
@@ -77,29 +62,51 @@ class Loader:
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._augment = augment
-        self._augment_input = None if augment is None else _image_input(dataset, augment_input)
+        self._augment_input = None if augment is None else image_input(dataset, augment_input)
+
+    checked = True
+
+    @property
+    def sample(self) -> Dataset:
+        """All of them."""
+        return self.dataset
+
+    def digest(self) -> str:
+        return self.dataset.digest()
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (1 if rest and not self._drop_last else 0)
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch `epoch` (from 0), from batch `start_batch` on (from 0, at most `len`)."""
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {len(self)} batches")
-        return self._batches(epoch, start_batch)
+        return self._batches(epoch, range(start_batch, len(self)), 0, 1)
+
+    def shares(self, epoch: int, start_batch: int, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """What `epoch` gives, of each batch the share of a rank: only its samples are read."""
+        if self._augment is not None and self._augment.mixes:
+            return super().shares(epoch, start_batch, rank, ranks)
+        return self._batches(epoch, range(start_batch, len(self)), rank, ranks)
+
+    def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """Every `ranks`-th batch of the first epoch, from number `rank` on; others are not read."""
+        return self._batches(0, range(rank, len(self), ranks), 0, 1)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The sample indices of epoch `epoch` in the order in which they are served: int64 [N]."""
         count = len(self.dataset)
         return permutation(count, self.seed, epoch) if self._shuffle else np.arange(count, dtype=np.int64)
 
-    def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, numbers: range, rank: int, ranks: int) -> Generator[Batch, None, None]:
         order = self.order(epoch)
         targets, weights = self.dataset.targets, self.dataset.weights
-        for number in range(start_batch, len(self)):
+        for number in numbers:
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            share = None if ranks == 1 else Share.of(len(indices), rank, ranks)
+            indices = indices if share is None else indices[share.rows]
             inputs = {name: np.asarray(array[indices]) for name, array in self.dataset.inputs.items()}
             name = self._augment_input
             if self._augment is not None and name is not None:
@@ -109,10 +116,12 @@ class Loader:
                 None if targets is None else targets[indices],
                 indices,
                 None if weights is None else weights[indices],
+                share,
             )
 
 
-def _image_input(dataset: Dataset, wanted: str | None) -> str:
+def image_input(dataset: Dataset, wanted: str | None) -> str:
+    """The input that augmentation changes: `wanted`, or the only float input [N, C, H, W]."""
     names = [name for name, array in dataset.inputs.items() if array.ndim == 4 and array.dtype.kind == "f"]
     if wanted is None and len(names) == 1:
         return names[0]

@@ -12,6 +12,7 @@ from onward.data.casting import as_dtype
 from onward.data.dataset import Array, Dataset
 from onward.data.normalization import Normalization
 from onward.data.subwords import Subwords
+from onward.data.table_preparation import TablePreparation
 from onward.data.vocabulary import Vocabulary
 from onward.errors import DataError
 
@@ -88,11 +89,13 @@ class Preparation:
         numbers: by input name.
         text: of the one text input.
         columns: the columns of a table, in the order of the numbers in the input.
+        table: of the columns of a table; there are then no other numbers.
     """
 
     numbers: Mapping[str, NumberPreparation] = field(default_factory=dict)
     text: TextPreparation | None = None
     columns: tuple[str, ...] | None = None
+    table: TablePreparation | None = None
 
     @staticmethod
     def fit(train: Dataset, *, normalise: bool = True, untouched: Collection[str] = ()) -> Preparation:
@@ -106,6 +109,9 @@ class Preparation:
             normalise: whether to normalise.
             untouched: inputs that the network takes as they are: token numbers, bytes.
         """
+        if train.table:
+            found = TablePreparation.fit(train, scale=normalise)
+            return Preparation(columns=found.names, table=found)
         numbers: dict[str, NumberPreparation] = {}
         for name, array in train.inputs.items():
             if array.dtype.kind not in "biuf" or name in untouched or name.endswith(".target"):
@@ -126,6 +132,8 @@ class Preparation:
         Raises:
             DataError: an input is not of the kind that this was measured on.
         """
+        if self.table is not None:
+            return self.table.apply(dataset)
         if dataset.text_inputs and self.text is not None:
             dataset = self.text.encoder.apply_to(dataset, self.text.tokens)
         chosen = self._aimed(dataset)
@@ -137,7 +145,10 @@ class Preparation:
     def renamed(self, names: Mapping[str, str]) -> Preparation:
         """The same under other input names; names that are not in the mapping stay."""
         return Preparation(
-            {names.get(name, name): each for name, each in self.numbers.items()}, self.text, self.columns
+            {names.get(name, name): each for name, each in self.numbers.items()},
+            self.text,
+            self.columns,
+            None if self.table is None else self.table.renamed(names.get(self.table.input, self.table.input)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -148,6 +159,8 @@ class Preparation:
         content: dict[str, Any] = {"inputs": {name: p.to_json() for name, p in self.numbers.items()}}
         if self.columns is not None:
             content["columns"] = list(self.columns)
+        if self.table is not None:
+            content["table"] = self.table.to_json()
         if self.text is not None:
             content["text"] = {"tokens": self.text.tokens, **self.text.encoder.description()}
         return content
@@ -170,9 +183,10 @@ class Preparation:
                 raise TypeError("columns must be names")
             text = content.get("text")
             found = None if text is None else _text_from(text, words)
+            table = None if (own := content.get("table")) is None else TablePreparation.from_json(own)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the preparation of inputs cannot be read ({error})") from error
-        return Preparation(numbers, found, None if columns is None else tuple(columns))
+        return Preparation(numbers, found, None if columns is None else tuple(columns), table)
 
     def _aimed(self, dataset: Dataset) -> dict[str, NumberPreparation]:
         """Preparations by the data set's names: equal ones, or the only one on either side."""

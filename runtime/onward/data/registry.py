@@ -10,15 +10,16 @@ from typing import Any, final
 
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.dataset import Dataset
+from onward.data.frame import TABLE_SUFFIXES
 from onward.data.idx import load_idx_folder
 from onward.data.images import load_image_folder
 from onward.data.npz import load_npz
 from onward.data.split import Splits, split
-from onward.data.table import load_csv
-from onward.data.text import load_text_csv
+from onward.data.table import load_table
+from onward.data.text import load_texts
 from onward.errors import ConfigError
 
-__all__ = ["Source", "available", "resolve"]
+__all__ = ["Source", "available", "is_table", "resolve", "split_spec"]
 
 _BUILTIN: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
@@ -30,10 +31,12 @@ _BUILTIN: dict[str, Callable[..., Dataset]] = {
 
 _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | None]]]] = {
     "idx": ("idx:FOLDER", load_idx_folder),
-    "csv": ("csv:FILE", load_csv),
+    "table": ("table:FILE", load_table),
+    "csv": ("csv:FILE", load_table),
+    "sqlite": ("sqlite:FILE?query=SELECT…", load_table),
     "npz": ("npz:FILE", load_npz),
     "images": ("images:FOLDER", load_image_folder),
-    "text": ("text:FILE", load_text_csv),
+    "text": ("text:FILE", load_texts),
 }
 
 
@@ -65,6 +68,29 @@ class Source:
         return Splits(parts.train, parts.validation, self.test)
 
 
+def split_spec(spec: str) -> tuple[str, str]:
+    """The kind of a data set and its path; a path alone has the kind of its name: "table" of data.csv."""
+    kind, _, path = spec.partition(":")
+    if kind in _READERS or kind in _BUILTIN:
+        return kind, path
+    if spec.lower().endswith(TABLE_SUFFIXES):
+        return "table", spec
+    return kind, path
+
+
+def is_table(spec: str) -> bool:
+    """Whether it names a table."""
+    return split_spec(spec)[0] in ("table", "csv", "sqlite")
+
+
+def _query(spec: str, path: str) -> tuple[str, str]:
+    file, mark, query = path.partition("?")
+    name, equals, text = query.partition("=")
+    if not mark or name != "query" or not equals or not text.strip():
+        raise ConfigError(f"data {spec!r}: sqlite:FILE?query=SELECT ... FROM ... is needed")
+    return file, text
+
+
 def available() -> dict[str, str]:
     """What `resolve` understands, each with one line about it."""
     forms = {**_BUILTIN, **dict(_READERS.values())}
@@ -78,8 +104,11 @@ def resolve(spec: str, **options: Any) -> Source:
     counts as not given. Raises ConfigError for an unknown spec or option (it lists those there are), and what
     the reader raises.
     """
-    kind, colon, path = spec.partition(":")
+    kind, path = split_spec(spec)
+    colon = bool(path)
     given = {name: value for name, value in options.items() if value is not None}
+    if kind == "sqlite":
+        path, given["query"] = _query(spec, path)
     arguments: tuple[str, ...]
     if not colon and kind in _BUILTIN:
         reader: Callable[..., Any] = _BUILTIN[kind]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -13,7 +13,7 @@ from onward.data.counter import permutation
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError
 
-__all__ = ["Splits", "split", "stratified_sample"]
+__all__ = ["Splits", "folds", "split", "stratified_sample"]
 
 _STREAM = 0x73706C6974  # "split": keeps a split's order apart from a loader's under the same seed
 
@@ -54,8 +54,13 @@ def split(
     Samples of one group (`Dataset.groups`; for raw text without groups, equal texts) stay in one part; sizes
     are then as near as whole groups allow.
 
+    With `Dataset.times` the parts are in their order instead, the latest samples in the last part, and
+    samples of one time in one part: `seed` and `stratify` then mean nothing.
+
     Raises ConfigError for bad fractions, DataError where a part that was asked for would be empty.
     """
+    if dataset.times is not None:
+        return _by_time(dataset, dataset.times, _checked_fractions(fractions))
     train_share, validation_share, test_share = _checked_fractions(fractions)
     units = _units(dataset)
     sizes = np.bincount(units)
@@ -78,6 +83,82 @@ def split(
                 f"{names[number]} part of {share:g}; change the fractions or add data"
             )
         parts.append(dataset.take(indices) if indices.size else None)
+    assert parts[0] is not None
+    return Splits(parts[0], parts[1], parts[2])
+
+
+def folds(
+    dataset: Dataset, count: int, seed: int = 0, validation: float = 0.1, stratify: bool = True
+) -> Iterator[Splits]:
+    """`count` divisions of `dataset`, each sample in the test part of exactly one.
+
+    Classes and groups are kept as `split` keeps them. With `Dataset.times` each test part follows what it is
+    trained on: the samples are cut into `count` + 1 runs, and the first i train for the next.
+
+    Args:
+        dataset: what is divided.
+        count: at least 2.
+        seed: the same seed gives the same parts.
+        validation: the share of the rest that becomes the validation part; 0: there is none.
+        stratify: see `split`.
+
+    Raises:
+        ConfigError: count or validation is out of range.
+        DataError: a part would be empty.
+    """
+    if count < 2 or not 0 <= validation < 1:
+        raise ConfigError(f"folds: {count} must be 2 or more, validation {validation} from 0 to below 1")
+    inner = (1 - validation, validation, 0.0)
+    if dataset.times is not None:
+        order = np.argsort(dataset.times, kind="stable")
+        runs = np.array_split(order, count + 1)
+        if not all(run.size for run in runs):
+            raise DataError(
+                f"data set {dataset.name!r}: {len(dataset)} samples are too few for {count} folds"
+            )
+        for number in range(count):
+            rest = split(dataset.take(np.concatenate(runs[: number + 1])), inner, seed, stratify)
+            yield Splits(rest.train, rest.validation, dataset.take(runs[number + 1]))
+        return
+    units = _units(dataset)
+    sizes = np.bincount(units)
+    labels = _unit_labels(dataset, units, stratify)
+    free = permutation(len(sizes), seed, _STREAM)
+    part = np.full(len(sizes), -1, dtype=np.int64)
+    for number in range(count - 1):
+        left = free[part[free] < 0]
+        wanted = int(np.floor(sizes[left].sum() / (count - number) + 0.5))
+        part[_choose(left, labels, sizes, wanted)] = number
+    part[part < 0] = count - 1
+    of_sample = part[units]
+    for number in range(count):
+        test, others = np.flatnonzero(of_sample == number), np.flatnonzero(of_sample != number)
+        if not test.size or not others.size:
+            raise DataError(
+                f"data set {dataset.name!r}: {len(dataset)} samples in {len(sizes)} groups are too few for "
+                f"{count} folds"
+            )
+        rest = split(dataset.take(others), inner, seed, stratify)
+        yield Splits(rest.train, rest.validation, dataset.take(test))
+
+
+def _by_time(dataset: Dataset, times: Array, shares: tuple[float, float, float]) -> Splits:
+    order = np.argsort(times, kind="stable")
+    count = len(order)
+    ends = [int(np.floor(count * share + 0.5)) for share in (shares[0], shares[0] + shares[1])]
+    for i, end in enumerate(ends):
+        while 0 < end < count and times[order[end]] == times[order[end - 1]]:
+            end += 1
+        ends[i] = end
+    parts: list[Dataset | None] = []
+    names = ("train", "validation", "test")
+    for name, share, start, end in zip(names, shares, (0, *ends), (*ends, count), strict=True):
+        if share > 0 and end <= start:
+            raise DataError(
+                f"data set {dataset.name!r}: {count} samples of {len(np.unique(times))} times are too few "
+                f"for a {name} part of {share:g}; change the fractions or add data"
+            )
+        parts.append(dataset.take(order[start:end]) if share > 0 else None)
     assert parts[0] is not None
     return Splits(parts[0], parts[1], parts[2])
 

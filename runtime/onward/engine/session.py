@@ -17,7 +17,7 @@ from onward.engine.weights import Weight, aligned, share_initializers
 from onward.errors import ConfigError, InputError
 from onward.graph import Array, TensorSpec, spec_of
 
-__all__ = ["Session", "check_inputs"]
+__all__ = ["Session", "check_inputs", "named_arrays"]
 
 
 @final
@@ -102,10 +102,7 @@ class Session:
             InputError: an input is missing, unknown, or of the wrong dtype or shape; an output is unknown.
             ShapeError: the shapes fit the declared ones but not each other.
         """
-        if not isinstance(inputs, Mapping):
-            names = ", ".join(spec.name for spec in self.inputs)
-            raise InputError(f"inputs are arrays by name ({names}), got {type(inputs).__name__}")
-        inputs = {name: np.asarray(a) if isinstance(a, np.generic) else a for name, a in inputs.items()}
+        inputs = named_arrays(self.inputs, inputs)
         check_inputs(self.inputs, inputs, self.defaults)
         if outputs is not None:
             known = [spec.name for spec in self.outputs]
@@ -187,6 +184,18 @@ def _opened(model: ir.Model | str | Path | Any) -> tuple[ir.Model, list[Weight]]
 
     opened = load(model)
     return opened, share_initializers(opened)
+
+
+def named_arrays(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Inputs by name, NumPy's scalars as arrays.
+
+    Raises:
+        InputError: it is no mapping.
+    """
+    if not isinstance(inputs, Mapping):
+        names = ", ".join(spec.name for spec in specs)
+        raise InputError(f"inputs are arrays by name ({names}), got {type(inputs).__name__}")
+    return {name: np.asarray(a) if isinstance(a, np.generic) else a for name, a in inputs.items()}
 
 
 def check_inputs(

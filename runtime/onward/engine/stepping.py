@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, resolve
 from onward.engine.interpreter import Interpreter
-from onward.engine.session import check_inputs
+from onward.engine.session import check_inputs, named_arrays
 from onward.errors import InputError, TrainingError
 from onward.graph import Array, TensorSpec, spec_of
 
@@ -103,6 +103,7 @@ class StepSession:
             InputError: an input is missing, unknown, or of the wrong dtype or shape. The state is unchanged.
             ShapeError: shapes fit the declared ones but not each other. The state is unchanged.
         """
+        inputs = named_arrays(self.inputs, inputs)
         if clash := [name for name in inputs if name in self._bindings]:
             raise InputError(f"{clash[0]!r} is state of the training step, not an input")
         check_inputs(self.inputs, inputs)

@@ -50,7 +50,13 @@ class Workspace:
         self._spec = spec = plan.spec
         self._addresses = plan.addresses
         self._run_body = plan.run_body
-        self.arena = zeros(spec.arena_bytes) if arena is None else arena
+        try:
+            self.arena = zeros(spec.arena_bytes) if arena is None else arena
+        except MemoryError as error:
+            raise ShapeError(
+                f"a run on inputs of these shapes works on {spec.arena_bytes:,} bytes, which the system does "
+                "not give: give smaller inputs"
+            ) from error
         self.lost = False
         """Whether functions of others may still be working on the memory: a run ended before they did."""
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
@@ -216,7 +222,15 @@ class Workspace:
             try:
                 with np.errstate(all="ignore"):
                     results = kernel(*[None if get is None else get() for get in getters])
-            except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, OnwardError) as error:
+            except (
+                ValueError,
+                IndexError,
+                TypeError,
+                KeyError,
+                ArithmeticError,
+                MemoryError,
+                OnwardError,
+            ) as error:
                 kind = type(error) if isinstance(error, OnwardError) else ShapeError
                 raise kind(f"{where}: {error}") from error
             for target, result in zip(

@@ -156,7 +156,8 @@ class Builder:
         """A constant, shared with equal ones made by this builder; an initializer of the graph."""
         wanted = numpy_dtype(dtype) if isinstance(dtype, ir.DataType) else dtype
         array = np.asarray(content, dtype=wanted)
-        key = (array.dtype.str + array.dtype.name, array.shape, array.tobytes())
+        data = repr(array.tolist()).encode() if array.dtype.kind in "OU" else array.tobytes()
+        key = (array.dtype.str + array.dtype.name, array.shape, data)
         if (value := self._constants.get(key)) is None:
             value = self.initializer(self.unique("const", scoped=False), array)
             self._constants[key] = value
@@ -164,12 +165,11 @@ class Builder:
 
     def initializer(self, name: str, array: Array) -> ir.Value:
         """Register an array as an initializer under exactly this name."""
-        tensor: ir.TensorProtocol
-        if array.dtype == object:
-            texts = [str(text).encode() for text in array.reshape(-1)]
-            tensor = TextTensor(texts, shape=ir.Shape(array.shape), name=name)
-        else:
-            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        tensor: ir.TensorProtocol = (
+            TextTensor.of(array, name)
+            if array.dtype.kind in "OU"
+            else ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        )
         value = ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
         )

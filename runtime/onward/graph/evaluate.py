@@ -13,6 +13,7 @@ from onward.errors import InvalidModelError, OnwardError, ShapeError, Unsupporte
 from onward.graph.memory import too_large
 from onward.graph.op import bind
 from onward.graph.origin import opset_of
+from onward.graph.outlook import asks_for_much, refusal
 
 __all__ = ["Evaluator", "Observer"]
 
@@ -28,6 +29,7 @@ class _Instruction:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     frees: tuple[int, ...]
+    much: bool
 
 
 _ABSENT = 0
@@ -80,8 +82,13 @@ class Evaluator:
                 memory[slot] = content
         with np.errstate(all="ignore"):
             for step in self._program:
+                operands = [memory[i] for i in step.inputs]
+                opset = self._opsets.get(step.node.domain, 1)
+                if (reason := refusal(step.node, opset, operands, step.much)) is not None:
+                    raise ShapeError(f"{self._where(step.node)}: {reason}")
                 try:
-                    results = step.kernel(*[memory[i] for i in step.inputs])
+                    results = step.kernel(*operands)
+                    del operands
                 except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, MemoryError) as error:
                     raise self._failure(step.node, error) from error
                 except OnwardError as error:
@@ -139,6 +146,7 @@ class Evaluator:
                 tuple(_ABSENT if v is None else self._slot(v) for v in node.inputs),
                 tuple(self._slot(v) for v in node.outputs[: operator.output_count]),
                 tuple(frees.get(i, ())),
+                asks_for_much(node),
             )
             for i, (node, operator) in enumerate(operators)
         ]

@@ -7,9 +7,11 @@ import functools
 import os
 from pathlib import Path
 
-__all__ = ["largest_tensor", "too_large"]
+__all__ = ["free_memory", "largest_tensor", "no_room", "too_large"]
 
 _UNKNOWN = 1 << 36
+
+_LARGE = 1 << 30
 
 _CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -31,3 +33,23 @@ def too_large(nbytes: int) -> str | None:
     if nbytes <= largest_tensor():
         return None
     return f"its result would take {nbytes:,} bytes, and the machine has {largest_tensor():,}"
+
+
+def free_memory() -> int:
+    """The bytes that may be allocated now without another process being driven out; all where nobody says."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return largest_tensor()
+
+
+def no_room(nbytes: int) -> str | None:
+    """Why a result of this size is not begun; None where it is.
+
+    Results below 1 GiB are left to the operating system.
+    """
+    reason = too_large(nbytes)
+    if reason is not None or nbytes < _LARGE or nbytes <= (free := free_memory()):
+        return reason
+    return f"its result would take {nbytes:,} bytes, and {free:,} are free"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -61,19 +61,6 @@ class TensorSpec:
         )
 
 
-class TextTensor(ir.StringTensor):
-    """A tensor of strings whose contents are Python's, in an object array, and bytes in a file."""
-
-    def numpy(self) -> Array:
-        texts = [text.decode(errors="surrogateescape") for text in self.string_data()]
-        array = np.empty(len(texts), object)
-        array[:] = texts
-        return array.reshape(self.shape.numpy())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self.numpy()
-
-
 def is_tensor(value: ir.Value) -> bool:
     """Whether a value is a tensor, not a sequence or an optional; untyped values count as tensors."""
     return value.type is None or isinstance(value.type, ir.TensorType)
@@ -120,3 +107,20 @@ def spec_of(value: ir.Value) -> TensorSpec:
         kind = "optional sequence" if isinstance(inner, ir.SequenceType) else "optional"
     dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     return TensorSpec(value.name or "", numpy_dtype(dtype_of(value)), dims, kind)
+
+
+@final
+class TextTensor(ir.StringTensor):
+    """Constant strings; `numpy` gives str objects, which is what kernels and sessions compute with."""
+
+    @staticmethod
+    def of(array: Array, name: str | None = None) -> TextTensor:
+        """The tensor of an array of str."""
+        data = [str(text).encode("utf-8", "surrogateescape") for text in array.reshape(-1)]
+        return TextTensor(data, shape=ir.Shape(array.shape), name=name)
+
+    def numpy(self) -> Array:
+        texts = [bytes(text).decode("utf-8", "surrogateescape") for text in self.string_data()]
+        array = np.empty(len(texts), dtype=object)
+        array[:] = texts
+        return array.reshape(tuple(self.shape.numpy()))

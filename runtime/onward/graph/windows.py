@@ -85,11 +85,13 @@ class Geometry:
             k, s, d = self.kernel[axis], self.strides[axis], self.dilations[axis]
             a, b = self.begin[axis], self.end[axis]
             low, high = (0, a + i + b) if include_pad else (a, a + i)
-            inside = [_taps(high - p * s, k, d) - _taps(low - p * s, k, d) for p in range(o)]
-            total = np.multiply.outer(total, np.array(inside, np.int64))
+            # Python's integers where the numbers of the window are beyond those of int64
+            starts = np.arange(o, dtype=np.int64 if max(high, o * s, k * d) < 2**62 else object) * s
+            inside = _taps(high - starts, k, d) - _taps(low - starts, k, d)
+            total = np.multiply.outer(total, inside.astype(np.int64))
         return np.maximum(total, 1).astype(dtype)
 
 
-def _taps(reach: int, kernel: int, dilation: int) -> int:
-    """How many taps of a window lie before a position counted from its first."""
-    return min(max(-(-reach // dilation), 0), kernel)
+def _taps(reach: Array, kernel: int, dilation: int) -> Array:
+    """How many taps of windows lie before a position counted from the first of each."""
+    return np.minimum(np.maximum(-(-reach // dilation), 0), kernel)

@@ -1,4 +1,4 @@
-"""What If, Loop and Scan share: how types meet, and the limits of what repeats."""
+"""What If, Loop and Scan share: how types meet, and how what repeats is collected."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from onward.errors import ShapeError
 from onward.graph import Array, Dim, dims_of, numpy_dtype
 
 __all__ = [
-    "ITERATIONS",
-    "KEPT_BYTES",
     "Typed",
-    "check_bounds",
     "collected",
     "meeting",
     "of_elements",
@@ -25,12 +22,6 @@ __all__ = [
 ]
 
 Typed: TypeAlias = "tuple[ir.TypeProtocol | None, tuple[Dim, ...] | None]"
-
-ITERATIONS = 1 << 20
-"""Iterations after which a loop counts as one without an end."""
-
-KEPT_BYTES = 1 << 32
-"""What a loop's states and collected outputs may hold."""
 
 
 def typed(value: ir.Value) -> Typed:
@@ -72,22 +63,6 @@ def size_of(content: Any) -> int:
     if isinstance(content, list):
         return sum(map(size_of, content))
     return int(np.asarray(content).nbytes)
-
-
-def check_bounds(iterations: int, kept: int, endless: bool) -> None:
-    """Refuse a loop that goes on and on.
-
-    Raises:
-        ShapeError: it has run too often, or holds too much.
-    """
-    if iterations > ITERATIONS:
-        why = "its condition stays true" if endless else "it asks for more"
-        raise ShapeError(f"{ITERATIONS} iterations are the limit, and {why}; bound it with a smaller M")
-    if kept > KEPT_BYTES:
-        raise ShapeError(
-            f"before iteration {iterations} its states and collected outputs hold {kept} bytes, above the "
-            f"limit of {KEPT_BYTES}"
-        )
 
 
 def collected(parts: Sequence[Array], of: ir.Value, axis: int) -> Array:

@@ -31,13 +31,13 @@ def _philox(c0: Array, c1: Array, key: Array) -> Array:
     return c0
 
 
-def uniform(seed: int, step: int, salt: int, shape: tuple[int, ...]) -> Array:
-    """float32 numbers in [0, 1) with 24 random bits each, of the shape given."""
+def uniform(seed: int, step: int, salt: int, shape: tuple[int, ...], first: int = 0) -> Array:
+    """float32 numbers in [0, 1) with 24 random bits each, of a shape, for positions from `first` on."""
     low, half = np.uint64(_LOW), np.uint64(32)
     seed_word = np.array([seed]).astype(np.uint64)
     step_word = np.array([step]).astype(np.uint64) & low
     key = _philox(seed_word & low, seed_word >> half, np.array([salt], np.uint64))
-    position = np.arange(int(np.prod(shape)), dtype=np.uint64)
+    position = np.arange(first, first + int(np.prod(shape)), dtype=np.uint64) & low
     bits = _philox(position, step_word, key)
     return ((bits >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
@@ -55,8 +55,10 @@ def _philox_body(g: Builder, c0: ir.Value, c1: ir.Value, key: ir.Value) -> ir.Va
     return c0
 
 
-def uniform_body(g: Builder, seed: ir.Value, step: ir.Value, salt: int, like: ir.Value) -> ir.Value:
-    """The same numbers in standard operators, shaped as `like`; seed and step are int64 scalars."""
+def uniform_body(
+    g: Builder, seed: ir.Value, step: ir.Value, salt: int, like: ir.Value, first: ir.Value | None = None
+) -> ir.Value:
+    """The same numbers in standard operators, shaped as `like`; seed, step and `first` are int64 scalars."""
     uint64 = int(ir.DataType.UINT64)
     low, half = g.const(_LOW, ir.DataType.UINT64), g.const(32, ir.DataType.UINT64)
     seed_word, step_word = g.Cast(seed, to=uint64), g.Cast(step, to=uint64)
@@ -66,9 +68,11 @@ def uniform_body(g: Builder, seed: ir.Value, step: ir.Value, salt: int, like: ir
         g.BitShift(seed_word, half, direction="RIGHT"),
         g.const(salt, ir.DataType.UINT64),
     )
-    position = g.Cast(
-        g.Range(g.const(0, ir.DataType.INT64), g.Size(like), g.const(1, ir.DataType.INT64)), to=uint64
-    )
+    places = g.Range(g.const(0, ir.DataType.INT64), g.Size(like), g.const(1, ir.DataType.INT64))
+    if first is None:
+        position = g.Cast(places, to=uint64)
+    else:
+        position = g.BitwiseAnd(g.Cast(g.Add(places, first), to=uint64), low)
     bits = _philox_body(g, position, g.BitwiseAnd(step_word, low), key)
     high_bits = g.BitShift(bits, g.const(8, ir.DataType.UINT64), direction="RIGHT")
     flat = g.Mul(g.Cast(high_bits, to=int(ir.DataType.FLOAT)), 2.0**-24)

@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, dtype_of, numpy_dtype
-from onward.ops._window import Extents, Geometry, padded, tap_slices
+from onward.graph import Array, Builder, Op, dtype_of, numpy_dtype
+from onward.ops._window import Extents, Geometry, Window, padded, resolve, tap_slices
 
-__all__ = ["counted", "first_hits", "lowest", "spread", "window_maximum", "window_sum"]
+__all__ = ["Pooling", "counted", "first_hits", "lowest", "spread", "window_maximum", "window_sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Op):
+    """The window attributes that pooling operators and their gradients have in common."""
+
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+    dilations: tuple[int, ...] | None = None
+    kernel_shape: tuple[int, ...]
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def window(self) -> Window:
+        """The node's window."""
+        return resolve(
+            self.kernel_shape,
+            strides=self.strides,
+            pads=self.pads,
+            dilations=self.dilations,
+            auto_pad=self.auto_pad,
+            ceil_mode=self.ceil_mode,
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """The window's attributes, for a node of another pooling operator over the same windows."""
+        return {
+            "auto_pad": self.auto_pad,
+            "ceil_mode": self.ceil_mode,
+            "dilations": self.dilations,
+            "kernel_shape": self.kernel_shape,
+            "pads": self.pads if self.auto_pad == "NOTSET" else None,
+            "strides": self.strides,
+        }
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:

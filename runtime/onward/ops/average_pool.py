@@ -3,35 +3,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph import Array, Builder, Dim, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
-from onward.ops._pooling import counted, window_sum
-from onward.ops._window import Window, resolve
+from onward.ops._pooling import Pooling, counted, window_sum
 
 
 @op("AveragePool", since=(1, 7, 10, 11, 19, 22))
-class AveragePool(Op):
+class AveragePool(Pooling):
     """Y is the mean of the elements of X in each window; count_include_pad=1 counts pads as zeros."""
 
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
     count_include_pad: int = 0
-    dilations: tuple[int, ...] | None = None
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def window(self) -> Window:
-        """The node's window."""
-        return resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        )
 
     def kernel(self, X: Array) -> Array:
         geometry = self.window().over(X.shape[2:])
@@ -58,13 +40,8 @@ class AveragePool(Op):
         return (
             g.onward.AveragePoolGrad(
                 dy,
-                auto_pad=self.auto_pad,
-                ceil_mode=self.ceil_mode,
                 count_include_pad=self.count_include_pad,
-                dilations=self.dilations,
-                kernel_shape=self.kernel_shape,
-                pads=self.pads,
                 spatial=spatial,
-                strides=self.strides,
+                **self.attributes(),
             ),
         )

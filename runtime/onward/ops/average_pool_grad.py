@@ -4,39 +4,26 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, dims_of, dtype_of, numpy_dtype, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
-from onward.ops._pooling import counted, spread
-from onward.ops._window import Geometry, inner, resolve, tap_slices
+from onward.ops._pooling import Pooling, counted, spread
+from onward.ops._window import Geometry, inner, tap_slices
 
 
 @op("AveragePoolGrad", since=1, domain=ONWARD_DOMAIN)
-class AveragePoolGrad(Op):
+class AveragePoolGrad(Pooling):
     """dX[i] = Σ dY[p] / count[p] over the windows p of AveragePool that hold X[i].
 
     dY [N, C, *out] gives [N, C, *spatial]. The attributes are AveragePool's, and X's spatial extents.
     """
 
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
     count_include_pad: int = 0
-    dilations: tuple[int, ...] | None = None
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
     spatial: tuple[int, ...]
-    strides: tuple[int, ...] | None = None
 
     def geometry(self) -> Geometry:
         """The forward pooling's geometry."""
-        return resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        ).over(self.spatial)
+        return self.window().over(self.spatial)
 
     def kernel(self, dY: Array) -> Array:
         geometry = self.geometry()
@@ -73,12 +60,7 @@ class AveragePoolGrad(Op):
         return (
             g.AveragePool(
                 dy,
-                auto_pad=self.auto_pad,
-                ceil_mode=self.ceil_mode,
                 count_include_pad=self.count_include_pad,
-                dilations=self.dilations,
-                kernel_shape=self.kernel_shape,
-                pads=self.pads if self.auto_pad == "NOTSET" else None,
-                strides=self.strides,
+                **self.attributes(),
             ),
         )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Dim, Op, dims_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve_grad_input
 from onward.ops._window import Extents, Geometry, resolve, shaped_like
 
@@ -79,6 +81,16 @@ class ConvTranspose(Op):
         if B is not None:
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
+
+    def lower(
+        self, static: Static, outputs: Values, X: ir.Value, W: ir.Value, B: ir.Value | None = None
+    ) -> requests.ConvolutionInput:
+        geometry = self.geometry(static.shape(W)[2:], static.shape(X)[2:])
+        # pads that make the convolution of Y have X's extents, whatever output_padding adds
+        end = tuple(
+            span - i - a for span, i, a in zip(geometry.span, geometry.spatial, geometry.begin, strict=True)
+        )
+        return requests.ConvolutionInput(outputs[0], X, W, replace(geometry, end=end), self.group, B)
 
     def gradient(
         self,

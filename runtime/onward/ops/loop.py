@@ -21,9 +21,9 @@ from onward.graph import (
     inline,
     op,
 )
+from onward.graph.run_limits import Budget, budget
 from onward.ops._control import (
     Typed,
-    check_bounds,
     collected,
     meeting,
     of_elements,
@@ -68,7 +68,9 @@ class Loop(Op):
 class ExplicitLoop(BodyOp):
     """Loop whose body takes the last `num_captured` operands anew in each iteration.
 
-    A loop that runs 2^20 times, or whose states and collected outputs hold 4 GiB, is refused.
+    A loop that runs 2^20 times, or 2^17 times where only its condition ends it, or whose states and
+    collected outputs hold 4 GiB, is refused: before it begins, or after one iteration, where that follows
+    already. `run_limits` gives other bounds.
     """
 
     body: ir.Graph
@@ -81,10 +83,29 @@ class ExplicitLoop(BodyOp):
         states, captured = operands[:count], operands[count:]
         trips = None if M is None else int(np.reshape(M, ()))
         goes_on = True if cond is None else bool(np.all(cond))
+        with budget() as allowed:
+            if goes_on and trips is not None and self._goes_on_for_sure():
+                allowed.admit(trips)
+            return self._repeat(run_body, allowed, trips, goes_on, states, captured)
+
+    def _repeat(
+        self,
+        run_body: RunBody,
+        allowed: Budget,
+        trips: int | None,
+        goes_on: bool,
+        states: tuple[Any, ...],
+        captured: tuple[Any, ...],
+    ) -> tuple[Any, ...]:
+        count = len(states)
         parts: list[list[Array]] = [[] for _ in self.body.outputs[1 + count :]]
+        sure = trips is not None and self._goes_on_for_sure()
         done = kept = 0
         while goes_on and (trips is None or done < trips):
-            check_bounds(done + 1, kept + sum(map(size_of, states)), trips is None)
+            if not sure:
+                allowed.go_on(done)
+            allowed.iterate()
+            allowed.hold(kept + sum(map(size_of, states)), f"before iteration {done + 1}")
             number = self._as_declared(0, np.int64(done))
             results = run_body(self.body, (number, self._as_declared(1, np.bool_(True)), *states, *captured))
             goes_on, states = bool(np.all(results[0])), results[1 : 1 + count]
@@ -92,6 +113,8 @@ class ExplicitLoop(BodyOp):
                 part.append(result)
                 kept += size_of(result)
             done += 1
+            if sure and trips is not None and done == 1:
+                allowed.hold(kept * trips, f"after its {trips:,} iterations")
         outputs = self.body.outputs[1 + count :]
         return (*states, *(collected(p, v, 0) for p, v in zip(parts, outputs, strict=True)))
 
@@ -123,11 +146,14 @@ class ExplicitLoop(BodyOp):
         known = constant_of(M)
         if known is None or not (cond is None or _is_true(cond)):
             return None
+        return max(0, int(known.reshape(()))) if self._goes_on_for_sure() else None
+
+    def _goes_on_for_sure(self) -> bool:
+        """Whether no iteration makes the condition false."""
         last = self.body.outputs[0]
         while (producer := last.producer()) is not None and producer.op_type == "Identity":
             last = producer.inputs[0] or last
-        stays = last is self.body.inputs[1] or _is_true(last)
-        return max(0, int(known.reshape(()))) if stays else None
+        return last is self.body.inputs[1] or _is_true(last)
 
     def body_gradient(
         self,

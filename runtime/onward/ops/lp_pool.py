@@ -6,32 +6,15 @@ import onnx_ir as ir
 from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
 from onward.ops._convolution import working_dtype
-from onward.ops._pooling import spread, window_sum
-from onward.ops._window import Window, resolve, shaped_like
+from onward.ops._pooling import Pooling, spread, window_sum
+from onward.ops._window import shaped_like
 
 
 @op("LpPool", since=(2, 11, 18, 22))
-class LpPool(Op):
+class LpPool(Pooling):
     """Y = (Σ |X|^p)^(1/p) over each window; pads count as zeros."""
 
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
-    dilations: tuple[int, ...] | None = None
-    kernel_shape: tuple[int, ...]
     p: int = 2
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def window(self) -> Window:
-        """The node's window."""
-        return resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        )
 
     def kernel(self, X: Array) -> Array:
         work = working_dtype(X.dtype)

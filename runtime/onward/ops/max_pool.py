@@ -3,38 +3,21 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph import Array, Builder, Dim, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Unsupported, Values
-from onward.ops._pooling import first_hits, window_maximum
-from onward.ops._window import Extents, Geometry, Window, resolve
+from onward.ops._pooling import Pooling, first_hits, window_maximum
+from onward.ops._window import Extents, Geometry
 
 
 @op("MaxPool", since=(1, 8, 10, 11, 12, 22), multiple_outputs=True)
-class MaxPool(Op):
+class MaxPool(Pooling):
     """Y is the largest element of each window, NaN where one is; Indices says where in flattened X it is.
 
     Among equal elements the first in row-major order counts. storage_order=1 flattens the spatial axes in
     column-major order.
     """
 
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
-    dilations: tuple[int, ...] | None = None
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
     storage_order: int = 0
-    strides: tuple[int, ...] | None = None
-
-    def window(self) -> Window:
-        """The node's window."""
-        return resolve(
-            self.kernel_shape,
-            strides=self.strides,
-            pads=self.pads,
-            dilations=self.dilations,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-        )
 
     def pooling(self, spatial: Extents) -> Geometry:
         """The geometry over spatial axes of these extents."""
@@ -62,8 +45,8 @@ class MaxPool(Op):
         return indices + planes.reshape(*X.shape[:2], *(1,) * rank)
 
     def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.MaxPool | Unsupported:
-        if len(outputs) > 1 or len(static.shape(X)) > 4:
-            return Unsupported("indices, or three spatial axes")
+        if len(outputs) > 1:
+            return Unsupported("indices")
         return requests.MaxPool(outputs[0], X, self.pooling(static.shape(X)[2:]))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
@@ -81,11 +64,6 @@ class MaxPool(Op):
             g.onward.MaxPoolGrad(
                 dy[0],
                 X,
-                auto_pad=self.auto_pad,
-                ceil_mode=self.ceil_mode,
-                dilations=self.dilations,
-                kernel_shape=self.kernel_shape,
-                pads=self.pads,
-                strides=self.strides,
+                **self.attributes(),
             ),
         )

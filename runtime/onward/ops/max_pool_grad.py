@@ -3,37 +3,19 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._pooling import first_hits, window_maximum
-from onward.ops._window import Extents, Geometry, inner, padded, resolve
+from onward.ops._pooling import Pooling, first_hits, window_maximum
+from onward.ops._window import Extents, Geometry, inner, padded
 
 
 @op("MaxPoolGrad", since=1, domain=ONWARD_DOMAIN)
-class MaxPoolGrad(Op):
+class MaxPoolGrad(Pooling):
     """dX[i] = Σ dY[p] over the windows p of MaxPool whose first maximum is X[i]; dX has X's shape."""
-
-    auto_pad: str = "NOTSET"
-    ceil_mode: int = 0
-    dilations: tuple[int, ...] | None = None
-    kernel_shape: tuple[int, ...]
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
 
     def pooling(self, spatial: Extents) -> Geometry:
         """The geometry over spatial axes of these extents."""
-        return (
-            resolve(
-                self.kernel_shape,
-                strides=self.strides,
-                pads=self.pads,
-                dilations=self.dilations,
-                auto_pad=self.auto_pad,
-                ceil_mode=self.ceil_mode,
-            )
-            .over(spatial)
-            .reduced
-        )
+        return self.window().over(spatial).reduced
 
     def kernel(self, dY: Array, X: Array) -> Array:
         geometry = self.pooling(X.shape[2:])
@@ -54,12 +36,7 @@ class MaxPoolGrad(Op):
             "MaxPool",
             X,
             outputs=2,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-            dilations=self.dilations,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads if self.auto_pad == "NOTSET" else None,
-            strides=self.strides,
+            **self.attributes(),
         )
         zeros = g.Reshape(g.zeros_like(X), [-1])
         flat = g.ScatterElements(
@@ -74,11 +51,6 @@ class MaxPoolGrad(Op):
             "MaxPool",
             X,
             outputs=2,
-            auto_pad=self.auto_pad,
-            ceil_mode=self.ceil_mode,
-            dilations=self.dilations,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads if self.auto_pad == "NOTSET" else None,
-            strides=self.strides,
+            **self.attributes(),
         )
         return g.Gather(g.Reshape(dy, [-1]), indices), None

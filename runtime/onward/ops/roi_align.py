@@ -7,8 +7,15 @@ import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph.memory import too_large
 from onward.graph.requests import Static, Values
 from onward.ops._floats import widened
+
+_MOST = 1 << 12
+"""Points along an axis of a bin that may be asked for."""
+
+_MANY = 1 << 16
+"""Points along an axis of a region from which on those outside the image are left out."""
 
 
 @op("RoiAlign", since=10)
@@ -58,6 +65,8 @@ class RoiAlign(Op):
                 f"{self.coordinate_transformation_mode!r}: modes are avg and max, transformations "
                 f"{' and '.join(known)}"
             )
+        if self.sampling_ratio > _MOST:
+            raise ShapeError(f"sampling_ratio is {self.sampling_ratio}; at most {_MOST} points along a bin")
         return self.mode == "max"
 
     @widened
@@ -80,35 +89,54 @@ class RoiAlign(Op):
             span = roi[3:1:-1] * X.dtype.type(self.spatial_scale) - X.dtype.type(offset) - low
             if not offset:
                 span = np.maximum(span, 1)
+            if not np.all(np.isfinite(span)):
+                y[r] = np.nan
+                continue
             rows, columns = (
                 self._points(low[a], span[a], bins[a], X.shape[2 + a], X.dtype) for a in range(2)
             )
             if not rows[0].size or not columns[0].size:
                 continue
             found = []
-            for row, row_weight in zip(rows[:2], rows[2:], strict=True):
-                for column, weight in zip(columns[:2], columns[2:], strict=True):
+            points = bins[0] * rows[0].shape[1] * bins[1] * columns[0].shape[1]
+            if (reason := too_large(4 * points * X.shape[1] * X.dtype.itemsize)) is not None:
+                raise ShapeError(reason)
+            for row, row_weight in zip(rows[:2], rows[2:4], strict=True):
+                for column, weight in zip(columns[:2], columns[2:4], strict=True):
                     pixels = X[n][:, row[:, :, None, None], column]
                     found.append(pixels * (row_weight[:, :, None, None] * weight))
             if maximum:
                 y[r] = np.max(np.maximum.reduce(found), axis=(2, 4))
+                if rows[0].shape[1] < rows[4] or columns[0].shape[1] < columns[4]:
+                    y[r] = np.maximum(y[r], 0)  # points that were left out count as 0
             else:
-                y[r] = sum(found).sum(axis=(2, 4)) / (rows[0].shape[1] * columns[0].shape[1])
+                y[r] = sum(found).sum(axis=(2, 4)) / (rows[4] * columns[4])
         return y
 
     def _points(
         self, low: float, span: float, bins: int, extent: int, dtype: np.dtype[np.generic]
-    ) -> tuple[Array, Array, Array, Array]:
-        """Two pixels and their weights for each point [bins, points] along an axis."""
+    ) -> tuple[Array, Array, Array, Array, int]:
+        """Two pixels and their weights for each point [bins, points] along an axis, and how many a bin has.
+
+        Of a region far larger than its image, those points are left out that are outside in every bin.
+        """
         size = span / bins
         count = self.sampling_ratio if self.sampling_ratio > 0 else max(0, math.ceil(size))
-        at = low + np.arange(bins)[:, None] * size + (np.arange(count) + 0.5) * size / max(count, 1)
+        starts = low + np.arange(bins)[:, None] * size
+        if count * bins > _MANY and size > 0:
+            gap = float(size) / count
+            before = np.floor((-1 - starts) / gap - 0.5) - 1
+            kept = min(count, math.ceil((extent + 1) / gap) + 4)
+            points = np.clip(before, 0, count - kept).astype(np.int64) + np.arange(kept)
+        else:
+            points = np.arange(count)[None]
+        at = starts + (points + 0.5) * size / max(count, 1)
         there = (at >= -1) & (at <= extent)
         at = np.where(there, np.clip(at, 0, extent - 1), 0)
         first = np.floor(at).astype(np.int64)
         share = at - first
         weights = (there * (1 - share)).astype(dtype), (there * share).astype(dtype)
-        return first, np.minimum(first + 1, extent - 1), *weights
+        return first, np.minimum(first + 1, extent - 1), *weights, count
 
     def lower(
         self, static: Static, outputs: Values, X: ir.Value, rois: ir.Value, batch_indices: ir.Value
@@ -179,27 +207,44 @@ def _aligned(
         if not half:
             span_v, span_u = max(span_v, 1.0), max(span_u, 1.0)
         step_v, step_u = span_v / height, span_u / width
-        count_v = ratio if ratio > 0 else max(0, math.ceil(step_v))
-        count_u = ratio if ratio > 0 else max(0, math.ceil(step_u))
+        if not (math.isfinite(step_v) and math.isfinite(step_u)):
+            y[r, c] = np.nan
+            continue
+        count_v = ratio if ratio > 0 else max(0, math.ceil(min(step_v, 1e15)))
+        count_u = ratio if ratio > 0 else max(0, math.ceil(min(step_u, 1e15)))
         for i in range(height):
+            from_v, to_v = _within(low_v + i * step_v, step_v, count_v, X.shape[2])
             for j in range(width):
+                from_u, to_u = _within(low_u + j * step_u, step_u, count_u, X.shape[3])
                 total = 0.0
-                for a in range(count_v):
+                for a in range(from_v, to_v):
                     v = low_v + i * step_v + (a + 0.5) * step_v / count_v
-                    for b in range(count_u):
+                    for b in range(from_u, to_u):
                         u = low_u + j * step_u + (b + 0.5) * step_u / count_u
                         found = 0.0
                         if -1 <= v <= X.shape[2] and -1 <= u <= X.shape[3]:
                             found = _between(X, n, c, v, u, maximum)
                         if not maximum:
                             total += found
-                        elif a == 0 and b == 0:
+                        elif a == from_v and b == from_u:
                             total = found
                         else:
                             total = max(total, found)
-                if not maximum and count_v * count_u > 0:
-                    total /= count_v * count_u
+                if maximum and (to_v - from_v < count_v or to_u - from_u < count_u):
+                    total = max(total, 0.0)  # points that were left out count as 0
+                if not maximum and count_v > 0 and count_u > 0:
+                    total /= float(count_v) * float(count_u)
                 y[r, c, i, j] = total
+
+
+def _within(start: float, step: float, count: int, extent: int) -> tuple[int, int]:
+    """The points of a bin between which all are that may be inside the image."""
+    if count == 0 or not step > 0:
+        return 0, count
+    gap = step / count
+    first = math.floor(min(max((-1 - start) / gap - 1.5, 0.0), float(count)))
+    end = math.ceil(min(max((extent - start) / gap + 1.5, float(first)), float(count)))
+    return first, end
 
 
 def _between(X: Array, n: int, c: int, v: float, u: float, maximum: bool) -> float:

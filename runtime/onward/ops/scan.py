@@ -22,7 +22,8 @@ from onward.graph import (
     inline,
     op,
 )
-from onward.ops._control import Typed, collected, meeting, of_elements, per_iteration, typed
+from onward.graph.run_limits import budget
+from onward.ops._control import Typed, collected, meeting, of_elements, per_iteration, size_of, typed
 from onward.ops._control_grad import (
     Differentiate,
     Stacked,
@@ -140,11 +141,18 @@ class ExplicitScan(BodyOp):
         if len(lengths) > 1:
             raise ShapeError(f"the scan inputs have different lengths: {sorted(lengths)}")
         parts: list[list[Array]] = [[] for _ in range(outputs)]
-        for i in range(lengths.pop() if lengths else 0):
-            results = run_body(self.body, (*states, *(np.asarray(x[i]) for x in moved), *captured))
-            states = results[:count]
-            for part, result in zip(parts, results[count:], strict=True):
-                part.append(result)
+        length = lengths.pop() if lengths else 0
+        with budget() as allowed:
+            allowed.admit(length)
+            for i in range(length):
+                allowed.iterate()
+                results = run_body(self.body, (*states, *(np.asarray(x[i]) for x in moved), *captured))
+                states = results[:count]
+                if i == 0:
+                    kept = sum(map(size_of, results[count:])) * length
+                    allowed.hold(kept + sum(map(size_of, states)), f"after its {length:,} iterations")
+                for part, result in zip(parts, results[count:], strict=True):
+                    part.append(result)
         backwards = self.scan_output_directions or (0,) * outputs
         parts = [part[::-1] if back else part for part, back in zip(parts, backwards, strict=True)]
         places = zip(parts, self.body.outputs[count:], self.scan_output_axes or (0,) * outputs, strict=True)

@@ -4,7 +4,7 @@ from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
-from onward.passes.preparation import detach_preparation, prepend_preparation
+from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
 from onward.passes.replace_head import Head, find_head, replace_head
 from onward.passes.to_inference import to_inference
@@ -15,6 +15,7 @@ __all__ = [
     "TrainingForm",
     "cast_floats",
     "detach_preparation",
+    "detach_table",
     "expand_onward",
     "find_head",
     "fold_shapes",

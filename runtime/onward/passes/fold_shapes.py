@@ -40,6 +40,7 @@ from onward.graph.extents import (
     propagated,
     reshaped_dims,
 )
+from onward.graph.infer import range_is_short
 
 __all__ = ["fold_shapes"]
 
@@ -188,6 +189,8 @@ class _Folding:
                 return None
             if shape is not None and math.prod(shape) > _LARGEST:
                 return None
+        if node.op_type == "Range" and not range_is_short(operands):
+            return None
         try:
             with np.errstate(all="ignore"):
                 results: Any = operator.kernel(*operands)  # type: ignore[attr-defined]

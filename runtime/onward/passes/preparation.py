@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.data.preparation import NumberPreparation, Preparation
+from onward.data.table_preparation import TablePreparation
 from onward.errors import ConfigError, InvalidModelError
 from onward.graph import Builder, dims_of, numpy_dtype
 
-__all__ = ["detach_preparation", "prepend_preparation"]
+__all__ = ["detach_preparation", "detach_table", "prepend_preparation"]
 
 _SCOPE = "preparation"
 
@@ -33,6 +34,8 @@ def prepend_preparation(model: ir.Model, preparation: Preparation) -> ir.Model:
     """
     model = model.clone()
     graph = model.graph
+    if preparation.table is not None:
+        _prepend_table(graph, preparation.table)
     for name, each in preparation.numbers.items():
         if each.empty:
             continue
@@ -76,6 +79,74 @@ def detach_preparation(model: ir.Model, names: Collection[str]) -> ir.Model:
         raw.name = f"{name}.raw"
         graph.inputs[graph.inputs.index(raw)] = network
     return model
+
+
+def detach_table(model: ir.Model, table: TablePreparation) -> ir.Model:
+    """The model without a table's preparation: one input of features.
+
+    Raises:
+        InvalidModelError: the preparation is not in the graph; another tool has changed the file.
+    """
+    model = model.clone()
+    graph = model.graph
+    boundary = next((v for n in graph for v in n.outputs if v.name == f"{_SCOPE}/{table.input}"), None)
+    if boundary is None or boundary.is_graph_output():
+        raise InvalidModelError(
+            "the metadata say that the graph prepares a table, but it has no value "
+            f"'{_SCOPE}/{table.input}': another tool has changed the file; train the original"
+        )
+    network = ir.Value(name=f"{_SCOPE}/{table.input}.network", type=boundary.type, shape=boundary.shape)
+    ir.convenience.replace_all_uses_with(boundary, network)
+    for node in reversed(list(graph)):
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(name)
+    graph.inputs[:] = [v for v in graph.inputs if v.uses() or v.name not in table.takes]
+    graph.inputs.insert(0, network)
+    network.name = table.input
+    return model
+
+
+def _prepend_table(graph: ir.Graph, table: TablePreparation) -> None:
+    network = next((v for v in graph.inputs if v.name == table.input), None)
+    if network is None or network.dtype is None or network.is_graph_output():
+        raise ConfigError(
+            f"there is a preparation of a table for input {table.input!r}, but the model takes "
+            f"{', '.join(str(v.name) for v in graph.inputs)}"
+        )
+    dims = dims_of(network)
+    if dims is not None and (len(dims) != 2 or dims[1] != table.width):
+        raise ConfigError(f"input {table.input!r} is {list(dims)}, the table has {table.width} features")
+    uses = list(network.uses())
+    graph.inputs.remove(network)
+    network.name = f"{_SCOPE}/{table.input}.network"
+    taken = {value.name: value for node in graph for value in node.outputs}
+    first = dims[0] if dims else None
+    g = Builder(graph)
+    g.at(next(iter(graph), None))
+    inputs = {}
+    for name, dtype in table.takes.items():
+        if name in graph.initializers or (name in taken and taken[name].is_graph_output()):
+            raise ConfigError(
+                f"column {name!r} has the name of a value of the model: rename the column, or say "
+                "--no-preparation"
+            )
+        if name in taken:
+            taken[name].name = g.unique(f"{name}.network")
+        element = ir.DataType.STRING if dtype.kind == "O" else ir.DataType.from_numpy(dtype)
+        inputs[name] = g.input(name, element, [first, len(table.columns) if table.matrix else 1])
+    with g.scope(f"{_SCOPE}/{table.input}"):
+        prepared = table.write(g, inputs)
+        if prepared.is_graph_input() or prepared.is_initializer():
+            prepared = g.Identity(prepared)
+        if numpy_dtype(network.dtype) != np.float32:
+            prepared = g.Cast(prepared, to=int(network.dtype))
+    for node, index in uses:
+        node.replace_input_with(index, prepared)
+    prepared.name = f"{_SCOPE}/{table.input}"
+    prepared.shape = network.shape
 
 
 def _prepend(graph: ir.Graph, value: ir.Value, each: NumberPreparation) -> None:

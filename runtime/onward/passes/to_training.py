@@ -23,15 +23,18 @@ class TrainingForm:
         statistics: running statistics, initializers of the model, and the value that replaces each.
         seed: the seed input, None if nothing random is left.
         step: the step input, None if nothing random is left.
+        share: the input for which samples of the batch the model is given, int64 [2]: the first, and how
+            many; None if nothing random is left, or where it was not asked for.
     """
 
     model: ir.Model
     statistics: Mapping[str, ir.Value]
     seed: ir.Value | None
     step: ir.Value | None
+    share: ir.Value | None = None
 
 
-def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
+def to_training(model: ir.Model, trainable: Collection[str], *, shares: bool = False) -> TrainingForm:
     """The model in training form, for parameters that are going to be trained.
 
     Dropout becomes a function of (seed, step, output name). BatchNormalization with a trainable scale or bias
@@ -40,6 +43,7 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
     Args:
         model: an inference model at the opset that gradient rules write (21), put in canonical form here.
         trainable: names of the initializers that will be trained.
+        shares: the model will be given parts of batches: units are dropped by their place in the whole batch.
 
     Raises:
         UnsupportedError: a Dropout whose ratio is computed, running statistics that are not initializers, or
@@ -63,22 +67,22 @@ def to_training(model: ir.Model, trainable: Collection[str]) -> TrainingForm:
 
     def scalar(name: str) -> ir.Value:
         if name not in scalars:
-            scalars[name] = g.input(g.unique(name), ir.DataType.INT64, ())
+            scalars[name] = g.input(g.unique(name), ir.DataType.INT64, (2,) if name == "share" else ())
         return scalars[name]
 
     for node in list(graph):
         if node.op_type == "Dropout" and node.domain == "":
-            _replace_dropout(g, node, scalar)
+            _replace_dropout(g, node, scalar, shares)
         elif (
             node.op_type == "BatchNormalization"
             and node.domain == ""
             and any(v is not None and v.name in trainable for v in node.inputs[1:3])
         ):
             statistics.update(_use_batch(g, node, statistics))
-    return TrainingForm(model, statistics, scalars.get("seed"), scalars.get("step"))
+    return TrainingForm(model, statistics, scalars.get("seed"), scalars.get("step"), scalars.get("share"))
 
 
-def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value]) -> None:
+def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value], shares: bool) -> None:
     ratio = _ratio(node)
     x, y = node.inputs[0], node.outputs[0]
     if x is None:
@@ -96,8 +100,10 @@ def _replace_dropout(g: Builder, node: ir.Node, scalar: Callable[[str], ir.Value
     if ratio == 0:
         new = g.Identity(x)
     else:
+        names = ("seed", "step", "share") if shares else ("seed", "step")
+        operands = [scalar(name) for name in names]
         new = g.onward.PhiloxDropout(
-            x, scalar("seed"), scalar("step"), ratio=ratio, salt=salt, name=g.unique(f"{node.name}/train")
+            x, *operands, ratio=ratio, salt=salt, name=g.unique(f"{node.name}/train")
         )
     g.at(None)
     y.name = None

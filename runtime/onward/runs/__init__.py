@@ -12,16 +12,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.runs.config import RunConfig, read_run, to_toml
+    from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.events import (
         CheckpointWritten,
+        ColumnsPrepared,
         DataRead,
         EpochEnded,
         Event,
         Exported,
         Finished,
+        FoldMeasured,
         Measured,
         MetricsSoFar,
+        RanksTimed,
         Started,
         StepEnded,
         Warned,
@@ -33,15 +36,18 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "Measures",
     "MetricsSoFar",
     "Prepared",
+    "RanksTimed",
     "RunConfig",
     "RunResult",
     "Started",
@@ -50,11 +56,12 @@ __all__ = [
     "execute",
     "measure",
     "read_run",
+    "run_of",
     "to_toml",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("RunConfig", "read_run", "to_toml"), "config"),
+    **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     "Prepared": "preparation",

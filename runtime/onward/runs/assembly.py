@@ -17,7 +17,7 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import detach_preparation, find_head, replace_head
+from onward.passes import detach_preparation, detach_table, find_head, replace_head
 from onward.runs.config import RunConfig
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
@@ -124,11 +124,15 @@ def base_of(run: RunConfig) -> Base | None:
     if prepared.inside:
         changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
         model = detach_preparation(model, changed)
+        if (table := prepared.preparation.table) is not None:
+            model = detach_table(model, table)
     return Base(model, prepared, _classes_of(provenance))
 
 
 def untouched_inputs(run: RunConfig, base: Base | None, train: Dataset) -> list[str]:
     """The data set's inputs that the network takes as integers: tokens, or bytes."""
+    if train.table:
+        return []
     if base is None:
         takes = inspect.signature(getattr(zoo, run.model.name)).parameters
         if "vocabulary_size" not in takes:
@@ -346,6 +350,13 @@ def _loss_of(run: RunConfig, task: Task, output: ir.Value, train: Dataset | None
         count = task.count if task.kind == "one-hot" else train.class_count
         labels = labels[labels != train.ignore_index] if train.ignore_index is not None else labels
         options["class_weights"] = balanced_class_weights(labels.reshape(-1), count)
+    elif isinstance(given := options.get("class_weights"), dict):
+        names = () if train is None or train.classes is None else train.classes
+        if unknown := [each for each in given if each not in names]:
+            raise ConfigError(
+                f"there is a class weight for {unknown[0]!r}; the classes are {', '.join(names) or 'unknown'}"
+            )
+        options["class_weights"] = tuple(given.get(each, 1.0) for each in names)
     return name, loss_named(name, **options)
 
 
@@ -384,6 +395,13 @@ def _fitting(name: str, takes: Mapping[str, Any], train: Dataset, preparation: P
         if arrays[0].dtype.kind != "f":
             raise _unfit(name, "numbers", train, arrays[0].dtype, shape)
         options["input_shape"] = shape
+    if preparation.table is not None and "embedded" in takes:
+        options["embedded"] = preparation.table.embedded
+    if preparation.table is not None and "output_scale" in takes and train.task == "regression":
+        assert train.targets is not None
+        spread = train.targets.std(axis=0)
+        options["output_scale"] = np.where(spread > 0, spread, 1.0).tolist()
+        options["output_mean"] = train.targets.mean(axis=0).tolist()
     return options
 
 

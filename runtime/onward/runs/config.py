@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from onward.errors import ConfigError
 from onward.runs.options import Option
 
-__all__ = ["DataTable", "RunConfig", "read_run", "to_toml"]
+__all__ = ["DataTable", "RunConfig", "read_run", "run_of", "to_toml"]
 
 _SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
@@ -63,21 +63,48 @@ class DataTable(_Table):
     spec: Annotated[
         str,
         Option(
-            "digits, iris, wine, breast_cancer, diabetes, idx:FOLDER, csv:FILE, npz:FILE, images:FOLDER or "
-            "text:FILE.",
+            "A table (.csv, .tsv, .jsonl, .parquet, .feather, sqlite:FILE?query=SELECT...), images:FOLDER, "
+            "text:FILE, npz:FILE, idx:FOLDER, or digits, iris, wine, breast_cancer, diabetes.",
             name="data",
         ),
     ]
     target: Annotated[
         str | tuple[str, ...] | None,
-        Option("The column or array to predict; several columns of a CSV file with commas."),
+        Option("The column or array to predict; several columns of a table with commas."),
     ] = None
+    include: Annotated[
+        tuple[str, ...] | None, Option("Learn from these columns of a table alone.", form="list")
+    ] = None
+    exclude: Annotated[tuple[str, ...], Option("Columns of a table to leave out.", form="list")] = ()
+    columns: Annotated[
+        dict[str, dict[str, Any]],
+        Option(
+            "What becomes of a column: age:impute=mean,scale=log or city:encode=hashing or id:drop; "
+            "repeatable.",
+            name="column",
+            form="columns",
+        ),
+    ] = {}
+    group: Annotated[str | None, Option("A column whose equal values stay in one part of the data.")] = None
+    time: Annotated[
+        str | None, Option("A column that orders rows: the latest are the last part of the data.")
+    ] = None
+    weight: Annotated[str | None, Option("A column that says how much each row counts in the loss.")] = None
+    skip_bad_rows: Annotated[
+        bool, Option("Leave out, and count, rows of a table that cannot be read.", only_on=True)
+    ] = False
     task: Annotated[
         Literal["classification", "regression"] | None, Option("By default what the targets are.")
     ] = None
     text: Annotated[str | None, Option("The column that holds the text.")] = None
     image_size: Annotated[_Positive | None, Option("The side of an image.")] = None
     channels: Annotated[_Positive | None, Option("1 for grey, 3 for colour images.")] = None
+    fit: Annotated[Literal["stretch", "crop", "pad"], Option("How an image is brought to its size.")] = (
+        "stretch"
+    )
+    skip_bad_files: Annotated[
+        bool, Option("Leave out, and count, images that cannot be decoded.", only_on=True)
+    ] = False
     limit: Annotated[_Positive | None, Option("Use this many rows of a text file.")] = None
     drop_duplicates: Annotated[
         bool, Option("Leave out rows of a text file that repeat text and label of an earlier one.")
@@ -87,9 +114,9 @@ class DataTable(_Table):
     ] = (0.8, 0.1, 0.1)
     split_seed: Annotated[_Seed, Option("Decides which sample goes where.")] = 0
     normalise: Annotated[bool, Option("Zero mean, unit variance, measured on the training part.")] = True
-    augment: Annotated[str | None, Option("Such as flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8.")] = (
-        None
-    )
+    augment: Annotated[
+        str | None, Option("Such as flip,shift=2,crop=4,rotate=10,noise=0.05,cutout=8,erase,mixup=0.2.")
+    ] = None
     tokens: Annotated[_Positive, Option("Tokens of a text; longer ones are cut.")] = 64
     tokenizer: Annotated[
         Literal["words", "bpe", "wordpiece"],
@@ -113,8 +140,12 @@ class LossTable(_Table):
     ] = None
     label_smoothing: Annotated[float | None, Option("Of cross-entropy.")] = None
     class_weights: Annotated[
-        tuple[float, ...] | Literal["balanced"] | None,
-        Option("balanced, or one number a class.", form="weights"),
+        tuple[float, ...] | Literal["balanced"] | dict[str, float] | None,
+        Option(
+            "balanced, one number a class, or CLASS=NUMBER with commas, others 1.",
+            short=("--class-weight",),
+            form="weights",
+        ),
     ] = None
     ignore_index: int | None = None
     axis: Literal[1, -1] | None = None
@@ -208,6 +239,10 @@ class RunConfig(_Table):
         bool,
         Option("Export a graph that takes inputs as they are read; else the bare network."),
     ] = True
+    folds: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Option("Also measure on so many parts in turn, each by a network trained on the others."),
+    ] = None
     epochs: Annotated[_Positive, Option("Passes over the training part.")] = 10
     batch_size: Annotated[_Positive, Option("Samples a step.")] = 32
     seed: Annotated[_Seed, Option("Of first weights, order, dropout.")] = 0
@@ -224,6 +259,10 @@ class RunConfig(_Table):
         "auto"
     )
     threads: Annotated[_Positive | None, Option("Of the compiled engine; else all cores.")] = None
+    parallel: Annotated[
+        Literal["auto", "mpi", "none"],
+        Option("Divide batches among MPI ranks; by default where mpirun has started several."),
+    ] = "auto"
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2
@@ -250,10 +289,7 @@ def read_run(file: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, a key is unknown or missing, or a value does not fit.
     """
-    merged = {} if file is None else _read_toml(file)
-    for table_name, key in _SHORT.items():
-        if isinstance(merged.get(table_name), str):
-            merged[table_name] = {key: merged[table_name]}
+    merged = {} if file is None else _tables(_read_toml(file))
     for key, value in overrides.items():
         if value is None:
             continue
@@ -265,10 +301,20 @@ def read_run(file: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
                 raise ConfigError(f"{file}: {part!r} must be a table")
         known = table.get(last)
         table[last] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
-    try:
-        return RunConfig.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(f"{file or 'options'}: {_problems(error)}") from None
+    return _validated(merged, str(file or "options"))
+
+
+def run_of(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """The run that JSON values describe, with the keys and short forms of a TOML file.
+
+    Args:
+        values: as `RunConfig.plain` gives them.
+        source: what error texts call them.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value does not fit.
+    """
+    return _validated(_tables(values), source)
 
 
 def to_toml(run: RunConfig) -> str:
@@ -276,6 +322,21 @@ def to_toml(run: RunConfig) -> str:
     lines: list[str] = []
     _write_table(lines, run.plain(), "")
     return "\n".join(lines) + "\n"
+
+
+def _tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with tables in the place of their short forms."""
+    return {
+        key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _validated(values: Mapping[str, Any], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_problems(error)}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, final
 
+from onward.parallel import Times
 from onward.runs.measures import Measures
 from onward.verify import Report
 
 __all__ = [
     "CheckpointWritten",
+    "ColumnsPrepared",
     "DataRead",
     "EpochEnded",
     "Event",
     "Exported",
     "Finished",
+    "FoldMeasured",
     "Measured",
     "MetricsSoFar",
+    "RanksTimed",
     "Started",
     "StepEnded",
     "Warned",
@@ -43,6 +47,35 @@ class DataRead:
     test: int
     inputs: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class ColumnsPrepared:
+    """A table's columns were measured on the training part.
+
+    Attributes:
+        rows: for each column its name, what it is, and what is done to it.
+        features: how many numbers the network takes of a row.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    features: int
+
+
+@final
+@dataclass(frozen=True)
+class FoldMeasured:
+    """A network was trained on all folds but one, and measured on that one.
+
+    Attributes:
+        number, count: which of how many, from 1.
+        figures: on that fold.
+    """
+
+    number: int
+    count: int
+    figures: Mapping[str, float]
 
 
 @final
@@ -149,6 +182,14 @@ class Exported:
 
 @final
 @dataclass(frozen=True)
+class RanksTimed:
+    """Training on several ranks is over: where the time of each went."""
+
+    ranks: tuple[Times, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Warned:
     """Something that may not be meant."""
 
@@ -176,6 +217,8 @@ class Finished:
 
 Event: TypeAlias = (
     DataRead
+    | ColumnsPrepared
+    | FoldMeasured
     | Started
     | StepEnded
     | MetricsSoFar
@@ -183,6 +226,7 @@ Event: TypeAlias = (
     | CheckpointWritten
     | Measured
     | Exported
+    | RanksTimed
     | Warned
     | Finished
 )

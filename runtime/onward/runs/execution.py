@@ -5,27 +5,33 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
-from onward.data import Dataset, Loader, Preparation, Source, Splits, parse_augmentation
+from onward.data import Dataset, Loader, Preparation, Source, Splits, folds, parse_augmentation
+from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.model import Provenance, current_versions
+from onward.graph import TensorSpec, dims_of
+from onward.model import Provenance, atomic_write, current_versions
+from onward.parallel import ranks_of
 from onward.runs import assembly
-from onward.runs.config import RunConfig
+from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
     CheckpointWritten,
+    ColumnsPrepared,
     DataRead,
     EpochEnded,
     Event,
     Exported,
     Finished,
+    FoldMeasured,
     Measured,
     MetricsSoFar,
+    RanksTimed,
     Started,
     StepEnded,
     Warned,
@@ -33,12 +39,17 @@ from onward.runs.events import (
 from onward.runs.measures import final_activation, measure
 from onward.runs.preparation import (
     align_classes,
+    digest_of,
     feeds_of,
     fit_preparation,
+    images_as_taken,
     input_names,
+    known_columns,
     metadata_of,
+    plain_numbers,
     read_data,
 )
+from onward.runs.tables import tabular_defaults
 from onward.train import Callback, Checkpoints, History, Trainer
 from onward.train.run import Run
 from onward.train.task import Task, default_metrics, describe
@@ -48,7 +59,7 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log")
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel")
 """Where a run is recorded changes nothing in the model, and is not written into it."""
 
 Listener = Callable[[Event], None]
@@ -80,14 +91,14 @@ class RunResult:
 
     Attributes:
         finished: how it ended.
-        trainer: with the trained weights.
+        trainer: with the trained weights; None where the run was cancelled before there was one.
         history: one row an epoch.
         figures: on the part that training never saw, as in the model's metadata.
         report: of the comparison with onnxruntime; None where nothing was exported.
     """
 
     finished: Finished
-    trainer: Trainer
+    trainer: Trainer | None
     history: History
     figures: Mapping[str, float]
     report: Report | None
@@ -116,18 +127,109 @@ def execute(
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
             can be known.
     """
-    tell: Listener = events if events is not None else _silent
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    tell: Listener = events if events is not None and first else _silent
     token = cancel if cancel is not None else CancelToken()
-    _refuse_early(config)
+    if first:
+        _refuse_early(config)
     base = assembly.base_of(config)
+    if base is not None:
+        shapes = [dims_of(value) for value in base.model.graph.inputs]
+        config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     source, named = _read(config, base)
+    if config.data.target is None and (goals := source.dataset.target_columns) is not None:
+        target = goals[0] if len(goals) == 1 else goals
+        config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
     parts = source.split(config.data.split, config.data.split_seed)
+    config = tabular_defaults(config, parts) if base is None else config
     _tell_data(config, source, parts, tell)
     raw = parts
+    if config.folds is not None:
+        _measure_folds(config, base, source, named, tell, token)
+        if token.cancelled:
+            finished = Finished("cancelled", token.reason, None, None)
+            tell(finished)
+            return RunResult(finished, None, History(), {}, None)
+    setup = _set_up(config, base, named, parts, tell)
+    trainer, parts, targets, preparation = setup.trainer, setup.parts, setup.targets, setup.preparation
+    augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+    loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
+    bridge = _Bridge(tell, token)
+    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
+    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+        bridge.checkpoints = checkpoints
+        hooks.append(checkpoints)
+    output = assembly.output_of(config) if first else Path()
+    tell(
+        Started(
+            model=config.model.name,
+            weights=sum(a.size for a in trainer.weights().values()),
+            task=describe(targets.tasks, targets.names, setup.metrics),
+            head=setup.head,
+            epochs=config.epochs,
+            batches=len(loader),
+            output=output,
+            resumed=None if resume is None else Path(resume),
+        )
+    )
+    history = trainer.fit(
+        loader,
+        validation=parts.validation,
+        epochs=config.epochs,
+        callbacks=hooks,
+        resume=resume,
+        progress=False,
+    )
+    if group is not None:
+        tell(RanksTimed(trainer.times))
+    if bridge.cancelled:
+        finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
+        tell(finished)
+        return RunResult(finished, trainer, history, {}, None)
+
+    def finish() -> tuple[dict[str, float], Report | None]:
+        if not first:
+            return {}, None
+        if config.output is None:  # the folder is the run's alone
+            with atomic_write(output.with_name("history.csv")) as file:
+                file.write(history.to_csv().encode())
+        figures = _measure(config, trainer, parts, tell)
+        return figures, _export(
+            config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell
+        )
+
+    figures, report = finish() if group is None else group.together(finish)
+    finished = Finished(
+        "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
+    )
+    tell(finished)
+    return RunResult(finished, trainer, history, figures, report)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """All that a training needs, made for one division of the data."""
+
+    trainer: Trainer
+    parts: Splits
+    targets: assembly.Targets
+    preparation: Preparation
+    metrics: Sequence[str]
+    head: str
+
+
+def _set_up(
+    config: RunConfig, base: assembly.Base | None, named: bool, parts: Splits, tell: Listener
+) -> _Setup:
+    """Measure the training part, and make a network and a trainer that fit it."""
     untouched = assembly.untouched_inputs(config, base, parts.train)
     preparation = fit_preparation(
         parts.train, config.data, None if base is None else base.prepared, untouched
     )
+    if preparation.table is not None:
+        tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
     prepared_train = preparation.apply(parts.train)
     model, head = (
         (assembly.build_network(config, prepared_train, preparation), "")
@@ -154,46 +256,42 @@ def execute(
         engine=config.engine,
         threads=config.threads,
         options=CompileOptions(config.winograd),
+        parallel=None if ranks_of(config.parallel) is None else "mpi",
     )
-    augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
-    loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
-    bridge = _Bridge(tell, token)
-    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
-    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
-        bridge.checkpoints = checkpoints
-        hooks.append(checkpoints)
-    output = assembly.output_of(config)
-    tell(
-        Started(
-            model=config.model.name,
-            weights=sum(a.size for a in trainer.weights().values()),
-            task=describe(targets.tasks, targets.names, metrics),
-            head=head,
+    return _Setup(trainer, parts, targets, preparation, metrics, head)
+
+
+def _measure_folds(
+    config: RunConfig,
+    base: assembly.Base | None,
+    source: Source,
+    named: bool,
+    tell: Listener,
+    token: CancelToken,
+) -> None:
+    """Train on all folds but one, measure on that one, and tell; each in turn."""
+    assert config.folds is not None
+    train, validation, _ = config.data.split
+    share = validation / (train + validation)
+    divided = folds(source.dataset, config.folds, config.data.split_seed, share)
+    for number, parts in enumerate(divided, start=1):
+        setup = _set_up(config, base, named, parts, _silent)
+        augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
+        loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
+        bridge = _Bridge(_silent, token)
+        plain = config.model_copy(update={"log": LogTable()})
+        setup.trainer.fit(
+            loader,
+            validation=setup.parts.validation,
             epochs=config.epochs,
-            batches=len(loader),
-            output=output,
-            resumed=None if resume is None else Path(resume),
+            callbacks=[*assembly.callbacks_of(plain), bridge],
+            progress=False,
         )
-    )
-    history = trainer.fit(
-        loader,
-        validation=parts.validation,
-        epochs=config.epochs,
-        callbacks=hooks,
-        resume=resume,
-        progress=False,
-    )
-    if bridge.cancelled:
-        finished = Finished("cancelled", token.reason, None, bridge.last_checkpoint)
-        tell(finished)
-        return RunResult(finished, trainer, history, {}, None)
-    figures = _measure(config, trainer, parts, tell)
-    report = _export(config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell)
-    finished = Finished(
-        "stopped" if trainer.stopped else "completed", trainer.stopped, output, bridge.last_checkpoint
-    )
-    tell(finished)
-    return RunResult(finished, trainer, history, figures, report)
+        if token.cancelled:
+            return
+        figures = _measure(config, setup.trainer, setup.parts, _silent)
+        plain_figures = {name.removeprefix("test_"): value for name, value in figures.items()}
+        tell(FoldMeasured(number, config.folds, plain_figures))
 
 
 @final
@@ -209,13 +307,14 @@ class _Bridge(Callback):
         self._told = 0.0
 
     def on_step_end(self, run: Run) -> None:
-        size, last = run.loader.batch_size, run.last
-        samples = min(size, len(run.loader.dataset) - (run.batch - 1) * size)
+        last, samples = run.last, run.samples
         self._tell(StepEnded(run.epoch, run.batch, run.step, samples, last["loss"], last["learning_rate"]))
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now
             self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
-        if self._token.cancelled:
+        run.asked = self._token.cancelled
+        if run.agreed or (run.asked and run.group is None):
+            self._token.cancel("interrupted on another rank")
             self.cancelled = True
             if self.checkpoints is not None:
                 self.checkpoints.write(run)
@@ -245,12 +344,14 @@ def _refuse_early(config: RunConfig) -> None:
 
 def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     """The data, their class numbers as a file's classes say, and whether they name classes."""
-    columns = None if base is None else base.prepared.preparation.columns
+    known = None if base is None else base.prepared.preparation
     source = read_data(
         config.data,
-        columns=columns if config.data.spec.startswith("csv:") else None,
         ignore_index=config.loss.ignore_index,
+        **(known_columns(known) if known is not None and is_table(config.data.spec) else {}),
     )
+    if known is not None and known.table is None and source.dataset.table:
+        source = plain_numbers(source)
     names = None if base is None or config.model.head is not None else base.classes
     data = source.dataset
     if names is not None and data.classes is not None and not set(data.classes) <= set(names):
@@ -266,6 +367,8 @@ def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener)
         name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
         for name, a in parts.train.inputs.items()
     }
+    if parts.train.table:
+        inputs = {f"{len(parts.train.columns or ())} columns": ""}
     notes = source.dataset.notes + (() if source.test is None else source.test.notes)
     train, validation, test = sizes
     tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
@@ -297,12 +400,14 @@ def _export(
     names = [spec.name for spec in trainer.inputs]
     sample = next(part for part in (raw.test, raw.validation, raw.train) if part is not None)
     sample = sample.take(range(min(_SAMPLES, len(sample))))
-    encoded = Preparation(text=preparation.text).apply(sample)
-    graph = preparation.renamed(input_names(encoded, names))
+    encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
+    graph = preparation.renamed(
+        input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}
+    )
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{whole.digest()}",
+        data_hash=f"sha256:{digest_of(whole, graph)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
@@ -311,7 +416,13 @@ def _export(
         class_names=whole.classes,
         **metadata_of(graph, inside=inside),
     )
-    if inside:
+    if inside and graph.table is not None:
+        inputs = dict(graph.table.raw(sample))
+        specs = [
+            TensorSpec(name, dtype, ("N", *inputs[name].shape[1:]))
+            for name, dtype in graph.table.takes.items()
+        ]
+    elif inside:
         specs = [
             spec if (each := graph.numbers.get(spec.name)) is None else replace(spec, dtype=each.dtype)
             for spec in trainer.inputs
@@ -324,7 +435,10 @@ def _export(
         trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
-    tell(Exported(output, report, tuple(map(str, specs)), _notes(graph, inside)))
+    takes = tuple(map(str, specs))
+    if inside and graph.table is not None and not graph.table.matrix:
+        takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
+    tell(Exported(output, report, takes, _notes(graph, inside)))
     return report
 
 
@@ -335,7 +449,8 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
             "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
             "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
         )
-    if not inside and any(not each.empty for each in preparation.numbers.values()):
+    changed = any(not each.empty for each in preparation.numbers.values())
+    if not inside and (changed or preparation.table is not None):
         notes.append(
             "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
             "and other runtimes have to (onward.preparation in its metadata)"

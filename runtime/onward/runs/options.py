@@ -19,7 +19,8 @@ class Option:
         short: further spellings, with their dashes.
         form: "value": one text. "list": texts with commas between them. "numbers": numbers with commas.
             "repeat": the option may be given again and again. "assignments": the same, each NAME=VALUE.
-            "weights": numbers with commas, or "balanced".
+            "weights": numbers with commas, or "balanced". "columns": the same as "repeat", each
+            NAME:WORD or NAME:KEY=VALUE,KEY=VALUE.
         argument: whether it stands on the command line without a name.
         only_on: a boolean without its opposite, `--name` but no `--no-name`.
     """
@@ -27,6 +28,6 @@ class Option:
     help: str
     name: str | None = None
     short: tuple[str, ...] = ()
-    form: Literal["value", "list", "numbers", "repeat", "assignments", "weights"] = "value"
+    form: Literal["value", "list", "numbers", "repeat", "assignments", "weights", "columns"] = "value"
     argument: bool = False
     only_on: bool = False

@@ -17,13 +17,15 @@ from onward.data import (
     Source,
     Splits,
     Subwords,
+    TablePreparation,
     TextPreparation,
     Vocabulary,
     as_dtype,
     resolve,
 )
+from onward.data.registry import split_spec
 from onward.errors import ConfigError, DataError, InvalidModelError
-from onward.graph import Array, TensorSpec
+from onward.graph import Array, Dim, TensorSpec
 from onward.model import Provenance
 from onward.runs.config import DataTable
 
@@ -33,10 +35,13 @@ __all__ = [
     "align_classes",
     "choose_part",
     "data_table",
+    "digest_of",
     "feeds_of",
     "fit_preparation",
     "input_names",
+    "known_columns",
     "metadata_of",
+    "plain_numbers",
     "read_data",
     "stored_data",
 ]
@@ -101,7 +106,14 @@ class Prepared:
     def outside(self) -> Preparation:
         """What has to be done before the graph."""
         whole = self.preparation
-        return replace(whole, numbers={}) if self.inside else whole
+        return replace(whole, numbers={}, table=None) if self.inside else whole
+
+    def given(self, dataset: Dataset) -> Dataset:
+        """The data set, as read, with the inputs that the graph takes."""
+        table = self.preparation.table
+        if table is not None and self.inside:
+            return replace(dataset, inputs=table.raw(dataset), columns=None)
+        return self.outside.apply(dataset)
 
 
 def fit_preparation(
@@ -120,6 +132,11 @@ def fit_preparation(
         DataError: the data are not of the kind that the model was trained on.
     """
     old = Preparation() if known is None else known.preparation
+    if train.table:
+        if old.table is not None:
+            return old
+        found = TablePreparation.fit(train, table.columns, scale=table.normalise)
+        return Preparation(columns=found.names, table=found)
     text = old.text
     if train.text_inputs and text is None:
         if len(train.text_inputs) > 1:
@@ -200,6 +217,8 @@ def read_data(
     *,
     raw: bool = True,
     columns: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    unsaid: Sequence[str] = (),
     ignore_index: int | None = None,
 ) -> Source:
     """Read the data set.
@@ -208,6 +227,8 @@ def read_data(
         table: what to read.
         raw: images as bytes, else as floats of 0 … 1.
         columns: the columns of a table that the model takes, found by name; None: all of them.
+        kinds: what they hold, "number" or "text"; None: what their cells are.
+        unsaid: columns that a table may have besides.
         ignore_index: the label in arrays whose samples do not count.
 
     Raises:
@@ -224,14 +245,49 @@ def read_data(
     }
     match kind:
         case "text":
+            options |= {"skip_bad_rows": table.skip_bad_rows or None}
             options |= {"tokens": table.tokens, "seed": table.split_seed if table.limit is not None else None}
-        case "csv":
-            options |= {"task": table.task, "features": columns}
+        case "table" | "csv" | "sqlite":
+            options |= {
+                "task": table.task,
+                "include": columns if columns is not None else table.include,
+                "exclude": table.exclude if columns is None else None,
+                "group": table.group,
+                "time": table.time,
+                "weight": table.weight,
+                "unsaid": unsaid,
+                "kinds": kinds if kinds is not None else _asked_kinds(table),
+                "skip_bad_rows": table.skip_bad_rows or None,
+            }
         case "npz":
             options |= {"task": table.task, "ignore_index": ignore_index}
-        case "idx" | "images" | "digits":
+        case "images":
+            options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
+        case "idx" | "digits":
             options["raw"] = raw
     return resolve(table.spec, **options)
+
+
+def images_as_taken(table: DataTable, takes: Sequence[Sequence[Dim] | None]) -> DataTable:
+    """The table with the image size and channels that a model takes, where they are not chosen.
+
+    Args:
+        table: what to read.
+        takes: the shapes of the model's inputs; the first [N, C, H, W] with known extents counts.
+    """
+    if _kind(table.spec) != "images":
+        return table
+    for shape in takes:
+        if shape is None or len(shape) != 4:
+            continue
+        channels, height, width = shape[1:]
+        found: dict[str, int] = {}
+        if table.channels is None and channels in (1, 3):
+            found["channels"] = channels
+        if table.image_size is None and isinstance(height, int) and height == width:
+            found["image_size"] = height
+        return table.model_copy(update=found)
+    return table
 
 
 def align_classes(source: Source, names: Sequence[str] | None) -> Source:
@@ -287,6 +343,8 @@ def input_names(dataset: Dataset, inputs: Sequence[str]) -> dict[str, str]:
         ConfigError: the names do not fit.
     """
     have = [name for name in dataset.inputs if not name.endswith(".target")]
+    if dataset.table and len(inputs) == 1:
+        return dict.fromkeys(have, inputs[0])
     if len(inputs) == 1 and len(have) == 1:
         return {have[0]: inputs[0]}
     if missing := [name for name in inputs if name not in have]:
@@ -325,5 +383,52 @@ def _aligned(data: Dataset, names: Sequence[str] | None) -> Dataset:
     return replace(data, targets=places[data.targets], classes=tuple(names))
 
 
+def known_columns(preparation: Preparation) -> dict[str, Any]:
+    """What `read_data` has to know of a table, from the preparation of a model."""
+    table = preparation.table
+    if table is None:
+        return {"columns": preparation.columns}
+    dropped = [plan.name for plan in table.columns if plan.name not in table.names]
+    return {"columns": table.names, "kinds": table.kinds, "unsaid": dropped}
+
+
+def digest_of(dataset: Dataset, preparation: Preparation) -> str:
+    """The hash of a data set; of a table, of the columns that a model takes."""
+    table = preparation.table
+    return (dataset if table is None else dataset.with_inputs(table.raw(dataset))).digest()
+
+
+def plain_numbers(source: Source) -> Source:
+    """A table as one input of float32, for a network that takes numbers as they are.
+
+    Raises:
+        DataError: a column holds texts, or a number is missing.
+    """
+
+    def plain(data: Dataset) -> Dataset:
+        if len(data.inputs) != 1 or next(iter(data.inputs.values())).dtype.kind != "f":
+            name = next(name for name, a in data.inputs.items() if a.dtype.kind == "O")
+            raise DataError(f"data set {data.name!r}: column {name!r} holds texts, the model takes numbers")
+        (name, matrix), columns = next(iter(data.inputs.items())), data.columns or ()
+        if np.isnan(matrix).any():
+            row, place = np.argwhere(np.isnan(matrix))[0]
+            raise DataError(
+                f"data set {data.name!r}: row {row + 1}, column {columns[place]!r}: the value is missing, "
+                "and the model does not say what stands in for it"
+            )
+        return replace(data, inputs={name: as_dtype(matrix, np.dtype(np.float32), "the table")}, table=False)
+
+    return Source(plain(source.dataset), None if source.test is None else plain(source.test))
+
+
+def _asked_kinds(table: DataTable) -> dict[str, str] | None:
+    kinds = {"number": "number", "category": "text", "date": "text"}
+    asked = {
+        name: "text" if "encode" in each else kinds.get(str(each.get("kind")))
+        for name, each in table.columns.items()
+    }
+    return {name: kind for name, kind in asked.items() if kind is not None} or None
+
+
 def _kind(spec: Any) -> str:
-    return str(spec).partition(":")[0]
+    return split_spec(str(spec))[0]

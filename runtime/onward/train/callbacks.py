@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 
@@ -26,7 +26,13 @@ class Callback:
 
     `state` and `load_state` are for those that remember something: it becomes part of checkpoints under the
     class's name, so a run holds at most one of a class that has state.
+
+    On several ranks each has its own callbacks, which have to decide alike: what `run` says is the same on
+    all of them, but for metrics before an epoch's end. One whose `first_rank_only` is True, since it writes
+    files or lines, is left out on the others.
     """
+
+    first_rank_only: ClassVar[bool] = False
 
     def on_train_begin(self, run: Run) -> None:
         """Before the first step, also of a resumed run."""
@@ -172,6 +178,8 @@ class Checkpoints(Callback):
 class EpochLines(Callback):
     """Prints one line an epoch, for where no progress bar is seen."""
 
+    first_rank_only = True
+
     def on_epoch_end(self, run: Run) -> None:
         row = run.history.rows[-1]
         figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
@@ -196,6 +204,8 @@ class StopOnNaN(Callback):
 class CSVLog(Callback):
     """Keeps a CSV file of the history, rewritten after each epoch: a resumed run continues it."""
 
+    first_rank_only = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
@@ -210,6 +220,8 @@ class TensorBoardLog(Callback):
 
     Needs the extra `onward[tensorboard]`.
     """
+
+    first_rank_only = True
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:
         try:

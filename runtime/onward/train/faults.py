@@ -7,7 +7,7 @@ then runs that one node by node, from the state before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
@@ -59,12 +59,15 @@ class Rewind:
         if not self._state:
             return ""
         run.session.load_state(self._state)
+        if not run.loader.repeatable:
+            return f"the weights are those after step {self._step}, since a generator cannot be repeated"
         updates = replace(self._updates)
-        batches: Iterator[Batch] = iter(())
+        batches = _nothing()
         reading = 0
         for number, (epoch, position, rate) in enumerate(self._taken, self._step):
             if epoch != reading:
-                batches, reading = run.loader.epoch(epoch - 1, position), epoch
+                batches.close()
+                batches, reading = run.batches(epoch, position), epoch
             inputs, ends = run.inputs(next(batches), position, number, rate, updates)
             before = {name: array.copy() for name, array in run.session.state.items()}
             results = run.session.run(inputs)
@@ -72,12 +75,18 @@ class Rewind:
                 updates.add(sum(float(results[w]) for w in run.layout.totals.values()), ends)
                 continue
             run.session.load_state(before)
+            batches.close()
             try:
                 found = first_fault(run.layout.model, {**inputs, **before})
             except (OnwardError, MemoryError):
                 return ""
             return f"step {number + 1}: {found}" if found else ""
+        batches.close()
         return ""
+
+
+def _nothing() -> Generator[Batch, None, None]:
+    yield from ()
 
 
 def is_finite(array: Array) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.data import Batch, Dataset, Loader, as_dtype
+from onward.data import ArrayRows, Batch, Batches, Dataset, Kind, as_dtype
 from onward.errors import ConfigError, DataError, InputError
 from onward.graph import Array, TensorSpec, dims_of
 from onward.train.losses import CrossEntropy, Loss
@@ -21,18 +21,24 @@ __all__ = [
     "array_of",
     "as_dataset",
     "check_dataset",
+    "check_labels",
     "check_some_count",
     "feeder",
+    "kind_for",
     "named_inputs",
     "parts_of",
+    "rows_of",
     "split_off",
 ]
 
 Inputs: TypeAlias = "Array | Mapping[str, Array]"
 """An array [N, ...] for a model of one input, or one by the name of each."""
 
-Samples: TypeAlias = "Loader | Dataset | tuple[Inputs, Array] | tuple[Inputs, Array, Array]"
-"""Data with targets: a loader, a data set, or (inputs, targets) and maybe how much each sample counts."""
+Many: TypeAlias = "Iterable[Any] | Callable[..., Any]"
+
+Samples: TypeAlias = "Batches | Dataset | tuple[Inputs, Array] | tuple[Inputs, Array, Array] | Many"
+"""Data with targets: a loader, a data set, (inputs, targets) and maybe how much each sample counts, or what
+`onward.data.batches_of` takes: rows, a map-style data set, a generator or iterable of batches."""
 
 
 def as_dataset(
@@ -146,6 +152,10 @@ def feeder(
         )
 
     def feed(batch: Batch) -> dict[str, Array]:
+        if dataset.weights is None and batch.weights is not None:
+            raise DataError(
+                f"data set {dataset.name!r}: there are sample weights in a later batch and none in the first"
+            )
         arrays = {
             name: as_dtype(batch.inputs[source], dtypes[name], f"input {name!r}")
             for name, source in names.items()
@@ -186,6 +196,60 @@ def check_dataset(dataset: Dataset, output: ir.Value, loss: Loss, target: Tensor
         f"{dataset.name!r} has targets of shape {['N', *targets.shape[1:]]}".replace("'N'", "N")
         + hint
     )
+
+
+def check_labels(
+    targets: Array | None, row: Callable[[int], int], output: ir.Value, loss: Loss, name: str
+) -> None:
+    """Refuse labels that the output has no class for.
+
+    Args:
+        targets: of a batch, or of all samples.
+        row: the number by which a message names the sample in a place.
+        output: of the model.
+        loss: of this output.
+        name: of the data set.
+
+    Raises:
+        DataError: names the row.
+    """
+    dims = dims_of(output)
+    if not isinstance(loss, CrossEntropy) or dims is None or targets is None:
+        return
+    classes = dims[loss.axis]
+    if not isinstance(classes, int):
+        return
+    bad = (targets < 0) | (targets >= classes)
+    if loss.ignore_index is not None:
+        bad &= targets != loss.ignore_index
+    if bad.any():
+        place = int(np.argwhere(bad)[0][0])
+        raise DataError(
+            f"data set {name!r}, row {row(place)}: label {targets[bad].ravel()[0]} is out of range; "
+            f"output {output.name!r} has {classes} classes"
+        )
+
+
+def kind_for(losses: Mapping[str, Loss]) -> Kind:
+    """What targets mean to the first loss."""
+    loss = next(iter(losses.values()))
+    if isinstance(loss, CrossEntropy):
+        return Kind("classification", ignore_index=loss.ignore_index)
+    return Kind("regression")
+
+
+def rows_of(inputs: Any, targets: Any, weights: Any, name: str) -> ArrayRows | None:
+    """Rows that are read from files as they are needed, where inputs are `numpy.memmap`; None: they are not.
+
+    Args:
+        inputs: an array, or arrays by name.
+        targets, weights: arrays.
+        name: of an input that has none of its own.
+    """
+    arrays = inputs if isinstance(inputs, Mapping) else {name: inputs}
+    if targets is None or not any(isinstance(each, np.memmap) for each in arrays.values()):
+        return None
+    return ArrayRows(arrays, targets, weights)
 
 
 def check_some_count(dataset: Dataset, losses: Mapping[str, Loss]) -> None:
@@ -238,15 +302,7 @@ def _check_labels(dataset: Dataset, output: ir.Value, loss: Loss) -> None:
             f"data set {dataset.name!r} has {len(dataset.classes)} classes, output {output.name!r} has "
             f"{classes}; Trainer(..., head={len(dataset.classes)}) puts a new last layer on the model"
         )
-    bad = (targets < 0) | (targets >= classes)
-    if loss.ignore_index is not None:
-        bad &= targets != loss.ignore_index
-    if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise DataError(
-            f"data set {dataset.name!r}, row {row}: label {targets[bad].ravel()[0]} is out of range; "
-            f"output {output.name!r} has {classes} classes"
-        )
+    check_labels(targets, dataset.row, output, loss, dataset.name)
 
 
 def _sources(dataset: Dataset, specs: Sequence[TensorSpec]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onward.errors import ConfigError, DataError
-from onward.train.metrics import Average, Metric
+from onward.train.metrics import Average, Metric, Ranks
 
 __all__ = ["Adapted", "LabelScore"]
 
@@ -102,6 +102,13 @@ class LabelScore(Metric):
         self._counts = state["counts"].copy()
         self._exact, self._total = int(state["exact"]), int(state["total"])
 
+    def join(self, ranks: Ranks) -> None:
+        shapes = ranks.gather(self._counts.shape)
+        shape = next((s for s in shapes if 0 not in s), shapes[0])
+        own = self._counts if self._counts.shape == shape else np.zeros(shape, self._counts.dtype)
+        self._counts = ranks.sum(own).astype(self._counts.dtype)
+        self._exact, self._total = map(int, ranks.sum(np.array([self._exact, self._total])))
+
 
 @final
 class Adapted(Metric):
@@ -126,3 +133,6 @@ class Adapted(Metric):
 
     def load_state(self, state: dict[str, Array]) -> None:
         self._metric.load_state(state)
+
+    def join(self, ranks: Ranks) -> None:
+        self._metric.join(ranks)

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import final
 
+import numpy as np
+
 from onward.graph import Array
+from onward.train.metrics import Ranks
 
 __all__ = ["MeanLoss"]
 
@@ -21,6 +24,7 @@ class MeanLoss:
 
     def __init__(self, totals: Mapping[str, str]) -> None:
         self._totals = dict(totals)
+        self._sums: dict[str, tuple[float, float]] = {}
         self.reset()
 
     def add(self, results: Mapping[str, Array]) -> float:
@@ -31,6 +35,11 @@ class MeanLoss:
             self._sums[name] = total + float(results[name]), weights + float(results[weight])
             batch += float(results[weight])
         return batch
+
+    def join(self, ranks: Ranks) -> None:
+        """Add the batches of all other ranks."""
+        sums = ranks.sum(np.array(list(self._sums.values()), np.float64))
+        self._sums = {name: (float(t), float(w)) for name, (t, w) in zip(self._sums, sums, strict=True)}
 
     def value(self) -> float:
         """The mean; NaN where nothing counted."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,16 @@ Measure = Literal["precision", "recall", "f1"]
 Deviation = Literal["mae", "mse", "rmse"]
 
 
+class Ranks(Protocol):
+    """Processes among which batches are divided; each makes the same calls."""
+
+    def sum(self, array: Array) -> Array:
+        """The sum of an array of all ranks, float64 or int64."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks."""
+
+
 class Metric(ABC):
     """A figure over all batches since the last `reset`."""
 
@@ -65,6 +75,17 @@ class Metric(ABC):
     @abstractmethod
     def load_state(self, state: dict[str, Array]) -> None:
         """Go on from what `state` gave."""
+
+    def join(self, ranks: Ranks) -> None:
+        """Add the batches of all other ranks.
+
+        Raises:
+            ConfigError: the metric does not know how.
+        """
+        raise ConfigError(
+            f"metric {self.name}: {type(self).__name__} has no method `join`, which adds up what several "
+            "ranks counted; write it, or leave the metric out of training on several ranks"
+        )
 
 
 class _Counted(Metric):
@@ -105,6 +126,11 @@ class _Counted(Metric):
 
     def load_state(self, state: dict[str, Array]) -> None:
         self._matrix = state["counts"].copy()
+
+    def join(self, ranks: Ranks) -> None:
+        classes = max(ranks.gather(len(self._matrix)))
+        own = self._matrix if self._matrix.size else np.zeros((classes, classes + 1), np.int64)
+        self._matrix = ranks.sum(own) if classes else self._matrix
 
 
 @final
@@ -153,6 +179,9 @@ class TopK(Metric):
 
     def load_state(self, state: dict[str, Array]) -> None:
         self._hits, self._total = int(state["hits"]), int(state["total"])
+
+    def join(self, ranks: Ranks) -> None:
+        self._hits, self._total = map(int, ranks.sum(np.array([self._hits, self._total])))
 
 
 @final
@@ -209,6 +238,14 @@ class FunctionMetric(Metric):
             self._kept = [(state["outputs"], state["targets"])]
         else:
             self._sum, self._count = float(state["sum"]), int(state["count"])
+
+    def join(self, ranks: Ranks) -> None:
+        parts = ranks.gather(self._kept)
+        if any(part is not None for part in parts):
+            self._kept = [pair for part in parts if part is not None for pair in part]
+        else:
+            self._sum, count = map(float, ranks.sum(np.array([self._sum, float(self._count)])))
+            self._count = int(count)
 
 
 @final
@@ -304,6 +341,10 @@ class RegressionError(Metric):
     def load_state(self, state: dict[str, Array]) -> None:
         self._sum, self._count = float(state["sum"]), int(state["count"])
 
+    def join(self, ranks: Ranks) -> None:
+        self._sum, count = map(float, ranks.sum(np.array([self._sum, float(self._count)])))
+        self._count = int(count)
+
 
 @final
 class R2(Metric):
@@ -328,6 +369,11 @@ class R2(Metric):
         mean = actual.mean(axis=0)
         total = np.square(actual - mean).sum(axis=0)
         lowest, highest = actual.min(axis=0), actual.max(axis=0)
+        self._add(count, mean, total, residual, lowest, highest)
+
+    def _add(
+        self, count: int, mean: Array, total: Array, residual: Array, lowest: Array, highest: Array
+    ) -> None:
         if self._count == 0:
             self._mean, self._total, self._residual = mean, total, residual
             self._lowest, self._highest = lowest, highest
@@ -364,6 +410,13 @@ class R2(Metric):
         self._count = int(state["count"])
         for name in _R2_ARRAYS:
             setattr(self, f"_{name}", state[name].copy())
+
+    def join(self, ranks: Ranks) -> None:
+        states = ranks.gather(self.state())
+        self.reset()
+        for state in states:
+            if count := int(state["count"]):
+                self._add(count, *(state[name] for name in _R2_ARRAYS))
 
 
 _R2_ARRAYS = ("mean", "total", "residual", "lowest", "highest")

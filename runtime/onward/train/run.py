@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
@@ -11,10 +14,11 @@ from typing import Any, NoReturn, final
 import numpy as np
 
 from onward.autodiff import TrainingStep, UpdateCount
-from onward.data import Batch, Loader
+from onward.data import Batch, Batches
 from onward.engine import StepSession
-from onward.errors import TrainingError
+from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
+from onward.parallel import Group
 from onward.train.callbacks import Callback
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.faults import Rewind, is_finite
@@ -45,14 +49,19 @@ class Run:
         batch: batches of it that are done.
         step: steps done since the start of the run.
         updates: how many updates were made.
+        samples: of the last step.
         last: figures of the last step: loss, learning_rate.
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
         halted: whether it ends before the next step, in the middle of an epoch.
+        group: the ranks among which batches are divided; None: there is one.
+        asked: whether this rank would like the run to end.
+        agreed: whether some rank would: the same on all, after the step that follows.
+        seconds: spent in training steps.
     """
 
-    loader: Loader
-    validation: Loader | None
+    loader: Batches
+    validation: Batches | None
     epochs: int
     feed: Callable[[Batch], Mapping[str, Array]]
     session: StepSession
@@ -70,8 +79,13 @@ class Run:
     step: int = 0
     updates: UpdateCount = field(default_factory=UpdateCount)
     last: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
     stopped: str = ""
     halted: bool = False
+    group: Group | None = None
+    asked: bool = False
+    agreed: bool = False
+    seconds: float = 0.0
     _schedule_state: dict[str, float] = field(default_factory=dict)
     _rewind: Rewind = field(default_factory=Rewind)
     _unsound: frozenset[str] = frozenset()
@@ -96,6 +110,12 @@ class Run:
         at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
         return self.base_rate * self.schedule.factor(at, self._schedule_state)
 
+    def batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
+        """This rank's shares of the batches of an epoch, which counts from 1, from a position on."""
+        if self.group is None:
+            return self.loader.epoch(epoch - 1, position)
+        return self.loader.shares(epoch - 1, position, self.group.rank, self.group.size)
+
     def inputs(
         self, batch: Batch, position: int, step: int, rate: float, updates: UpdateCount
     ) -> tuple[dict[str, Array], bool]:
@@ -119,6 +139,14 @@ class Run:
         ends = (position + 1) % self.accumulate == 0 or position + 1 == len(self.loader)
         if layout.update is not None:
             inputs[layout.update] = updates.number(ends)
+        if self.group is not None:
+            share = batch.share
+            first, count = (0, len(batch)) if share is None else (share.first, share.count)
+            inputs[layout.ranks["samples"]] = np.asarray(count, np.float32)
+            inputs[layout.ranks["signal"]] = np.asarray(self.asked, np.float32)
+            if (name := layout.ranks.get("share")) is not None:
+                inputs[name] = np.array([first, max(count, 1)], np.int64)
+            self.group.exchanging = ends
         return inputs, ends
 
     def advance(self, batch: Batch) -> None:
@@ -126,11 +154,16 @@ class Run:
         rate = self.learning_rate()
         inputs, ends = self.inputs(batch, self.batch, self.step, rate, self.updates)
         self._rewind.keep(self, rate)
+        before = time.perf_counter()
         results = self.session.run(inputs)
+        self.seconds += time.perf_counter() - before
         self.step += 1
+        self.samples = batch.whole
         self.batch += 1
+        self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
         self.updates.add(self.mean.add(results), ends)
-        if self.metrics and batch.targets is not None:
+        counts = batch.share is None or batch.share.count > 0
+        if self.metrics and batch.targets is not None and counts:
             output = results[next(iter(self.layout.targets))]
             for metric in self.metrics:
                 metric.update(output, batch.targets)
@@ -155,6 +188,8 @@ class Run:
         """
         where = f"in epoch {self.epoch}, step {self.step}"
         cause = self._rewind.explain(self)
+        if self.group is not None:
+            cause = _first_cause(self.group.gather(cause))
         raise TrainingError(
             f"{what} {where}; {cause + '; ' if cause else ''}lower the learning rate or clip the gradients, "
             "and check the data's scale"
@@ -180,6 +215,10 @@ class Run:
 
     def close_epoch(self, validation: Mapping[str, float]) -> None:
         """Add the epoch to the history and tell the schedule and the callbacks."""
+        if self.group is not None:
+            for metric in self.metrics:
+                metric.join(self.group)
+            self.check_alike(self.group)
         row = {
             "epoch": self.epoch,
             "learning_rate": self.last["learning_rate"],
@@ -197,10 +236,35 @@ class Run:
         for callback in self.callbacks:
             callback.on_epoch_end(self)
 
+    def check_alike(self, group: Group) -> None:
+        """Refuse to go on with weights that are not the same on all ranks.
+
+        Raises:
+            TrainingError: names the ranks that differ from the first.
+        """
+        own = 0
+        for name, array in self.session.state.items():
+            if name not in self.layout.accumulated:
+                own = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, own)
+        sums = group.gather(own)
+        if others := [rank for rank, value in enumerate(sums) if value != sums[0]]:
+            raise TrainingError(
+                f"the weights of rank {others[0]} are no longer those of rank 0, after step {self.step}: "
+                "the network or memory of one of them is faulty, or a callback changed weights on some ranks"
+            )
+
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands."""
+        """The run as it stands: over all ranks, which all have to ask for it."""
         arrays: dict[str, Array] = {}
-        for i, metric in enumerate(self.metrics):
+        state = dict(self.session.state)
+        metrics = self.metrics
+        if self.group is not None:
+            metrics = copy.deepcopy(self.metrics)
+            for metric in metrics:
+                metric.join(self.group)
+            for name in self.layout.accumulated:
+                state[name] = self.group.sum(state[name]).astype(state[name].dtype)
+        for i, metric in enumerate(metrics):
             arrays |= {f"metric/{i}/{key}": a for key, a in metric.state().items()}
         memory: dict[str, Any] = {}
         for callback in self.callbacks:
@@ -223,7 +287,7 @@ class Run:
             "history": self.history.rows,
             "callbacks": memory,
         }
-        return Checkpoint(dict(self.session.state), arrays, meta)
+        return Checkpoint(state, arrays, meta)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint of the run as it stands.
@@ -233,7 +297,11 @@ class Run:
             TrainingError: a weight is not finite; an earlier checkpoint survives.
         """
         self.check_weights()
-        write_checkpoint(path, self.checkpoint())
+        checkpoint = self.checkpoint()
+        if self.group is None:
+            write_checkpoint(path, checkpoint)
+        else:
+            self.group.from_first(lambda: write_checkpoint(path, checkpoint))
 
     def _check_schedule(self, path: str | Path, meta: Mapping[str, Any]) -> None:
         """Refuse a schedule of other options, and one whose rates the number of epochs would change."""
@@ -275,11 +343,18 @@ class Run:
         """Take up the run that a checkpoint holds.
 
         Raises:
+            ConfigError: the data cannot be gone through again.
             StorageError: the file cannot be read.
             TrainingError: it is damaged, or it is of another run: model, data, optimizer, schedule, seed or
                 batch size.
         """
-        saved = read_checkpoint(path)
+        if not self.loader.repeatable:
+            raise ConfigError(
+                "a run on a generator cannot be resumed, since its batches cannot be gone through again; "
+                "give a function that makes a fresh generator, such as fit(lambda: batches(path))"
+            )
+        group = self.group
+        saved = read_checkpoint(path) if group is None else group.from_first(lambda: read_checkpoint(path))
         meta = saved.meta
         for key, value in self.identity.items():
             if key == "schedule":
@@ -289,7 +364,10 @@ class Run:
                     f"checkpoint {path} is of another run: its {key} is {meta['identity'].get(key)!r}, "
                     f"this run's is {value!r}"
                 )
-        self.session.load_state(saved.state)
+        state, first = dict(saved.state), group is None or group.rank == 0
+        if not first:  # rank 0 takes what a window under way, and metrics, have added up
+            state |= {name: np.zeros_like(state[name]) for name in self.layout.accumulated}
+        self.session.load_state(state)
         self.epoch, self.batch, self.step = int(meta["epoch"]), int(meta["batch"]), int(meta["step"])
         self.stopped = str(meta["stopped"])
         self._schedule_state = {k: float(v) for k, v in meta["schedule"].items()}
@@ -298,12 +376,20 @@ class Run:
         self.updates = UpdateCount(int(meta["updates"][0]), float(meta["updates"][1]))
         self.history = History.of(meta["history"])
         for i, metric in enumerate(self.metrics):
-            if state := _below(f"metric/{i}/", saved.arrays):
-                metric.load_state(state)
+            if first and (kept := _below(f"metric/{i}/", saved.arrays)):
+                metric.load_state(kept)
         for callback in self.callbacks:
             name = type(callback).__name__
             if name in meta["callbacks"]:
                 callback.load_state(meta["callbacks"][name], _below(f"callback/{name}/", saved.arrays))
+
+
+def _first_cause(causes: Sequence[str]) -> str:
+    """What the ranks found, of the first that has it from its own samples rather than from an exchange."""
+    own = [(rank, cause) for rank, cause in enumerate(causes) if cause and "StartCall" not in cause]
+    if not own:
+        return next((cause for cause in causes if cause), "")
+    return f"rank {own[0][0]}, {own[0][1]}"
 
 
 def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, GradientTransform, TrainingStep, training_step, with_loss
+from onward.autodiff import Clip, Collective, GradientTransform, Ranks, TrainingStep, training_step, with_loss
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
-from onward.data import Batch, Dataset, Loader
+from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
+from onward.model import current_versions
+from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
@@ -27,10 +30,13 @@ from onward.train.feeding import (
     array_of,
     as_dataset,
     check_dataset,
+    check_labels,
     check_some_count,
     feeder,
+    kind_for,
     named_inputs,
     parts_of,
+    rows_of,
     split_off,
 )
 from onward.train.history import History
@@ -82,9 +88,15 @@ class Trainer:
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
         options: of the compiled engine, where speed and accuracy part.
+        parallel: "mpi", where `mpirun` or the like has started this program several times, or a communicator
+            between threads or processes that each make this trainer: they train one model, each on its share
+            of every batch. What is computed does not depend on their number, but for rounding and for batch
+            normalization, which is by each share. All ranks have to make the same calls; `predict` alone is
+            each rank's own.
+        bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
 
     Raises:
-        ConfigError: an option that does not fit the model.
+        ConfigError: an option that does not fit the model, or ranks that disagree.
         UnsupportedError: an operator without gradient between the loss and a trained parameter.
     """
 
@@ -108,6 +120,8 @@ class Trainer:
         engine: EngineName = "auto",
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
+        parallel: Literal["mpi"] | Communicator | None = None,
+        bucket_bytes: int = 4 << 20,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
@@ -115,6 +129,10 @@ class Trainer:
             raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
+        self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
+        self.times: tuple[Times, ...] = ()
+        if self._group is not None and threads is None:
+            threads = threads_each()
         self._model = prepare_model(model)
         graph = self._model.graph
         outputs = [v.name or "" for v in graph.outputs]
@@ -192,8 +210,11 @@ class Trainer:
         """
         self._session.load_state(state)
 
-    def _new_step(self, sample_weight: str | None) -> TrainingStep:
+    def _new_step(self, sample_weight: str | None, *, alone: bool = False) -> TrainingStep:
         losses, loss_weights = self._losses
+        ranks = None
+        if (group := self._group) is not None and not alone:
+            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes))
         return training_step(
             self._model,
             losses,
@@ -204,6 +225,7 @@ class Trainer:
             accumulate=self._accumulate > 1,
             sample_weight=sample_weight,
             over_samples=self._over_samples,
+            ranks=ranks,
         )
 
     def _step_session(self) -> StepSession:
@@ -251,6 +273,9 @@ class Trainer:
         sample_weight: Array | None = None,
         epochs: int = 1,
         batch_size: int = 32,
+        steps_per_epoch: int | None = None,
+        prefetch: int = 2,
+        workers: int = 0,
         callbacks: Sequence[Callback] = (),
         resume: str | Path | None = None,
         progress: bool | None = None,
@@ -263,7 +288,11 @@ class Trainer:
 
         Args:
             data: a loader, a data set, a pair (inputs, targets), or inputs alone, with `targets`: an array
-                [N, ...], or a mapping of one for each of the model's inputs.
+                [N, ...], or a mapping of one for each of the model's inputs. Data that are not in memory:
+                `numpy.memmap` arrays, rows (`onward.data.open_npy`, `open_parquet`), a map-style data set
+                (`len` and items (input, target), as torch's and Hugging Face's), a generator, a list or
+                iterable of batches (inputs, targets) or (inputs, targets, weights), or a function that makes
+                a fresh one for each epoch: see `onward.data.StreamLoader` and `IterableBatches`.
             targets: [N, ...].
             validation: evaluated after each epoch; a data set, a loader, or a tuple (inputs, targets) or
                 (inputs, targets, sample weights).
@@ -275,6 +304,9 @@ class Trainer:
                 mean is Σ w_i loss_i / Σ w_i. A weight of 2 is the sample twice. Metrics count samples alike.
             epochs: epochs of the whole run, those before a resumption included.
             batch_size: samples a batch where a loader has to be made.
+            steps_per_epoch: batches an epoch, of a generator or an iterable of batches.
+            prefetch: batches that a thread makes before they are needed, of data that are not in memory.
+            workers: processes that read rows or a map-style data set, in place of that thread alone.
             callbacks: called in order; checkpoints last.
             resume: a checkpoint to go on from; the run then equals one that never stopped.
             progress: show a progress bar; None: on a terminal.
@@ -292,13 +324,27 @@ class Trainer:
         if validation is not None and validation_data is not None:
             raise ConfigError("validation and validation_data are two names of one thing: give one of them")
         held = validation if validation_data is None else validation_data
-        loader, held = self._training_data(data, targets, sample_weight, held, validation_split, batch_size)
-        held_out = None if held is None else self._loader(held, batch_size, shuffle=False)
-        self._weigh_samples(loader.dataset.weights is not None)
+        loader, held = self._training_data(
+            data,
+            targets,
+            sample_weight,
+            held,
+            validation_split,
+            batch_size,
+            steps=steps_per_epoch,
+            prefetch=prefetch,
+            workers=workers,
+        )
+        held_out = None if held is None else self._held_out(held, batch_size)
+        self._weigh_samples(loader.sample.weights is not None)
         step = self.step
-        feeds = self._feeder(loader.dataset, step.targets, self._session.inputs, step.sample_weight)
-        check_some_count(loader.dataset, self.loss)
+        feeds = self._feeder(loader, step.targets, self._session.inputs, step.sample_weight)
+        if loader.checked:
+            check_some_count(loader.sample, self.loss)
+        group = self._group
+        first = group is None or group.rank == 0
         hooks = [StopOnNaN(), *(c for c in callbacks if not isinstance(c, StopOnNaN))]
+        hooks = [c for c in hooks if first or not c.first_rank_only]
         hooks.sort(key=lambda c: isinstance(c, Checkpoints))
         run = Run(
             loader=loader,
@@ -314,13 +360,19 @@ class Trainer:
             accumulate=self._accumulate,
             seed=self.seed,
             identity=self._identity(loader, epochs),
+            group=group,
         )
+        if group is not None:
+            self._check_ranks(group, run, held_out, resume)
+            progress = progress if first else False
         for metric in self.metrics:
             metric.reset()
         if resume is not None:
             run.resume(resume)
         elif not keep_optimizer_state:
             self._session.load_state({**self._session.state, **self._fresh_slots()})
+        if group is not None and resume is None:
+            self._share_state(group)
         self.history = run.history
         run.begin()
         for hook in hooks:
@@ -328,13 +380,14 @@ class Trainer:
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
-                for batch in loader.epoch(run.epoch - 1, run.batch):
-                    run.advance(batch)
-                    bar.step(run.figures() if bar.shown else run.last, len(batch))
-                    for hook in hooks:
-                        hook.on_step_end(run)
-                    if run.halted:
-                        break
+                with contextlib.closing(run.batches(run.epoch, run.batch)) as batches:
+                    for batch in batches:
+                        run.advance(batch)
+                        bar.step(run.figures() if bar.shown else run.last, batch.whole)
+                        for hook in hooks:
+                            hook.on_step_end(run)
+                        if run.halted:
+                            break
                 if run.halted:
                     break
                 run.check_weights()
@@ -344,7 +397,36 @@ class Trainer:
         for hook in hooks:
             hook.on_train_end(run)
         self.stopped = run.stopped
+        if group is not None:
+            self.times = tuple(group.gather(group.times(run.seconds)))
         return run.history
+
+    def _check_ranks(
+        self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
+    ) -> None:
+        """Refuse ranks that differ, and batches that are too small for them."""
+        versions = {f"the version of {name}": version for name, version in current_versions().items()}
+        held = None if validation is None else validation.digest()
+        own = {
+            **versions,
+            **{f"the {key}": value for key, value in run.identity.items()},
+            "the number of epochs": run.epochs,
+            "the validation data": held,
+            "whether the run is resumed": resume is not None,
+        }
+        group.check_same(own)
+        if run.loader.batch_size < group.size:
+            raise ConfigError(
+                f"a batch of {run.loader.batch_size} samples leaves nothing to do for some of {group.size} "
+                f"ranks; make batches larger, at least {group.size}, or start fewer ranks"
+            )
+
+    def _share_state(self, group: Group) -> None:
+        """Begin with the weights of rank 0."""
+        state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
+        for array in state.values():
+            group.share(array)
+        self._session.load_state(state)
 
     def _training_data(
         self,
@@ -354,25 +436,62 @@ class Trainer:
         validation: Samples | None,
         split: float,
         size: int,
-    ) -> tuple[Loader, Samples | None]:
+        *,
+        shuffle: bool = True,
+        steps: int | None = None,
+        prefetch: int = 2,
+        workers: int = 0,
+    ) -> tuple[Batches, Samples | None]:
         """The loader, and what is evaluated on."""
-        if isinstance(data, Loader):
+        if isinstance(data, Batches):
             if targets is not None or weights is not None or split:
                 raise ConfigError(
                     "a loader decides what is trained on: give targets, sample_weight and validation_split "
                     "with arrays or a data set"
                 )
+            if steps is not None or workers:
+                raise ConfigError("a loader has its own steps and workers: give it those")
             return data, validation
         if isinstance(data, tuple):
             if targets is not None:
                 raise ConfigError("there are targets in the tuple, and others beside it: give one of them")
             data, targets, weights = parts_of(data, weights)
-        dataset = as_dataset(data, targets, weights, self.inputs, self.loss)
+        streamed: Any = data
+        if not split and (rows := rows_of(data, targets, weights, self.inputs[0].name)) is not None:
+            streamed, targets, weights = rows, None, None
+        found = (
+            None
+            if targets is not None
+            else batches_of(
+                streamed,
+                self.inputs[0].name,
+                size,
+                steps=steps,
+                seed=self.seed,
+                shuffle=shuffle,
+                kind=kind_for(self.loss),
+                prefetch=prefetch,
+                workers=workers,
+            )
+        )
+        if found is not None:
+            if weights is not None or split:
+                raise ConfigError(
+                    "samples that are read as they are needed bring their own weights, as (inputs, targets, "
+                    "weights), and cannot be cut by validation_split: give validation_data"
+                )
+            return found, validation
+        if steps is not None or workers:
+            raise ConfigError(
+                "steps_per_epoch and workers are for data that are not in memory: these have their own length"
+            )
+        held: Any = data
+        dataset = as_dataset(held, targets, weights, self.inputs, self.loss)
         if split:
             if validation is not None:
                 raise ConfigError("give validation data or validation_split, not both")
             dataset, validation = split_off(dataset, split)
-        return Loader(dataset, size, self.seed), validation
+        return Loader(dataset, size, self.seed, shuffle=shuffle), validation
 
     def evaluate(
         self,
@@ -394,12 +513,8 @@ class Trainer:
             `loss`, then each metric by its name: a float, or an array for figures per class. All are over the
             samples that count, at any batch size; the loss is NaN where none does.
         """
-        if isinstance(data, Loader):
-            loader = data
-        else:
-            loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size)
-            loader = Loader(loader.dataset, batch_size, self.seed, shuffle=False)
-        weighted = loader.dataset.weights is not None
+        loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size, shuffle=False)
+        weighted = loader.sample.weights is not None
         name = self._weights_name() if weighted else None
         if weighted not in self._evaluations:
             model, totals, slots = with_loss(
@@ -409,18 +524,25 @@ class Trainer:
             self._evaluations[weighted] = session, totals, slots
         session, totals, slots = self._evaluations[weighted]
         session.load_weights(self.weights(), copy=False)
-        feeds = self._feeder(loader.dataset, slots, session.inputs, name)
+        feeds = self._feeder(loader, slots, session.inputs, name)
         metrics = [copy.deepcopy(m) for m in self.metrics]
         for metric in metrics:
             metric.reset()
         mean = MeanLoss(totals)
         output = next(iter(self.loss))
-        for batch in loader.epoch(0):
-            results = session.run(feeds(batch), [*totals, *totals.values(), output])
-            mean.add(results)
-            if batch.targets is not None:
-                for metric in metrics:
-                    metric.update(results[output], batch.targets)
+        group = self._group
+        dealt = loader.epoch(0) if group is None else loader.dealt(group.rank, group.size)
+        with contextlib.closing(dealt) as batches:
+            for batch in batches:
+                results = session.run(feeds(batch), [*totals, *totals.values(), output])
+                mean.add(results)
+                if batch.targets is not None:
+                    for metric in metrics:
+                        metric.update(results[output], batch.targets)
+        if group is not None:
+            mean.join(group)
+            for metric in metrics:
+                metric.join(group)
         return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
@@ -447,44 +569,58 @@ class Trainer:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _scalars(self, loader: Loader) -> dict[str, float]:
+    def _scalars(self, loader: Batches) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
 
-    def _loader(self, data: Samples, size: int, *, shuffle: bool) -> Loader:
-        if isinstance(data, Loader):
-            return data
-        inputs, targets, weights = (data, None, None) if isinstance(data, Dataset) else parts_of(data)
-        dataset = as_dataset(inputs, targets, weights, self.inputs, self.loss)
-        return Loader(dataset, size, self.seed, shuffle=shuffle)
+    def _held_out(self, data: Samples, size: int) -> Batches:
+        if isinstance(data, Iterator):
+            raise ConfigError(
+                "a generator can be gone through once, and validation data are each epoch: give a function "
+                "that makes a fresh generator, or a list of batches"
+            )
+        return self._training_data(data, None, None, None, 0.0, size, shuffle=False)[0]
 
     def _feeder(
         self,
-        dataset: Dataset,
+        batches: Batches,
         targets: Mapping[str, str],
         inputs: Sequence[TensorSpec],
         sample_weight: str | None,
     ) -> Callable[[Batch], dict[str, Array]]:
         """A function from batches to the arrays that a step, or an evaluation, takes."""
+        dataset = batches.sample
         feed = feeder(dataset, self.inputs, targets, inputs, sample_weight)
         first = next(iter(targets))
         output = next(v for v in self._model.graph.outputs if v.name == first)
         check_dataset(dataset, output, self.loss[first], next(s for s in inputs if s.name == targets[first]))
-        return feed
+        if batches.checked:
+            return feed
 
-    def _identity(self, loader: Loader, epochs: int) -> dict[str, Any]:
+        def look_and_feed(batch: Batch) -> dict[str, Array]:
+            rows = batch.indices
+            check_labels(
+                batch.targets, lambda place: int(rows[place]), output, self.loss[first], dataset.name
+            )
+            return feed(batch)
+
+        return look_and_feed
+
+    def _identity(self, loader: Batches, epochs: int) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""
         structure = hashlib.sha256()
-        for node in self.step.model.graph:
+        # that of one rank: a run may go on with another number of them
+        step = self.step if self._group is None else self._new_step(self.step.sample_weight, alone=True)
+        for node in step.model.graph:
             structure.update(
                 f"{node.domain}:{node.op_type}{[v.name if v else None for v in node.inputs]}".encode()
             )
             structure.update(repr(sorted((k, str(a.value)) for k, a in node.attributes.items())).encode())
-        for name, value in self.step.model.graph.initializers.items():
-            if name not in self.step.bindings and value.const_value is not None:
+        for name, value in step.model.graph.initializers.items():
+            if name not in step.bindings and value.const_value is not None:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
             "training step": structure.hexdigest(),
-            "data": loader.dataset.digest(),
+            "data": loader.digest(),
             "batch size": loader.batch_size,
             "order seed": loader.seed,
             "seed": self.seed,
@@ -494,3 +630,11 @@ class Trainer:
             "number of batches in an epoch": len(loader),
             "metrics": [m.name for m in self.metrics],
         }
+
+
+def _group_of(parallel: Literal["mpi"] | Communicator | None) -> Group | None:
+    if isinstance(parallel, str):
+        if parallel != "mpi":
+            raise ConfigError(f"parallel must be 'mpi' or a communicator, got {parallel!r}")
+        return ranks_of("mpi")
+    return None if parallel is None or parallel.size == 1 else Group(parallel)

@@ -111,11 +111,19 @@ class Comparison:
 
         results: Mapping[str, Array] = ours.results
         rounding: Mapping[str, float] = {}
+        difference: Difference | None = None
         differs = failing(results)
         if differs:
             found = explain(self._reference, ours, theirs, failing)
             self._explained.append(found)
             results, rounding = found.results, found.rounding
+            beyond = failing(results, rounding)
+            known = self._difference is not None and self._difference.is_fault
+            if not known and (beyond or failing(results)):
+                difference = self._locate(number, ours, theirs, beyond)
+            if not beyond and difference is not None and difference.is_fault:
+                # what rounding of this size would hide is seen in the node that makes it
+                rounding = {}
         faulty = False
         for name, kind in self._kinds.items():
             shown = self._shown.get(name, name)
@@ -123,11 +131,12 @@ class Comparison:
                 kind, shown, number, results[name], others[name], rounding=rounding.get(name, 0.0)
             )
             faulty |= not (row.ok or row.rounding)
-        if faulty and (self._difference is None or self._difference.cause not in ("node", "engine")):
-            self._difference = self._locate(number, ours, theirs, failing(results))
+        if faulty and difference is not None:
+            self._difference = difference
         return not differs
 
     def _locate(self, number: int, ours: Run, theirs: Run, failing: Sequence[str]) -> Difference:
+        """Where the engines part; `failing` are the outputs that are beyond rounding."""
         model = self._step.model
         found = first_difference(model, theirs.feeds, self._tolerance, optimized=theirs.results, step=number)
         if found.cause == "node" or resolve(self._engine) == "interpreter":

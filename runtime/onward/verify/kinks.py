@@ -224,6 +224,7 @@ KINKED: dict[str, _Rule] = {
     "ReduceMax": _over_axes,
     "ReduceMin": _signed(-1)(_over_axes),
     "Round": _steps(0.5),
+    "Shrink": lambda op, x, slack: _thresholds(x[0], slack[0], -op.lambd, op.lambd),
     "ThresholdedRelu": lambda op, x, slack: _thresholds(x[0], slack[0], op.alpha),
     "TopK": _top_k,
 }

@@ -5,14 +5,16 @@ those elements, can be told on which side each is, and then says what every tens
 the results of two runs that differ in their sides only is no fault, and is known to float64's precision.
 
 Where forward errors come from: one run in float32 by the interpreter, and one in float64 in which every
-input, weight and result of a node is off by one rounding of the compared type at random (Monte Carlo
-arithmetic; Parker 1997, Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic). An
-element may err by `MARGIN` times the larger of its own two errors and of what nine in ten elements of its
-tensor keep to; one that neither run moves is exact.
+input and weight is off by one rounding of the compared type at random, and every result of a node by what
+rounding in the node amounts to, partial sums included, which is `onward.verify.sums` (Monte Carlo arithmetic;
+Parker 1997, Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic). An element may err
+by `MARGIN` times the larger of its own two errors and of what nine in ten elements of its tensor keep to; one
+that neither run moves is exact.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
@@ -21,16 +23,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.engine import Interpreter
-from onward.graph import Array, bind
+from onward.graph import Array, bind, canonical_model
 from onward.passes import cast_floats
 from onward.verify.kinks import KINKED, Units, near_kinks
+from onward.verify.sums import ROUNDING, SUMS, rounding_error
 
 __all__ = ["MARGIN", "WRONG", "Near", "Reference", "Sides", "widened"]
 
 MARGIN = 4.0
 """How many times the errors of two sample runs another run may err by."""
 _ORDINARY = 0.9
-_ROUNDING = 2.0**-24
 _FLOAT = ir.DataType.FLOAT
 
 _ROUNDLESS = frozenset(
@@ -204,7 +206,7 @@ class Reference:
         return self._single.run(feeds, edits=near.edits(sides, every=True))
 
     def perturbed(self, feeds: Mapping[str, Array], near: Near, sides: Sides, seed: int) -> dict[str, Array]:
-        """As `run`, where every input, weight and result of a node is off by one rounding at random."""
+        """As `run`, where inputs, weights and results of nodes are off at random by what rounding does."""
         noise = np.random.default_rng(seed)
         return self._whole.run(widened(feeds), edits=near.edits(sides, every=True), noise=noise)
 
@@ -256,14 +258,20 @@ class _Run:
     """One graph in one precision, whose values can be changed as they are made."""
 
     def __init__(self, model: ir.Model, *, wide: bool) -> None:
-        self._model = cast_floats(model, ir.DataType.DOUBLE) if wide else model
+        self._model = canonical_model(cast_floats(model, ir.DataType.DOUBLE) if wide else model)
         self._interpreter = Interpreter(self._model.graph)
-        self.opsets = dict(model.graph.opset_imports)
+        self.opsets = dict(self._model.graph.opset_imports)
         self._weights = {
             name: v.const_value.numpy()
             for name, v in self._model.graph.initializers.items()
             if v.const_value is not None
         }
+        self._sums = {
+            node: bind(node, self.opsets.get(node.domain, 0))
+            for node in self._model.graph
+            if (node.domain, node.op_type) in SUMS
+        }
+        self._readers = Counter(v for node in self._sums for v in node.inputs if v is not None)
 
     def run(
         self,
@@ -280,6 +288,9 @@ class _Run:
             rest = {name: x for name, x in self._weights.items() if name in inputs and name not in given}
             given = {name: _rounded(x, noise) for name, x in {**rest, **given}.items()}
         fixed = {id(x) for x in (*given.values(), *self._weights.values())}
+        known = {**self._weights, **given}
+        operands = {v: known[v.name or ""] for v in self._readers if v.name in known}
+        unread = Counter(self._readers)
 
         def observer(node: ir.Node, results: tuple[Array, ...]) -> None:
             for value, x in zip(node.outputs, results, strict=False):
@@ -287,10 +298,19 @@ class _Run:
                     continue
                 rounds = noise is not None and node.op_type not in _ROUNDLESS
                 if noise is not None and rounds and x.dtype == np.float64 and _may_change(x, fixed):
-                    np.copyto(x, _rounded(x, noise))
+                    read = [None if v is None else operands.get(v) for v in node.inputs]
+                    error = rounding_error(self._sums.get(node), read, x)
+                    x += error * noise.uniform(-1, 1, x.shape)
                 if edits and value.name is not None and value.name in edits:
                     index, new = edits[value.name]
                     x[np.unravel_index(index, x.shape)] = new
+                if noise is not None and value in unread:
+                    operands[value] = x
+            if node in self._sums:
+                unread.subtract(v for v in node.inputs if v is not None)
+                for operand in node.inputs:
+                    if operand is not None and not unread[operand]:
+                        operands.pop(operand, None)
 
         changed: Callable[..., None] | None = observer if edits or noise is not None else None
         results = self._interpreter.run(given, observer=changed)
@@ -306,4 +326,4 @@ def _rounded(x: Array, noise: np.random.Generator) -> Array:
     """Off by up to one rounding of float32."""
     if x.dtype != np.float64:
         return x
-    return np.asarray(x * (1 + _ROUNDING * noise.uniform(-1, 1, x.shape)))
+    return np.asarray(x * (1 + ROUNDING * noise.uniform(-1, 1, x.shape)))

@@ -35,7 +35,7 @@ class TensorRow:
         step: the training step, or the sample, with the numbers given: the first that failed, else the worst.
         note: what differs when it is not the elements: dtype, shape.
         rounding: whether the tensor is beyond its tolerance by no more than rounding alone moves it, as
-            measured on a run whose every number is off by one rounding.
+            measured on runs whose every number is off at random by what rounding does to it.
     """
 
     name: str
@@ -92,6 +92,11 @@ class Difference:
     max_abs: float = 0.0
     max_rel: float = 0.0
     note: str | None = None
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether a node does something else than its operator, whatever reached it."""
+        return self.cause in ("node", "engine") and self.node is not None
 
     def __str__(self) -> str:
         if self.cause == "optimization":

@@ -99,8 +99,14 @@ class Deviation:
     note: str | None = None
 
 
-def measure(ours: object, theirs: object, tolerance: Tolerance) -> Deviation:
-    """Compare two arrays of any dtype; what is no array disagrees."""
+def measure(ours: object, theirs: object, tolerance: Tolerance, slack: Array | float = 0.0) -> Deviation:
+    """Compare two arrays of any dtype; what is no array disagrees.
+
+    Args:
+        ours, theirs: the arrays.
+        tolerance: how far numbers may be apart.
+        slack: how much further, element by element; read where the shapes agree.
+    """
     ours, theirs = (np.asarray(v) if isinstance(v, np.generic) else v for v in (ours, theirs))
     for whose, value in (("onward", ours), ("onnxruntime", theirs)):
         if not isinstance(value, np.ndarray):
@@ -117,14 +123,14 @@ def measure(ours: object, theirs: object, tolerance: Tolerance) -> Deviation:
     if textual or ours.dtype.kind == "b":
         difference = np.asarray(ours != theirs).astype(np.float64)
         return _deviation(ours, theirs, difference, difference, difference > 0, difference)
-    return _numbers(ours, theirs, tolerance)
+    return _numbers(ours, theirs, tolerance, slack)
 
 
 def _different(note: str) -> Deviation:
     return Deviation(ok=False, max_abs=np.inf, max_rel=np.inf, note=note)
 
 
-def _numbers(ours: Array, theirs: Array, tolerance: Tolerance) -> Deviation:
+def _numbers(ours: Array, theirs: Array, tolerance: Tolerance, slack: Array | float) -> Deviation:
     same = ours == theirs
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     same |= np.isnan(a) & np.isnan(b)
@@ -140,7 +146,7 @@ def _numbers(ours: Array, theirs: Array, tolerance: Tolerance) -> Deviation:
     relative = distance.copy()
     np.divide(distance, size, out=relative, where=comparable)
     magnitude = np.where(np.isfinite(b), np.abs(b), 0.0)
-    limit = tolerance.absolute + tolerance.relative * magnitude + tolerance.scale * magnitude.max()
+    limit = tolerance.absolute + tolerance.relative * magnitude + tolerance.scale * magnitude.max() + slack
     bad = ~same & (~finite | (distance > limit))
     excess = np.where(bad, distance - limit, -np.inf)
     return _deviation(ours, theirs, distance, relative, bad, excess)

@@ -356,6 +356,18 @@ class DataPlane:
             raise ModelNotFoundError(f"the repository has no model {name!r}")
         await self._refresh_model(name, override=override, strict=True)
 
+    async def publish(self, name: str, version: int) -> None:
+        """Look at one model of the repository again; `version` has to be served then. See `refresh`.
+
+        Raises:
+            ControlError: the model is served from files that a client sent.
+            ModelUnavailableError: the version cannot be served; what was served before still is.
+        """
+        override = self._overrides.of(name)
+        if override is not None and override.repository is not None:
+            raise ControlError(f"model {name!r} is served from files that a client sent; unload it first")
+        await self._refresh_model(name, needed=version)
+
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests that it has are answered.
 
@@ -474,17 +486,17 @@ class DataPlane:
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _refresh_model(
-        self, name: str, *, override: Override | None = None, strict: bool = False
+        self, name: str, *, override: Override | None = None, strict: bool = False, needed: int | None = None
     ) -> None:
-        """Open what has changed, then swap; with `strict`, everything has to open."""
+        """Open what has changed, then swap; with `strict`, everything has to open, else what is `needed`."""
         async with self._lock(name):
             self._loading.add(name)
             try:
-                await self._swap(name, override, strict)
+                await self._swap(name, override, strict, needed)
             finally:
                 self._loading.discard(name)
 
-    async def _swap(self, name: str, override: Override | None, strict: bool) -> None:
+    async def _swap(self, name: str, override: Override | None, strict: bool, needed: int | None) -> None:
         if override is None and not strict:
             override = self._overrides.of(name)
         if override is not None and override.files:
@@ -532,6 +544,9 @@ class DataPlane:
                     _LOG.error("model %s version %s is not served: %s", name, entry.version or "-", problem)
             if strict and (problems or not new):
                 reason = next(iter(problems.values()), "it has no version")
+                raise ModelUnavailableError(f"model {name!r} could not be loaded: {reason}")
+            if needed is not None and needed not in new:
+                reason = problems.get((name, needed), f"its version policy does not choose {needed}")
                 raise ModelUnavailableError(f"model {name!r} could not be loaded: {reason}")
         except BaseException:
             for model in opened:

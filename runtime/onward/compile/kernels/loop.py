@@ -33,6 +33,9 @@ LOOP_TYPES = frozenset(
 )
 """The element types of the arrays that functions take."""
 
+_FORM = "1"
+"""Of the entry and of how IR is optimised: to be raised where either changes, for old IR is not made anew."""
+
 STATUS = "status"
 """The slot of a function that may raise: int64 [threads], where a thread that has raised leaves 1, else 0."""
 
@@ -97,7 +100,7 @@ def _text(
 ) -> str:
     print_ = _Fingerprint()
     print_.add(function)
-    parts = (importlib.metadata.version("numba"), target.key, source, *print_.parts)
+    parts = (_FORM, importlib.metadata.version("numba"), target.key, source, *print_.parts)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     cache = DiskCache(cache_folder("loops"))
     if (kept := cache.get(key)) is not None:

@@ -31,7 +31,7 @@ class Dropout:
     """y = x / (1 − ratio) where the element's number u >= ratio, else 0, over [batch, *shape].
 
     `x` and `y` are strides in elements, `position` those of the elements' numbers; the last of each is 0 or 1
-    for x, 1 for y. There are less than 2³² elements.
+    for x, 1 for y. There are less than 2³² elements. `shared`: numbers begin at a · elements / n for [a, n].
     """
 
     shape: tuple[int, ...]
@@ -41,6 +41,7 @@ class Dropout:
     ratio: float
     salt: int
     dtype: str = "float32"
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if self.x[-1] not in (0, 1) or self.y[-1] != 1:
@@ -48,11 +49,12 @@ class Dropout:
 
 
 def dropout(spec: Dropout, target: Target) -> Kernel:
-    """Slots: x, y, seed and step (addresses of int64), batch."""
+    """Slots: x, y, seed and step (addresses of int64), maybe share (that of two), batch."""
     target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
-    parameters = (*read("x"), *write("y"), *read("seed", "step"), *integer("batch"))
+    scalars = ("seed", "step", "share") if spec.shared else ("seed", "step")
+    parameters = (*read("x"), *write("y"), *read(*scalars), *integer("batch"))
     values = slot_values(f, parameters)
     seed, step = (f.load(values[name], "i64") for name in ("seed", "step"))
     low = f.binary("and", seed, _LOW)
@@ -63,7 +65,11 @@ def dropout(spec: Dropout, target: Target) -> Kernel:
         key = f.binary("and", f.binary("add", key, _WEYL), _LOW)
     counter = f.splat(step)
     multiple, sizes, walks = merge(spec.shape, [spec.x, spec.y, spec.position])
-    body = _Body(f, spec, values["x"], values["y"], keys, counter)
+    first: Value | None = None
+    if spec.shared:
+        start, count = (f.load(values["share"], "i64", i) for i in range(2))
+        first = start * (values["batch"] * math.prod(spec.shape)) // count
+    body = _Body(f, spec, values["x"], values["y"], keys, counter, first)
     total = values["batch"] * multiple
     if sizes:
         nested(f, total, sizes, walks, body)
@@ -98,13 +104,21 @@ def _single(x: float) -> float:
 @final
 class _Body:
     def __init__(
-        self, f: Function, spec: Dropout, x: Value, y: Value, keys: Sequence[Value], counter: Value
+        self,
+        f: Function,
+        spec: Dropout,
+        x: Value,
+        y: Value,
+        keys: Sequence[Value],
+        counter: Value,
+        first: Value | None,
     ) -> None:
         self.f = f
         self.x = x
         self.y = y
         self.keys = keys
         self.counter = counter
+        self.first = first
         self.ratio = _single(spec.ratio)
         self.scale = 1.0 / (1.0 - spec.ratio)
 
@@ -119,7 +133,10 @@ class _Body:
     def _vector(self, starts: Sequence[Value], steps: Sequence[int], i: Value, mask: Value | None) -> None:
         f, lanes = self.f, self.f.lanes
         words = f"<{lanes} x i32>"
-        first = f.splat(f.cast("trunc", starts[2] + i * steps[2], "i32"))
+        place = starts[2] + i * steps[2]
+        if self.first is not None:
+            place = place + self.first
+        first = f.splat(f.cast("trunc", place, "i32"))
         ids = f.lane_ids("i32")
         bits = self._rounds(f.binary("add", first, f.binary("mul", ids, f.value(steps[2], words))))
         uniform = f.cast("sitofp", f.binary("lshr", bits, f.value(8, words)), f.vector)

@@ -115,7 +115,7 @@ def forward(c: Context, request: requests.Convolution) -> None:
 
 def _input_unsuited(q: Queries, request: requests.ConvolutionInput) -> str | None:
     dx, dy = request.dx, request.dy
-    return q.not_floats(dy, request.w) or q.empty(dx, dy) or q.not_images(dx, dy)
+    return q.not_floats(dy, request.w, request.bias) or q.empty(dx, dy) or q.not_images(dx, dy)
 
 
 def _input_borders(
@@ -134,7 +134,8 @@ def backward_data(c: Context, request: requests.ConvolutionInput) -> None:
     conv = geometry.convolution(
         request.geometry, _image(back.target), _image(source), request.group, source.dtype
     )
-    _convolve(c, technique(conv, c.options, c.target, backward=True), conv, source, request.w, back, None)
+    bias = None if request.bias is None else c.plain(request.bias)
+    _convolve(c, technique(conv, c.options, c.target, backward=True), conv, source, request.w, back, bias)
 
 
 def _weight_unsuited(q: Queries, request: requests.ConvolutionWeight) -> str | None:

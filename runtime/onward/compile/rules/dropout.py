@@ -43,8 +43,17 @@ def dropout(c: Context, request: requests.Dropout) -> None:
     if sizes[-1] == 1:
         x_strides, y_strides = (*x_strides[:-1], 1), (*y_strides[:-1], 1)
     spec = philox.Dropout(
-        sizes[1:], x_strides, y_strides, position, request.ratio, request.salt, source.dtype.name
+        sizes[1:],
+        x_strides,
+        y_strides,
+        position,
+        request.ratio,
+        request.salt,
+        source.dtype.name,
+        request.share is not None,
     )
     slots: dict[str, Slot] = {"x": source, "y": target, "seed": c.plain(request.seed)}
     slots |= {"step": c.plain(request.step), "batch": sizes[0]}
+    if request.share is not None:
+        slots["share"] = c.plain(request.share)
     c.call(_dropout(spec, c.target), slots, batch=sizes[0])

@@ -20,7 +20,7 @@ from onward.compile.tensors import Tensor
 from onward.graph import Geometry, requests
 from onward.graph.requests import Request
 
-__all__: list[str] = []
+__all__ = ["uncounted"]
 
 _pool = functools.lru_cache(512)(kernels.pool_forward)
 _pool_gradient = functools.lru_cache(512)(kernels.pool_backward)
@@ -88,7 +88,7 @@ def max_pool_gradient(c: Context, request: requests.MaxPoolGradient) -> None:
     c.call(_pool_gradient(pool, c.target), slots, batch=batch)
 
 
-def _uncounted(over: Geometry, count_include_pad: bool) -> str | None:
+def uncounted(over: Geometry, count_include_pad: bool) -> str | None:
     """Windows that lie in the padding alone, or reach past the pads that are counted."""
     for axis, (size, out, kernel) in enumerate(zip(over.spatial, over.out, over.kernel, strict=True)):
         begin, step, dilation = over.begin[axis], over.strides[axis], over.dilations[axis]
@@ -103,7 +103,7 @@ def _uncounted(over: Geometry, count_include_pad: bool) -> str | None:
 
 
 def _average_unsuited(q: Queries, request: requests.AveragePool) -> str | None:
-    if reason := _uncounted(request.geometry, request.count_include_pad):
+    if reason := uncounted(request.geometry, request.count_include_pad):
         return reason
     x, y = request.x, request.y
     return q.not_floats(x) or q.empty(x, y) or q.not_images(x, y)
@@ -116,7 +116,7 @@ def average_pool(c: Context, request: requests.AveragePool) -> None:
 
 
 def _average_gradient_unsuited(q: Queries, request: requests.AveragePoolGradient) -> str | None:
-    if reason := _uncounted(request.geometry, request.count_include_pad):
+    if reason := uncounted(request.geometry, request.count_include_pad):
         return reason
     dx, dy = request.dx, request.dy
     return q.not_floats(dy) or q.empty(dx, dy) or q.not_images(dy, dx)

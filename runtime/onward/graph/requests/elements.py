@@ -23,6 +23,8 @@ class Dropout(Request):
 
     Attributes:
         seed, step, salt: what the numbers follow from.
+        share: int64 [2], the first sample that x holds and how many: positions begin at the first · size of x
+            / the number; None where they begin at 0.
     """
 
     y: ir.Value
@@ -31,6 +33,7 @@ class Dropout(Request):
     step: ir.Value
     ratio: float
     salt: int
+    share: ir.Value | None = None
 
     @property
     def same_layout(self) -> Values:

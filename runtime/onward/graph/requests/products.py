@@ -53,7 +53,7 @@ class Convolution(Request):
 
 @dataclass(frozen=True)
 class ConvolutionInput(Request):
-    """dx = the gradient of x ∗ w by x; `geometry` is that of x ∗ w."""
+    """dx = the gradient of x ∗ w by x, plus a bias over its channels; `geometry` is that of x ∗ w."""
 
     fuses_elements = True
 
@@ -62,6 +62,7 @@ class ConvolutionInput(Request):
     w: ir.Value
     geometry: Geometry
     group: int
+    bias: ir.Value | None = None
 
     @property
     def channels_last(self) -> Values:

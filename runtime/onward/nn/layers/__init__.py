@@ -29,7 +29,8 @@ from onward.nn.layers.pool import (
     MaxPool2D,
 )
 from onward.nn.layers.recurrent import LSTM
-from onward.nn.layers.shape import Add, Concat, Flatten, Pad, Reshape, Transpose
+from onward.nn.layers.rescale import Rescale
+from onward.nn.layers.shape import Add, Concat, Flatten, Pad, Reshape, Select, Transpose
 
 __all__ = [
     "ELU",
@@ -65,7 +66,9 @@ __all__ = [
     "PositionEmbedding",
     "ReLU",
     "ReLU6",
+    "Rescale",
     "Reshape",
+    "Select",
     "SelfAttention",
     "SiLU",
     "Sigmoid",

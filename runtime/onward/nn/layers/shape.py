@@ -16,7 +16,7 @@ from onward.nn.layer import Layer, UnaryLayer
 from onward.nn.layers._checks import axis_of, dims, require_float, require_number
 from onward.nn.trace import Site, describe
 
-__all__ = ["Add", "Concat", "Flatten", "Pad", "Reshape", "Transpose"]
+__all__ = ["Add", "Concat", "Flatten", "Pad", "Reshape", "Select", "Transpose"]
 
 
 @final
@@ -72,6 +72,32 @@ class Transpose(UnaryLayer):
         if len(dims(x)) != len(self.perm):
             raise ShapeError(f"expected rank {len(self.perm)} for perm {self.perm}, got rank {len(dims(x))}")
         return site.g.Transpose(x, perm=self.perm)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Select(UnaryLayer):
+    """Columns `start` … `stop` − 1 of [N, C]: [N, stop − start].
+
+    Args:
+        start, stop: 0 <= start < stop <= C.
+        ids: give them as int64 [N, stop − start], for an `Embedding`; the numbers must be whole.
+    """
+
+    start: int
+    stop: int
+    ids: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ConfigError(f"{self.label}: 0 <= start < stop is needed, got {self.start}, {self.stop}")
+
+    def apply(self, site: Site, x: ir.Value) -> ir.Value:
+        sizes = dims(x)
+        if len(sizes) != 2 or (isinstance(sizes[1], int) and self.stop > sizes[1]):
+            raise ShapeError(f"expected [N, C] with C of {self.stop} or more, got {list(sizes)}")
+        y = site.g.Slice(x, [self.start], [self.stop], [1])
+        return site.g.Cast(y, to=int(ir.DataType.INT64)) if self.ids else y
 
 
 @final

@@ -1,0 +1,167 @@
+"""The step of one of several processes, each of which has a share of every batch.
+
+The loss of the whole batch is Σ_ranks total / Σ_ranks weight. Weights depend on no parameter, so their sum is
+exchanged first, and each rank differentiates its own part of that loss, total / Σ weight: what is left to do
+for the gradients is one sum over the ranks. A rank whose share is empty computes on a sample that does not
+count, whose totals and weights are multiplied by 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import onnx_ir as ir
+
+from onward.autodiff.objective import Objective, Part, inverse
+from onward.autodiff.transforms import Collective
+from onward.errors import ConfigError
+from onward.graph import Builder, dtype_of, static_shape
+
+__all__ = ["Exchange", "Ranks", "Shared"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How the steps of several processes are joined.
+
+    Attributes:
+        function: sums a block over all ranks; its name at `onward.engine.register_foreign`. It is called in
+            every step, on a few numbers.
+        gradients: the same for gradients; it may do nothing in steps that make no update.
+    """
+
+    function: str
+    gradients: Collective
+
+
+@final
+class Exchange:
+    """Sums of values over all ranks, with the tags 0, 1, 2, … in the order in which they are started."""
+
+    def __init__(self, g: Builder, function: str) -> None:
+        self._g, self._function, self._tag = g, function, 0
+
+    def start(self, values: Sequence[ir.Value]) -> Pending:
+        """Begin to sum values of fixed shape; those of one element type travel together."""
+        kinds: dict[ir.DataType, list[int]] = {}
+        for i, value in enumerate(values):
+            kinds.setdefault(dtype_of(value), []).append(i)
+        blocks = []
+        for places in kinds.values():
+            operands = [values[i] for i in places]
+            block = self._g.onward.StartCall(*operands, function=self._function, tag=self._tag)
+            blocks.append((places, operands, block, self._tag))
+            self._tag += 1
+        return Pending(self._g, self._function, blocks)
+
+
+@final
+class Pending:
+    """Sums that were started."""
+
+    def __init__(
+        self,
+        g: Builder,
+        function: str,
+        blocks: Sequence[tuple[Sequence[int], Sequence[ir.Value], ir.Value, int]],
+    ) -> None:
+        self._g, self._function, self._blocks = g, function, blocks
+
+    def wait(self) -> list[ir.Value]:
+        """The sums, in the order of the values."""
+        g = self._g
+        found: dict[int, ir.Value] = {}
+        for places, operands, block, tag in self._blocks:
+            joined = g.onward.WaitCall(block, function=self._function, tag=tag)
+            start = 0
+            for place, value in zip(places, operands, strict=True):
+                if (shape := static_shape(value)) is None:
+                    raise ConfigError(f"{value.name!r} has no fixed shape, which an exchange needs")
+                end = start + math.prod(shape)
+                found[place] = g.Reshape(g.Slice(joined, [start], [end]), g.const(np.array(shape, np.int64)))
+                start = end
+        return [found[i] for i in range(len(found))]
+
+
+@final
+class Shared:
+    """A batch of which this rank has a share, while a step is written.
+
+    Attributes:
+        samples: the input for how many samples of the share count, a float32 scalar.
+        signal: the input for a number that is summed over the ranks, a float32 scalar.
+        parts: this rank's.
+        weights: the parts' weights over the whole batch.
+        window: the same over a window of batches, where there is one.
+    """
+
+    def __init__(self, g: Builder, ranks: Ranks, objective: Objective) -> None:
+        self._g = g
+        self._exchange = Exchange(g, ranks.function)
+        self.gradients = ranks.gradients
+        self.samples = g.input(g.unique("samples"), ir.DataType.FLOAT, ())
+        self.signal = g.input(g.unique("signal"), ir.DataType.FLOAT, ())
+        present = g.Min(self.samples, 1.0)
+        parts = []
+        for part in objective.parts:
+            here = _as(g, present, part.weight)
+            parts.append(
+                Part(part.name, g.Mul(part.total, here), g.Mul(part.weight, here), part.may_be_empty)
+            )
+        self.parts = tuple(parts)
+
+    def join(self, window: Sequence[ir.Value] = ()) -> None:
+        """Exchange the weights: before the backward pass."""
+        own = [part.weight for part in self.parts]
+        sums = self._exchange.start([*own, *window, self.samples, self.signal]).wait()
+        self.weights, self.window = sums[: len(own)], sums[len(own) : -2]
+        self._all_samples, self.all_signals = sums[-2:]
+
+    def objective(self, whole: Objective) -> Objective:
+        """This rank's part of the whole batch's loss."""
+        self._inverses = [inverse(self._g, weight) for weight in self.weights]
+        return Objective(self._loss([part.total for part in self.parts]), self.parts, whole.targets)
+
+    def joined(self, own: Objective, totals: Sequence[ir.Value]) -> Objective:
+        """The whole batch's loss, totals and weights."""
+        parts = tuple(
+            Part(part.name, total, weight, part.may_be_empty)
+            for part, total, weight in zip(self.parts, totals, self.weights, strict=True)
+        )
+        return Objective(self._loss(totals), parts, own.targets)
+
+    def names(self, share: ir.Value | None, signals: ir.Value | None) -> dict[str, str]:
+        """For `TrainingStep.ranks`."""
+        roles = {"samples": self.samples, "signal": self.signal, "share": share, "signals": signals}
+        return {role: value.name or "" for role, value in roles.items() if value is not None}
+
+    def _loss(self, totals: Sequence[ir.Value]) -> ir.Value:
+        terms = [self._g.Mul(t, i) for t, i in zip(totals, self._inverses, strict=True)]
+        return functools.reduce(self._g.Add, terms)
+
+    def start_rest(self, statistics: Sequence[ir.Value]) -> None:
+        """Begin to exchange the totals, and the means of running statistics weighted by samples."""
+        g = self._g
+        part = g.Div(self.samples, self._all_samples)
+        scaled = [g.Mul(value, _as(g, part, value)) for value in statistics]
+        self._rest = self._exchange.start([part.total for part in self.parts] + scaled)
+
+    def rest(self) -> tuple[list[ir.Value], list[ir.Value]]:
+        """Totals and statistics over all ranks: after the backward pass."""
+        found = self._rest.wait()
+        return found[: len(self.parts)], found[len(self.parts) :]
+
+    def summed(self, gradients: Mapping[str, ir.Value]) -> Mapping[str, ir.Value]:
+        """Gradients over all ranks."""
+        with self._g.scope("ranks"):
+            return self.gradients(self._g, gradients)
+
+
+def _as(g: Builder, value: ir.Value, like: ir.Value) -> ir.Value:
+    return value if dtype_of(value) == dtype_of(like) else g.Cast(value, to=int(dtype_of(like)))

@@ -1,0 +1,476 @@
+"""Batches of data that are not in memory: rows read when they are needed, and other people's iterables."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onward.data.augment import Augmentation
+from onward.data.batches import Batch, Batches
+from onward.data.counter import check_seed, permutation
+from onward.data.dataset import Array, Dataset, Task
+from onward.data.loader import image_input
+from onward.data.prefetch import ahead, in_processes
+from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined
+from onward.errors import ConfigError, DataError
+
+__all__ = ["IterableBatches", "Kind", "StreamLoader", "batches_of"]
+
+_SAMPLE = 32
+_WINDOW_BYTES = 32 << 20
+
+
+@final
+@dataclass(frozen=True)
+class Kind:
+    """What the targets of samples mean; see the fields of `Dataset` of these names. Task None: classification
+    where targets are integers."""
+
+    task: Task | None = None
+    classes: tuple[str, ...] | None = None
+    ignore_index: int | None = None
+
+    def dataset(self, samples: Samples, name: str, rows: NDArray[np.int64]) -> Dataset:
+        """The samples as a checked data set whose messages name rows by these numbers."""
+        task = self.task
+        if task is None:
+            integers = samples.targets is None or samples.targets.dtype.kind in "biu"
+            task = "classification" if integers else "regression"
+        return Dataset(
+            samples.inputs,
+            samples.targets,
+            classes=self.classes,
+            name=name,
+            task=task,
+            ignore_index=self.ignore_index,
+            weights=samples.weights,
+            rows=rows,
+        )
+
+
+@final
+class StreamLoader(Batches):
+    """Serves rows in batches, and reads only what the next of them need.
+
+    The order of epoch e depends on (seed, e) alone. Where each row costs the same to read, it is the order of
+    a `Loader`. Otherwise blocks of rows that stand together are shuffled, and some blocks at a time, 32 MiB
+    of them and at least one, are a window, whose rows are shuffled: memory holds two windows. `epoch(e, k)`
+    goes on from batch k with the bytes of an uninterrupted run, without reading the windows before it.
+
+    NaN, labels out of range and the like raise DataError when their window is read; it names the row.
+
+    Args:
+        rows: the samples.
+        batch_size: at least 1.
+        seed: of the order.
+        shuffle: else the order is that of the rows.
+        drop_last: leave the last batch out when it has fewer than `batch_size` samples.
+        kind: what the targets mean.
+        transform: changes what was read, such as `Preparation.apply`; pickled for worker processes.
+        augment: as of `Loader`.
+        prefetch: how many batches a thread makes before they are asked for; 0: none, and no thread.
+        workers: processes that read windows, in place of the thread alone. Neither changes order or bytes.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        kind: Kind = Kind(),
+        transform: Callable[[Dataset], Dataset] | None = None,
+        augment: Augmentation | None = None,
+        prefetch: int = 2,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size} must be 1 or more")
+        if prefetch < 0 or workers < 0:
+            raise ConfigError(f"prefetch {prefetch} and workers {workers} must be 0 or more")
+        if drop_last and len(rows) < batch_size:
+            raise ConfigError(f"drop_last with batch_size {batch_size} leaves nothing of {len(rows)} samples")
+        check_seed(seed)
+        self.batch_size, self.seed = batch_size, seed
+        self.rows = rows
+        self._shuffle, self._drop_last = shuffle, drop_last
+        self._read = _Read(rows, kind, transform)
+        self._prefetch, self._workers = prefetch, workers
+        first = np.arange(min(_SAMPLE, len(rows)))
+        self._sample = self._read.dataset(first)
+        if self._sample.text_inputs:
+            raise DataError(
+                f"data set {rows.name!r}: input {self._sample.text_inputs[0]!r} is raw text; encode it first"
+            )
+        self._augment = augment
+        self._augment_input = None if augment is None else image_input(self._sample, None)
+        raw = rows.read(first)
+        arrays = [*raw.inputs.values(), *(a for a in (raw.targets, raw.weights) if a is not None)]
+        self._window_rows = max(1, _WINDOW_BYTES // max(1, sum(a.nbytes for a in arrays) // len(first)))
+
+    @property
+    def sample(self) -> Dataset:
+        return self._sample
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.batch_size)
+        return full + (1 if rest and not self._drop_last else 0)
+
+    def digest(self) -> str:
+        return self.rows.fingerprint()
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch, None, None]:
+        if epoch < 0 or not 0 <= start_batch <= len(self):
+            raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {len(self)} batches")
+        return ahead(self._batches(epoch, start_batch), self._prefetch)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of epoch `epoch` in the order in which they are served: int64 [N]."""
+        return np.concatenate([window.rows[window.order] for window in self._windows(epoch, 0)])
+
+    def _windows(self, epoch: int, start: int) -> Iterator[_Window]:
+        """The windows of an epoch from the one on that holds the sample in place `start`."""
+        count, bounds = len(self.rows), self.rows.blocks()
+        if bounds is None:
+            everything = permutation(count, self.seed, epoch) if self._shuffle else np.arange(count)
+            first = start // self.batch_size * self.batch_size
+            for place in range(first, count, self.batch_size):
+                wanted = everything[place : place + self.batch_size]
+                rows = np.sort(wanted)
+                yield _Window(place, rows, np.searchsorted(rows, wanted))
+            return
+        blocks = np.arange(len(bounds) - 1)
+        if self._shuffle:
+            blocks = permutation(len(blocks), self.seed, epoch)
+        sizes = np.diff(bounds)
+        place = number = begin = 0
+        held = 0
+        for at, block in enumerate(blocks):
+            held += int(sizes[block])
+            if held < self._window_rows and at + 1 < len(blocks):
+                continue
+            if place + held > start:
+                rows = np.concatenate(
+                    [np.arange(bounds[b], bounds[b + 1]) for b in np.sort(blocks[begin : at + 1])]
+                )
+                stream = (epoch + 1 << 32) + number
+                order = permutation(held, self.seed, stream) if self._shuffle else np.arange(held)
+                yield _Window(place, rows, order)
+            place, number, begin, held = place + held, number + 1, at + 1, 0
+
+    def _batches(self, epoch: int, start_batch: int) -> Generator[Batch, None, None]:
+        start = start_batch * self.batch_size
+        windows, listed = itertools.tee(self._windows(epoch, start))
+        wanted = (window.rows for window in listed)
+        read = (
+            in_processes(self._read, wanted, self._workers, self._prefetch)
+            if self._workers
+            else (self._read(rows) for rows in wanted)
+        )
+        left: list[tuple[Samples, NDArray[np.int64]]] = []
+        number = start_batch
+        try:
+            for window, samples in zip(windows, read, strict=True):
+                places = window.order[max(0, start - window.place) :]
+                while number < len(self) and len(places):
+                    need = self.batch_size - sum(len(rows) for _, rows in left)
+                    part, places = places[:need], places[need:]
+                    left.append((_taken(samples, part), window.rows[part]))
+                    if len(part) == need:
+                        yield self._batch(left, epoch)
+                        number, left = number + 1, []
+            if left and number < len(self):
+                yield self._batch(left, epoch)
+        finally:
+            read.close()
+
+    def _batch(self, parts: Sequence[tuple[Samples, NDArray[np.int64]]], epoch: int) -> Batch:
+        samples = joined([samples for samples, _ in parts])
+        rows = np.concatenate([rows for _, rows in parts])
+        inputs, name = samples.inputs, self._augment_input
+        if self._augment is not None and name is not None:
+            inputs = inputs | {name: self._augment(inputs[name], rows, seed=self.seed, epoch=epoch)}
+        return Batch(inputs, samples.targets, rows, samples.weights)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """Rows, ascending, that are read at once; what place of the epoch they begin at, and in what order."""
+
+    place: int
+    rows: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Reads, checks and changes rows; goes to worker processes."""
+
+    rows: Rows
+    kind: Kind
+    transform: Callable[[Dataset], Dataset] | None
+
+    def dataset(self, rows: NDArray[np.int64]) -> Dataset:
+        found = self.kind.dataset(self.rows.read(rows), self.rows.name, rows)
+        return found if self.transform is None else self.transform(found)
+
+    def __call__(self, rows: NDArray[np.int64]) -> Samples:
+        found = self.dataset(rows)
+        return Samples(found.inputs, found.targets, found.weights)
+
+
+@final
+class IterableBatches(Batches):
+    """Batches that other code makes: `Batch` objects, or (inputs, targets) or (inputs, targets, weights).
+
+    What can be gone through again is served in an order that follows from (seed, epoch), and can be resumed:
+    a list of batches (shuffled, where `shuffle`), an object that can be iterated over again, and a function
+    that makes a fresh iterator, which is given the number of the epoch, from 0, if it takes an argument.
+    Resuming goes through the batches before without training on them.
+
+    A generator can be gone through once. Each epoch takes the next `steps` of it; it cannot be resumed.
+
+    Args:
+        data: where batches come from.
+        input: the name of an input that has none of its own.
+        steps: batches in an epoch. None: as many as there are; where `len` does not say so, they are counted
+            by going through them once.
+        seed: of the order of a list.
+        shuffle: whether a list is shuffled.
+        kind: what the targets mean.
+        prefetch: how many batches a thread makes before they are asked for.
+
+    Raises:
+        ConfigError: a generator without `steps`.
+        DataError: what it gives are no batches.
+    """
+
+    def __init__(
+        self,
+        data: Iterable[Any] | Callable[..., Iterable[Any]],
+        input: str,  # noqa: A002
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        kind: Kind = Kind(),
+        prefetch: int = 2,
+    ) -> None:
+        check_seed(seed)
+        if steps is not None and steps < 1:
+            raise ConfigError(f"steps_per_epoch must be at least 1, got {steps}")
+        self.seed, self._input, self._kind, self._prefetch = seed, input, kind, prefetch
+        self._shuffle = shuffle
+        self._data = data
+        self._once = isinstance(data, Iterator)
+        self._name = getattr(data, "__name__", type(data).__name__)
+        if self._once and steps is None:
+            raise ConfigError(
+                "a generator does not say how many batches it has: give steps_per_epoch, or a function that "
+                "makes a fresh one, such as fit(lambda: batches(path))"
+            )
+        self._served = 0
+        first = next(iter(self._fresh(0)), None) if not self._once else next(iter(data), None)  # type: ignore[arg-type]
+        if first is None:
+            raise DataError(f"{self._name} gives no batches")
+        if self._once:
+            self._data = itertools.chain([first], data)  # type: ignore[arg-type]
+        batch, self._sample = self._checked(first, 0, 0, 0)
+        self.batch_size = len(batch)
+        self._steps = steps if steps is not None else self._count()
+
+    @property
+    def sample(self) -> Dataset:
+        return self._sample
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def digest(self) -> str:
+        """Of all batches of a list; else of the first one alone."""
+        digest = hashlib.sha256()
+        items: Iterable[Any] = self._data if isinstance(self._data, list) else ()
+        for number, item in enumerate(items):
+            batch, _ = self._checked(item, 0, number, 0)
+            add_samples(digest, Samples(batch.inputs, batch.targets, batch.weights))
+        return digest.hexdigest() if isinstance(self._data, list) else self._sample.digest()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an epoch can be gone through again."""
+        return not self._once
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch, None, None]:
+        if self._once and epoch * self._steps + start_batch != self._served:
+            raise ConfigError(
+                "a generator can be gone through once: it cannot be resumed or repeated; give a function "
+                "that makes a fresh one, such as fit(lambda: batches(path))"
+            )
+        if not 0 <= start_batch <= self._steps:
+            raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {self._steps} batches")
+        return ahead(self._batches(epoch, start_batch), self._prefetch)
+
+    def _batches(self, epoch: int, start_batch: int) -> Generator[Batch, None, None]:
+        items = iter(self._data if self._once else self._fresh(epoch))  # type: ignore[arg-type]
+        row = 0
+        try:
+            for number in range(self._steps):
+                if self._once and number < start_batch:
+                    continue
+                item = next(items, _END)
+                if item is _END:
+                    raise DataError(
+                        f"{self._name} ended after {number:,} batches of epoch {epoch + 1}, an epoch has "
+                        f"{self._steps:,}"
+                        + (
+                            "; let it go on for ever, or train fewer epochs or steps_per_epoch"
+                            if self._once
+                            else "; it must give as many each time"
+                        )
+                    )
+                if number < start_batch:
+                    row += len(self._plain(item, epoch, number, row)[1])
+                    continue
+                batch, _ = self._checked(item, epoch, number, row)
+                row += len(batch)
+                self._served += 1
+                yield batch
+        finally:
+            if not self._once and hasattr(items, "close"):
+                items.close()
+
+    def _fresh(self, epoch: int) -> Iterable[Any]:
+        data: Any = self._data
+        if isinstance(data, list):
+            order = permutation(len(data), self.seed, epoch) if self._shuffle else range(len(data))
+            return (data[i] for i in order)
+        if _indexed_batches(data):
+            return (data[i] for i in range(len(data)))
+        if callable(data) and not hasattr(data, "__iter__"):
+            found: Iterable[Any] = data(epoch) if _takes_epoch(data) else data()
+            return found
+        return iter(data)
+
+    def _count(self) -> int:
+        data: Any = self._data
+        if hasattr(data, "__len__"):
+            return len(data)
+        return sum(1 for _ in self._fresh(0))
+
+    def _checked(self, item: Any, epoch: int, number: int, row: int) -> tuple[Batch, Dataset]:
+        samples, rows = self._plain(item, epoch, number, row)
+        name = f"{self._name}, batch {number + 1} of epoch {epoch + 1}"
+        found = self._kind.dataset(samples, name, rows)
+        return Batch(found.inputs, found.targets, rows, found.weights), found
+
+    def _plain(self, item: Any, epoch: int, number: int, row: int) -> tuple[Samples, NDArray[np.int64]]:
+        if isinstance(item, Batch):
+            return Samples(item.inputs, item.targets, item.weights), item.indices
+        if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+            what = (
+                f"{type(item).__name__} of {len(item)}"
+                if isinstance(item, tuple | list)
+                else type(item).__name__
+            )
+            raise DataError(
+                f"{self._name}, batch {number + 1} of epoch {epoch + 1}: {what} where a batch is needed: "
+                "(inputs, targets), (inputs, targets, weights), or a Batch"
+            )
+        inputs = item[0] if isinstance(item[0], Mapping) else {self._input: item[0]}
+        try:
+            arrays = {key: np.asarray(values) for key, values in inputs.items()}
+            targets, weights = np.asarray(item[1]), None if len(item) == 2 else np.asarray(item[2])
+        except ValueError as error:
+            raise DataError(f"{self._name}, batch {number + 1} of epoch {epoch + 1}: {error}") from None
+        size = next((len(a) for a in arrays.values() if a.ndim), 0)
+        return Samples(arrays, targets, weights), np.arange(row, row + size)
+
+
+_END = object()
+
+
+def batches_of(
+    data: Any,
+    input: str,  # noqa: A002
+    batch_size: int,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    kind: Kind = Kind(),
+    prefetch: int = 2,
+    workers: int = 0,
+) -> Batches | None:
+    """What serves `data` in batches; None where they are arrays or a data set, which are in memory.
+
+    Args:
+        data: rows, a map-style data set (`SampleRows`), or what `IterableBatches` takes.
+        input: the name of an input that has none of its own.
+        batch_size: of rows and of map-style data sets; others come in batches.
+        steps: batches in an epoch.
+        seed, shuffle: of the order.
+        kind: what the targets mean.
+        prefetch, workers: see `StreamLoader`.
+
+    Raises:
+        ConfigError, DataError: see `StreamLoader` and `IterableBatches`.
+    """
+    if isinstance(data, Batches):
+        return data
+    if isinstance(data, Dataset | np.ndarray | Mapping | tuple | str | bytes) or hasattr(data, "__array__"):
+        return None
+    if isinstance(data, list) and not (data and all(isinstance(x, tuple | list | Batch) for x in data)):
+        return None
+    items = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, Rows) or (items and not isinstance(data, list) and not _indexed_batches(data)):
+        rows = data if isinstance(data, Rows) else SampleRows(data, input, name=type(data).__name__)
+        if steps is not None:
+            raise ConfigError(
+                "steps_per_epoch is for generators and iterables; the data say their own length"
+            )
+        return StreamLoader(
+            rows, batch_size, seed, shuffle=shuffle, kind=kind, prefetch=prefetch, workers=workers
+        )
+    if not (isinstance(data, list) or hasattr(data, "__iter__") or callable(data)):
+        return None
+    if workers:
+        raise ConfigError(
+            "worker processes read map-style data sets and files; what a generator makes, it makes in one "
+            "place: leave workers at 0, a thread goes ahead of the run"
+        )
+    return IterableBatches(data, input, steps=steps, seed=seed, shuffle=shuffle, kind=kind, prefetch=prefetch)
+
+
+def _indexed_batches(data: Any) -> bool:
+    """Whether the items of an object are batches, as Keras's `PyDataset` has it."""
+    return any(each.__name__ == "PyDataset" for each in type(data).__mro__)
+
+
+def _takes_epoch(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters
+    )
+
+
+def _taken(samples: Samples, places: NDArray[np.int64]) -> Samples:
+    def of(array: Array | None) -> Array | None:
+        return None if array is None else array[places]
+
+    return Samples(
+        {key: a[places] for key, a in samples.inputs.items()}, of(samples.targets), of(samples.weights)
+    )

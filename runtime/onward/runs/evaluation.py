@@ -1,0 +1,136 @@
+"""A trained model on a data set: what `onward evaluate` and a server's jobs measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import onnx_ir as ir
+
+from onward.data import Dataset
+from onward.data.registry import is_table
+from onward.engine import Session
+from onward.graph import Array
+from onward.model import Provenance, load, read_provenance
+from onward.runs.measures import Measures, final_activation, measure, outputs_of
+from onward.runs.preparation import (
+    Part,
+    Prepared,
+    align_classes,
+    choose_part,
+    data_table,
+    digest_of,
+    images_as_taken,
+    known_columns,
+    plain_numbers,
+    read_data,
+)
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model does on a data set.
+
+    Attributes:
+        path: of the model's file.
+        part: of the data.
+        model: as loaded.
+        session: it was run in.
+        provenance: what its metadata say, if they do.
+        spec: of the data.
+        read: the samples as they are read.
+        samples: as the model takes them.
+        outputs: the model's first output for them, [N, ...].
+        activation: what it ends in: "Softmax", "LogSoftmax", "Sigmoid" or None.
+        measures: figures over them.
+        notes: what the reader did, and whether the data are others than the model was trained on.
+    """
+
+    path: Path
+    part: Part
+    model: ir.Model
+    session: Session
+    provenance: Provenance | None
+    spec: str
+    read: Dataset
+    samples: Dataset
+    outputs: Array
+    activation: str | None
+    measures: Measures
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    path: Path,
+    overrides: Mapping[str, Any],
+    *,
+    part: Part = "test",
+    extra: Sequence[str] = (),
+    batch_size: int = 256,
+    threads: int | None = None,
+) -> Evaluation:
+    """Measure a model file on the data that it was trained on, or on others.
+
+    Args:
+        path: the .onnx file.
+        overrides: fields of the `[data]` table over those in the model's metadata; None counts as not given.
+        part: which part of the data.
+        extra: further metrics by name.
+        batch_size: samples a run.
+        threads: of the engine; None: all cores.
+
+    Raises:
+        OnwardError: whatever is wrong with model, data or options.
+    """
+    model = load(path)
+    provenance = read_provenance(model)
+    table = data_table(provenance, overrides)
+    prepared = Prepared.of(provenance)
+    known = known_columns(prepared.preparation) if is_table(table.spec) else {}
+    session = Session(model, threads=threads)
+    table = images_as_taken(table, [spec.shape for spec in session.inputs])
+    # without metadata the model's type says whether it takes bytes
+    raw = prepared.raw or (provenance is None and all(spec.dtype.kind in "iu" for spec in session.inputs))
+    loss = None if provenance is None else provenance.configuration.get("loss")
+    ignored = loss.get("ignore_index") if isinstance(loss, dict) else None
+    source = read_data(table, raw=raw, ignore_index=ignored, **known)
+    if prepared.preparation.table is None and source.dataset.table:
+        source = plain_numbers(source)
+    notes: list[str] = []
+    if known.get("columns") is None and is_table(table.spec) and provenance is not None:
+        notes.append("the model names no columns; these are taken in the file's order")
+    notes += source.dataset.notes
+    classes = None if provenance is None else provenance.class_names
+    source = align_classes(source, classes)
+    if (
+        provenance is not None
+        and provenance.data_hash != f"sha256:{digest_of(source.dataset, prepared.preparation)}"
+        and part != "all"
+    ):
+        notes.append(
+            f"these are not the data that {path} was trained on; "
+            f"its {part} part may hold samples that it has seen"
+        )
+    read = choose_part(source, table, part)
+    samples = prepared.given(read)
+    outputs, activation = outputs_of(session, samples, batch_size), final_activation(model)
+    threshold = 0.5 if activation == "Sigmoid" else 0.0
+    return Evaluation(
+        path=path,
+        part=part,
+        model=model,
+        session=session,
+        provenance=provenance,
+        spec=table.spec,
+        read=read,
+        samples=samples,
+        outputs=outputs,
+        activation=activation,
+        measures=measure(outputs, samples, classes=classes, extra=extra, threshold=threshold),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,172 @@
+"""Training on MPI ranks, by the command that a person types."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.parallel.launch import command, environment, needs_mpi, start
+
+from onward.cli import main
+from onward.model import load
+from onward.train.checkpoint import read_checkpoint
+
+pytestmark = needs_mpi
+
+CLI = "from onward.cli import main; import sys; main(sys.argv[1:])"
+TRAIN = ("train", "mlp", "--data", "digits", "--epochs", "2", "--batch-size", "50", "--threads", "1")
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    initializers = load(path).graph.initializers
+    return {n: v.const_value.numpy() for n, v in initializers.items() if v.const_value is not None}
+
+
+def train(cwd: Path, ranks: int, *options: str) -> subprocess.CompletedProcess[str]:
+    return start(ranks, "-c", CLI, *TRAIN, *options, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("two")
+    done = train(folder, 2, "--output", "a.onnx", "--checkpoint", "a.ckpt")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does_and_tell_it_once(two: tuple[Path, str], tmp_path: Path) -> None:
+    folder, told = two
+    assert told.count("epoch 2/2") == told.count("written, takes") == 1
+    assert "2 ranks: computing" in told
+    with pytest.raises(SystemExit) as ended:
+        main([*TRAIN, "--output", str(tmp_path / "one.onnx")])
+    assert ended.value.code == 0
+    found, wanted = weights(folder / "a.onnx"), weights(tmp_path / "one.onnx")
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_runs_of_two_ranks_write_the_same_bytes(two: tuple[Path, str]) -> None:
+    folder, _ = two
+    os.environ.pop("SOURCE_DATE_EPOCH", None)
+    done = train(folder, 2, "--output", "b.onnx", "--checkpoint", "b.ckpt")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "a.ckpt").read_bytes() == (folder / "b.ckpt").read_bytes()
+    found, wanted = weights(folder / "b.onnx"), weights(folder / "a.onnx")
+    assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in wanted.items()}
+
+
+@pytest.mark.slow
+def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "--data", "csv:none.csv", "--target", "y")
+    assert done.returncode == 2
+    assert done.stderr.count("none.csv") == 1
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
+    program = """
+        import numpy as np
+        from onward.nn import zoo
+        from onward.parallel import world
+        from onward.train import Trainer
+
+        rank = world().rank
+        trainer = Trainer(zoo.mlp(input_shape=(4,)), "cross_entropy", parallel="mpi", threads=1)
+        if rank == 1:
+            raise ValueError("the disk of this rank is on fire")
+        trainer.fit((np.zeros((8, 4), np.float32), np.zeros(8, int)), batch_size=4, progress=False)
+    """
+    before = time.monotonic()
+    done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("ValueError: the disk of this rank is on fire") == 1
+    assert time.monotonic() - before < 60
+
+
+def _ranks(launcher: int) -> list[int]:
+    """Process ids of the ranks below an mpirun."""
+    found, pending = [], [launcher]
+    while pending:
+        parent = pending.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            pending += map(int, task.read_text().split())
+        if parent != launcher and b"-c\0from onward" in Path(f"/proc/{parent}/cmdline").read_bytes():
+            found.append(parent)
+    return found
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _begun(cwd: Path, *options: str) -> subprocess.Popen[str]:
+    """Two ranks in the middle of a long run, of which a checkpoint is there."""
+    job = subprocess.Popen(
+        command(2, "-c", CLI, *TRAIN, "--epochs", "100000", "--checkpoint", "run.ckpt", *options),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 90
+    while not (cwd / "run.ckpt").exists():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return job
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> None:
+    job = _begun(tmp_path)
+    ranks = _ranks(job.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    before = time.monotonic()
+    job.communicate(timeout=30)
+    assert job.returncode != 0
+    while any(map(_lives, ranks)):
+        assert time.monotonic() - before < 10
+        time.sleep(0.05)
+    done = int(read_checkpoint(tmp_path / "run.ckpt").meta["epoch"]) - 1
+    files = ("--output", str(tmp_path / "m.onnx"), "--csv-log", str(tmp_path / "log.csv"))
+    with pytest.raises(SystemExit) as ended:
+        main([*TRAIN, "--epochs", str(done + 1), "--resume", str(tmp_path / "run.ckpt"), *files])
+    assert ended.value.code == 0
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(rows) == done + 2
+    assert float(rows[-1].split(",")[rows[0].split(",").index("val_accuracy")]) > 0.8
+
+
+@pytest.mark.slow
+def test_a_terminated_rank_saves_where_all_ranks_are(tmp_path: Path) -> None:
+    job = _begun(tmp_path, "--json")
+    os.kill(_ranks(job.pid)[1], signal.SIGTERM)
+    out, _ = job.communicate(timeout=60)
+    last = json.loads(out.strip().splitlines()[-1])
+    assert last["event"] == "finished"
+    assert last["status"] == "cancelled"
+    assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
+
+
+@pytest.mark.slow
+def test_a_missing_mpi4py_is_told_once(tmp_path: Path) -> None:
+    without = "import sys; sys.modules['mpi4py'] = None; " + CLI
+    done = start(2, "-c", without, *TRAIN, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("error: training on several ranks needs mpi4py") == 1

@@ -1,0 +1,256 @@
+"""What several ranks compute is what one does: they are threads here, each with a trainer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.verify.test_zoo_training import SMALL
+
+from onward.data import Dataset, Loader
+from onward.errors import ConfigError, StorageError, TrainingError
+from onward.graph import Array
+from onward.nn import zoo
+from onward.parallel import Group, ThreadCommunicator, run_ranks
+from onward.train import Clip, CrossEntropy, Trainer
+from onward.train.callbacks import Callback, Checkpoints
+from onward.train.metrics import Metric
+from onward.train.optimizers import SGD
+from onward.train.run import Run
+
+SAMPLES = 22
+"""With batches of 7, the last one has one sample: of three ranks two have none of it."""
+PLAIN = sorted(set(SMALL) - {"resnet18", "resnet20", "resnet50", "mobilenet_v2"})
+
+Fitted = tuple[dict[str, Array], list[dict[str, float]], dict[str, float | Array]]
+
+
+def samples(trainer: Trainer, count: int = SAMPLES) -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    (spec,) = trainer.inputs
+    shape = (count, *(d for d in spec.shape[1:] if isinstance(d, int)))
+    integers = spec.dtype.name.startswith("INT") or "int" in str(spec.dtype).lower()
+    x = rng.integers(0, 2, shape) if integers else rng.standard_normal(shape).astype(np.float32)
+    return x, rng.integers(0, 2, count)
+
+
+def fitted(
+    name: str, communicator: ThreadCommunicator | None, engine: str = "compiled", **options: Any
+) -> Fitted:
+    """Weights, history and evaluation after two epochs."""
+    fit: dict[str, Any] = options.pop("fit", {})
+    options.setdefault("optimizer", SGD(learning_rate=0.05, momentum=0.9))
+    options.setdefault("loss", "cross_entropy")
+    metrics = options.pop("metrics", ["accuracy", "top3" if name == "lenet5" else "f1"])
+    trainer = Trainer(
+        zoo.build(name, **SMALL[name]),
+        metrics=metrics,
+        engine=engine,  # type: ignore[arg-type]
+        threads=1,
+        parallel=communicator,
+        bucket_bytes=2048,
+        **options,
+    )
+    x, y = samples(trainer)
+    trainer.fit((x, y), validation=(x[:13], y[:13]), batch_size=7, progress=False, **{"epochs": 2, **fit})
+    return trainer.weights(), trainer.history.rows, trainer.evaluate((x, y), batch_size=5)
+
+
+def same_figures(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value, rtol=2e-5, err_msg=key)
+
+
+def compare(found: Fitted, wanted: Fitted) -> None:
+    for key, array in wanted[0].items():
+        np.testing.assert_allclose(found[0][key], array, rtol=1e-4, atol=2e-6, err_msg=key)
+    for row, expected in zip(found[1], wanted[1], strict=True):
+        same_figures(row, expected)
+    same_figures(found[2], wanted[2])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_network_trains_on_ranks_as_on_one(name: str, size: int) -> None:
+    """Dropout included: its mask is by the place of a sample in the whole batch."""
+    found = run_ranks(size, lambda ranks: fitted(name, ranks))
+    compare(found[0], fitted(name, None))
+    for each in found[1:]:
+        for key, array in found[0][0].items():
+            np.testing.assert_array_equal(each[0][key], array, err_msg=key)
+        assert each[1] == found[0][1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 2},
+        {"accumulate": 3, "loss": CrossEntropy(ignore_index=1), "metrics": ["accuracy"]},
+        {"clip": Clip(norm=0.05)},
+        {"loss": CrossEntropy(ignore_index=1), "metrics": []},
+        {"fit": {"sample_weight": np.linspace(0, 2, SAMPLES).astype(np.float32)}},
+        {"engine": "interpreter", "accumulate": 2, "clip": Clip(norm=0.05)},
+        {"optimizer": "adam"},
+    ],
+    ids=["window", "window of weighted", "clip", "ignored", "sample weights", "interpreter", "adam"],
+)
+def test_means_clipping_and_windows_are_over_all_ranks(options: dict[str, Any]) -> None:
+    compare(run_ranks(2, lambda ranks: fitted("mlp", ranks, **options))[1], fitted("mlp", None, **options))
+
+
+def test_gradients_are_exchanged_only_for_updates() -> None:
+    def exchanged(accumulate: int) -> int:
+        def work(ranks: ThreadCommunicator) -> int:
+            trainer = Trainer(
+                zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks, accumulate=accumulate
+            )
+            trainer.fit(samples(trainer, 24), batch_size=4, progress=False)
+            assert len(trainer.times) == 2
+            assert trainer.times[0].waiting <= trainer.times[0].communicating
+            return trainer.times[0].exchanged
+
+        return run_ranks(2, work)[0]
+
+    weights = sum(a.size for a in Trainer(zoo.build("mlp", **SMALL["mlp"])).weights().values())
+    six, two = exchanged(1), exchanged(3)
+    # the rest is the few numbers that every step exchanges: one weight more of each part in a window
+    assert six - 4 * 4 * weights < two + 6 * 16
+    assert two < six / 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2), (2, 2)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, before: int, after: int) -> None:
+    """Stopped inside of a window of batches and of an epoch: sums and metrics of all ranks are kept."""
+
+    class Halt(Callback):
+        def on_step_end(self, run: Run) -> None:
+            if run.step == 5:
+                writer.write(run)
+                run.stop("enough", now=True)
+
+    writer = Checkpoints(tmp_path / "run.ckpt")
+    options = {"accumulate": 4, "fit": {"callbacks": [Halt()], "epochs": 3}}
+
+    def on(size: int, **options: Any) -> Fitted:
+        if size == 1:
+            return fitted("mlp", None, **options)
+        return run_ranks(size, lambda ranks: fitted("mlp", ranks, **options))[-1]
+
+    on(before, **options)
+    found = on(after, accumulate=4, fit={"resume": writer.path, "epochs": 3})
+    compare(found, fitted("mlp", None, accumulate=4, fit={"epochs": 3}))
+
+
+def failing(change: Callable[[Trainer, int], Any], size: int = 2, **options: Any) -> Any:
+    def work(ranks: ThreadCommunicator) -> None:
+        trainer = Trainer(
+            zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks, metrics=options.get("metrics", ())
+        )
+        change(trainer, ranks.rank)
+
+    return run_ranks(size, work)
+
+
+def test_ranks_that_disagree_are_named() -> None:
+    def other_data(trainer: Trainer, rank: int) -> None:
+        x, y = samples(trainer)
+        trainer.fit((x + (rank == 1), y), batch_size=4, progress=False)
+
+    def other_epochs(trainer: Trainer, rank: int) -> None:
+        trainer.fit(samples(trainer), batch_size=4, epochs=2 + (rank == 1), progress=False)
+
+    with pytest.raises(ConfigError, match=r"ranks disagree on the data: rank 0 has .* rank 1 has"):
+        failing(other_data)
+    with pytest.raises(ConfigError, match=r"ranks disagree on the number of epochs: .* ranks? 1.* has 3"):
+        failing(other_epochs)
+
+
+def test_batches_too_small_for_the_ranks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 3, or start fewer ranks"):
+        failing(lambda trainer, rank: trainer.fit(samples(trainer), batch_size=2, progress=False), 3)
+
+
+def test_nan_on_one_rank_is_told_with_the_rank() -> None:
+    def work(trainer: Trainer, rank: int) -> None:
+        x, y = samples(trainer)
+        x[3] = 3e38  # without shuffling the first batch's last sample: rank 1 has it
+        loader = Loader(Dataset({"input": x}, y, task="classification"), 4, shuffle=False)
+        trainer.fit(loader, progress=False)
+
+    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step 1; rank 1, step 1: node"):
+        failing(work)
+
+
+def test_an_error_of_the_first_rank_is_everybodys(tmp_path: Path) -> None:
+    def work(trainer: Trainer, rank: int) -> None:
+        trainer.fit(samples(trainer), batch_size=4, resume=tmp_path / "none.ckpt", progress=False)
+
+    def each(ranks: ThreadCommunicator) -> str:
+        with pytest.raises(StorageError) as raised:
+            work(Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks), ranks.rank)
+        return str(raised.value)
+
+    first, second = run_ranks(2, each)
+    assert first == second
+    assert "none.ckpt" in first
+
+
+def test_a_metric_that_cannot_be_joined_says_so() -> None:
+    class Odd(Metric):
+        name = "odd"
+
+        def update(self, outputs: Any, targets: Any) -> None: ...
+
+        def result(self) -> float:
+            return 0.0
+
+        def reset(self) -> None: ...
+
+        def state(self) -> dict[str, Array]:
+            return {}
+
+        def load_state(self, state: dict[str, Array]) -> None: ...
+
+    with pytest.raises(ConfigError, match="Odd has no method `join`"):
+        failing(lambda t, rank: t.fit(samples(t), batch_size=4, progress=False), metrics=[Odd()])
+
+
+def test_what_ranks_say_to_each_other() -> None:
+    def work(ranks: ThreadCommunicator) -> tuple[Any, ...]:
+        group = Group(ranks)
+        block = np.arange(3.0) * (ranks.rank + 1)
+        group.share(block)
+        found = group.gather({"rank": ranks.rank}), group.any(ranks.rank == 2), group.sum(np.array(2)), block
+        with pytest.raises(ConfigError, match="rank 1: wrong"):
+            group.together(lambda: wrong() if ranks.rank == 1 else 0)
+        group.close()
+        return found
+
+    def wrong() -> int:
+        raise ConfigError("wrong")
+
+    for everyone, some, total, block in run_ranks(3, work):
+        assert everyone == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+        assert some
+        assert total == 6
+        np.testing.assert_array_equal(block, np.arange(3.0))
+
+
+def test_shares_are_consecutive_and_as_equal_as_can_be() -> None:
+    data = Dataset({"x": np.arange(22.0)[:, None]}, np.arange(22) % 3, task="classification")
+    loader = Loader(data, 7, seed=3)
+    whole = [batch.indices for batch in loader.epoch(2)]
+    parts = [list(loader.shares(2, 0, rank, 3)) for rank in range(3)]
+    for number, indices in enumerate(whole):
+        mine = [part[number] for part in parts]
+        counts = [0 if b.share is None else b.share.count for b in mine]
+        assert max(counts) - min(counts) <= 1
+        np.testing.assert_array_equal(
+            np.concatenate([b.indices[:c] for b, c in zip(mine, counts, strict=True)]), indices
+        )
+    evaluated = [list(loader.dealt(rank, 3)) for rank in range(3)]
+    assert [len(part) for part in evaluated] == [2, 1, 1]

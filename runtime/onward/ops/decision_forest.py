@@ -161,7 +161,9 @@ class DecisionForest(Op):
             first = _compared(g, x, split, modes[-1])
             for mode in modes[:-1]:
                 chosen = g.Equal(g.Gather(nodes_modes, node), g.const(mode, np.int32))
-                first = g.Where(chosen, _compared(g, x, split, mode), first)
+                # onnxruntime has no Where of booleans
+                this = g.And(chosen, _compared(g, x, split, mode))
+                first = g.Or(this, g.And(g.Not(chosen), first))
             missing = g.Cast(g.Gather(nodes_missing_value_tracks_true, node), to=int(ir.DataType.BOOL))
             first = g.Or(first, g.And(missing, g.IsNaN(x)))
             child = g.Gather(nodes_children, node)

@@ -205,8 +205,8 @@ def test_row_groups_are_read(tmp_path: Path, suffix: str) -> None:
     rows = ParquetRows(path, "label")
     assert rows.blocks().tolist() == [0, 70, 140, 210, 280, 350, 420, 490, 500]
     for batch in StreamLoader(rows, 64, seed=2).epoch(0):
-        np.testing.assert_array_equal(batch.inputs["x"][:, 0], X[batch.indices, 0, 0])
-        np.testing.assert_array_equal(batch.inputs["x"][:, 1], Y[batch.indices] * 2)
+        np.testing.assert_array_equal(batch.inputs["features"][:, 0], X[batch.indices, 0, 0])
+        np.testing.assert_array_equal(batch.inputs["features"][:, 1], Y[batch.indices] * 2)
         np.testing.assert_array_equal(batch.inputs["pixels"], X[batch.indices, 1])
         np.testing.assert_array_equal(batch.targets, Y[batch.indices])
     with pytest.raises(ConfigError, match="no column 'class'"):

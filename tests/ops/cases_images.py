@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tests.ops.harness import Case
 
+from onward.graph import Array
+
 _MODES: list[dict[str, Any]] = [
     {},
     {"mode": "linear"},
@@ -68,9 +70,29 @@ _SAMPLED = [
     ),
 ]
 
+
+def _spaced(*shape: int) -> Array:
+    """Numbers no two of which are near each other, so that differences do not cross a tie."""
+    size = int(np.prod(shape))
+    return (np.random.default_rng(size).permutation(size) * 0.05 - size * 0.02).reshape(shape)
+
+
 _ROIS = np.array([[0.3, 0.2, 4.7, 3.1], [-3.0, 1.4, 2.2, 9.3]])
 
+_OLD = "onnxruntime has no MaxRoiPool of version 22"
+_REGIONS = np.array([[1, 0.3, 0.2, 4.6, 3.1], [0, -3.0, 1.4, 2.5, 9.3], [1, 3, 2, 1, 1], [0, 9, 9, 12, 12]])
+_POOLED = {"pooled_shape": (2, 3), "spatial_scale": 0.9}
+
 _OTHERS = [
+    Case("MaxRoiPool", [_spaced(2, 3, 5, 6), _REGIONS], _POOLED, wrt=[0]),
+    Case("MaxRoiPool", [_spaced(2, 3, 5, 6), _REGIONS], _POOLED, opset=22, wrt=(), without_ort=_OLD),
+    Case(
+        "MaxRoiPoolGrad",
+        [(4, 3, 2, 3), _spaced(2, 3, 5, 6), _REGIONS],
+        _POOLED,
+        domain="ai.onward",
+        wrt=(),
+    ),
     *(Case("AffineGrid", [(2, 2, 3), [2, 3, 4, 5]], {"align_corners": align}, batch=[]) for align in (0, 1)),
     Case("AffineGrid", [(2, 3, 4), [2, 3, 2, 4, 5]], wrt=[0]),
     Case("Col2Im", [(2, 12, 12), [4, 5], [2, 2]], wrt=[0]),

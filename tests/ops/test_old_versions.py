@@ -218,7 +218,6 @@ CASES = [
         9,
         [ROWS, np.int64([[1, 0, 0]]), SIDE[None]],
         np.where([[False, True, True], [True, False, False]], SIDE, ROWS),
-        True,
     ),
     old(
         "RNN",

@@ -39,6 +39,8 @@ _RECORD = "Record"
 _SHOWN_COLUMNS = 60
 _PANELS = {
     "data.": "Data",
+    "prefetch": "Data",
+    "workers": "Data",
     "model.": "Model and loss",
     "loss.": "Model and loss",
     "metrics": "Model and loss",

@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, OnwardError, ShapeError
 from onward.graph import (
+    ONWARD_DOMAIN,
     Array,
     BodyOp,
+    Builder,
     Op,
     bind,
     canonical_model,
@@ -28,9 +30,12 @@ from onward.graph.infer import range_is_short
 from onward.graph.memory import too_large
 from onward.graph.requests import NO_KERNEL, Loop, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize"]
+__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize", "written"]
 
 _SMALL = 16
+
+_BODY_OPSET = 21
+"""Of the standard operators that bodies of our own operators are written in."""
 
 _FOLD_LIMIT = 1 << 16
 """Results of folding up to this many elements are kept as constants; larger ones stay computed."""
@@ -193,6 +198,43 @@ def asked(program: Program, operation: Operation) -> Operation:
         return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
     except (ShapeError, InvalidModelError) as error:
         raise type(error)(f"{_where(operation.node)}: {error}") from error
+
+
+def written(program: Program, operation: Operation) -> list[Operation]:
+    """The operations that an operator's body in standard operators is, in the place of the operation.
+
+    Values that they make, and what they know, are added to the program.
+    """
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": _BODY_OPSET, ONWARD_DOMAIN: 1}, name="body")
+    g = Builder(graph, scope=f"{operation.outputs[0].name}/")
+    operator: Any = operation.operator
+    found = operator.expand(g, *operation.inputs)
+    results = found if isinstance(found, tuple) else (found,)
+    inner = replace(program, operations=[], trace=[])
+    known = {v: ir.tensor(program.constants[v]) for v in operation.inputs if v in program.constants}
+    for value in graph.initializers.values():
+        assert value.const_value is not None
+        known[value] = value.const_value
+        program.constants[value] = value.const_value.numpy()
+    for node in graph:
+        _specialize_node(graph.opset_imports, node, inner, known)
+    names = dict(zip(results, operation.outputs, strict=True))
+    for value in _values(inner):
+        shape = static_shape(value)
+        if shape is None or value.dtype is None:
+            raise NotStaticError(f"the shape of {value.name!r} depends on data")
+        program.shapes[value], program.dtypes[value] = shape, numpy_dtype(value.dtype)
+    return [
+        asked(
+            program,
+            replace(
+                part,
+                inputs=tuple(None if v is None else names.get(v, v) for v in part.inputs),
+                outputs=tuple(names.get(v, v) for v in part.outputs),
+            ),
+        )
+        for part in inner.operations
+    ]
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:

@@ -27,9 +27,19 @@ from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.rows import ArrayRows, ParquetRows, PartRows, Rows, SampleRows, open_npy, open_parquet
+from onward.data.rows import (
+    ArrayRows,
+    ParquetRows,
+    PartRows,
+    Rows,
+    SampleRows,
+    load_npy,
+    open_npy,
+    open_parquet,
+)
 from onward.data.split import Splits, folds, split
 from onward.data.stream import IterableBatches, Kind, StreamLoader, batches_of
+from onward.data.stream_fit import fit_in_one_pass
 from onward.data.subwords import Subwords
 from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
@@ -75,6 +85,7 @@ __all__ = [
     "as_dtype",
     "available",
     "batches_of",
+    "fit_in_one_pass",
     "folds",
     "load_breast_cancer",
     "load_diabetes",
@@ -83,6 +94,7 @@ __all__ = [
     "load_idx_folder",
     "load_image_folder",
     "load_iris",
+    "load_npy",
     "load_npz",
     "load_table",
     "load_texts",

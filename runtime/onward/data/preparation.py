@@ -18,7 +18,7 @@ from onward.errors import DataError
 
 __all__ = ["NumberPreparation", "Preparation", "TextPreparation"]
 
-_PIXEL = 255.0
+PIXEL = 255.0
 _MAX_TOKENS = 1 << 20
 
 
@@ -117,7 +117,7 @@ class Preparation:
             if array.dtype.kind not in "biuf" or name in untouched or name.endswith(".target"):
                 continue
             dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype
-            divisor = _PIXEL if dtype == np.uint8 and array.ndim == 4 else 1.0
+            divisor = PIXEL if dtype == np.uint8 and array.ndim == 4 else 1.0
             plain = NumberPreparation(dtype, divisor)
             normalization = None
             if normalise and array.ndim > 1 and dtype.kind != "b":

@@ -14,6 +14,7 @@ from onward.data.frame import TABLE_SUFFIXES
 from onward.data.idx import load_idx_folder
 from onward.data.images import load_image_folder
 from onward.data.npz import load_npz
+from onward.data.rows import load_npy
 from onward.data.split import Splits, split
 from onward.data.table import load_table
 from onward.data.text import load_texts
@@ -34,6 +35,7 @@ _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | 
     "table": ("table:FILE", load_table),
     "csv": ("csv:FILE", load_table),
     "sqlite": ("sqlite:FILE?query=SELECT…", load_table),
+    "npy": ("npy:FOLDER", load_npy),
     "npz": ("npz:FILE", load_npz),
     "images": ("images:FOLDER", load_image_folder),
     "text": ("text:FILE", load_texts),

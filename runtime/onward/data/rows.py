@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data._files import PathLike, optional_module, reading
-from onward.data.dataset import Array
+from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Rows",
     "SampleRows",
     "Samples",
+    "load_npy",
     "open_npy",
     "open_parquet",
 ]
@@ -67,6 +68,10 @@ class Rows(ABC):
     @abstractmethod
     def blocks(self) -> Indices | None:
         """Where runs of samples that are read at once begin, and N; None: each sample costs the same."""
+
+    def numbers(self, indices: Indices) -> Indices:
+        """The numbers by which messages name samples."""
+        return indices
 
     def fingerprint(self) -> str:
         """sha256 (hexadecimal) over the number of samples and 64 of them, from first to last."""
@@ -126,6 +131,10 @@ class ArrayRows(Rows):
             None if self._weights is None else self._weights.read(indices),
         )
 
+    def all_targets(self) -> Array | None:
+        """The targets of all samples, [N, ...]."""
+        return None if self._targets is None else self._targets.read(np.arange(self._count))
+
     def blocks(self) -> Indices:
         rows = max(1, _BLOCK_BYTES // max(1, self._row_bytes))
         return np.append(np.arange(0, self._count, rows, dtype=np.int64), self._count)
@@ -138,9 +147,10 @@ class ParquetRows(Rows):
     Args:
         path: the file.
         target: the column that is predicted; None: there is none.
-        inputs: columns of numbers, which become one input "x", float32 [N, F]; or columns of lists of numbers
-            of one length, each an input [N, K] of its name. None: all but the target's.
+        inputs: columns of numbers, which become one input "features", float32 [N, F]; or columns of lists of
+            numbers of one length, each an input [N, K] of its name. None: all but the target's.
         weight: the column that says how much each row counts.
+        classes: the target's values, ascending: targets are then their places.
 
     Raises:
         ConfigError: pyarrow is missing, or there is no such column.
@@ -154,7 +164,9 @@ class ParquetRows(Rows):
         *,
         inputs: Sequence[str] | None = None,
         weight: str | None = None,
+        classes: Array | None = None,
     ) -> None:
+        self._classes = classes
         self.path, self.name = Path(path), Path(path).name
         self._file: _Groups | None = None
         file = self._opened()
@@ -172,6 +184,44 @@ class ParquetRows(Rows):
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """The columns of numbers behind axis 1 of "features"."""
+        kinds = self._opened().numeric
+        return tuple(name for name in self._columns if kinds[name] == "number")
+
+    def with_classes(self, classes: Array) -> ParquetRows:
+        """The same with targets that are places among these values."""
+        return ParquetRows(
+            self.path, self._target, inputs=self._columns, weight=self._weight, classes=classes
+        )
+
+    @staticmethod
+    def columns_of(path: PathLike) -> dict[str, str | None]:
+        """A file's columns: "number", "list" of numbers, or None for anything else."""
+        return _Groups(Path(path)).numeric
+
+    def all_targets(self) -> Array | None:
+        """The targets of all samples, [N, ...]."""
+        if self._target is None:
+            return None
+        parts = [
+            self._numbers(self._target, self._opened().read(group, [self._target])[self._target], int(start))
+            for group, start in enumerate(self._bounds[:-1])
+        ]
+        return self._encoded(np.concatenate(parts), 0)
+
+    def _encoded(self, values: Array, start: int) -> Array:
+        """Targets as places among the classes."""
+        if self._classes is None:
+            return values
+        places = np.minimum(np.searchsorted(self._classes, values), len(self._classes) - 1)
+        wrong = self._classes[places] != values
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(f"{self.path}: row {start + row}: {values[row]!r} is no class")
+        return places
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_kept": None}
@@ -203,10 +253,10 @@ class ParquetRows(Rows):
         flat = [found[name] for name in self._columns if found[name].ndim == 1]
         inputs = {name: found[name] for name in self._columns if found[name].ndim > 1}
         if flat:
-            inputs["x"] = np.stack([column.astype(np.float32) for column in flat], axis=1)
+            inputs["features"] = np.stack([column.astype(np.float32) for column in flat], axis=1)
         samples = Samples(
             inputs,
-            found[self._target] if self._target else None,
+            self._encoded(found[self._target], start) if self._target else None,
             found[self._weight] if self._weight else None,
         )
         self._kept = group, samples
@@ -313,6 +363,9 @@ class PartRows(Rows):
     def __init__(self, whole: Rows, indices: Indices) -> None:
         self.name, self._whole, self.indices = whole.name, whole, indices
 
+    def numbers(self, indices: Indices) -> Indices:
+        return self._whole.numbers(self.indices[indices])
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -340,6 +393,17 @@ def open_npy(folder: PathLike) -> ArrayRows:
     if not files:
         raise DataError(f"{folder}: no x.npy; a folder with x.npy [N, ...] and y.npy [N, ...] is needed")
     return ArrayRows(files, targets, weights, name=root.resolve().name)
+
+
+def load_npy(folder: PathLike) -> Dataset:
+    """The samples of a folder with x.npy, y.npy and maybe weights.npy, whose arrays stay in their files."""
+    rows = open_npy(folder)
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(Path(folder).glob("*.npy"))}
+    targets, weights = arrays.pop("y", None), arrays.pop("weights", None)
+    numbers = targets is not None and targets.dtype.kind == "f"
+    return Dataset(
+        arrays, targets, name=rows.name, task="regression" if numbers else "classification", weights=weights
+    )
 
 
 def open_parquet(path: PathLike, target: str | None, **options: Any) -> ParquetRows:
@@ -379,6 +443,14 @@ def _taken(samples: Samples, places: Indices) -> Samples:
     )
 
 
+def _kind(arrow: Any, column: Any) -> str | None:
+    types = arrow.types
+    if types.is_list(column) or types.is_fixed_size_list(column):
+        return "list" if _kind(arrow, column.value_type) == "number" else None
+    plain = types.is_integer(column) or types.is_floating(column) or types.is_boolean(column)
+    return "number" if plain else None
+
+
 @final
 class _Groups:
     """A Parquet file's row groups, or an Arrow file's record batches."""
@@ -396,15 +468,17 @@ class _Groups:
                     self._ipc: Any = arrow.ipc.open_file(arrow.memory_map(str(path)))
                     count = self._ipc.num_record_batches
                     self.sizes = [self._ipc.get_batch(i).num_rows for i in range(count)]
-                    self.columns = list(self._ipc.schema.names)
+                    schema = self._ipc.schema
                 else:
                     self._ipc = None
                     self._parquet: Any = parquet.ParquetFile(path)
                     meta = self._parquet.metadata
                     self.sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-                    self.columns = list(self._parquet.schema_arrow.names)
+                    schema = self._parquet.schema_arrow
             except arrow.ArrowException as error:
                 raise DataError(f"{path}: not a readable Parquet or Arrow file ({error})") from None
+        self.columns = list(schema.names)
+        self.numeric = {field.name: _kind(arrow, field.type) for field in schema}
 
     def read(self, group: int, columns: Sequence[str]) -> dict[str, Any]:
         with reading(self._path):

@@ -222,7 +222,7 @@ class _Read:
     transform: Callable[[Dataset], Dataset] | None
 
     def dataset(self, rows: NDArray[np.int64]) -> Dataset:
-        found = self.kind.dataset(self.rows.read(rows), self.rows.name, rows)
+        found = self.kind.dataset(self.rows.read(rows), self.rows.name, self.rows.numbers(rows))
         return found if self.transform is None else self.transform(found)
 
     def __call__(self, rows: NDArray[np.int64]) -> Samples:

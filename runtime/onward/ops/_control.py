@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = [
     "meeting",
     "of_elements",
     "per_iteration",
+    "settled",
     "size_of",
     "typed",
 ]
@@ -36,6 +37,25 @@ def meeting(first: Typed, second: Typed) -> Typed:
     if a is None or b is None or len(a) != len(b):
         return kind if kind is not None else other, None
     return kind, tuple(x if x == y else None for x, y in zip(a, b, strict=True))
+
+
+def settled(
+    states: Sequence[Typed], iterate: Callable[[Sequence[Typed]], Sequence[Typed]], first: int
+) -> tuple[list[Typed], Sequence[Typed]]:
+    """The types that a loop's states have before every iteration, and those of an iteration's results.
+
+    Args:
+        states: before the first iteration.
+        iterate: the types of an iteration's results, for states of these types.
+        first: the place of the new states among the results.
+    """
+    found = list(states)
+    while True:
+        results = iterate(found)
+        met = [meeting(a, b) for a, b in zip(found, results[first : first + len(found)], strict=True)]
+        if met == found:
+            return found, results
+        found = met
 
 
 def of_elements(of: Typed, axis: int, extent: Dim) -> Typed:

@@ -17,7 +17,7 @@ from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Builder, Dim, inline, is_float, is_tensor
 from onward.ops._control import per_iteration, typed
 
-__all__ = ["Differentiate", "Stacked", "branch_backward", "kept_states", "new_body", "scan_backward"]
+__all__ = ["Differentiate", "Stacked", "branch_backward", "keeping", "new_body", "scan_backward"]
 
 Differentiate: TypeAlias = (
     "Callable[[Builder, Mapping[ir.Value, ir.Value], Sequence[ir.Value]], list[ir.Value | None]]"
@@ -86,14 +86,26 @@ def _differentiated(
         b.graph.outputs.append(b.Identity(b.zeros_like(operand) if d is None else d))
 
 
-def kept_states(b: Builder, states: Sequence[ir.Value]) -> None:
-    """Make the states that an iteration begins with outputs of its body, to be collected."""
-    for state in states:
+def keeping(g: Builder, body: ir.Graph, outputs: int, states: Sequence[int]) -> ir.Graph:
+    """A loop's body that also gives what each iteration begins with, to be collected.
+
+    Args:
+        g: where the loop is going to stand.
+        body: the loop's.
+        outputs: how many of its outputs stay.
+        states: which of its inputs it gives besides.
+    """
+    b = new_body(g, "again")
+    inner = [input_like(b, typed(v), v.name or "in") for v in body.inputs]
+    results = inline(b, body, inner)
+    b.graph.outputs.extend(b.Identity(value) for value in results[:outputs])
+    for state in (inner[i] for i in states):
         if not is_tensor(state):
             raise UnsupportedError(
                 f"the state {state.name!r} is no tensor, so it cannot be kept for the gradient"
             )
         b.graph.outputs.append(b.Identity(state))
+    return b.graph
 
 
 def scan_backward(

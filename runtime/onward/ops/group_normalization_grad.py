@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._normalization import grouped, normalize, normalize_gradient, per_channel
 
 
@@ -34,6 +35,11 @@ class GroupNormalizationGrad(Op):
             dscale.astype(scale.dtype, copy=False),
             dbias.astype(scale.dtype, copy=False),
         )
+
+    def lower(self, static: Static, outputs: Values, dY: ir.Value, *_: ir.Value) -> requests.Request:
+        if numpy_dtype(dtype_of(dY)).itemsize < 4:
+            return requests.Unsupported("the body of a narrow type has its narrow sums")
+        return requests.Body()
 
     def infer(
         self, dY: ir.Value, X: ir.Value, scale: ir.Value

@@ -25,17 +25,15 @@ from onward.graph.run_limits import Budget, budget
 from onward.ops._control import (
     Typed,
     collected,
-    meeting,
     of_elements,
+    settled,
     size_of,
     typed,
 )
 from onward.ops._control_grad import (
     Differentiate,
     Stacked,
-    input_like,
-    kept_states,
-    new_body,
+    keeping,
     scan_backward,
 )
 from onward.ops._shape import constant_of
@@ -132,12 +130,7 @@ class ExplicitLoop(BodyOp):
         for value, dtype in zip(self.body.inputs, (ir.DataType.INT64, ir.DataType.BOOL), strict=False):
             dims = dims_of(value)
             first.append((ir.TensorType(dtype), dims if dims is not None and len(dims) == 1 else ()))
-        while True:
-            results = infer_body(self.body, [*first, *states, *captured])
-            met = [meeting(a, b) for a, b in zip(states, results[1 : 1 + count], strict=True)]
-            if met == states:
-                break
-            states = met
+        states, results = settled(states, lambda types: infer_body(self.body, [*first, *types, *captured]), 1)
         extent = self._trips(M, cond)
         return [*states, *(of_elements(of, 0, extent) for of in results[1 + count :])]
 
@@ -167,19 +160,15 @@ class ExplicitLoop(BodyOp):
     ) -> tuple[ir.Value | None, ...]:
         count = len(operands) - self.num_captured
         states, captured = operands[:count], operands[count:]
-        b = new_body(g, "again")
-        inner = [input_like(b, typed(v), v.name or "in") for v in self.body.inputs]
-        results = inline(b, self.body, inner)
-        b.graph.outputs.extend(b.Identity(value) for value in results[: 1 + count])
-        kept_states(b, [inner[0], *inner[2 : 2 + count]])
+        again_body = keeping(g, self.body, 1 + count, [0, *range(2, 2 + count)])
         again = g.emit(
             "Loop",
             M,
             cond,
             *operands,
             domain=ONWARD_DOMAIN,
-            outputs=len(b.graph.outputs) - 1,
-            body=b.graph,
+            outputs=len(again_body.outputs) - 1,
+            body=again_body,
             num_captured=len(captured),
         )
 

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import constant_of
 
 
@@ -53,6 +54,19 @@ class MaxUnpool(Op):
         y[tuple(map(slice, inner))] = whole
         return y
 
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        X: ir.Value,
+        I: ir.Value,
+        output_shape: ir.Value | None = None,
+    ) -> requests.Request:
+        inner = self._pooled_from(static.shape(X))
+        if static.shape(outputs[0]) != inner or static.shape(I) != static.shape(X):
+            return requests.Unsupported("output_shape is larger than what the window was pooled from")
+        return requests.Loop((outputs[0],), (X, I), _unpooled, indices=((I, math.prod(inner)),))
+
     def infer(
         self,
         X: ir.Value,
@@ -83,3 +97,14 @@ class MaxUnpool(Op):
             inner = self._pooled_from(tuple(static))
             dy = g.Slice(dy, [0] * len(inner), list(inner))
         return (g.reshape_like(g.Gather(g.Reshape(dy, [-1]), g.Reshape(I, [-1])), X), None, None)
+
+
+def _unpooled(thread: int, threads: int, y: Array, X: Array, I: Array) -> None:
+    """Elements of the result are shared out: each thread takes the positions that are its own."""
+    low, high = y.size * thread // threads, y.size * (thread + 1) // threads
+    for at in range(low, high):
+        y.flat[at] = 0
+    for i in range(X.size):
+        at = I.flat[i]
+        if low <= at < high:
+            y.flat[at] = X.flat[i]

@@ -23,13 +23,11 @@ from onward.graph import (
     op,
 )
 from onward.graph.run_limits import budget
-from onward.ops._control import Typed, collected, meeting, of_elements, per_iteration, size_of, typed
+from onward.ops._control import Typed, collected, of_elements, per_iteration, settled, size_of, typed
 from onward.ops._control_grad import (
     Differentiate,
     Stacked,
-    input_like,
-    kept_states,
-    new_body,
+    keeping,
     scan_backward,
 )
 
@@ -166,12 +164,10 @@ class ExplicitScan(BodyOp):
         pairs = [per_iteration(v, axis) for v, axis in zip(scanned, axes, strict=True)]
         extent: Dim = next((d for _, d in pairs if isinstance(d, int)), pairs[0][1] if pairs else None)
         captured = [typed(v) for v in operands[count + self.num_scan_inputs :]]
-        while True:
-            results = infer_body(self.body, [*states, *(of for of, _ in pairs), *captured])
-            met = [meeting(a, b) for a, b in zip(states, results[:count], strict=True)]
-            if met == states:
-                break
-            states = met
+        slices = [of for of, _ in pairs]
+        states, results = settled(
+            states, lambda types: infer_body(self.body, [*types, *slices, *captured]), 0
+        )
         places = zip(results[count:], self.scan_output_axes or (0,) * outputs, strict=True)
         return [*states, *(of_elements(of, axis, extent) for of, axis in places)]
 
@@ -186,18 +182,13 @@ class ExplicitScan(BodyOp):
         count, outputs = self._counts(len(operands))
         states, captured = operands[:count], operands[count + self.num_scan_inputs :]
         scanned = operands[count : count + self.num_scan_inputs]
-        b = new_body(g, "again")
-        inner = [input_like(b, typed(v), v.name or "in") for v in self.body.inputs]
-        results = inline(b, self.body, inner)
-        b.graph.outputs.extend(b.Identity(value) for value in results[:count])
-        kept_states(b, inner[:count])
         again = (
             g.emit(
                 "Scan",
                 *operands,
                 domain=ONWARD_DOMAIN,
                 outputs=2 * count,
-                body=b.graph,
+                body=keeping(g, self.body, count, range(count)),
                 num_captured=len(captured),
                 num_scan_inputs=self.num_scan_inputs,
                 scan_input_axes=self.scan_input_axes,

@@ -3,9 +3,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._indexing import linear_along, scatter
 from onward.ops._shape import normalized
+
+_REDUCTIONS = ("none", "add", "mul", "max", "min")
 
 
 @op("ScatterElements", since=(11, 13, 16, 18))
@@ -20,6 +23,14 @@ class ScatterElements(Op):
 
     def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
         return scattered(data, indices, updates, self.axis, self.reduction)
+
+    def lower(
+        self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value, updates: ir.Value
+    ) -> requests.Request:
+        if self.reduction not in _REDUCTIONS:
+            return requests.Unsupported(f"reduction {self.reduction!r}")
+        numbers = normalized(self.axis, len(static.shape(data))), _REDUCTIONS.index(self.reduction)
+        return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -39,3 +50,50 @@ def scattered(data: Array, indices: Array, updates: Array, axis: int, reduction:
     where = linear_along(data.shape, indices, normalized(axis, data.ndim))
     scatter(flat, where.reshape(-1), updates.reshape(-1, 1), reduction)
     return flat.reshape(data.shape)
+
+
+def _lines(
+    thread: int,
+    threads: int,
+    y: Array,
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: int,
+    how: int,
+) -> None:
+    """Lines of data along the axis are shared out: what is scattered stays in its line."""
+    extent = data.shape[axis]
+    lines = data.size // extent
+    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
+        rest, first, stride, place, step, inside = line, 0, 1, 0, 1, True
+        along, next_index = 1, 1
+        for d in range(data.ndim - 1, -1, -1):
+            if d == axis:
+                along, next_index = stride, step
+            else:
+                i = rest % data.shape[d]
+                rest //= data.shape[d]
+                first += i * stride
+                place += i * step
+                inside = inside and i < indices.shape[d]
+            stride *= data.shape[d]
+            step *= indices.shape[d]
+        for k in range(extent):
+            y.flat[first + k * along] = data.flat[first + k * along]
+        if not inside:
+            continue
+        for k in range(indices.shape[axis]):
+            index = indices.flat[place + k * next_index]
+            if index < -extent or index >= extent:
+                raise IndexError("an index is outside data")
+            at = first + (index + extent if index < 0 else index) * along
+            new = updates.flat[place + k * next_index]
+            if how == 0:
+                y.flat[at] = new
+            elif how == 1:
+                y.flat[at] += new
+            elif how == 2:
+                y.flat[at] *= new
+            elif new != new or (new > y.flat[at] if how == 3 else new < y.flat[at]):
+                y.flat[at] = new

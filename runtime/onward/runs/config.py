@@ -64,7 +64,7 @@ class DataTable(_Table):
         str,
         Option(
             "A table (.csv, .tsv, .jsonl, .parquet, .feather, sqlite:FILE?query=SELECT...), images:FOLDER, "
-            "text:FILE, npz:FILE, idx:FOLDER, or digits, iris, wine, breast_cancer, diabetes.",
+            "text:FILE, npz:FILE, npy:FOLDER, idx:FOLDER, or digits, iris, wine, breast_cancer, diabetes.",
             name="data",
         ),
     ]
@@ -243,6 +243,13 @@ class RunConfig(_Table):
         Annotated[int, Field(ge=2)] | None,
         Option("Also measure on so many parts in turn, each by a network trained on the others."),
     ] = None
+    prefetch: Annotated[
+        Annotated[int, Field(ge=0)],
+        Option("Batches that a thread reads ahead, of data that are read during the run."),
+    ] = 2
+    workers: Annotated[
+        Annotated[int, Field(ge=0)], Option("Processes that read such data; 0: that thread alone.")
+    ] = 0
     epochs: Annotated[_Positive, Option("Passes over the training part.")] = 10
     batch_size: Annotated[_Positive, Option("Samples a step.")] = 32
     seed: Annotated[_Seed, Option("Of first weights, order, dropout.")] = 0

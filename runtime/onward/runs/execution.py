@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,13 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
-from onward.data import Dataset, Loader, Preparation, Source, Splits, folds, parse_augmentation
+import numpy as np
+
+from onward.data import (
+    Batches,
+    Dataset,
+    Kind,
+    Loader,
+    Preparation,
+    Source,
+    Splits,
+    StreamLoader,
+    folds,
+    parse_augmentation,
+)
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.graph import TensorSpec, dims_of
+from onward.graph import Array, TensorSpec, dims_of
 from onward.model import Provenance, atomic_write, current_versions
 from onward.parallel import ranks_of
 from onward.runs import assembly
@@ -49,6 +63,7 @@ from onward.runs.preparation import (
     plain_numbers,
     read_data,
 )
+from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import tabular_defaults
 from onward.train import Callback, Checkpoints, History, Trainer
 from onward.train.run import Run
@@ -59,8 +74,8 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel")
-"""Where a run is recorded changes nothing in the model, and is not written into it."""
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers")
+"""Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
 
 Listener = Callable[[Event], None]
 
@@ -137,6 +152,8 @@ def execute(
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
+    if (streamed := open_stream(config)) is not None:
+        return _execute_streamed(config, base, streamed, tell, token, resume)
     source, named = _read(config, base)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
@@ -152,9 +169,89 @@ def execute(
             tell(finished)
             return RunResult(finished, None, History(), {}, None)
     setup = _set_up(config, base, named, parts, tell)
-    trainer, parts, targets, preparation = setup.trainer, setup.parts, setup.targets, setup.preparation
+    parts = setup.parts
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
+    held = parts.test if parts.test is not None else parts.validation
+    return _finish(
+        config,
+        setup,
+        loader,
+        parts.validation,
+        lambda trainer: None if held is None else _answers(trainer, held),
+        "test" if parts.test is not None else "validation",
+        lambda graph: digest_of(source.dataset, graph),
+        next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
+        tell,
+        token,
+        resume,
+    )
+
+
+def _execute_streamed(
+    config: RunConfig,
+    base: assembly.Base | None,
+    streamed: Streamed,
+    tell: Listener,
+    token: CancelToken,
+    resume: str | Path | None,
+) -> RunResult:
+    """A run whose data are read while it goes on."""
+    raw = streamed.samples()
+    train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
+    tell(DataRead(config.data.spec, train, validation, test, _inputs_of(raw.train), streamed.notes))
+    config = streamed.weigh_classes(config)
+    known = Preparation() if base is None else base.prepared.preparation
+    preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train))
+    setup = _set_up(config, base, False, raw, tell, preparation)
+    loader = streamed.loader(config, 0, preparation, setup.targets)
+    assert loader is not None
+    held = 2 if streamed.parts[2] is not None else 1
+    asked = streamed.loader(config, held, preparation, setup.targets)
+    return _finish(
+        config,
+        setup,
+        loader,
+        streamed.loader(config, 1, preparation, setup.targets),
+        lambda trainer: None if asked is None else _served_answers(trainer, asked, streamed.kind),
+        "test" if held == 2 else "validation",
+        lambda graph: streamed.digest(),
+        next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
+        tell,
+        token,
+        resume,
+    )
+
+
+def _finish(
+    config: RunConfig,
+    setup: _Setup,
+    loader: Batches,
+    validation: Batches | Dataset | None,
+    answers: Callable[[Trainer], tuple[Array, Dataset] | None],
+    title: Literal["test", "validation"],
+    digest: Callable[[Preparation], str],
+    sample: Dataset,
+    tell: Listener,
+    token: CancelToken,
+    resume: str | Path | None,
+) -> RunResult:
+    """Train, measure and export what is set up.
+
+    Args:
+        config: what to do.
+        setup: the trainer and what was measured.
+        loader: the training part.
+        validation: evaluated after each epoch.
+        answers: the outputs for the part that is measured, and that part.
+        title: what that part is called.
+        digest: of the data, for a preparation by the model's input names.
+        sample: as read, of the part that training saw least of.
+        tell, token, resume: see `execute`.
+    """
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    trainer, targets = setup.trainer, setup.targets
     bridge = _Bridge(tell, token)
     hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
     if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
@@ -175,7 +272,7 @@ def execute(
     )
     history = trainer.fit(
         loader,
-        validation=parts.validation,
+        validation=validation,
         epochs=config.epochs,
         callbacks=hooks,
         resume=resume,
@@ -194,9 +291,9 @@ def execute(
         if config.output is None:  # the folder is the run's alone
             with atomic_write(output.with_name("history.csv")) as file:
                 file.write(history.to_csv().encode())
-        figures = _measure(config, trainer, parts, tell)
+        figures = _measure(config, trainer, answers(trainer), title, tell)
         return figures, _export(
-            config, trainer, source.dataset, targets.first, raw, preparation, figures, output, tell
+            config, trainer, targets.first, setup.preparation, sample, digest, figures, output, tell
         )
 
     figures, report = finish() if group is None else group.together(finish)
@@ -221,13 +318,18 @@ class _Setup:
 
 
 def _set_up(
-    config: RunConfig, base: assembly.Base | None, named: bool, parts: Splits, tell: Listener
+    config: RunConfig,
+    base: assembly.Base | None,
+    named: bool,
+    parts: Splits,
+    tell: Listener,
+    preparation: Preparation | None = None,
 ) -> _Setup:
-    """Measure the training part, and make a network and a trainer that fit it."""
-    untouched = assembly.untouched_inputs(config, base, parts.train)
-    preparation = fit_preparation(
-        parts.train, config.data, None if base is None else base.prepared, untouched
-    )
+    """Measure the training part, unless that is done, and make a network and a trainer that fit it."""
+    if preparation is None:
+        untouched = assembly.untouched_inputs(config, base, parts.train)
+        known = None if base is None else base.prepared
+        preparation = fit_preparation(parts.train, config.data, known, untouched)
     if preparation.table is not None:
         tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
     prepared_train = preparation.apply(parts.train)
@@ -289,7 +391,9 @@ def _measure_folds(
         )
         if token.cancelled:
             return
-        figures = _measure(config, setup.trainer, setup.parts, _silent)
+        held = setup.parts.test
+        assert held is not None
+        figures = _measure(config, setup.trainer, _answers(setup.trainer, held), "test", _silent)
         plain_figures = {name.removeprefix("test_"): value for name, value in figures.items()}
         tell(FoldMeasured(number, config.folds, plain_figures))
 
@@ -363,42 +467,77 @@ def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
 
 def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener) -> None:
     sizes = [0 if part is None else len(part) for part in (parts.train, parts.validation, parts.test)]
-    inputs = {
-        name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
-        for name, a in parts.train.inputs.items()
-    }
-    if parts.train.table:
-        inputs = {f"{len(parts.train.columns or ())} columns": ""}
+    inputs = _inputs_of(parts.train)
     notes = source.dataset.notes + (() if source.test is None else source.test.notes)
     train, validation, test = sizes
     tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
 
 
-def _measure(config: RunConfig, trainer: Trainer, parts: Splits, tell: Listener) -> dict[str, float]:
-    held = parts.test if parts.test is not None else parts.validation
-    if held is None:
+def _inputs_of(dataset: Dataset) -> dict[str, str]:
+    if dataset.table:
+        return {f"{len(dataset.columns or ())} columns": ""}
+    return {
+        name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
+        for name, a in dataset.inputs.items()
+    }
+
+
+def _answers(trainer: Trainer, held: Dataset) -> tuple[Array, Dataset]:
+    """The output that is measured, and what it is measured against."""
+    return trainer.predict(held)[next(iter(trainer.loss))], held
+
+
+def _served_answers(trainer: Trainer, served: StreamLoader, kind: Kind) -> tuple[Array, Dataset]:
+    """The same of samples that are read batch by batch: inputs are not kept."""
+    outputs, targets = [], []
+    with contextlib.closing(served.epoch(0)) as batches:
+        for batch in batches:
+            assert batch.targets is not None
+            found = trainer.predict(Dataset(batch.inputs, name=served.rows.name))
+            outputs.append(found[next(iter(trainer.loss))])
+            targets.append(batch.targets)
+    places = {"row": np.arange(sum(map(len, targets)))}
+    sample = served.sample
+    answered = Dataset(
+        places,
+        np.concatenate(targets),
+        classes=sample.classes,
+        name=sample.name,
+        task=sample.task,
+        ignore_index=kind.ignore_index,
+    )
+    return np.concatenate(outputs), answered
+
+
+def _measure(
+    config: RunConfig,
+    trainer: Trainer,
+    answers: tuple[Array, Dataset] | None,
+    title: Literal["test", "validation"],
+    tell: Listener,
+) -> dict[str, float]:
+    if answers is None:
         return {}
-    title = "test" if parts.test is not None else "validation"
-    outputs = trainer.predict(held)[next(iter(trainer.loss))]
+    outputs, held = answers
     threshold = 0.5 if final_activation(trainer.model) == "Sigmoid" else 0.0
     found = measure(outputs, held, extra=config.metrics or (), threshold=threshold)
-    tell(Measured("test" if parts.test is not None else "validation", found))
+    tell(Measured(title, found))
     return {f"{title}_{name}": value for name, value in found.figures.items()}
 
 
 def _export(
     config: RunConfig,
     trainer: Trainer,
-    whole: Dataset,
     task: Task,
-    raw: Splits,
     preparation: Preparation,
+    sample: Dataset,
+    digest: Callable[[Preparation], str],
     figures: Mapping[str, float],
     output: Path,
     tell: Listener,
 ) -> Report:
     names = [spec.name for spec in trainer.inputs]
-    sample = next(part for part in (raw.test, raw.validation, raw.train) if part is not None)
+    whole = sample
     sample = sample.take(range(min(_SAMPLES, len(sample))))
     encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
     graph = preparation.renamed(
@@ -407,7 +546,7 @@ def _export(
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{digest_of(whole, graph)}",
+        data_hash=f"sha256:{digest(graph)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},

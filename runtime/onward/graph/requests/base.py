@@ -12,6 +12,7 @@ from onward.graph.types import Array
 
 __all__ = [
     "NO_KERNEL",
+    "Body",
     "Request",
     "Static",
     "Unsupported",
@@ -64,6 +65,11 @@ class Unsupported(Request):
     """No kernel computes the node, for a reason: its NumPy kernel runs inside the plan."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Body(Request):
+    """What the operator's body in standard operators computes (`expand`): each of these asks for itself."""
 
 
 NO_KERNEL = Unsupported("no compiled kernel")

@@ -29,6 +29,7 @@ from onward.train import (
 )
 
 X, Y = networks.blobs()
+ROWS = np.eye(3, dtype=np.float32)[Y]
 REPEATS = np.random.default_rng(0).integers(0, 4, len(Y))
 
 
@@ -117,24 +118,23 @@ def test_a_session_takes_a_network_and_numpy_scalars() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "network", "targets"),
+    ("loss", "targets"),
     [
-        (CrossEntropy(), networks.mlp, Y),
-        (CrossEntropy(label_smoothing=0.1), networks.mlp, Y),
-        (CrossEntropy(class_weights=(1.0, 0.5, 2.0)), networks.mlp, Y),
-        (CrossEntropy(ignore_index=2), networks.mlp, Y),
-        (MSE(), networks.mlp, np.eye(3, dtype=np.float32)[Y]),
-        (L1(), networks.mlp, np.eye(3, dtype=np.float32)[Y]),
-        (Huber(), networks.mlp, np.eye(3, dtype=np.float32)[Y]),
-        (BinaryCrossEntropy(2.0), networks.mlp, np.eye(3, dtype=np.float32)[Y]),
-        (KLDivergence(), networks.mlp, np.eye(3, dtype=np.float32)[Y]),
+        pytest.param(CrossEntropy(), Y, id="cross entropy"),
+        pytest.param(CrossEntropy(label_smoothing=0.1), Y, id="smoothed"),
+        pytest.param(CrossEntropy(class_weights=(1.0, 0.5, 2.0)), Y, id="class weights"),
+        pytest.param(CrossEntropy(ignore_index=2), Y, id="ignored labels"),
+        pytest.param(MSE(), ROWS, id="mse"),
+        pytest.param(L1(), ROWS, id="l1"),
+        pytest.param(Huber(), ROWS, id="huber"),
+        pytest.param(BinaryCrossEntropy(2.0), ROWS, id="binary cross entropy"),
+        pytest.param(KLDivergence(), ROWS, id="kl divergence"),
     ],
-    ids=str,
 )
-def test_a_weight_is_how_often_the_sample_is_there(loss: Loss, network, targets) -> None:
+def test_a_weight_is_how_often_the_sample_is_there(loss: Loss, targets: np.ndarray) -> None:
     repeated = np.repeat(np.arange(len(X)), REPEATS)
-    by_weight = Trainer(network(), loss, SGD(0.1), seed=1)
-    by_copies = Trainer(network(), loss, SGD(0.1), seed=1)
+    by_weight = Trainer(networks.mlp(), loss, SGD(0.1), seed=1)
+    by_copies = Trainer(networks.mlp(), loss, SGD(0.1), seed=1)
     by_weight.fit(X, targets, sample_weight=REPEATS, batch_size=len(X), epochs=3)
     by_copies.fit(X[repeated], targets[repeated], batch_size=len(repeated), epochs=3)
     for name, array in by_copies.weights().items():
@@ -226,7 +226,7 @@ def mean_square(g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
 
 @pytest.mark.parametrize("function", [squares, mean_square])
 def test_a_function_is_a_loss(function) -> None:
-    targets = np.eye(3, dtype=np.float32)[Y]
+    targets = ROWS
     expected = weights_after(Trainer(networks.mlp(), "mse", seed=1), X, targets)
     found = weights_after(Trainer(networks.mlp(), function, seed=1), X, targets)
     for name, array in expected.items():
@@ -247,9 +247,7 @@ def test_a_function_of_labels_is_a_loss() -> None:
 
 def test_a_function_with_one_figure_takes_no_weights() -> None:
     with pytest.raises(ConfigError, match="one loss for a batch"):
-        Trainer(networks.mlp(), mean_square).fit(
-            X, np.eye(3, dtype=np.float32)[Y], sample_weight=np.ones(len(X))
-        )
+        Trainer(networks.mlp(), mean_square).fit(X, ROWS, sample_weight=np.ones(len(X)))
     with pytest.raises(ConfigError, match="must give a graph value"):
         Trainer(networks.mlp(), lambda g, output, target: 0.0)
 

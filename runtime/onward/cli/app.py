@@ -14,7 +14,7 @@ from typing import Annotated, Any, final
 import typer
 from typer.core import TyperGroup
 
-from onward.cli import doctor, evaluate, export, inspect, predict, report, train, verify
+from onward.cli import convert, doctor, evaluate, export, inspect, predict, report, train, verify
 from onward.errors import OnwardError, VerificationError
 
 __all__ = ["application", "main"]
@@ -100,7 +100,8 @@ def application() -> typer.Typer:
         \b
         Exit codes:
           0    done
-          1    two engines disagree (verify, export, train), or doctor found a fault
+          1    two engines disagree (verify, export, train), a converted file is worse than it may be
+               (convert), or doctor found a fault
           2    a mistake in the command, a file or the data; the last line says which
           70   a defect of Onward
           130  interrupted
@@ -125,6 +126,7 @@ def application() -> typer.Typer:
         ("predict", predict.command),
         ("report", report.command),
         ("export", export.command),
+        ("convert", convert.command),
         ("verify", verify.command),
         ("inspect", inspect.command),
         ("doctor", doctor.command),

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import final
 
 import numpy as np
 
-from onward.compile.spec import PlanRow, PlanSpec, Region
+from onward.compile.spec import PlanCall, PlanRow, PlanSpec, PlanStep, Region
 from onward.engine.packing import Packings, components, default_packings
 from onward.engine.team import FOREIGN, Step, Steps, Team
 from onward.engine.weights import Weight
@@ -148,7 +149,7 @@ class Plan:
                 held.enter_context(packed.lock)
             missing = {packed: part for part, packed in self._packed if not packed.filled}
             positions = sorted(i for part in missing.values() for i in part.steps)
-            steps = workspace.some([self.spec.prologue[i] for i in positions])
+            steps = workspace.some(_waiting(self.spec.prologue, positions))
             if team is None:
                 steps.run(self.threads)
             else:
@@ -207,10 +208,23 @@ class Plan:
                 case Region.SESSION:
                     found.append(self._weights[memory.name].array.reshape(-1).view(np.uint8))
                 case Region.CONSTANT:
-                    found.append(self.spec.constants[memory.offset].reshape(-1).view(np.uint8))
+                    content = self.spec.constants[memory.offset].reshape(-1)
+                    # strings are objects, which only NumPy kernels see
+                    found.append(content if content.dtype.hasobject else content.view(np.uint8))
                 case _:
                     found.append(None)
         for part, packed in self._packed:
             for buffer, offset in part.offsets.items():
                 found[buffer] = packed.block[offset : offset + self.spec.buffers[buffer].nbytes]
         return found
+
+
+def _waiting(prologue: Sequence[PlanStep], positions: Sequence[int]) -> list[PlanStep]:
+    """Some of the prologue's calls, each of which waits for the one before.
+
+    A call that threads need not wait after leaves that to a later one, which may be left out here.
+    """
+    steps = [prologue[i] for i in positions]
+    if len(steps) == len(prologue):
+        return steps
+    return [replace(s, no_barrier=False) if isinstance(s, PlanCall) else s for s in steps]

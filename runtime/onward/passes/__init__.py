@@ -2,10 +2,15 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
+from onward.passes.fold_normalization import fold_normalization
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
+from onward.passes.half_precision import to_half
 from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
+from onward.passes.quantize_dynamic import quantize_dynamic
+from onward.passes.quantize_static import quantize_static, tensors_to_calibrate
+from onward.passes.quantize_weights import quantize_weights
 from onward.passes.replace_head import Head, find_head, replace_head
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
@@ -18,11 +23,17 @@ __all__ = [
     "detach_table",
     "expand_onward",
     "find_head",
+    "fold_normalization",
     "fold_shapes",
     "in_floats",
     "in_integers",
     "prepend_preparation",
+    "quantize_dynamic",
+    "quantize_static",
+    "quantize_weights",
     "replace_head",
+    "tensors_to_calibrate",
+    "to_half",
     "to_inference",
     "to_training",
     "with_functions",

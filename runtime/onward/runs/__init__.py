@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, run_of, to_toml
+    from onward.runs.conversion import Conversion, ConversionReport
+    from onward.runs.evaluation import EvaluationData
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -37,8 +39,11 @@ __all__ = [
     "CancelToken",
     "CheckpointWritten",
     "ColumnsPrepared",
+    "Conversion",
+    "ConversionReport",
     "DataRead",
     "EpochEnded",
+    "EvaluationData",
     "Event",
     "Exported",
     "Finished",
@@ -64,6 +69,8 @@ _HOMES = {
     **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
+    **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
+    "EvaluationData": "evaluation",
     "Prepared": "preparation",
 }
 

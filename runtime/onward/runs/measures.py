@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Measures", "figures_text", "final_activation", "measure", "outputs_of"]
 
 _SHOWN_CLASSES = 20
+_NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _AVERAGED = ("accuracy", "precision", "recall", "f1")
 _PER_CLASS = ("precision_per_class", "recall_per_class", "f1_per_class")
 _LABELS = ("accuracy", "subset_accuracy", "precision", "recall", "f1")
@@ -153,7 +155,7 @@ def _named(names: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 def outputs_of(session: Session, dataset: Dataset, batch_size: int) -> Array:
-    """A model's first output over a data set, in batches.
+    """A model's first output over a data set, in batches; 16-bit floats as float32.
 
     Raises:
         ConfigError: the data set's inputs are not the model's.
@@ -165,7 +167,9 @@ def outputs_of(session: Session, dataset: Dataset, batch_size: int) -> Array:
         session.run({key: a[i : i + batch_size] for key, a in feeds.items()}, [name])[name]
         for i in range(0, len(dataset), batch_size)
     ]
-    return np.concatenate(parts)
+    outputs = np.concatenate(parts)
+    # metrics know float32 and float64
+    return outputs.astype(np.float32) if outputs.dtype in _NARROW else outputs
 
 
 def final_activation(model: ir.Model) -> str | None:

@@ -1,5 +1,7 @@
 """Compares Onward with onnxruntime, forward and through whole training steps, and exports what passes."""
 
+from onward.verify.calibration import calibrate
+from onward.verify.conversion import ConvertedTensor, compare_models
 from onward.verify.exporting import export
 from onward.verify.forward import compare
 from onward.verify.inputs import random_inputs
@@ -10,11 +12,14 @@ from onward.verify.training import compare_step, compare_training, default_losse
 __all__ = [
     "TOLERANCES",
     "TRAINING_TOLERANCES",
+    "ConvertedTensor",
     "Difference",
     "Report",
     "TensorRow",
     "Tolerance",
+    "calibrate",
     "compare",
+    "compare_models",
     "compare_step",
     "compare_training",
     "default_losses",

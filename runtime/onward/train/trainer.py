@@ -98,6 +98,8 @@ class Trainer:
             of every batch. What is computed does not depend on their number, but for rounding and for batch
             normalization, which is by each share. All ranks have to make the same calls; `predict` alone is
             each rank's own.
+        synchronise: with `parallel`, batch normalization by the whole batch, at the price of two exchanges
+            for each in either direction that nothing hides.
         bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
 
     Raises:
@@ -128,6 +130,7 @@ class Trainer:
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
         parallel: Literal["mpi"] | Communicator | None = None,
+        synchronise: bool = False,
         bucket_bytes: int = 4 << 20,
     ) -> None:
         if threads is not None and threads < 1:
@@ -137,6 +140,7 @@ class Trainer:
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
+        self._synchronise = synchronise
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
@@ -225,7 +229,7 @@ class Trainer:
         losses, loss_weights = self._losses
         ranks = None
         if (group := self._group) is not None and not alone:
-            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes))
+            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes), self._synchronise)
         return training_step(
             self._model,
             losses,
@@ -422,6 +426,7 @@ class Trainer:
             **versions,
             **{f"the {key}": value for key, value in run.identity.items()},
             "the number of epochs": run.epochs,
+            "the synchronisation of batch normalization": self._synchronise,
             "the validation data": held,
             "whether the run is resumed": resume is not None,
         }

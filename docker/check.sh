@@ -272,6 +272,24 @@ check "exit code 0 on SIGTERM" same "$(state '{{.State.ExitCode}}')" 0
 sed 's/^/     | /' "$LOGS/server.log"
 engine_client rm "$cid" >/dev/null; CIDS=()
 
+t=$(now)
+mkdir "$DATA/training"; [ "$(id -u)" != 0 ] || chown "$OWNER" "$DATA/training"
+cid=$(engine_client run -d "${hardened[@]}" "${network[@]}" --user "$OWNER" --memory=2g \
+  -e ONWARD_SERVER_TRAINING__FOLDER=/training -e 'ONWARD_SERVER_TRAINING__DATA_ROOTS=["/data"]' \
+  -v "$MODELS:/models" -v "$DATA/training:/training" -v "$DATA:/data:ro" "$IMAGE")
+CIDS+=("$cid")
+check "gRPC health of a server that trains" health 60
+check "a job from outside, its version promoted and taken back" logged job.log \
+  client train "127.0.0.1:$PORT" npz:digits.npz
+tail -1 "$LOGS/job.log" | sed 's/^/     | /'
+page=$(outside "$PYTHON" -c "$fetch" "http://127.0.0.1:$HTTP_PORT/")
+check "the page is in the image" grep -q '<title>Onward</title>' <<<"$page"
+engine_client stop -t 60 "$cid" >/dev/null
+check "exit code 0 of a server that trained" same "$(state '{{.State.ExitCode}}')" 0
+engine_client logs "$cid" 2>&1 | tail -5 | sed 's/^/     | /'
+engine_client rm "$cid" >/dev/null; CIDS=()
+step "$t" "docker run: a job, promote, roll back, stop"
+
 if [ "$ENGINE" = private ]; then                       # its bridge and published port stay in a namespace of their own
   t=$(now)
   stop_daemon; OWN_NETWORK=1
@@ -279,7 +297,7 @@ if [ "$ENGINE" = private ]; then                       # its bridge and publishe
   step "$t" "engine again, in a network of its own"
 fi
 t=$(now); COMPOSED=1
-check "compose config" compose --profile train config -q
+check "compose config" compose --profile train --profile training config -q
 check "compose up" logged compose-up.log compose up -d --no-build server
 check "gRPC health at the published port" health 60
 check "a cross-checked prediction at the published port" predict

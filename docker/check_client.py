@@ -30,6 +30,9 @@ def main() -> int:
         "slow-request", help="ask the slow model; say when it goes out and when the answer came"
     )
     request.add_argument("address")
+    train = commands.add_parser("train", help="start a job, follow it, promote what it trained, take it back")
+    train.add_argument("address")
+    train.add_argument("spec", help="data on the server")
     options = parser.parse_args()
     if options.command == "free-port":
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -40,6 +43,8 @@ def main() -> int:
         _write_slow_model(options.path)
     elif options.command == "predict":
         return _predict(options.address, options.model, options.data)
+    elif options.command == "train":
+        return _train(options.address, options.spec)
     else:
         return _slow_request(options.address)
     return 0
@@ -114,6 +119,27 @@ def _slow_request(address: str) -> int:
     print(f"answered {time.time():.3f}")
     np.testing.assert_allclose(y, expected, rtol=1e-3)
     return 0
+
+
+def _train(address: str, spec: str) -> int:
+    from onward_client import Client
+
+    with Client(address, timeout=300) as client:
+        job = client.training.start({"model": "lenet5", "data": spec, "epochs": 1})
+        kind = ""
+        for event in client.training.watch(job.id):
+            kind = event.kind
+            print(f"{event.sequence} {kind} {dict(event.fields)}"[:200])
+        if kind != "completed":
+            return 1
+        promoted = client.training.promote(job.id, "digits")
+        shape = client.metadata("digits").inputs[0].shape
+        images = np.zeros([max(extent, 1) for extent in shape], np.float32)
+        answers = client.infer("digits", [images]).version, promoted.version
+        back = client.training.rollback("digits")
+        answers = (*answers, client.infer("digits", [images]).version)
+    print(f"promoted {promoted.version}, rolled back {back}, answers by {answers}")
+    return 0 if (back, answers) == (("2", "1"), ("2", "2", "1")) else 1
 
 
 if __name__ == "__main__":

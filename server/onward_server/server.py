@@ -104,10 +104,11 @@ class RunningServer:
         if pause:
             _LOG.info("health is NOT_SERVING; requests are taken for %g s more", pause)
             await asyncio.sleep(pause)
-        self.plane.stop_admitting()
-        if self.training is not None:
-            await self.training.close(drain_timeout)
-        finished = await self.plane.drain(drain_timeout)
+        finishing = self.plane.drain(drain_timeout)
+        if self.training is None:
+            finished = await finishing
+        else:
+            finished, _ = await asyncio.gather(finishing, self.training.close(drain_timeout))
         if self._http is not None:
             await self._http.stop(_CLOSING_SECONDS if finished else 0.0)
         await self._grpc.stop(_CLOSING_SECONDS if finished else 0.0)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onward.engine import Session
+from onward.engine.engines import EngineName
 from onward.model import from_bytes, inspect_model, save, upgrade
 
 FLOAT = TensorProto.FLOAT
@@ -93,3 +94,15 @@ def test_absent_optional_outputs_and_inputs_have_empty_names(engine: str) -> Non
     with Session(from_bytes(proto.SerializeToString()), engine=engine) as session:  # type: ignore[arg-type]
         y = session.run({"x": np.array([[-1, 0.25, 2]], np.float32)})["y"]
     assert np.array_equal(y, np.array([[-1, 0.25, 0.5]], np.float32))
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "compiled"])
+def test_a_flag_that_is_neither_0_nor_1_is_0(engine: EngineName) -> None:
+    node = helper.make_node("ReduceSum", ["x"], ["y"], name="n", keepdims=-1)
+    y = helper.make_tensor_value_info("y", FLOAT, None)
+    graph = helper.make_graph([node], "g", [declared("x", 2, 3)], [y])
+    proto = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    model = from_bytes(proto.SerializeToString())
+    assert "node 'n' says keepdims -1: read as 0, for it is not 1" in inspect_model(model).leniencies
+    with Session(model, engine=engine) as session:
+        assert session.run({"x": np.ones((2, 3), np.float32)})["y"].shape == ()

@@ -212,6 +212,27 @@ ONWARD = [
         "GatherGrad", [(3, 2, 2, 2), np.array([[0, -1], [1, 1]]), [3, 6, 2]], {"axis": 1}, domain="ai.onward"
     ),
     Case("GatherGrad", [(3, 4), np.array(-2, np.int32), [3, 4, 5]], {"axis": 2}, domain="ai.onward"),
+    *(
+        Case(
+            "DecisionForest",
+            [
+                (6, 2),
+                np.array([0, 1, 1], np.int32),
+                np.array([0, 3, 5], np.int32),
+                np.array([0.1, -0.2, 0.3], np.float32),
+                np.array([[1, 3], [4, 5], [6, 3]], np.int32),
+                np.array([0, 1, 0], np.int32),
+                np.array([0, 2], np.int32),
+                np.array([[0, 1], [1, 2], [2, 0], [0, 2]], np.int32),
+                (4, 2),
+            ],
+            {"aggregate_function": how, "depth": 2, "n_targets": 3},
+            domain="ai.onward",
+            wrt=(),
+            name=f"DecisionForest-{how}",
+        )
+        for how in ("SUM", "MIN", "MAX")
+    ),
 ]
 
 CASES = [

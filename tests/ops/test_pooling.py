@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -81,10 +84,34 @@ def test_gradients_with_dynamic_extents(op_type: str) -> None:
         np.testing.assert_allclose(got, run_ort(model, {"x": data})["dx"], rtol=1e-5, atol=1e-6)
 
 
-def test_the_gradient_of_average_pooling_says_that_it_needs_static_extents() -> None:
+@pytest.mark.parametrize("include", [0, 1])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 0, 1, 1]])
+def test_the_gradient_of_average_pooling_with_dynamic_extents(pads: list[int], include: int) -> None:
+    rng, window = np.random.default_rng(3), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": pads}
+
+    def model(dims: Sequence[Any]) -> ir.Model:
+        graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="pool")
+        g = Builder(graph)
+        x = g.input("x", ir.DataType.FLOAT, dims)
+        y = g.AveragePool(x, count_include_pad=include, **window)
+        (dx,) = gradients(g, {y: g.Mul(y, y)}, [x])
+        assert dx is not None
+        g.output(dx, "dx")
+        return ir.Model(graph, ir_version=10)
+
+    dynamic = model(["N", "C", "H", "W"])
+    for shape in ((2, 3, 7, 6), (1, 2, 5, 4)):
+        data = {"x": rng.normal(size=shape).astype(np.float32)}
+        expected = Interpreter(model(shape).graph).run(data)["dx"]
+        np.testing.assert_allclose(Interpreter(dynamic.graph).run(data)["dx"], expected, rtol=1e-5, atol=1e-6)
+        with Session(dynamic, engine="compiled") as session:
+            np.testing.assert_allclose(session.run(data)["dx"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_average_pooling_says_when_it_needs_static_extents() -> None:
     g = Builder(ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="pool"))
     x = g.input("x", ir.DataType.FLOAT, ["N", 2, "H", 4])
-    y = g.AveragePool(x, kernel_shape=[2, 2])
+    y = g.AveragePool(x, kernel_shape=[2, 2], auto_pad="SAME_UPPER")
     with pytest.raises(UnsupportedError, match=r"operator AveragePool, opset 21: .*static spatial extents"):
         gradients(g, {y: y}, [x])
 

@@ -87,11 +87,9 @@ def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
             raise ValueError("the disk of this rank is on fire")
         trainer.fit((np.zeros((8, 4), np.float32), np.zeros(8, int)), batch_size=4, progress=False)
     """
-    before = time.monotonic()
     done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("ValueError: the disk of this rank is on fire") == 1
-    assert time.monotonic() - before < 60
 
 
 def _ranks(launcher: int) -> list[int]:

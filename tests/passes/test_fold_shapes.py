@@ -9,9 +9,10 @@ import pytest
 
 from onward.autodiff import training_step
 from onward.engine import Session, StepSession
-from onward.graph import dims_of
+from onward.errors import ConfigError, UnsupportedError
+from onward.graph import bodies_of, dims_of
 from onward.model import from_bytes, upgrade
-from onward.passes import fold_shapes
+from onward.passes import fix_inputs, fix_shapes, fold_shapes
 from onward.train import MSE, SGD
 
 HEADS = """<ir_version: 8, opset_import: ["" : 17]>
@@ -182,3 +183,71 @@ def test_plans_have_no_numpy_steps(text: str) -> None:
         engine.close()
         assert plan is not None
         assert not [row for row in plan.rows if row.reason]
+
+
+NESTED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, C, T] x, bool c) => (float[N, 4, U] y)
+<float[4, 2, 1] w = {1, -1, 0.5, 2, -0.5, 1, 0, 1}, int64 last = {2}, int64 one = {1}>
+{
+    y = If (c) <
+        then_branch = a () => (float[N, 4, U] p) {
+            shape = Shape(x)
+            n = Gather(shape, last)
+            short = Equal(n, one)
+            q = If (short) <
+                then_branch = b () => (float s) {
+                    axis = Constant<value = int64[1] {2}>()
+                    s = Squeeze(x, axis)
+                },
+                else_branch = d () => (float t) {
+                    inner = If (short) <
+                        then_branch = k () => (float u) { u = Neg(x) },
+                        else_branch = l () => (float v) { v = Abs(x) }>
+                    t = Identity(inner)
+                }>
+            p = Conv(q, w)
+        },
+        else_branch = e () => (float[N, 4, U] r) { r = Conv(x, w) }>
+}"""
+
+
+def test_branches_inside_bodies_are_taken_once_shapes_are_known() -> None:
+    model = upgrade(from_bytes(onnx.parser.parse_model(NESTED).SerializeToString()))
+    rng = np.random.default_rng(0)
+    with pytest.raises(UnsupportedError, match="needs the ranks"):
+        training_step(model, {"y": MSE()}, SGD(), ["w"])
+    known = fix_shapes(model, {"x": (None, 2, 5)})
+    folded = fold_shapes(known, ["w"])
+    (node,) = [n for n in folded.graph if n.op_type == "If"]
+    inside = [n.op_type for body in bodies_of(node) for n in body]
+    assert "If" not in inside
+    assert "Abs" in inside
+    step = training_step(known, {"y": MSE()}, SGD(), ["w"])
+    feeds = {"x": rng.normal(size=(3, 2, 5)).astype(np.float32), "c": np.array(True)}
+    feeds |= {
+        step.targets["y"]: np.zeros((3, 4, 5), np.float32),
+        step.learning_rate: np.array(0.1, np.float32),
+    }
+    losses = [
+        float(session.run({**feeds, step.step: np.array(k)})[step.loss])
+        for session in [StepSession(step.model, step.bindings)]
+        for k in range(3)
+    ]
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_an_input_that_is_a_constant_takes_its_branch() -> None:
+    model = upgrade(from_bytes(onnx.parser.parse_model(NESTED).SerializeToString()))
+    folded = fold_shapes(fix_inputs(model, {"c": np.array(False)}))
+    assert [n.op_type for n in folded.graph] == ["Conv"]
+    assert [v.name for v in folded.graph.inputs] == ["x"]
+    with pytest.raises(ConfigError, match="input 'c': expected"):
+        fix_inputs(model, {"c": np.array(1)})
+
+
+def test_a_shape_that_contradicts_the_file_is_refused() -> None:
+    model = upgrade(from_bytes(onnx.parser.parse_model(NESTED).SerializeToString()))
+    with pytest.raises(ConfigError, match=r"shape \[2, 2\] does not fit input 'x'"):
+        fix_shapes(model, {"x": (2, 2)})
+    with pytest.raises(ConfigError, match="the inputs are x, c"):
+        fix_shapes(model, {"z": (2, 2)})

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onward.autodiff.objective import Objective, Part, inverse
 from onward.autodiff.transforms import Collective
 from onward.errors import ConfigError
-from onward.graph import Builder, dtype_of, static_shape
+from onward.graph import Builder, dims_of, dtype_of, static_shape
 
 __all__ = ["Exchange", "Ranks", "Shared"]
 
@@ -34,10 +34,13 @@ class Ranks:
         function: sums a block over all ranks; its name at `onward.engine.register_foreign`. It is called in
             every step, on a few numbers.
         gradients: the same for gradients; it may do nothing in steps that make no update.
+        synchronise: normalise by the whole batch in BatchNormalization, with two exchanges for each in either
+            direction; else by each rank's share.
     """
 
     function: str
     gradients: Collective
+    synchronise: bool = False
 
 
 @final
@@ -47,7 +50,7 @@ class Exchange:
     def __init__(self, g: Builder, function: str) -> None:
         self._g, self._function, self._tag = g, function, 0
 
-    def start(self, values: Sequence[ir.Value]) -> Pending:
+    def start(self, values: Sequence[ir.Value], *, differentiable: bool = False) -> Pending:
         """Begin to sum values of fixed shape; those of one element type travel together."""
         kinds: dict[ir.DataType, list[int]] = {}
         for i, value in enumerate(values):
@@ -55,9 +58,10 @@ class Exchange:
         blocks = []
         for places in kinds.values():
             operands = [values[i] for i in places]
-            block = self._g.onward.StartCall(*operands, function=self._function, tag=self._tag)
+            options = {"self_adjoint": 1, "gradient_tag": self._tag + 1} if differentiable else {}
+            block = self._g.onward.StartCall(*operands, function=self._function, tag=self._tag, **options)
             blocks.append((places, operands, block, self._tag))
-            self._tag += 1
+            self._tag += 1 + differentiable
         return Pending(self._g, self._function, blocks)
 
 
@@ -101,12 +105,74 @@ class Shared:
         window: the same over a window of batches, where there is one.
     """
 
-    def __init__(self, g: Builder, ranks: Ranks, objective: Objective) -> None:
+    def __init__(self, g: Builder, ranks: Ranks) -> None:
         self._g = g
         self._exchange = Exchange(g, ranks.function)
         self.gradients = ranks.gradients
         self.samples = g.input(g.unique("samples"), ir.DataType.FLOAT, ())
         self.signal = g.input(g.unique("signal"), ir.DataType.FLOAT, ())
+        self.parts: tuple[Part, ...] = ()
+
+    def synchronise(self, statistics: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+        """Let each BatchNormalization in training form normalise by the whole batch.
+
+        Mean and variance are sums over all ranks by what they count, in the order mean, variance: summing
+        squares beside sums would lose digits.
+
+        Returns:
+            What replaces the running statistics, by their names.
+        """
+        g = self._g
+        names = {value: name for name, value in statistics.items()}
+        replaced = dict(statistics)
+        for node in list(g.graph):
+            if node.op_type != "BatchNormalization" or node.domain or not _trains(node):
+                continue
+            x, scale, bias, *running = node.inputs
+            y, *advanced = node.outputs
+            assert x is not None
+            assert scale is not None
+            assert bias is not None
+            g.at(node)
+            axes = [axis for axis in range(len(dims_of(x) or ())) if axis != 1]
+            spatial = [axis - 1 for axis in axes[1:]]
+
+            def along(value: ir.Value, spatial: Sequence[int] = spatial) -> ir.Value:
+                return g.Unsqueeze(value, spatial) if spatial else value
+
+            here = _as(g, g.Min(self.samples, 1.0), x)
+            count = g.Mul(g.size(x, axes), here)
+            sums = self._exchange.start([g.Mul(g.ReduceSum(x, axes, keepdims=0), here)], differentiable=True)
+            counts = self._exchange.start([count])
+            (total,), (all_counted,) = sums.wait(), counts.wait()
+            mean = g.Div(total, all_counted)
+            centred = g.Sub(x, along(mean))
+            squares = g.Mul(g.ReduceSumSquare(centred, axes, keepdims=0), here)
+            (spread,) = self._exchange.start([squares], differentiable=True).wait()
+            variance = g.Div(spread, all_counted)
+            epsilon, momentum = (
+                default if (a := node.attributes.get(name)) is None else float(a.as_float())
+                for name, default in (("epsilon", 1e-5), ("momentum", 0.9))
+            )
+            slope = g.Div(scale, g.Sqrt(g.Add(variance, epsilon)))
+            new = g.Add(g.Mul(centred, along(slope)), along(bias))
+            moved = [
+                g.Add(g.Mul(old, momentum), g.Mul(_as(g, value, old), 1 - momentum))
+                for old, value in zip(running, (mean, variance), strict=True)
+                if old is not None
+            ]
+            g.at(None)
+            for before, after in zip((y, *advanced), (new, *moved), strict=True):
+                after.name, before.name = before.name, None
+                ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+                if before in names:
+                    replaced[names[before]] = after
+            g.graph.remove(node, safe=True)
+        return replaced
+
+    def divide(self, objective: Objective) -> None:
+        """Take up the loss of this rank's share."""
+        g = self._g
         present = g.Min(self.samples, 1.0)
         parts = []
         for part in objective.parts:
@@ -161,6 +227,11 @@ class Shared:
         """Gradients over all ranks."""
         with self._g.scope("ranks"):
             return self.gradients(self._g, gradients)
+
+
+def _trains(node: ir.Node) -> bool:
+    mode = node.attributes.get("training_mode")
+    return mode is not None and mode.as_int() == 1
 
 
 def _as(g: Builder, value: ir.Value, like: ir.Value) -> ir.Value:

@@ -175,6 +175,11 @@ def training_step(
         for v in graph.inputs
         if v not in (form.seed, form.step, form.share) and v.name not in graph.initializers
     )
+    shared = None if ranks is None else Shared(g, ranks)
+    running = form.statistics
+    if ranks is not None and shared is not None and ranks.synchronise:
+        with g.scope("ranks"):
+            running = shared.synchronise(running)
     forward = {v.name or "": v for v in graph.outputs}
     learning_rate = g.input(g.unique("learning_rate"), ir.DataType.FLOAT, ())
     step = form.step or g.input(g.unique("step"), ir.DataType.INT64, ())
@@ -184,7 +189,8 @@ def training_step(
         )
     state = State(g)
     parameters = [graph.initializers[name] for name in trainable]
-    shared = None if ranks is None else Shared(g, ranks, objective)
+    if shared is not None:
+        shared.divide(objective)
     number: ir.Value | None = None
     window: Window | None = None
     if accumulate or all(part.may_be_empty for part in objective.parts):
@@ -194,14 +200,15 @@ def training_step(
         assert updates is not None
         with g.scope("update"):
             window = Window(g, state, updates, objective.parts if shared is None else shared.parts)
-    statistics = list(form.statistics.values())
+    statistics = list(running.values())
+    local = [] if ranks is None or ranks.synchronise else statistics
     if shared is not None:
         with g.scope("ranks"):
             shared.join([] if window is None else window.weights)
             if window is not None:
                 window.weights = list(shared.window)
             objective = shared.objective(objective)
-            shared.start_rest(statistics)
+            shared.start_rest(local)
     backward = _backward(g, objective, parameters, accumulate)
     exposed: dict[str, str] = {}
     if expose_gradients:
@@ -234,10 +241,11 @@ def training_step(
     signals: ir.Value | None = None
     if shared is not None:
         with g.scope("ranks"):
-            joined, statistics = shared.rest()
+            joined, means = shared.rest()
+            statistics = means or statistics
             objective = shared.joined(objective, joined)
             signals = g.output(shared.all_signals, g.unique("signals"))
-    for (name, own_value), value in zip(form.statistics.items(), statistics, strict=True):
+    for (name, own_value), value in zip(running.items(), statistics, strict=True):
         old, target = graph.initializers[name], own_value.name
         if value is not own_value:
             own_value.name = g.unique(f"{name}.of_rank", scoped=False)
@@ -253,7 +261,7 @@ def training_step(
     fields: dict[str, Any] = {
         "bindings": state.bindings,
         "parameters": tuple(trainable),
-        "statistics": tuple(form.statistics),
+        "statistics": tuple(running),
         "slots": slots,
         "inputs": inputs,
         "targets": {output: value.name for output, value in objective.targets.items()},

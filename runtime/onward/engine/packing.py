@@ -153,4 +153,6 @@ def _key(
 
 
 def _digest(array: Array) -> bytes:
+    if array.dtype.hasobject:
+        return hashlib.sha256(repr(array.tolist()).encode()).digest()
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()

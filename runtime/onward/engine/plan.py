@@ -208,7 +208,9 @@ class Plan:
                 case Region.SESSION:
                     found.append(self._weights[memory.name].array.reshape(-1).view(np.uint8))
                 case Region.CONSTANT:
-                    found.append(self.spec.constants[memory.offset].reshape(-1).view(np.uint8))
+                    content = self.spec.constants[memory.offset].reshape(-1)
+                    # strings are objects, which only NumPy kernels see
+                    found.append(content if content.dtype.hasobject else content.view(np.uint8))
                 case _:
                     found.append(None)
         for part, packed in self._packed:

@@ -61,9 +61,10 @@ class Workspace:
         """Whether functions of others may still be working on the memory: a run ended before they did."""
         self._small = {m.name: zeros(m.nbytes) for m in _small_inputs(spec)}
         self._copies: dict[str, Array] = {}
+        objects = _of_objects(spec)
         self._memories = [
-            self._found(memory) if fixed is None else fixed
-            for memory, fixed in zip(spec.buffers, plan.memories, strict=True)
+            self._found(memory, number in objects) if fixed is None else fixed
+            for number, (memory, fixed) in enumerate(zip(spec.buffers, plan.memories, strict=True))
         ]
         self._unplaced = [(i, m) for i, m in enumerate(spec.buffers) if self._memories[i] is None]
         starts = [0 if m is None else m.ctypes.data for m in self._memories]
@@ -135,10 +136,12 @@ class Workspace:
         """Forget the inputs."""
         self._arrays.clear()
 
-    def _found(self, memory: PlanBuffer) -> Array | None:
+    def _found(self, memory: PlanBuffer, objects: bool) -> Array | None:
         if memory.region is Region.INPUT:
             return self._small.get(memory.name)
         assert memory.region is Region.ARENA
+        if objects:  # references are counted: they cannot be in memory that other tensors use at other times
+            return np.empty(memory.nbytes // np.dtype(object).itemsize, object)
         return self.arena[memory.offset : memory.offset + memory.nbytes]
 
     def _view(self, window: PlanTensor) -> Array:
@@ -245,15 +248,20 @@ class Workspace:
         return run
 
 
-def _small_inputs(spec: PlanSpec) -> list[PlanBuffer]:
-    """Inputs that are copied at each run, which takes less time than telling every call their address."""
+def _of_objects(spec: PlanSpec) -> frozenset[int]:
+    """Buffers that hold strings, which are references to objects: only NumPy kernels see them."""
     windows = [*(check.tensor for check in spec.checks), *spec.outputs.values()]
     for step in (*spec.prologue, *spec.steps):
         if isinstance(step, PlanFallback):
-            windows += [w for w in step.inputs if w is not None]
+            windows += [w for w in (*step.inputs, *step.outputs) if w is not None]
         elif isinstance(step, PlanCopy):
-            windows.append(step.source)
-    objects = {w.buffer for w in windows if w.dtype.hasobject}
+            windows += [step.source, step.target]
+    return frozenset(w.buffer for w in windows if w.dtype.hasobject)
+
+
+def _small_inputs(spec: PlanSpec) -> list[PlanBuffer]:
+    """Inputs that are copied at each run, which takes less time than telling every call their address."""
+    objects = _of_objects(spec)
     return [
         memory
         for number, memory in enumerate(spec.buffers)
@@ -274,9 +282,9 @@ def _cut(array: Array, window: PlanTensor) -> Array:
     """A tensor's elements in the memory that an array without gaps holds."""
     if window.size == 0:
         return np.empty(window.shape, window.dtype)
-    if array.dtype == object:
-        return array.reshape(window.shape)
     size = window.dtype.itemsize
     strides = [s * size for s in window.strides]
+    if array.dtype == object:
+        return np.lib.stride_tricks.as_strided(array.reshape(-1)[window.offset :], window.shape, strides)
     memory = array.reshape(-1).view(np.uint8)
     return np.ndarray(window.shape, window.dtype, memory.data, window.offset * size, strides)

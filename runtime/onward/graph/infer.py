@@ -96,7 +96,7 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
                 dtype, dims = known_type
                 value.type = ir.TensorType(dtype)
                 value.shape = None if dims is None else ir.Shape(dims)
-    versions = versions_of("", node.op_type)
+    versions = versions_of("" if node.domain == "ai.onnx" else node.domain, node.op_type)
     if hasattr(versions.get(schema.since_version), "infer"):
         _infer_by_class(node, bind(node, opset))
 

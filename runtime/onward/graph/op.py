@@ -48,6 +48,7 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph.own import load_own
+from onward.graph.types import TextTensor
 
 __all__ = [
     "CONSUMED_INPUTS",
@@ -236,7 +237,10 @@ def _attribute_value(attribute: ir.Attr) -> Any:
         case ir.AttributeType.FLOAT:
             return float(np.float32(attribute.value))  # as a file holds it
         case ir.AttributeType.TENSOR:
-            return attribute.value.numpy()
+            tensor = attribute.value
+            if tensor.dtype == ir.DataType.STRING:
+                tensor = TextTensor(tensor.string_data(), shape=tensor.shape)
+            return tensor.numpy()
         case _:
             return attribute.value
 

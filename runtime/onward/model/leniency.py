@@ -20,7 +20,8 @@ def forgive(proto: onnx.ModelProto) -> tuple[str, ...]:
     """Change what exporters are known to write wrong into what they mean; says what was changed.
 
     A dimension of −1 or 0 that is declared for an input, an output or a value between is unknown: nothing is
-    lost where it is truly 0. An output that declares no shape gets the one that follows.
+    lost where it is truly 0. An output that declares no shape gets the one that follows. `keepdims` is 1 or
+    it is 0.
     """
     found: list[str] = []
     held = {tensor.name for tensor in proto.graph.initializer}
@@ -31,6 +32,12 @@ def forgive(proto: onnx.ModelProto) -> tuple[str, ...]:
                 if open_dims:
                     read = ", ".join(map(str, open_dims))
                     found.append(f"{kind} {value.name!r} declares the dimension {read}: read as unknown")
+    functions = [node for function in proto.functions for node in function.node]
+    for node in all_nodes([*proto.graph.node, *functions]):
+        for attribute in node.attribute:
+            if attribute.name == "keepdims" and attribute.i not in (0, 1) and node.domain in ("", "ai.onnx"):
+                found.append(f"node {node.name!r} says keepdims {attribute.i}: read as 0, for it is not 1")
+                attribute.i = 0
     for value in proto.graph.output:
         if not _has_shape(value.type):
             found.append(f"output {value.name!r} declares no shape: the one that follows is used")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 __all__ = ["FOLDERS", "load", "load_all"]
 
-FOLDERS = {"": "", "ai.onward": "", "com.microsoft": ".microsoft"}
+FOLDERS = {"": "", "ai.onward": "", "com.microsoft": ".microsoft", "ai.onnx.ml": ".ml"}
 """Where the operators of a domain are: in this package itself, or in one inside it."""
 
 

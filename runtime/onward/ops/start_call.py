@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests, static_shape
 from onward.graph.foreign import call_foreign
 from onward.graph.requests import Static, Values
 from onward.ops._update import Types
@@ -18,10 +18,15 @@ class StartCall(Op):
 
     Only the `WaitCall` of the same function and tag may read the block. The function's addresses are given by
     `onward.engine.register_foreign`. The interpreter waits for it at once.
+
+    A function with `self_adjoint` is linear and its own transpose, as a sum over processes is: the gradient
+    of X1, X2, … is then the function of the block's gradient, with the tag `gradient_tag`.
     """
 
     function: str
     tag: int = 0
+    self_adjoint: int = 0
+    gradient_tag: int = 0
 
     def kernel(self, *X: Array) -> Array:
         block = np.concatenate([x.reshape(-1) for x in X])
@@ -30,6 +35,23 @@ class StartCall(Op):
 
     def lower(self, static: Static, outputs: Values, *X: ir.Value) -> requests.StartCall:
         return requests.StartCall(outputs[0], X, self.function, self.tag)
+
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, *X: ir.Value) -> tuple[ir.Value | None, ...]:
+        if not self.self_adjoint:
+            raise UnsupportedError(f"nothing is known of the gradient of the function {self.function!r}")
+        started = g.onward.StartCall(dy, function=self.function, tag=self.gradient_tag)
+        block = g.onward.WaitCall(started, function=self.function, tag=self.gradient_tag)
+        parts: list[ir.Value | None] = []
+        start = 0
+        for x in X:
+            if (shape := static_shape(x)) is None:
+                raise UnsupportedError(
+                    f"{x.name!r} has no fixed shape, which the gradient of StartCall needs"
+                )
+            end = start + math.prod(shape)
+            parts.append(g.Reshape(g.Slice(block, [start], [end]), g.const(np.array(shape, np.int64))))
+            start = end
+        return tuple(parts)
 
     def infer(self, *X: ir.Value) -> Types:
         kinds = {dtype_of(x) for x in X}

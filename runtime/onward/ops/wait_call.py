@@ -21,6 +21,9 @@ class WaitCall(Op):
     def lower(self, static: Static, outputs: Values, block: ir.Value) -> requests.WaitCall:
         return requests.WaitCall(outputs[0], block, self.function, self.tag)
 
+    def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, block: ir.Value) -> tuple[ir.Value]:
+        return (dy,)
+
     def infer(self, block: ir.Value) -> Types:
         return like(block)
 

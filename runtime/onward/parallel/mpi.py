@@ -175,6 +175,7 @@ def together(exit_code: Callable[[BaseException], int]) -> Iterator[None]:
         except ConfigError:
             if started[0] == 0:
                 raise
+            time.sleep(_GRACE)  # a rank that ends takes the others along: rank 0 tells first
             os._exit(exit_code(error))
         tells = communicator.fail_together()
         if communicator.apart:

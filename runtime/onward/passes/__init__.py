@@ -2,6 +2,7 @@
 
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
+from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.fold_normalization import fold_normalization
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
@@ -23,6 +24,8 @@ __all__ = [
     "detach_table",
     "expand_onward",
     "find_head",
+    "fix_inputs",
+    "fix_shapes",
     "fold_normalization",
     "fold_shapes",
     "in_floats",

@@ -80,10 +80,11 @@ def fold_shapes(model: ir.Model, variable: Collection[str] = ()) -> ir.Model:
 
 @final
 class _Folding:
-    def __init__(self, graph: ir.Graph, variable: Collection[str]) -> None:
-        self._g = Builder(graph)
+    def __init__(self, graph: ir.Graph, variable: Collection[str], g: Builder | None = None) -> None:
+        self._g = Builder(graph) if g is None else g
         self._constants: dict[ir.Value, Array] = {}
         self._elements: dict[ir.Value, Elements] = {}
+        self._replaced: dict[ir.Value, ir.Value] = {}
         for name, value in graph.initializers.items():
             if name not in variable:
                 self._hold(value)
@@ -115,6 +116,10 @@ class _Folding:
             known = [None if v is None else self._constants.get(v) for v in node.inputs]
             if (taken := operator.taken(known)) is not None:
                 self._put_in_place(node, *taken)
+                return
+            self._infer(node, opset)  # inside its bodies, too
+            for body in operator.bodies():
+                _Folding(body, (), self._g.inside(body)).run()
             return
         self._infer(node, opset)
         results = self._computed(node, operator)
@@ -136,6 +141,8 @@ class _Folding:
                 self._hold(value)
         for n in inner:
             self._visit(n)
+        outputs = [self._replaced.get(v, v) for v in outputs]  # where what made one was such a node itself
+        self._replaced.update(zip(node.outputs, outputs, strict=False))
         g.at(node)
         held = {old: self._constants.get(new) for old, new in zip(node.outputs, outputs, strict=False)}
         replace_node(g, node, outputs)

@@ -250,11 +250,18 @@ def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:
 
 
 def optimizer_of(run: RunConfig) -> Optimizer:
-    """The optimizer."""
+    """The optimizer; its learning rate scaled with the batch where a base batch is given.
+
+    Source: P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.1.
+    """
     options = run.optimizer.given()
     if "groups" in options:
         options["groups"] = [group.model_dump() for group in options["groups"]]
-    return optimizer_named(run.optimizer.name, **options)
+    optimizer = optimizer_named(run.optimizer.name, **options)
+    if run.base_batch is None:
+        return optimizer
+    scaled = optimizer.learning_rate * run.batch_size / run.base_batch
+    return optimizer_named(run.optimizer.name, **{**options, "learning_rate": scaled})
 
 
 def schedule_of(run: RunConfig) -> Schedule:

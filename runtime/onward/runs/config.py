@@ -275,6 +275,13 @@ class RunConfig(_Table):
         Literal["auto", "mpi", "none"],
         Option("Divide batches among MPI ranks; by default where mpirun has started several."),
     ] = "auto"
+    base_batch: Annotated[
+        _Positive | None,
+        Option("The batch size that the learning rate is for: scaled linearly to --batch-size."),
+    ] = None
+    synchronise: Annotated[
+        bool, Option("With ranks: batch normalization by the whole batch.", only_on=True)
+    ] = False
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2

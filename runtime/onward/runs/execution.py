@@ -359,6 +359,7 @@ def _set_up(
         engine=config.engine,
         threads=config.threads,
         options=CompileOptions(config.winograd),
+        synchronise=config.synchronise,
         parallel=None if ranks_of(config.parallel) is None else "mpi",
     )
     return _Setup(trainer, parts, targets, preparation, metrics, head)

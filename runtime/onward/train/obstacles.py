@@ -23,7 +23,8 @@ Kind: TypeAlias = Literal["operator", "gradient", "model"]
 _REMEDIES: dict[str, str] = {
     "operator": "export the model with other operators or at another opset, cut it before these nodes, or "
     "register the operator",
-    "gradient": "freeze the parameters before these nodes, or cut the model behind them",
+    "gradient": "say shapes that the file leaves open, with Trainer(shapes=...); else freeze the "
+    "parameters before these nodes, or cut the model behind them",
     "model": "change the model, or how it is exported",
 }
 

@@ -22,6 +22,7 @@ from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
+from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.replace_head import replace_head
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
@@ -84,6 +85,10 @@ class Trainer:
             the model's own.
         weighted_mean: what the loss of samples that weigh unlike is divided by: the sum of their weights, or,
             as Keras does, the number of samples.
+        shapes: shapes of inputs that the file leaves open, where gradients need them; by input name, None for
+            what stays open.
+        constants: inputs that always have the same contents, such as a sampling rate: they are inputs no
+            longer, and branches that they choose are taken once and for all.
         seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
@@ -93,6 +98,8 @@ class Trainer:
             of every batch. What is computed does not depend on their number, but for rounding and for batch
             normalization, which is by each share. All ranks have to make the same calls; `predict` alone is
             each rank's own.
+        synchronise: with `parallel`, batch normalization by the whole batch, at the price of two exchanges
+            for each in either direction that nothing hides.
         bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
 
     Raises:
@@ -115,12 +122,15 @@ class Trainer:
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
         head: int | None = None,
+        shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+        constants: Mapping[str, Array] | None = None,
         weighted_mean: Literal["weights", "samples"] = "weights",
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
         parallel: Literal["mpi"] | Communicator | None = None,
+        synchronise: bool = False,
         bucket_bytes: int = 4 << 20,
     ) -> None:
         if threads is not None and threads < 1:
@@ -130,10 +140,15 @@ class Trainer:
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
+        self._synchronise = synchronise
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
         self._model = prepare_model(model)
+        if constants is not None:
+            self._model = fix_inputs(self._model, constants)
+        if shapes is not None:
+            self._model = fix_shapes(self._model, shapes)
         graph = self._model.graph
         outputs = [v.name or "" for v in graph.outputs]
         losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)
@@ -214,7 +229,7 @@ class Trainer:
         losses, loss_weights = self._losses
         ranks = None
         if (group := self._group) is not None and not alone:
-            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes))
+            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes), self._synchronise)
         return training_step(
             self._model,
             losses,
@@ -411,6 +426,7 @@ class Trainer:
             **versions,
             **{f"the {key}": value for key, value in run.identity.items()},
             "the number of epochs": run.epochs,
+            "the synchronisation of batch normalization": self._synchronise,
             "the validation data": held,
             "whether the run is resumed": resume is not None,
         }

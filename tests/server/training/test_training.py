@@ -349,3 +349,18 @@ async def test_bad_requests_get_one_clear_status(
         assert code.startswith("NOT_FOUND"), code
     assert not list((tmp_path / "training").glob("jobs/*"))
     assert not list((tmp_path / "training").glob("incoming/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bound", "reason"),
+    [
+        ({"memory_bytes": 80 << 20}, "the job needs more memory than it may have"),
+        ({"max_seconds": 0.5}, "it ran longer than 0.5 s"),
+    ],
+)
+async def test_a_job_beyond_its_bounds_fails_alone(servers: Any, bound: Any, reason: str) -> None:
+    outside = await servers(training=bound)
+    job = await outside.done((await outside.start()).id)
+    assert (job.state, job.reason) == ("failed", reason)
+    assert await outside.code(outside.start()) == "OK", "the server goes on"

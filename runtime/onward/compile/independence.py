@@ -470,6 +470,14 @@ def _gather(p: _Proof, request: r.Gather) -> Mapping[ir.Value, _Where]:
     return {request.y: None if data is None and indices is None else p.varying(request.y)}
 
 
+@_keeps(r.Positions)
+def _positions(p: _Proof, request: r.Positions) -> Mapping[ir.Value, _Where]:
+    axis = p.axis(request.x)
+    if axis is not None and axis == request.axis % len(p.shape(request.x)):
+        raise _UnprovenError("samples are picked")
+    return {request.y: None if axis is None else p.varying(request.y)}
+
+
 @_keeps(r.Recurrent)
 def _recurrent(p: _Proof, request: r.Recurrent) -> Mapping[ir.Value, _Where]:
     of = request.of

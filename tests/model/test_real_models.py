@@ -176,7 +176,7 @@ def test_ten_training_steps_lower_the_loss(path: Path) -> None:
     assert falling[-1] < falling[0]
     assert numpy_steps == NUMPY_STEPS.get(path.stem, 0)
     stepping = StepSession(step.model, step.bindings, engine="interpreter")
-    slow = [float(stepping.run(batch(k))[step.loss]) for k in range(2)]
-    # weights beside a rounding to int8 part after the first step
-    tolerance = 5e-2 if "int8" in path.stem else 5e-3
-    np.testing.assert_allclose(slow, falling[:2], rtol=tolerance)
+    # after an update, weights that lie beside a rounding to int8 part by a whole step of it
+    compared = 1 if "int8" in path.stem else 2
+    slow = [float(stepping.run(batch(k))[step.loss]) for k in range(compared)]
+    np.testing.assert_allclose(slow, falling[:compared], rtol=5e-3)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.verify.test_zoo_training import SMALL
+from tests.ops.harness import in_double
+from tests.verify.test_zoo_training import SMALL, networks
 
 from onward.data import Dataset, Loader
 from onward.errors import ConfigError, StorageError, TrainingError
@@ -23,7 +24,12 @@ from onward.train.run import Run
 
 SAMPLES = 22
 """With batches of 7, the last one has one sample: of three ranks two have none of it."""
-PLAIN = sorted(set(SMALL) - {"resnet18", "resnet20", "resnet50", "mobilenet_v2"})
+NORMALIZED = sorted(
+    name
+    for name in SMALL
+    if any(node.op_type == "BatchNormalization" for node in zoo.build(name, **SMALL[name]).model.graph)
+)
+PLAIN = sorted(set(SMALL) - set(NORMALIZED))
 
 Fitted = tuple[dict[str, Array], list[dict[str, float]], dict[str, float | Array]]
 
@@ -88,11 +94,11 @@ def test_a_network_trains_on_ranks_as_on_one(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "engine"),
     [
+        ("audiocnn", 2, "compiled"),
+        ("audiocnn", 3, "interpreter"),
         pytest.param("resnet20", 2, "compiled", marks=pytest.mark.slow),
         pytest.param("resnet20", 3, "interpreter", marks=pytest.mark.slow),
         pytest.param("resnet18", 2, "compiled", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v2", 2, "compiled", marks=pytest.mark.slow),
-        pytest.param("resnet50", 2, "compiled", marks=pytest.mark.slow),
     ],
 )
 def test_synchronised_batch_normalization_is_by_the_whole_batch(name: str, size: int, engine: str) -> None:
@@ -106,10 +112,55 @@ def test_synchronised_batch_normalization_is_by_the_whole_batch(name: str, size:
     own = run_ranks(size, lambda ranks: fitted(name, ranks, **options))[0]
     running = [key for key in wanted[0] if "mean" in key or "var" in key]
     assert running
+    # by shares, statistics are others by much more than rounding, which may be none
     far = [
-        np.abs(own[0][k] - wanted[0][k]).max() / np.abs(found[0][0][k] - wanted[0][k]).max() for k in running
+        np.abs(own[0][k] - wanted[0][k]).max() > 10 * np.abs(found[0][0][k] - wanted[0][k]).max()
+        for k in running
     ]
-    assert np.median(far) > 10  # by shares, statistics are others by much more than rounding
+    assert np.mean(far) > 0.5
+
+
+@pytest.mark.parametrize("name", networks(NORMALIZED))
+def test_a_synchronised_step_is_that_of_one_process(name: str) -> None:
+    """The first step in float64: its gradients (at a learning rate of 1) and statistics, to ten digits.
+
+    Several steps in float32 would not tell a fault from rounding in the deepest of these networks: fifty
+    normalised layers on a batch of seven have gradients of more than 40 in their first weights, and what is
+    1e-13 after one step of resnet50 at a learning rate of 1e-3 is 1e-5 after four, even in float64.
+    """
+
+    def stepped(
+        communicator: ThreadCommunicator | None, synchronise: bool, engine: str = "interpreter"
+    ) -> dict[str, Array]:
+        model, _ = in_double(zoo.build(name, **SMALL[name]).model, {})
+        trainer = Trainer(
+            model,
+            optimizer=SGD(learning_rate=1.0),
+            engine=engine,  # type: ignore[arg-type]
+            threads=1,
+            parallel=communicator,
+            synchronise=synchronise,
+        )
+        before = {key: array.copy() for key, array in trainer.weights().items()}
+        x, y = samples(trainer, 7)
+        trainer.fit((x.astype(np.float64), y), batch_size=7, progress=False)
+        return {key: array - before[key] for key, array in trainer.weights().items()}
+
+    wanted = stepped(None, False)
+    found = run_ranks(2, lambda ranks: stepped(ranks, True, "compiled"))
+    own = run_ranks(2, lambda ranks: stepped(ranks, False))[0]
+    statistics = [key for key in wanted if "running" in key]
+    assert statistics
+    for keys in (statistics, sorted(set(wanted) - set(statistics))):
+        # some gradients are 0 but for rounding, such as those of what the next normalization takes away
+        largest = max(np.abs(wanted[key]).max() for key in keys)
+        for changes in found:
+            for key in keys:
+                assert changes[key].dtype == np.float64
+                np.testing.assert_allclose(
+                    changes[key], wanted[key], rtol=1e-10, atol=1e-10 * largest, err_msg=key
+                )
+        assert max(np.abs(own[key] - wanted[key]).max() for key in keys) > 1e-3 * largest
 
 
 @pytest.mark.parametrize(

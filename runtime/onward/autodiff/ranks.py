@@ -20,7 +20,8 @@ import onnx_ir as ir
 from onward.autodiff.objective import Objective, Part, inverse
 from onward.autodiff.transforms import Collective
 from onward.errors import ConfigError
-from onward.graph import Builder, dims_of, dtype_of, static_shape
+from onward.graph import Builder, bind, dims_of, dtype_of, static_shape
+from onward.ops.batch_normalization import BatchNormalization
 
 __all__ = ["Exchange", "Ranks", "Shared"]
 
@@ -128,6 +129,8 @@ class Shared:
         for node in list(g.graph):
             if node.op_type != "BatchNormalization" or node.domain or not _trains(node):
                 continue
+            operator = bind(node, g.graph.opset_imports[""])
+            assert isinstance(operator, BatchNormalization)
             x, scale, bias, *running = node.inputs
             y, *advanced = node.outputs
             assert x is not None
@@ -150,14 +153,10 @@ class Shared:
             squares = g.Mul(g.ReduceSumSquare(centred, axes, keepdims=0), here)
             (spread,) = self._exchange.start([squares], differentiable=True).wait()
             variance = g.Div(spread, all_counted)
-            epsilon, momentum = (
-                default if (a := node.attributes.get(name)) is None else float(a.as_float())
-                for name, default in (("epsilon", 1e-5), ("momentum", 0.9))
-            )
-            slope = g.Div(scale, g.Sqrt(g.Add(variance, epsilon)))
+            slope = g.Div(scale, g.Sqrt(g.Add(variance, operator.epsilon)))
             new = g.Add(g.Mul(centred, along(slope)), along(bias))
             moved = [
-                g.Add(g.Mul(old, momentum), g.Mul(_as(g, value, old), 1 - momentum))
+                g.Add(g.Mul(old, operator.momentum), g.Mul(_as(g, value, old), 1 - operator.momentum))
                 for old, value in zip(running, (mean, variance), strict=True)
                 if old is not None
             ]

@@ -46,6 +46,16 @@ def test_a_script_learns(name: str) -> None:
         assert figures["accuracy"] > LEAST.get(name, 0.92)
 
 
+def test_a_seed_gives_the_same_model_again() -> None:
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        keras.layers.Dense(4)
+        models.append(keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]))
+    for first, second in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_weights_mean_the_same_in_keras(tmp_path: Path) -> None:
     """Keras's model with our weights gives our answers: layouts, orders, defaults and formulas agree."""
     python = os.environ.get("ONWARD_TORCH_PYTHON")

@@ -31,7 +31,7 @@ def test_find_gives_the_class_of_the_version_at_an_opset() -> None:
             "",
             "Reluu",
             21,
-            "Reluu of domain 'ai.onnx' does not exist at opset 21; known domains: ai.onnx, ai.onward",
+            "Reluu of domain 'ai.onnx' does not exist at opset 21; known domains: ai.onnx, ",
         ),
         ("com.example", "Relu", 1, "does not exist"),
         ("ai.onward", "SGDUpdate", 99, r"version 99 .*versions implemented: 1"),

@@ -191,6 +191,19 @@ IMAGES = [
         without_ort=_OTHER,
         name="Resize-tf",
     ),
+    *[
+        Case(
+            "Resize",
+            [(1, 2, 7, 7), _scales(1, 1, *scales)],
+            {"mode": "nearest"},
+            opset=10,
+            constants=constants,
+            wrt=[0],
+            name=f"Resize10-nearest-{'x'.join(map(str, scales))}{'' if constants else '-computed'}",
+        )
+        for scales in ((0.6, 0.5), (0.6, 1.7), (2.5, 1.0))
+        for constants in ([1], [])
+    ],
     Case(
         "Resize",
         [(2, 3, 4), _scales(1, 2, 0.5)],

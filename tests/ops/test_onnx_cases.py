@@ -50,7 +50,7 @@ _CLASSES = {
     cls
     for (domain, _), versions in registered().items()
     for cls in versions.values()
-    if domain != "com.microsoft"  # see the suite beside this one
+    if domain not in ("com.microsoft", "ai.onnx.ml")  # see the suites beside this one
 }
 
 

@@ -23,6 +23,7 @@ EXCLUDED = {
     "GlobalMaxPool": _OTHER,
     "LayerNormalization": _OTHER,
     "MeanVarianceNormalization": _OTHER,
+    "NonMaxSuppression": _OTHER,
     "QuantizeLinear": _OTHER,
     "RMSNormalization": _OTHER,
     **dict.fromkeys(("Bernoulli", "RandomNormalLike", "RandomUniformLike"), "random numbers"),

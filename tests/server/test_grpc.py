@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from onnx import TensorProto
 
+from faulty import blow_up, long_loop
 from onward_protos import cross_check_pb2, grpc_service_pb2
 from onward_protos.cross_check_pb2 import GetStatisticsRequest
 from onward_protos.cross_check_pb2_grpc import CrossCheckServiceStub
@@ -254,6 +255,36 @@ def test_contradictions_are_invalid_arguments_that_name_the_field(
         stub.ModelInfer(arithmetic(**change))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert text in caught.value.details()
+
+
+def test_a_run_beyond_the_engines_limits_is_an_invalid_argument(repository: Path) -> None:
+    put(repository, "blow_up", 1, blow_up())
+    put(repository, "long", 1, long_loop())
+    large = [tensor("shape", "INT64", [1], int64_contents=[10**14])]
+    endless = [
+        tensor("n", "INT64", [], int64_contents=[2**62]),
+        tensor("x", "FP32", [], fp32_contents=[1.0]),
+    ]
+    asked = [
+        (
+            "blow_up",
+            large,
+            "operator ConstantOfShape, opset 21: its result would take 400,000,000,000,000 bytes",
+        ),
+        ("long", endless, "node 'roots', operator Loop: it asks for 4,611,686,018,427,387,904 iterations"),
+    ]
+    for isolation in ("process", "thread"):
+        with (
+            ServerThread(settings(repository, isolation=isolation)) as server,
+            grpc.insecure_channel(server.address) as opened,
+        ):
+            for name, inputs, text in asked:
+                with pytest.raises(grpc.RpcError) as caught:
+                    GRPCInferenceServiceStub(opened).ModelInfer(
+                        ModelInferRequest(model_name=name, inputs=inputs)
+                    )
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert text in caught.value.details()
 
 
 def test_strings_have_to_be_utf8(stub: Any) -> None:

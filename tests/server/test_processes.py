@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from faulty import endless
+from faulty import MOST_ITERATIONS, long_loop
 from onward.errors import ConfigError
 from onward_client import Client, ClientError, UnavailableError
 from onward_server import ServerProcess, ServerThread, load_settings
@@ -146,7 +146,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_second_signal_stops_at_once_and_leaves_no_process(repository: Path) -> None:
-    put(repository, "endless", 1, endless())
+    put(repository, "long", 1, long_loop())
     with started("--repository", str(repository), "--listen", "127.0.0.1:0") as (process, event):
         workers = children(process.pid)
         assert len(workers) >= 2
@@ -166,11 +166,11 @@ def test_a_second_signal_stops_at_once_and_leaves_no_process(repository: Path) -
 
 def ended(client: Client) -> None:
     with pytest.raises(ClientError):
-        client.predict("endless", {"n": np.array(2**62), "x": np.float32(1)}, timeout=60)
+        client.predict("long", {"n": np.array(MOST_ITERATIONS), "x": np.float32(1)}, timeout=60)
 
 
 def test_no_worker_outlives_a_server_that_is_killed(repository: Path) -> None:
-    put(repository, "endless", 1, endless())
+    put(repository, "long", 1, long_loop())
     with started("--repository", str(repository), "--listen", "127.0.0.1:0") as (process, event):
         workers = children(process.pid)
         with Client(event["address"]) as client:

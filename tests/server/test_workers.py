@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from faulty import blow_up, divide, endless, large_answer
+from faulty import MOST_ITERATIONS, blow_up, divide, large_answer, long_loop
+from onward.errors import ShapeError
 from onward_server.dataplane import DataPlane, InferAnswer, InferRequest
 from onward_server.errors import MemoryLimitError, ModelUnavailableError, RunTimeoutError, WorkerLostError
 from onward_server.workers.memory import Region, memory_file
@@ -69,22 +70,22 @@ async def test_every_type_travels_through_shared_memory(repository: Path, planes
 
 
 async def test_a_killed_worker_costs_its_request_and_comes_back(repository: Path, planes: Any) -> None:
-    put(repository, "endless", 1, endless())
+    put(repository, "long", 1, long_loop())
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository)
-    before = worker_of(plane, "endless")
-    running = asyncio.create_task(infer(plane, "endless", n=np.array(2**62), x=np.float32(1)))
-    while not plane.model("endless").scheduler.running:
+    before = worker_of(plane, "long")
+    running = asyncio.create_task(infer(plane, "long", n=np.array(MOST_ITERATIONS), x=np.float32(1)))
+    while not plane.model("long").scheduler.running:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    queued = asyncio.create_task(infer(plane, "endless", n=np.array(3), x=np.float32(256)))
+    queued = asyncio.create_task(infer(plane, "long", n=np.array(3), x=np.float32(256)))
     await infer(plane, "m", **FLOAT_PAIR)
     os.kill(before, signal.SIGKILL)
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         await running
     assert (await queued).outputs["y"] == np.float32(2)
-    assert worker_of(plane, "endless") != before
-    assert plane.model("endless").restarts == 1
+    assert worker_of(plane, "long") != before
+    assert plane.model("long").restarts == 1
     assert plane.model("m").restarts == 0
 
 
@@ -112,17 +113,17 @@ async def test_the_zygote_may_die_too(repository: Path, planes: Any) -> None:
     await infer(plane, "m", **FLOAT_PAIR)
 
 
-async def test_a_run_that_does_not_end_is_stopped(repository: Path, planes: Any) -> None:
-    put(repository, "endless", 1, endless())
+async def test_a_run_that_takes_too_long_is_stopped(repository: Path, planes: Any) -> None:
+    put(repository, "long", 1, long_loop())
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository, run_timeout=1.0)
     start = time.monotonic()
-    running = asyncio.create_task(infer(plane, "endless", n=np.array(2**62), x=np.float32(1)))
+    running = asyncio.create_task(infer(plane, "long", n=np.array(MOST_ITERATIONS), x=np.float32(1)))
     await infer(plane, "m", **FLOAT_PAIR)
-    with pytest.raises(RunTimeoutError, match="model 'endless' version 1: it took longer than 1 s"):
+    with pytest.raises(RunTimeoutError, match="model 'long' version 1: it took longer than 1 s"):
         await running
     assert time.monotonic() - start < 20
-    assert (await infer(plane, "endless", n=np.array(1), x=np.float32(4))).outputs["y"] == np.float32(2)
+    assert (await infer(plane, "long", n=np.array(1), x=np.float32(4))).outputs["y"] == np.float32(2)
 
 
 async def test_an_integer_division_kills_no_more_than_its_worker(repository: Path, planes: Any) -> None:
@@ -150,11 +151,24 @@ async def test_memory_is_bounded(repository: Path, planes: Any) -> None:
     put(repository, "blow_up", 1, blow_up())
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository, worker_memory_bytes=600 * 2**20)
-    for elements in (2 * 10**9, 10**14):
-        with pytest.raises(MemoryLimitError, match="memory"):
-            await infer(plane, "blow_up", shape=np.array([elements]))
-        await infer(plane, "m", **FLOAT_PAIR)
+    with pytest.raises(MemoryLimitError, match="the worker ran out of memory"):
+        await infer(plane, "blow_up", shape=np.array([200_000_000]))
+    await infer(plane, "m", **FLOAT_PAIR)
     assert (await infer(plane, "blow_up", shape=np.array([10]))).outputs["y"] == 0
+
+
+async def test_what_is_refused_before_it_runs_costs_no_worker(repository: Path, planes: Any) -> None:
+    put(repository, "blow_up", 1, blow_up())
+    put(repository, "long", 1, long_loop())
+    plane = await planes(repository)
+    workers = {name: worker_of(plane, name) for name in ("blow_up", "long")}
+    with pytest.raises(ShapeError, match=r"ConstantOfShape.*its result would take 400,000,000,000,000"):
+        await infer(plane, "blow_up", shape=np.array([10**14]))
+    with pytest.raises(ShapeError, match=r"node 'roots', operator Loop.*the limit is 1,048,576"):
+        await infer(plane, "long", n=np.array(MOST_ITERATIONS + 1), x=np.float32(1))
+    assert (await infer(plane, "blow_up", shape=np.array([10]))).outputs["y"] == 0
+    assert (await infer(plane, "long", n=np.array(1), x=np.float32(4))).outputs["y"] == np.float32(2)
+    assert {name: worker_of(plane, name) for name in workers} == workers
 
 
 async def test_answers_are_bounded(repository: Path, planes: Any) -> None:
@@ -205,7 +219,7 @@ async def test_what_onwards_engine_cannot_run_is_served_by_onnxruntime(
 
 async def test_quick_runs_move_into_the_server_and_answer_the_same(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
-    put(repository, "endless", 1, endless())
+    put(repository, "long", 1, long_loop())
     plane = await planes(repository, in_process_us=1e6)
     served = plane.model("m")
     first = await infer(plane, "m", **FLOAT_PAIR)
@@ -218,19 +232,20 @@ async def test_quick_runs_move_into_the_server_and_answer_the_same(repository: P
     for name, array in first.outputs.items():
         np.testing.assert_array_equal(answer.outputs[name], array)
     for _ in range(10):
-        await infer(plane, "endless", n=np.array(1), x=np.float32(4))
+        await infer(plane, "long", n=np.array(1), x=np.float32(4))
         await asyncio.sleep(0.02)
     await asyncio.to_thread(plane._pool.submit(lambda: None).result)
-    await infer(plane, "endless", n=np.array(1), x=np.float32(4))
-    assert plane.model("endless").infer_statistics.in_process == 0
+    await infer(plane, "long", n=np.array(1), x=np.float32(4))
+    assert plane.model("long").infer_statistics.in_process == 0
 
 
 async def test_cancelling_frees_the_place_in_the_queue(repository: Path, planes: Any) -> None:
-    put(repository, "endless", 1, endless())
+    put(repository, "long", 1, long_loop())
     plane = await planes(repository, run_timeout=30)
-    scheduler = plane.model("endless").scheduler
+    scheduler = plane.model("long").scheduler
     tasks = [
-        asyncio.create_task(infer(plane, "endless", n=np.array(2**62), x=np.float32(1))) for _ in range(3)
+        asyncio.create_task(infer(plane, "long", n=np.array(MOST_ITERATIONS), x=np.float32(1)))
+        for _ in range(3)
     ]
     while scheduler.waiting < 2:
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Models that never end, crash an engine, or need more memory than there is."""
+"""Models that run for long, crash an engine, or need more memory than there is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+MOST_ITERATIONS = 2**20
+"""What a loop may run for."""
 
-def endless() -> onnx.ModelProto:
-    """Loops `n` times over a scalar; n = 2**62 does not end."""
+
+def long_loop() -> onnx.ModelProto:
+    """The square root of x, taken n times, each by way of matrices: MOST_ITERATIONS take many minutes."""
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["more"]), helper.make_node("Sqrt", ["v"], ["w"])],
+        [
+            helper.make_node("Identity", ["go"], ["more"]),
+            helper.make_node("Sqrt", ["v"], ["root"]),
+            helper.make_node("Mul", ["root", "eye"], ["diagonal"]),
+            helper.make_node("MatMul", ["diagonal", "diagonal"], ["squares"]),
+            helper.make_node("ReduceMax", ["squares"], ["square"], keepdims=0),
+            helper.make_node("Sqrt", ["square"], ["w"]),
+        ],
         "body",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
@@ -23,14 +33,17 @@ def endless() -> onnx.ModelProto:
         ],
     )
     graph = helper.make_graph(
-        [helper.make_node("Loop", ["n", "yes", "x"], ["y"], body=body)],
-        "endless",
+        [helper.make_node("Loop", ["n", "yes", "x"], ["y"], name="roots", body=body)],
+        "long_loop",
         [
             helper.make_tensor_value_info("n", TensorProto.INT64, []),
             helper.make_tensor_value_info("x", TensorProto.FLOAT, []),
         ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
-        [numpy_helper.from_array(np.array(True), "yes")],
+        [
+            numpy_helper.from_array(np.array(True), "yes"),
+            numpy_helper.from_array(np.eye(384, dtype=np.float32), "eye"),
+        ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 

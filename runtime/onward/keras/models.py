@@ -15,7 +15,7 @@ from onward.data import Dataset, Loader
 from onward.engine import Session
 from onward.errors import ConfigError, InputError
 from onward.graph import Array, TensorSpec, spec_of
-from onward.keras.layers.base import Layer, Weight
+from onward.keras.layers.base import Layer, Weight, forget_names
 from onward.keras.tensors import Input, KerasTensor
 from onward.keras.training import METRICS, Bridge, Callback, LossSpec, loss_of, optimizer_of
 from onward.model import load
@@ -30,9 +30,13 @@ _seed = 0
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed the models that are made from now on: equal seeds give equal bits."""
+    """Seed the models that are made from now on: equal seeds give equal bits.
+
+    First weights follow from the names of layers too, so the numbers in those begin anew.
+    """
     global _seed
     _seed = int(seed)
+    forget_names()
 
 
 @final

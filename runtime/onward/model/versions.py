@@ -159,33 +159,16 @@ def _forget_inferred(graph: onnx.GraphProto) -> None:
 def _restore_meaning(result: ir.Model, declared: int) -> None:
     """What the converter leaves with its old attributes, although defaults or meanings changed.
 
-    Sources: the version notes of Resize-11 (before: asymmetric coordinates, no rounding mode),
-    Hardmax-13 (before: over the flattened inner dimensions) and RoiAlign-16 (before: output_half_pixel).
+    Sources: the version notes of Hardmax-13 (before: over the flattened inner dimensions) and RoiAlign-16
+    (before: output_half_pixel). Onward has all that opsets before 12 have, so they never come here.
     """
     for node in list(result.graph.all_nodes()):
         if node.domain != "":
             continue
-        if node.op_type == "Resize" and declared < 11:
-            _make_asymmetric(node)
-        elif node.op_type == "RoiAlign" and declared < 16:
+        if node.op_type == "RoiAlign" and declared < 16:
             node.attributes.add(ir.AttrString("coordinate_transformation_mode", "output_half_pixel"))
         elif node.op_type == "Hardmax" and declared < 13:
             _flatten_hardmax(node)
-
-
-def _make_asymmetric(node: ir.Node) -> None:
-    node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
-    if node.attributes.get_string("mode", "nearest") != "nearest":
-        return
-    scales = node.inputs[2] if len(node.inputs) > 2 else None
-    known = ir.convenience.get_const_tensor(scales) if scales is not None else None
-    factors = None if known is None else known.numpy()
-    if factors is None or ((factors < 1).any() and (factors > 1).any()):
-        raise UnsupportedError(
-            f"node {node.name!r} (Resize, opset 10 or Upsample): nearest-neighbour scales are computed, or "
-            "both enlarge and reduce, which newer opsets round differently; export it at opset 11 or later"
-        )
-    node.attributes.add(ir.AttrString("nearest_mode", "ceil" if (factors < 1).any() else "floor"))
 
 
 def _flatten_hardmax(node: ir.Node) -> None:

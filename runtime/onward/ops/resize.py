@@ -5,23 +5,36 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._resize import Lines, Style, lines_of, resampled
-from onward.ops._shape import like
+from onward.ops._shape import constant_of, like
 
 
 @op("Resize", since=10)
 class Resize10(Op):
-    """Resize with coordinates of corners, rounded down for mode nearest."""
+    """Resize with coordinates of corners.
+
+    Mode nearest rounds up along axes that shrink and down along the others, as onnxruntime and the standard's
+    test `resize_downsample_nearest` have it; its text leaves that open.
+    """
 
     mode: str = "nearest"
 
     def canonical(self, g: Builder, X: ir.Value, scales: ir.Value) -> ir.Value:
+        known = constant_of(scales)
+        if self.mode != "nearest" or (known is not None and (known >= 1).all()):
+            return self._resized(g, X, scales, "floor")
+        if known is not None and (known <= 1).all():
+            return self._resized(g, X, scales, "ceil")
+        shrunk = self._resized(g, X, g.Min(scales, 1.0), "ceil")
+        return self._resized(g, shrunk, g.Max(scales, 1.0), "floor")
+
+    def _resized(self, g: Builder, X: ir.Value, scales: ir.Value, rounding: str) -> ir.Value:
         return g.Resize(
             X,
             None,
             scales,
             mode=self.mode,
             coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
+            nearest_mode=rounding,
         )
 
 

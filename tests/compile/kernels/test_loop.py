@@ -78,7 +78,7 @@ def test_one_that_raises_leaves_a_flag(run: Run) -> None:
     ("function", "message"),
     [
         (_allocating, r"loop _allocating \(.*test_loop.py:\d+\) needs .* makes, reshapes or prints none"),
-        (_untyped, r"Numba cannot compile loop _untyped \(.*\): .*no_such_thing"),
+        (_untyped, r"Numba cannot compile loop _untyped \(.*\): Unknown attribute 'no_such_thing'[^\x1b]*$"),
         (lambda thread, threads, y, x: None, ""),
         (math.sqrt, "a loop is a function of a module"),
     ],
@@ -89,6 +89,24 @@ def test_what_is_refused(function: Callable[..., None], message: str) -> None:
             loop(function, (_Y, _X), (), host_target())
     else:
         assert loop(function, (_Y, _X), (), host_target()).ir
+
+
+@pytest.mark.parametrize("colour", ["", "\x1b[1m\x1b[31m"])
+@pytest.mark.parametrize(
+    ("head", "reason"), [("Failed in nopython mode", "no such name"), ("", "no such name")]
+)
+def test_numba_s_reason_is_plain(
+    colour: str, head: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numba
+    from numba.core.errors import TypingError
+
+    def fails(*_: object, **__: object) -> None:
+        raise TypingError(f"{head}\n{colour}{head}\n{colour}{reason}\n{colour}During: a pass")
+
+    monkeypatch.setattr(numba, "cfunc", fails)
+    with pytest.raises(UnsupportedError, match=rf"\): {reason}$"):
+        loop(_untyped, (_Y, _X), (), host_target())
 
 
 _PROCESS = """

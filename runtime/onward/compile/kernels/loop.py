@@ -135,6 +135,13 @@ def _literal(constant: Any) -> str:
     raise UnsupportedError(f"a loop takes numbers, tuples of them and None, not {type(constant).__name__}")
 
 
+def _reason(error: Exception) -> str:
+    """The line of Numba's message that says what is wrong, without the colours that terminals are sent."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(("During", "Failed in"))), lines[0])
+
+
 def _compiled(
     function: Callable[..., Any], operands: tuple[Operand | None, ...], source: str, target: Target
 ) -> str:
@@ -151,9 +158,7 @@ def _compiled(
     try:
         made = numba.cfunc(signature, error_model="numpy")(scope["outer"])
     except NumbaError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines[1:] if not line.startswith(("During", "Failed"))), lines[0])
-        raise UnsupportedError(f"Numba cannot compile {_where(function)}: {reason.strip()}") from error
+        raise UnsupportedError(f"Numba cannot compile {_where(function)}: {_reason(error)}") from error
     name = made.native_name.removeprefix("cfunc.")
     text = _entry(made.inspect_llvm(), name, len(given), counts - 2, target, raises=False)
     if _RAISED in text:

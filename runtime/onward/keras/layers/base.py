@@ -16,7 +16,7 @@ from onward.errors import ConfigError
 from onward.graph import Array
 from onward.keras.tensors import KerasTensor
 
-__all__ = ["Axes", "Layer", "Weight", "activated", "pairs"]
+__all__ = ["Axes", "Layer", "Weight", "activated", "forget_names", "pairs"]
 
 _COUNTS: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
 _ACTIVATIONS: Mapping[str, Any] = {
@@ -33,6 +33,11 @@ _ACTIVATIONS: Mapping[str, Any] = {
     "softplus": nn.Softplus,
     "leaky_relu": lambda: nn.LeakyReLU(0.2),
 }
+
+
+def forget_names() -> None:
+    """Let the numbers in the names of layers begin anew."""
+    _COUNTS.clear()
 
 
 class Layer(ABC):

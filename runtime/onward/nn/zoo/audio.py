@@ -26,8 +26,10 @@ def audiocnn(
     """Convolutions over time, mean over time: [N, bands, frames] -> logits [N, num_classes].
 
     Blocks of a convolution over 3 frames with batch normalization and ReLU, halved in time by maximum while
-    there are at least 4 frames; the bands are the channels of the first. After Dieleman & Schrauwen 2014,
-    "End-to-end learning for music audio", who convolve spectrograms over time; batch normalization is added.
+    there are at least 4 frames; the bands are the channels of the first.
+
+    Source: S. Dieleman and B. Schrauwen, "End-to-end learning for music audio", ICASSP 2014, who convolve
+    spectrograms over time; batch normalization is added.
 
     Args:
         num_classes: outputs.

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onward.compile.codegen import math
-from onward.compile.codegen.builder import Module, Value
+from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, slot_values
 from onward.compile.kernels.recurrent_product import RowProduct
 

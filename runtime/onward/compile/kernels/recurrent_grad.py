@@ -11,8 +11,8 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Value
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.expression import constant
 from onward.compile.kernels.kernel import Kernel, Parameter, integer, read, update, write
 from onward.compile.kernels.recurrent_frame import GATES, Cell, RecurrentKernel, Units

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.panels import block_width, panel_size
 from onward.compile.kernels.tile import ACCUMULATOR, Epilogue, Tile, define, rows_for
 from onward.graph.expression import operand

@@ -139,7 +139,7 @@ def test_a_pruned_network_is_sparse_in_its_file(tmp_path: Path) -> None:
 
 
 def test_a_student_takes_over_its_teachers_preparation(tmp_path: Path, pretrained: Path) -> None:
-    small = {"name": "mlp", "options": {"hidden": [4]}}
+    small = {"name": "mlp", "options": {"hidden": [16]}}
     taught = config(
         tmp_path,
         model=small,
@@ -155,7 +155,7 @@ def test_a_student_takes_over_its_teachers_preparation(tmp_path: Path, pretraine
     assert of_student.preparation["inputs"] == of_teacher.preparation["inputs"]
     assert sum(n.op_type == "Gemm" for n in load(tmp_path / "model.onnx").graph) == 2
     agree = np.mean(outputs(tmp_path / "model.onnx").argmax(1) == outputs(pretrained).argmax(1))
-    assert agree > 0.8
+    assert agree > 0.9
     # what is shown as the loss has the teacher's part in it, what is validated has not
     rows = result.history.rows
     assert rows[-1]["val_loss"] != pytest.approx(rows[-1]["loss"], rel=0.01)

@@ -13,6 +13,7 @@ from onward.autodiff import OPSET, Weighted
 from onward.errors import ConfigError, ShapeError
 from onward.graph import Builder, Dim, dims_of, dtype_of
 from onward.model import upgrade
+from onward.passes.float32 import in_float32
 from onward.passes.to_inference import to_inference
 from onward.train.losses import CrossEntropy, Loss, logits_of
 from onward.train.preparation import prepare_model
@@ -123,7 +124,7 @@ def with_teacher(model: ir.Model, rule: Distillation, output: str) -> tuple[ir.M
     """
     model = model.clone()
     graph = model.graph
-    teacher = upgrade(to_inference(prepare_model(rule.teacher)), OPSET)
+    teacher = upgrade(to_inference(in_float32(prepare_model(rule.teacher))), OPSET)
     source = teacher.graph
     scores = next((v for v in source.outputs if rule.output in (None, v.name)), None)
     if scores is None:

@@ -2,6 +2,7 @@
 
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
+from onward.autodiff.pieces import Pieces
 from onward.autodiff.ranks import Ranks
 from onward.autodiff.step import OPSET, TrainingStep, training_step
 from onward.autodiff.transforms import Clip, Collective, GradientTransform
@@ -16,6 +17,7 @@ __all__ = [
     "MissingGradientsError",
     "NoGradient",
     "Optimizer",
+    "Pieces",
     "Ranks",
     "TrainingStep",
     "UpdateCount",

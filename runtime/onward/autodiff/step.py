@@ -26,7 +26,7 @@ from onward.autodiff.gradients import MissingGradientsError, cut_by_integers, gr
 from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
 from onward.autodiff.ranks import Ranks, Shared
 from onward.autodiff.transforms import GradientTransform, transformed
-from onward.autodiff.update import Optimizer, State, Window, update
+from onward.autodiff.update import Optimizer, State, Window, update, update_own
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.graph import Builder, dtype_of, is_float, numpy_dtype
 from onward.passes.fold_shapes import fold_shapes
@@ -71,6 +71,9 @@ class TrainingStep:
             position in the batch and how many there are; and the output `signals`, the sum of `signal` over
             the ranks. Loss, totals and weights are then the whole batch's, outputs and sample weights the
             share's.
+        shards: where optimizer state is divided among ranks, for each of the optimizer's slots of every
+            parameter, by the name that it has undivided: the parameter, and the elements that are here, the
+            first and the one behind the last. Slots of no elements are no state.
     """
 
     model: ir.Model
@@ -91,6 +94,7 @@ class TrainingStep:
     sample_weight: str | None = None
     accumulated: tuple[str, ...] = ()
     ranks: Mapping[str, str] = field(default_factory=dict)
+    shards: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, model: ir.Model) -> TrainingStep:
@@ -232,11 +236,17 @@ def training_step(
             if counts is not None:
                 apply = g.And(apply, _any(g, weights))
         given: Mapping[str, ir.Value] = dict(zip(trainable, found, strict=True))
-        if shared is not None:
-            given = shared.summed(given)
-        grads = transformed(g, gradient_transforms, given)
-        by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
-        update(g, state, optimizer, by_parameter, learning_rate, t, apply)
+        shards: dict[str, tuple[str, int, int]] = {}
+        if shared is not None and ranks is not None and ranks.shard:
+            divided = shared.divided(given)
+            parts = shared.transformed(gradient_transforms, divided, dtype_of(parameters[0]))
+            shards = update_own(g, state, optimizer, parameters, parts, divided, learning_rate, t, apply)
+        else:
+            if shared is not None:
+                given = shared.summed(given)
+            grads = transformed(g, gradient_transforms, given)
+            by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
+            update(g, state, optimizer, by_parameter, learning_rate, t, apply)
     slots = tuple(name for name in state.bindings if name not in trainable)
     signals: ir.Value | None = None
     if shared is not None:
@@ -275,6 +285,7 @@ def training_step(
         "gradients": exposed,
         "sample_weight": sample_weight,
         "accumulated": () if window is None else tuple(window.slots),
+        "shards": shards,
         "ranks": {} if shared is None else shared.names(form.share, signals),
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)

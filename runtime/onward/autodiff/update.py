@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -139,6 +139,7 @@ def update(
     learning_rate: ir.Value,
     t: ir.Value,
     apply: ir.Value | None,
+    bind: Callable[[ir.Value, ir.Value], None],
 ) -> None:
     """Write the updates of parameters from their gradients.
 
@@ -146,6 +147,7 @@ def update(
         t: the int64 number of the update, from 1.
         apply: whether to update at this step; None: at each. Steps without leave parameters and slots as they
             are.
+        bind: called with each parameter and what the update makes of it.
     """
     rates = _Rates(g, optimizer, learning_rate)
     for parameter, grad in gradients.items():
@@ -157,7 +159,7 @@ def update(
             if apply is not None:
                 new = g.Where(apply, new, parameter)
                 new_slots = {key: g.Where(apply, v, slots[key]) for key, v in new_slots.items()}
-        state.bind(parameter, new)
+        bind(parameter, new)
         for key, value in new_slots.items():
             state.bind(slots[key], value)
 
@@ -172,6 +174,7 @@ def update_own(
     learning_rate: ir.Value,
     t: ir.Value,
     apply: ir.Value | None,
+    bind: Callable[[ir.Value, ir.Value], None],
 ) -> dict[str, tuple[str, int, int]]:
     """Write the updates of this rank's pieces of the parameters, and gather all.
 
@@ -179,7 +182,7 @@ def update_own(
         parameters: all that are trained.
         gradients: of the pieces, by parameter name.
         divided: which pieces these are.
-        learning_rate, t, apply: see `update`.
+        learning_rate, t, apply, bind: see `update`.
 
     Returns:
         For each slot of every parameter: the parameter, and the elements of it that are here, the first and
@@ -214,7 +217,7 @@ def update_own(
     whole = divided.gathered(g, parts)
     for parameter in parameters:
         new = _as(g, whole[parameter.name or ""], parameter)
-        state.bind(parameter, new if apply is None else g.Where(apply, new, parameter))
+        bind(parameter, new if apply is None else g.Where(apply, new, parameter))
     return {
         f"{name}.{key}": (name, *place) for name, place in divided.places.items() for key in optimizer.slots()
     }

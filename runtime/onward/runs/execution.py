@@ -353,6 +353,7 @@ def _set_up(
         schedule=assembly.schedule_of(config),
         clip=assembly.clip_of(config),
         accumulate=config.accumulate,
+        averaging=assembly.averaging_of(config),
         trainable=config.model.trainable,
         freeze=config.model.freeze,
         seed=config.seed,

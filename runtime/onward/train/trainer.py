@@ -33,6 +33,7 @@ from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.replace_head import replace_head
+from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
     Inputs,
@@ -87,6 +88,9 @@ class Trainer:
         gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
         accumulate: update once in this many batches, from the mean over all their samples that count. An
             epoch's last update takes those that are left.
+        averaging: average weights over the run: `EMA`, `SWA`, or "ema" or "swa". The average, once there is
+            one, is what `weights`, `model`, `evaluate`, `predict` and validation go by, and what the next
+            `fit` begins with.
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
@@ -133,6 +137,7 @@ class Trainer:
         clip: Clip | None = None,
         gradient_transforms: Sequence[GradientTransform] = (),
         accumulate: int = 1,
+        averaging: Averaging | str | None = None,
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
@@ -193,6 +198,7 @@ class Trainer:
         )
         self.seed = seed
         self._accumulate = accumulate
+        self.averaging = averaging_named(averaging) if isinstance(averaging, str) else averaging
         self._over_samples = weighted_mean == "samples"
         self.trainable = choose_parameters(self._model, losses, trainable, freeze)
         check_groups(self.optimizer, self.trainable)
@@ -227,9 +233,12 @@ class Trainer:
         return model
 
     def weights(self) -> dict[str, Array]:
-        """Current parameters and running statistics by name."""
-        state = self._session.state
-        return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
+        """Current parameters and running statistics by name: their averages, where there are any."""
+        state, step = self._session.state, self.step
+        names: dict[str, str] = {name: name for name in (*step.parameters, *step.statistics)}
+        if step.averaged is not None and state[step.averaged] > 0:
+            names |= step.averages
+        return {name: state[held] for name, held in names.items()}
 
     @property
     def state(self) -> Mapping[str, Array]:
@@ -263,6 +272,7 @@ class Trainer:
             sample_weight=sample_weight,
             over_samples=self._over_samples,
             ranks=ranks,
+            average=self.averaging,
         )
 
     def _step_session(self) -> StepSession:
@@ -397,8 +407,10 @@ class Trainer:
             accumulate=self._accumulate,
             seed=self.seed,
             identity=self._identity(loader, epochs),
+            averaging=self.averaging,
             group=group,
         )
+        statistics = self._batch_statistics(loader, epochs)
         if group is not None:
             self._check_ranks(group, run, held_out, resume)
             progress = progress if first else False
@@ -407,7 +419,7 @@ class Trainer:
         if resume is not None:
             run.resume(resume)
         elif not keep_optimizer_state:
-            self._session.load_state({**self._session.state, **self._fresh_slots()})
+            self._session.load_state({**self._session.state, **self.weights(), **self._fresh_slots()})
         if group is not None and resume is None:
             self._share_state(group)
         self.history = run.history
@@ -428,6 +440,7 @@ class Trainer:
                 if run.halted:
                     break
                 run.check_weights()
+                end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
                 bar.close_epoch(run.history.rows[-1])
@@ -435,9 +448,23 @@ class Trainer:
             hook.on_train_end(run)
         self.stopped = run.stopped
         if group is not None:
-            slots = sum(self._session.state[name].nbytes for name in self.step.slots)
+            step = self.step
+            others = {*step.accumulated, *step.averages.values(), step.averaged, *step.masks.values()}
+            slots = sum(self._session.state[name].nbytes for name in step.slots if name not in others)
             self.times = tuple(group.gather(group.times(run.seconds, slots)))
         return run.history
+
+    def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
+        """What measures running statistics for averages that are taken at the ends of epochs."""
+        if self.averaging is None or not self.averaging.takes(epochs, epochs) or not self.step.statistics:
+            return None
+        if not loader.repeatable:
+            raise ConfigError(
+                "SWA measures the statistics of batch normalization by going through the training data once "
+                "more, which a generator cannot; give a function that makes a fresh generator"
+            )
+        options = {"engine": self._engine, "threads": self._threads, "options": self._options}
+        return BatchStatistics(self._model, self.trainable, **options)
 
     def _check_ranks(
         self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
@@ -662,6 +689,7 @@ class Trainer:
             if name not in step.bindings and value.const_value is not None:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
+            "averaging": None if self.averaging is None else repr(self.averaging.over(epochs)),
             "training step": structure.hexdigest(),
             "data": loader.digest(),
             "batch size": loader.batch_size,

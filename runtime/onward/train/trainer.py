@@ -12,17 +12,27 @@ from typing import Any, Literal, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Collective, GradientTransform, Ranks, TrainingStep, training_step, with_loss
+from onward.autodiff import (
+    Clip,
+    Collective,
+    GradientTransform,
+    Pieces,
+    Ranks,
+    TrainingStep,
+    training_step,
+    with_loss,
+)
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
-from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec
+from onward.errors import ConfigError, TrainingError
+from onward.graph import Array, TensorSpec, dtype_of, numpy_dtype
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
+from onward.passes.float32 import half_types, in_float32
 from onward.passes.replace_head import replace_head
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
@@ -66,7 +76,8 @@ class Trainer:
 
     Args:
         model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
-            Models of another opset are converted to the one that gradients are written in.
+            Models of another opset are converted to the one that gradients are written in. One of float16 or
+            bfloat16 is trained in float32, weights, inputs and outputs, and `model` has its own types again.
         loss: a loss, its name, a function (see `FunctionLoss`), or one for each of several outputs. The data
             set's targets are those of the first of these in the model's order; targets of the others are
             inputs named `<output>.target`.
@@ -105,6 +116,12 @@ class Trainer:
         synchronise: with `parallel`, batch normalization by the whole batch, at the price of two exchanges
             for each in either direction that nothing hides.
         bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
+        exchange: with `parallel`, the type in which gradients of float32 travel. bfloat16 halves the traffic;
+            sums are of float32, but each gradient is rounded to 8 bits where it leaves a rank, and each sum
+            once more.
+        shard: with `parallel`, each rank has the optimizer's state of its part of the parameters alone,
+            updates that part, and gathers the others': for optimizers whose update is element by element, as
+            all of Onward's are, and no transforms of gradients but clipping.
 
     Raises:
         ConfigError: an option that does not fit the model, or ranks that disagree.
@@ -137,24 +154,28 @@ class Trainer:
         parallel: Literal["mpi"] | Communicator | None = None,
         synchronise: bool = False,
         bucket_bytes: int = 4 << 20,
+        exchange: Literal["float32", "bfloat16"] = "float32",
+        shard: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         if weighted_mean not in ("weights", "samples"):
             raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
+        if exchange not in ("float32", "bfloat16"):
+            raise ConfigError(f"exchange must be float32 or bfloat16, got {exchange!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
-        self._synchronise = synchronise
+        self._synchronise, self._exchange, self._shard = synchronise, exchange, shard
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
-        self._model = prepare_model(model)
+        own = prepare_model(model)
         if constants is not None:
-            self._model = fix_inputs(self._model, constants)
+            own = fix_inputs(own, constants)
         if shapes is not None:
-            self._model = fix_shapes(self._model, shapes)
-        graph = self._model.graph
+            own = fix_shapes(own, shapes)
+        graph = own.graph
         outputs = [v.name or "" for v in graph.outputs]
         losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)
         if unknown := [name for name in loss_weights or {} if name not in losses]:
@@ -162,8 +183,11 @@ class Trainer:
                 f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
             )
         if head is not None:
-            self._model = replace_head(self._model, head, output=next(iter(losses)), seed=seed)
-            graph = self._model.graph
+            own = replace_head(own, head, output=next(iter(losses)), seed=seed)
+        self.half_types: tuple[str, ...] = tuple(t.name.lower() for t in half_types(own))
+        """The types of 16 bits that `model` has: "float16", "bfloat16"."""
+        self._own, self._model = own, in_float32(own)
+        graph = self._model.graph
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
         self.schedule = schedule if schedule is not None else Constant()
@@ -181,7 +205,7 @@ class Trainer:
         self._accumulate = accumulate
         self.averaging = averaging_named(averaging) if isinstance(averaging, str) else averaging
         self._over_samples = weighted_mean == "samples"
-        self.trainable = choose_parameters(self._model, losses, trainable, freeze)
+        self.trainable = choose_parameters(own, losses, trainable, freeze)
         check_groups(self.optimizer, self.trainable)
         self._transforms = (*gradient_transforms, *([] if clip is None else [clip]))
         self._losses = (losses, loss_weights)
@@ -207,11 +231,25 @@ class Trainer:
 
     @property
     def model(self) -> ir.Model:
-        """The inference model with the current weights and running statistics: a copy."""
-        model = self._model.clone()
-        for name, array in self.weights().items():
-            model.graph.initializers[name].const_value = ir.tensor(array.copy(), name=name)
+        """The inference model with the current weights and running statistics, in its own types: a copy."""
+        model = self._own.clone()
+        for name, array in self._own_weights().items():
+            model.graph.initializers[name].const_value = ir.tensor(array, name=name)
         return model
+
+    def _own_weights(self) -> dict[str, Array]:
+        """Copies of what `weights` gives in the model's own types."""
+        found: dict[str, Array] = {}
+        for name, array in self.weights().items():
+            dtype = numpy_dtype(dtype_of(self._own.graph.initializers[name]))
+            with np.errstate(over="ignore"):
+                found[name] = array.astype(dtype, copy=True)
+            if dtype != array.dtype and not np.isfinite(found[name]).all() and np.isfinite(array).all():
+                raise TrainingError(
+                    f"weight {name!r} has come to {float(np.abs(array).max()):.4g}, which {dtype} does not "
+                    "reach; lower the learning rate, or train the file in float32 or bfloat16"
+                )
+        return found
 
     def weights(self) -> dict[str, Array]:
         """Current parameters and running statistics by name: their averages, where there are any."""
@@ -238,7 +276,10 @@ class Trainer:
         losses, loss_weights = self._losses
         ranks = None
         if (group := self._group) is not None and not alone:
-            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes), self._synchronise)
+            gradients: Collective | Pieces = Collective(group.gradients, self._bucket_bytes)
+            if self._shard or self._exchange != "float32":
+                gradients = Pieces(*group.pieces, group.rank, group.size, self._exchange, self._bucket_bytes)
+            ranks = Ranks(group.function, gradients, self._shard, self._synchronise)
         return training_step(
             self._model,
             losses,
@@ -426,7 +467,10 @@ class Trainer:
             hook.on_train_end(run)
         self.stopped = run.stopped
         if group is not None:
-            self.times = tuple(group.gather(group.times(run.seconds)))
+            step = self.step
+            others = {*step.accumulated, *step.averages.values(), step.averaged, *step.masks.values()}
+            slots = sum(self._session.state[name].nbytes for name in step.slots if name not in others)
+            self.times = tuple(group.gather(group.times(run.seconds, slots)))
         return run.history
 
     def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
@@ -452,6 +496,9 @@ class Trainer:
             **{f"the {key}": value for key, value in run.identity.items()},
             "the number of epochs": run.epochs,
             "the synchronisation of batch normalization": self._synchronise,
+            "the type in which gradients travel": self._exchange,
+            "whether the optimizer's state is divided": self._shard,
+            "the size of buckets of gradients": self._bucket_bytes,
             "the validation data": held,
             "whether the run is resumed": resume is not None,
         }
@@ -465,8 +512,9 @@ class Trainer:
     def _share_state(self, group: Group) -> None:
         """Begin with the weights of rank 0."""
         state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
-        for array in state.values():
-            group.share(array)
+        for name, array in state.items():
+            if name not in self.step.shards:
+                group.share(array)
         self._session.load_state(state)
 
     def _training_data(
@@ -587,9 +635,15 @@ class Trainer:
         return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
-        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256
+        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256, own_types: bool = False
     ) -> dict[str, Array]:
         """Outputs by name for inputs [N, ...], computed in batches.
+
+        Args:
+            inputs: a data set, an array by input, or an array for the only one.
+            batch_size: samples that are computed at once.
+            own_types: compute with weights and tensors of 16 bits where `model` has them; outputs are float32
+                all the same.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong dtype or shape.
@@ -602,13 +656,30 @@ class Trainer:
             arrays = {self.inputs[0].name: array_of(self.inputs[0].name, inputs)}
         if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
             check_inputs(self.inputs, arrays)
-        self._inference.load_weights(self.weights(), copy=False)
+        session = self._inference
+        if halved := own_types and bool(self.half_types):
+            session = Session(self.model, engine=self._engine, threads=self._threads, options=self._options)
+        else:
+            session.load_weights(self.weights(), copy=False)
+        arrays = self._in_types(arrays, session.inputs)
         count = len(next(iter(arrays.values())))
         parts = [
-            self._inference.run({name: a[i : i + batch_size] for name, a in arrays.items()})
+            session.run({name: a[i : i + batch_size] for name, a in arrays.items()})
             for i in range(0, max(count, 1), batch_size)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._in_types(found, self.outputs) if halved else found
+
+    def _in_types(self, arrays: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """Arrays of a model of 16-bit floats in the types that are asked for: from or to float32."""
+        if not self.half_types:
+            return dict(arrays)
+        dtypes = {spec.name: spec.dtype for spec in specs}
+        floats = {np.dtype(np.float32), *(ir.DataType[name.upper()].numpy() for name in self.half_types)}
+        return {
+            name: a.astype(dtypes[name]) if name in dtypes and {a.dtype, dtypes[name]} <= floats else a
+            for name, a in ((name, np.asarray(a)) for name, a in arrays.items())
+        }
 
     def _scalars(self, loader: Batches) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}

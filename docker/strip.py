@@ -3,8 +3,8 @@
     python strip.py FOLDER
 
 A loader reads the segments of an ELF file alone; everything behind the last one can go. It stands in for
-binutils' `strip`, which a slim image does not have. Files that are not 64-bit little-endian ELF are left as they
-are, as are those whose segments reach to their end.
+binutils' `strip`, which a slim image does not have. Files that are not 64-bit little-endian ELF are left as
+they are, as are those whose segments reach to their end.
 """
 
 from __future__ import annotations

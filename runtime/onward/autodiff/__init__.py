@@ -1,5 +1,6 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
+from onward.autodiff.beside import Average
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
 from onward.autodiff.ranks import Ranks
@@ -9,6 +10,7 @@ from onward.autodiff.update import Optimizer, UpdateCount
 
 __all__ = [
     "OPSET",
+    "Average",
     "Clip",
     "Collective",
     "GradientTransform",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -137,6 +137,7 @@ def update(
     learning_rate: ir.Value,
     t: ir.Value,
     apply: ir.Value | None,
+    bind: Callable[[ir.Value, ir.Value], None],
 ) -> None:
     """Write the updates of parameters from their gradients.
 
@@ -144,6 +145,7 @@ def update(
         t: the int64 number of the update, from 1.
         apply: whether to update at this step; None: at each. Steps without leave parameters and slots as they
             are.
+        bind: called with each parameter and what the update makes of it.
     """
     rates: dict[float, ir.Value] = {}
     for parameter, grad in gradients.items():
@@ -158,7 +160,7 @@ def update(
             if apply is not None:
                 new = g.Where(apply, new, parameter)
                 new_slots = {key: g.Where(apply, v, slots[key]) for key, v in new_slots.items()}
-        state.bind(parameter, new)
+        bind(parameter, new)
         for key, value in new_slots.items():
             state.bind(slots[key], value)
 

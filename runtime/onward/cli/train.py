@@ -164,6 +164,9 @@ class RunView:
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
+                if event.half_types:
+                    names = " and ".join(event.half_types)
+                    print(f"types: {names}, trained with float32 weights and written in {names} again")
                 if event.head:
                     print(event.head)
                 print(event.task, flush=True)

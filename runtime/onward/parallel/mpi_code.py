@@ -12,8 +12,8 @@ from typing import Any, final
 
 import numpy as np
 
-from onward.compile.codegen.builder import ENTRY
 from onward.compile.codegen.jit import default_jit
+from onward.compile.codegen.symbols import ENTRY
 from onward.graph.foreign import Foreign
 
 __all__ = ["NativeCalls"]

@@ -3,6 +3,7 @@
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
+from onward.passes.float32 import half_types, in_float32
 from onward.passes.fold_normalization import fold_normalization
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
@@ -28,6 +29,8 @@ __all__ = [
     "fix_shapes",
     "fold_normalization",
     "fold_shapes",
+    "half_types",
+    "in_float32",
     "in_floats",
     "in_integers",
     "prepend_preparation",

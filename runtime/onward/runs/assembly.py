@@ -21,6 +21,7 @@ from onward.passes import detach_preparation, detach_table, find_head, replace_h
 from onward.runs.config import RunConfig
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
+    Averaging,
     Callback,
     Checkpoints,
     Clip,
@@ -30,6 +31,7 @@ from onward.train import (
     Optimizer,
     Schedule,
     TensorBoardLog,
+    averaging_named,
     balanced_class_weights,
     loss_named,
     optimizer_named,
@@ -40,6 +42,7 @@ from onward.train.task import Task, infer_task
 __all__ = [
     "Base",
     "Targets",
+    "averaging_of",
     "base_of",
     "build_network",
     "callbacks_of",
@@ -267,6 +270,20 @@ def optimizer_of(run: RunConfig) -> Optimizer:
 def schedule_of(run: RunConfig) -> Schedule:
     """The schedule of the learning rate."""
     return schedule_named(run.schedule.name, **run.schedule.given())
+
+
+def averaging_of(run: RunConfig) -> Averaging | None:
+    """The average of weights, if any.
+
+    Raises:
+        ConfigError: options without a name, or of another kind of average.
+    """
+    options = run.averaging.given()
+    if run.averaging.name is None:
+        if options:
+            raise ConfigError(f"averaging.{next(iter(options))} needs averaging.name: ema or swa")
+        return None
+    return averaging_named(run.averaging.name, **options)
 
 
 def clip_of(run: RunConfig) -> Clip | None:

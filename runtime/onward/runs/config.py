@@ -15,7 +15,14 @@ from onward.runs.options import Option
 
 __all__ = ["DataTable", "RunConfig", "read_run", "run_of", "to_toml"]
 
-_SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
+_SHORT = {
+    "model": "name",
+    "data": "spec",
+    "loss": "name",
+    "optimizer": "name",
+    "schedule": "name",
+    "averaging": "name",
+}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
 _REQUIRED = dict.fromkeys(("model", "model.name"), "a model") | dict.fromkeys(
     ("data", "data.spec"), "a data set (--data)"
@@ -203,6 +210,28 @@ class ScheduleTable(_Table):
 
 
 @final
+class AveragingTable(_Table):
+    """`[averaging]` of weights over the run: the average is what is validated and exported."""
+
+    name: Annotated[
+        Literal["ema", "swa"] | None,
+        Option(
+            "Export an average of weights: of updates (ema) or of the ends of epochs (swa).", name="averaging"
+        ),
+    ] = None
+    decay: Annotated[float | None, Option("Of ema: 0.999.", name="averaging-decay")] = None
+    warmup: bool | None = None
+    start: Annotated[
+        float | None,
+        Option("Of swa: the first epoch, or the share of epochs before it: 0.75.", name="averaging-start"),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        Option("Of swa: factor of the learning rate from its start on.", name="averaging-rate"),
+    ] = None
+
+
+@final
 class CheckpointTable(_Table):
     """`[checkpoint]`: the file, and after how many steps it is written (without: after each epoch)."""
 
@@ -288,6 +317,7 @@ class RunConfig(_Table):
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()
+    averaging: AveragingTable = AveragingTable()
     checkpoint: CheckpointTable = CheckpointTable()
     early_stopping: StoppingTable = StoppingTable()
     log: LogTable = LogTable()

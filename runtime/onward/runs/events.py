@@ -91,6 +91,8 @@ class Started:
         epochs, batches: of the run, and of an epoch.
         output: the file that will be written.
         resumed: the checkpoint that the run goes on from, if any.
+        half_types: the 16-bit types of the file's tensors, which are trained in float32 and written as they
+            were; empty where there are none.
     """
 
     model: str
@@ -101,6 +103,7 @@ class Started:
     batches: int
     output: Path
     resumed: Path | None = None
+    half_types: tuple[str, ...] = ()
 
 
 @final

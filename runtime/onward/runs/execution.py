@@ -30,7 +30,7 @@ from onward.data import (
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of
+from onward.graph import Array, TensorSpec, dims_of, spec_of
 from onward.model import Provenance, atomic_write, current_versions
 from onward.parallel import ranks_of
 from onward.runs import assembly
@@ -269,6 +269,7 @@ def _finish(
             batches=len(loader),
             output=output,
             resumed=None if resume is None else Path(resume),
+            half_types=trainer.half_types,
         )
     )
     history = trainer.fit(
@@ -353,6 +354,7 @@ def _set_up(
         schedule=assembly.schedule_of(config),
         clip=assembly.clip_of(config),
         accumulate=config.accumulate,
+        averaging=assembly.averaging_of(config),
         trainable=config.model.trainable,
         freeze=config.model.freeze,
         seed=config.seed,
@@ -485,8 +487,8 @@ def _inputs_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _answers(trainer: Trainer, held: Dataset) -> tuple[Array, Dataset]:
-    """The output that is measured, and what it is measured against."""
-    return trainer.predict(held)[next(iter(trainer.loss))], held
+    """The output that is measured, in the types that are written, and what it is measured against."""
+    return trainer.predict(held, own_types=True)[next(iter(trainer.loss))], held
 
 
 def _served_answers(trainer: Trainer, served: StreamLoader, kind: Kind) -> tuple[Array, Dataset]:
@@ -495,7 +497,8 @@ def _served_answers(trainer: Trainer, served: StreamLoader, kind: Kind) -> tuple
     with contextlib.closing(served.epoch(0)) as batches:
         for batch in batches:
             assert batch.targets is not None
-            found = trainer.predict(Dataset(batch.inputs, name=served.rows.name))
+            samples = Dataset(batch.inputs, name=served.rows.name)
+            found = trainer.predict(samples, own_types=True)
             outputs.append(found[next(iter(trainer.loss))])
             targets.append(batch.targets)
     places = {"row": np.arange(sum(map(len, targets)))}
@@ -538,7 +541,10 @@ def _export(
     output: Path,
     tell: Listener,
 ) -> Report:
-    names = [spec.name for spec in trainer.inputs]
+    model = trainer.model
+    initializers = model.graph.initializers
+    takes_now = [spec_of(v) for v in model.graph.inputs if v.name not in initializers]
+    names = [spec.name for spec in takes_now]
     whole = sample
     sample = sample.take(range(min(_SAMPLES, len(sample))))
     encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
@@ -564,13 +570,13 @@ def _export(
             for name, dtype in graph.table.takes.items()
         ]
     elif inside:
-        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in trainer.inputs]
+        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in takes_now]
         inputs = feeds_of(encoded, specs)
     else:
-        specs = list(trainer.inputs)
+        specs = takes_now
         inputs = feeds_of(preparation.apply(sample), specs)
     report = export(
-        trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
+        model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
     takes = tuple(map(str, specs))

@@ -1,6 +1,7 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
 from onward.autodiff import Clip, GradientTransform, Weighted
+from onward.train.averaging import EMA, SWA, Averaging, averaging_named
 from onward.train.callbacks import (
     Callback,
     Checkpoints,
@@ -49,12 +50,15 @@ from onward.train.task import Task, infer_task, metric_for
 from onward.train.trainer import Trainer
 
 __all__ = [
+    "EMA",
     "L1",
     "MSE",
     "SGD",
+    "SWA",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Averaging",
     "BinaryCrossEntropy",
     "CSVLog",
     "Callback",
@@ -88,6 +92,7 @@ __all__ = [
     "Trainer",
     "Weighted",
     "available_metrics",
+    "averaging_named",
     "balanced_class_weights",
     "create_metric",
     "infer_task",

@@ -29,7 +29,8 @@ __all__ = ["LossLike", "check_groups", "choose_parameters", "order_losses", "pre
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     """A model of the trainer's own at the opset that gradients are written in.
 
-    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`.
+    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`. Floats of 16 bits
+    stay: they are what the trained model has again, and `onward.passes.in_float32` is what is trained.
 
     Raises:
         ConfigError: neither a model, nor something that has one, nor a path.

@@ -19,6 +19,7 @@ from onward.engine import StepSession
 from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
 from onward.parallel import Group
+from onward.train.averaging import Averaging
 from onward.train.callbacks import Callback
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.faults import Rewind, is_finite
@@ -54,6 +55,7 @@ class Run:
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
         halted: whether it ends before the next step, in the middle of an epoch.
+        averaging: how weights are averaged; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
         asked: whether this rank would like the run to end.
         agreed: whether some rank would: the same on all, after the step that follows.
@@ -82,6 +84,7 @@ class Run:
     samples: int = 0
     stopped: str = ""
     halted: bool = False
+    averaging: Averaging | None = None
     group: Group | None = None
     asked: bool = False
     agreed: bool = False
@@ -104,11 +107,21 @@ class Run:
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
+        if self.averaging is not None:
+            factor = self.averaging.learning_rate_at(self.epoch, self.epochs)
+            if factor is not None:
+                return self.base_rate * factor
         # each epoch ends a window
         windows = math.ceil(len(self.loader) / self.accumulate)
         done = (self.epoch - 1) * windows + self.batch // self.accumulate
         at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
         return self.base_rate * self.schedule.factor(at, self._schedule_state)
+
+    def replace_state(self, state: Mapping[str, Array]) -> None:
+        """Put other parameters, optimizer state and statistics in the place of the session's."""
+        self.session.load_state(state)
+        # steps before it can no longer be done again
+        self._rewind = Rewind()
 
     def batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
         """This rank's shares of the batches of an epoch, which counts from 1, from a position on."""

@@ -18,12 +18,14 @@ from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
-from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec
+from onward.errors import ConfigError, TrainingError
+from onward.graph import Array, TensorSpec, dtype_of, numpy_dtype
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
+from onward.passes.float32 import half_types, in_float32
 from onward.passes.replace_head import replace_head
+from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.feeding import (
     Inputs,
@@ -65,7 +67,8 @@ class Trainer:
 
     Args:
         model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
-            Models of another opset are converted to the one that gradients are written in.
+            Models of another opset are converted to the one that gradients are written in. One of float16 or
+            bfloat16 is trained in float32, weights, inputs and outputs, and `model` has its own types again.
         loss: a loss, its name, a function (see `FunctionLoss`), or one for each of several outputs. The data
             set's targets are those of the first of these in the model's order; targets of the others are
             inputs named `<output>.target`.
@@ -78,6 +81,9 @@ class Trainer:
         gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
         accumulate: update once in this many batches, from the mean over all their samples that count. An
             epoch's last update takes those that are left.
+        averaging: average weights over the run: `EMA`, `SWA`, or "ema" or "swa". The average, once there is
+            one, is what `weights`, `model`, `evaluate`, `predict` and validation go by, and what the next
+            `fit` begins with.
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
@@ -118,6 +124,7 @@ class Trainer:
         clip: Clip | None = None,
         gradient_transforms: Sequence[GradientTransform] = (),
         accumulate: int = 1,
+        averaging: Averaging | str | None = None,
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
@@ -144,12 +151,12 @@ class Trainer:
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
-        self._model = prepare_model(model)
+        own = prepare_model(model)
         if constants is not None:
-            self._model = fix_inputs(self._model, constants)
+            own = fix_inputs(own, constants)
         if shapes is not None:
-            self._model = fix_shapes(self._model, shapes)
-        graph = self._model.graph
+            own = fix_shapes(own, shapes)
+        graph = own.graph
         outputs = [v.name or "" for v in graph.outputs]
         losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)
         if unknown := [name for name in loss_weights or {} if name not in losses]:
@@ -157,8 +164,11 @@ class Trainer:
                 f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
             )
         if head is not None:
-            self._model = replace_head(self._model, head, output=next(iter(losses)), seed=seed)
-            graph = self._model.graph
+            own = replace_head(own, head, output=next(iter(losses)), seed=seed)
+        self.half_types: tuple[str, ...] = tuple(t.name.lower() for t in half_types(own))
+        """The types of 16 bits that `model` has: "float16", "bfloat16"."""
+        self._own, self._model = own, in_float32(own)
+        graph = self._model.graph
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
         self.schedule = schedule if schedule is not None else Constant()
@@ -174,8 +184,9 @@ class Trainer:
         )
         self.seed = seed
         self._accumulate = accumulate
+        self.averaging = averaging_named(averaging) if isinstance(averaging, str) else averaging
         self._over_samples = weighted_mean == "samples"
-        self.trainable = choose_parameters(self._model, losses, trainable, freeze)
+        self.trainable = choose_parameters(own, losses, trainable, freeze)
         check_groups(self.optimizer, self.trainable)
         self._transforms = (*gradient_transforms, *([] if clip is None else [clip]))
         self._losses = (losses, loss_weights)
@@ -201,16 +212,33 @@ class Trainer:
 
     @property
     def model(self) -> ir.Model:
-        """The inference model with the current weights and running statistics: a copy."""
-        model = self._model.clone()
-        for name, array in self.weights().items():
-            model.graph.initializers[name].const_value = ir.tensor(array.copy(), name=name)
+        """The inference model with the current weights and running statistics, in its own types: a copy."""
+        model = self._own.clone()
+        for name, array in self._own_weights().items():
+            model.graph.initializers[name].const_value = ir.tensor(array, name=name)
         return model
 
+    def _own_weights(self) -> dict[str, Array]:
+        """Copies of what `weights` gives in the model's own types."""
+        found: dict[str, Array] = {}
+        for name, array in self.weights().items():
+            dtype = numpy_dtype(dtype_of(self._own.graph.initializers[name]))
+            with np.errstate(over="ignore"):
+                found[name] = array.astype(dtype, copy=True)
+            if dtype != array.dtype and not np.isfinite(found[name]).all() and np.isfinite(array).all():
+                raise TrainingError(
+                    f"weight {name!r} has come to {float(np.abs(array).max()):.4g}, which {dtype} does not "
+                    "reach; lower the learning rate, or train the file in float32 or bfloat16"
+                )
+        return found
+
     def weights(self) -> dict[str, Array]:
-        """Current parameters and running statistics by name."""
-        state = self._session.state
-        return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
+        """Current parameters and running statistics by name: their averages, where there are any."""
+        state, step = self._session.state, self.step
+        names: dict[str, str] = {name: name for name in (*step.parameters, *step.statistics)}
+        if step.averaged is not None and state[step.averaged] > 0:
+            names |= step.averages
+        return {name: state[held] for name, held in names.items()}
 
     @property
     def state(self) -> Mapping[str, Array]:
@@ -241,6 +269,7 @@ class Trainer:
             sample_weight=sample_weight,
             over_samples=self._over_samples,
             ranks=ranks,
+            average=self.averaging,
         )
 
     def _step_session(self) -> StepSession:
@@ -375,8 +404,10 @@ class Trainer:
             accumulate=self._accumulate,
             seed=self.seed,
             identity=self._identity(loader, epochs),
+            averaging=self.averaging,
             group=group,
         )
+        statistics = self._batch_statistics(loader, epochs)
         if group is not None:
             self._check_ranks(group, run, held_out, resume)
             progress = progress if first else False
@@ -385,7 +416,7 @@ class Trainer:
         if resume is not None:
             run.resume(resume)
         elif not keep_optimizer_state:
-            self._session.load_state({**self._session.state, **self._fresh_slots()})
+            self._session.load_state({**self._session.state, **self.weights(), **self._fresh_slots()})
         if group is not None and resume is None:
             self._share_state(group)
         self.history = run.history
@@ -406,6 +437,7 @@ class Trainer:
                 if run.halted:
                     break
                 run.check_weights()
+                end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
                 bar.close_epoch(run.history.rows[-1])
@@ -415,6 +447,18 @@ class Trainer:
         if group is not None:
             self.times = tuple(group.gather(group.times(run.seconds)))
         return run.history
+
+    def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
+        """What measures running statistics for averages that are taken at the ends of epochs."""
+        if self.averaging is None or not self.averaging.takes(epochs, epochs) or not self.step.statistics:
+            return None
+        if not loader.repeatable:
+            raise ConfigError(
+                "SWA measures the statistics of batch normalization by going through the training data once "
+                "more, which a generator cannot; give a function that makes a fresh generator"
+            )
+        options = {"engine": self._engine, "threads": self._threads, "options": self._options}
+        return BatchStatistics(self._model, self.trainable, **options)
 
     def _check_ranks(
         self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
@@ -562,9 +606,15 @@ class Trainer:
         return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
-        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256
+        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256, own_types: bool = False
     ) -> dict[str, Array]:
         """Outputs by name for inputs [N, ...], computed in batches.
+
+        Args:
+            inputs: a data set, an array by input, or an array for the only one.
+            batch_size: samples that are computed at once.
+            own_types: compute with weights and tensors of 16 bits where `model` has them; outputs are float32
+                all the same.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong dtype or shape.
@@ -577,13 +627,30 @@ class Trainer:
             arrays = {self.inputs[0].name: array_of(self.inputs[0].name, inputs)}
         if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
             check_inputs(self.inputs, arrays)
-        self._inference.load_weights(self.weights(), copy=False)
+        session = self._inference
+        if halved := own_types and bool(self.half_types):
+            session = Session(self.model, engine=self._engine, threads=self._threads, options=self._options)
+        else:
+            session.load_weights(self.weights(), copy=False)
+        arrays = self._in_types(arrays, session.inputs)
         count = len(next(iter(arrays.values())))
         parts = [
-            self._inference.run({name: a[i : i + batch_size] for name, a in arrays.items()})
+            session.run({name: a[i : i + batch_size] for name, a in arrays.items()})
             for i in range(0, max(count, 1), batch_size)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._in_types(found, self.outputs) if halved else found
+
+    def _in_types(self, arrays: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """Arrays of a model of 16-bit floats in the types that are asked for: from or to float32."""
+        if not self.half_types:
+            return dict(arrays)
+        dtypes = {spec.name: spec.dtype for spec in specs}
+        floats = {np.dtype(np.float32), *(ir.DataType[name.upper()].numpy() for name in self.half_types)}
+        return {
+            name: a.astype(dtypes[name]) if name in dtypes and {a.dtype, dtypes[name]} <= floats else a
+            for name, a in ((name, np.asarray(a)) for name, a in arrays.items())
+        }
 
     def _scalars(self, loader: Batches) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
@@ -635,6 +702,7 @@ class Trainer:
             if name not in step.bindings and value.const_value is not None:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
+            "averaging": None if self.averaging is None else repr(self.averaging.over(epochs)),
             "training step": structure.hexdigest(),
             "data": loader.digest(),
             "batch size": loader.batch_size,

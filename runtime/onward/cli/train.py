@@ -253,9 +253,11 @@ def _times(event: RanksTimed) -> str:
     waiting = [t.waiting for t in ranks]
     spent = max(t.communicating for t in ranks)
     behind = max(0.0, 1 - sum(waiting) / total) if (total := sum(t.communicating for t in ranks)) else 0.0
+    state, most = [t.optimizer_bytes / 1e6 for t in ranks], max(t.peak_bytes for t in ranks) / 1e6
     return (
         f"{len(ranks)} ranks: computing {_range(computing)} s, waiting for sums {_range(waiting)} s; "
-        f"{ranks[0].exchanged / 1e6:,.1f} MB summed in {spent:.2f} s, {behind:.0%} of it behind computing"
+        f"{ranks[0].exchanged / 1e6:,.1f} MB sent by each in {spent:.2f} s, {behind:.0%} of it behind "
+        f"computing; optimizer state {_range(state)} MB a rank, memory at most {most:,.0f} MB"
     )
 
 

@@ -311,6 +311,13 @@ class RunConfig(_Table):
     synchronise: Annotated[
         bool, Option("With ranks: batch normalization by the whole batch.", only_on=True)
     ] = False
+    exchange: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("With ranks: the type in which gradients travel; they are summed as float32."),
+    ] = "float32"
+    shard: Annotated[bool, Option("With ranks: divide the optimizer's state among them.", only_on=True)] = (
+        False
+    )
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2

@@ -75,7 +75,7 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers")
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers", "shard")
 """Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
 
 Listener = Callable[[Event], None]
@@ -362,6 +362,8 @@ def _set_up(
         threads=config.threads,
         options=CompileOptions(config.winograd),
         synchronise=config.synchronise,
+        exchange=config.exchange,
+        shard=config.shard,
         parallel=None if ranks_of(config.parallel) is None else "mpi",
     )
     return _Setup(trainer, parts, targets, preparation, metrics, head)

@@ -257,7 +257,7 @@ class Run:
         """
         own = 0
         for name, array in self.session.state.items():
-            if name not in self.layout.accumulated:
+            if name not in self.layout.accumulated and name not in self.layout.shards:
                 own = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, own)
         sums = group.gather(own)
         if others := [rank for rank, value in enumerate(sums) if value != sums[0]]:
@@ -277,6 +277,9 @@ class Run:
                 metric.join(self.group)
             for name in self.layout.accumulated:
                 state[name] = self.group.sum(state[name]).astype(state[name].dtype)
+            for name, (parameter, start, _) in self.layout.shards.items():
+                like = state[parameter]
+                state[name] = self.group.whole(state.get(name, like[:0]).reshape(-1), start, like.shape)
         for i, metric in enumerate(metrics):
             arrays |= {f"metric/{i}/{key}": a for key, a in metric.state().items()}
         memory: dict[str, Any] = {}
@@ -300,7 +303,7 @@ class Run:
             "history": self.history.rows,
             "callbacks": memory,
         }
-        return Checkpoint(state, arrays, meta)
+        return Checkpoint(dict(sorted(state.items())), arrays, meta)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint of the run as it stands.
@@ -380,6 +383,10 @@ class Run:
         state, first = dict(saved.state), group is None or group.rank == 0
         if not first:  # rank 0 takes what a window under way, and metrics, have added up
             state |= {name: np.zeros_like(state[name]) for name in self.layout.accumulated}
+        for name, (_, begin, end) in self.layout.shards.items():
+            whole = state.pop(name)
+            if begin < end:
+                state[name] = whole.reshape(-1)[begin:end]
         self.session.load_state(state)
         self.epoch, self.batch, self.step = int(meta["epoch"]), int(meta["batch"]), int(meta["step"])
         self.stopped = str(meta["stopped"])

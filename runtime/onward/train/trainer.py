@@ -12,7 +12,16 @@ from typing import Any, Literal, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Collective, GradientTransform, Ranks, TrainingStep, training_step, with_loss
+from onward.autodiff import (
+    Clip,
+    Collective,
+    GradientTransform,
+    Pieces,
+    Ranks,
+    TrainingStep,
+    training_step,
+    with_loss,
+)
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
@@ -107,6 +116,12 @@ class Trainer:
         synchronise: with `parallel`, batch normalization by the whole batch, at the price of two exchanges
             for each in either direction that nothing hides.
         bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
+        exchange: with `parallel`, the type in which gradients of float32 travel. bfloat16 halves the traffic;
+            sums are of float32, but each gradient is rounded to 8 bits where it leaves a rank, and each sum
+            once more.
+        shard: with `parallel`, each rank has the optimizer's state of its part of the parameters alone,
+            updates that part, and gathers the others': for optimizers whose update is element by element, as
+            all of Onward's are, and no transforms of gradients but clipping.
 
     Raises:
         ConfigError: an option that does not fit the model, or ranks that disagree.
@@ -139,15 +154,19 @@ class Trainer:
         parallel: Literal["mpi"] | Communicator | None = None,
         synchronise: bool = False,
         bucket_bytes: int = 4 << 20,
+        exchange: Literal["float32", "bfloat16"] = "float32",
+        shard: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         if weighted_mean not in ("weights", "samples"):
             raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
+        if exchange not in ("float32", "bfloat16"):
+            raise ConfigError(f"exchange must be float32 or bfloat16, got {exchange!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
-        self._synchronise = synchronise
+        self._synchronise, self._exchange, self._shard = synchronise, exchange, shard
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
@@ -257,7 +276,10 @@ class Trainer:
         losses, loss_weights = self._losses
         ranks = None
         if (group := self._group) is not None and not alone:
-            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes), self._synchronise)
+            gradients: Collective | Pieces = Collective(group.gradients, self._bucket_bytes)
+            if self._shard or self._exchange != "float32":
+                gradients = Pieces(*group.pieces, group.rank, group.size, self._exchange, self._bucket_bytes)
+            ranks = Ranks(group.function, gradients, self._shard, self._synchronise)
         return training_step(
             self._model,
             losses,
@@ -445,7 +467,10 @@ class Trainer:
             hook.on_train_end(run)
         self.stopped = run.stopped
         if group is not None:
-            self.times = tuple(group.gather(group.times(run.seconds)))
+            step = self.step
+            others = {*step.accumulated, *step.averages.values(), step.averaged, *step.masks.values()}
+            slots = sum(self._session.state[name].nbytes for name in step.slots if name not in others)
+            self.times = tuple(group.gather(group.times(run.seconds, slots)))
         return run.history
 
     def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
@@ -471,6 +496,9 @@ class Trainer:
             **{f"the {key}": value for key, value in run.identity.items()},
             "the number of epochs": run.epochs,
             "the synchronisation of batch normalization": self._synchronise,
+            "the type in which gradients travel": self._exchange,
+            "whether the optimizer's state is divided": self._shard,
+            "the size of buckets of gradients": self._bucket_bytes,
             "the validation data": held,
             "whether the run is resumed": resume is not None,
         }
@@ -484,8 +512,9 @@ class Trainer:
     def _share_state(self, group: Group) -> None:
         """Begin with the weights of rank 0."""
         state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
-        for array in state.values():
-            group.share(array)
+        for name, array in state.items():
+            if name not in self.step.shards:
+                group.share(array)
         self._session.load_state(state)
 
     def _training_data(

@@ -4,6 +4,7 @@ from onward.autodiff.beside import Average
 from onward.autodiff.gradient_nodes import TRAINING_DOMAIN, expand_gradients
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
+from onward.autodiff.pieces import Pieces
 from onward.autodiff.ranks import Ranks
 from onward.autodiff.step import OPSET, TrainingStep, training_step
 from onward.autodiff.transforms import Clip, Collective, GradientTransform
@@ -20,6 +21,7 @@ __all__ = [
     "MissingGradientsError",
     "NoGradient",
     "Optimizer",
+    "Pieces",
     "Ranks",
     "TrainingStep",
     "UpdateCount",

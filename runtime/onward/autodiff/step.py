@@ -27,7 +27,7 @@ from onward.autodiff.gradients import MissingGradientsError, cut_by_integers, gr
 from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
 from onward.autodiff.ranks import Ranks, Shared
 from onward.autodiff.transforms import GradientTransform, transformed
-from onward.autodiff.update import Optimizer, State, Window, update
+from onward.autodiff.update import Optimizer, State, Window, update, update_own
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.graph import Builder, dtype_of, is_float, numpy_dtype
 from onward.passes.fold_shapes import fold_shapes
@@ -72,11 +72,14 @@ class TrainingStep:
             position in the batch and how many there are; and the output `signals`, the sum of `signal` over
             the ranks. Loss, totals and weights are then the whole batch's, outputs and sample weights the
             share's.
+        shards: where optimizer state is divided among ranks, for each of the optimizer's slots of every
+            parameter, by the name that it has undivided: the parameter, and the elements that are here, the
+            first and the one behind the last. Slots of no elements are no state.
         averages: for each parameter and running statistic the state input that is its average, where weights
             are averaged.
         averaged: the state input that counts how many weights are in the averages, a float32 scalar: where
             it is 0 the averages mean nothing.
-        masks: for each parameter that is pruned the bool state input that is False where it stays 0.
+        masks: for each parameter that is pruned the state input, of its type, that is 0 where it stays 0.
     """
 
     model: ir.Model
@@ -97,6 +100,7 @@ class TrainingStep:
     sample_weight: str | None = None
     accumulated: tuple[str, ...] = ()
     ranks: Mapping[str, str] = field(default_factory=dict)
+    shards: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
     averages: Mapping[str, str] = field(default_factory=dict)
     averaged: str | None = None
     masks: Mapping[str, str] = field(default_factory=dict)
@@ -246,10 +250,6 @@ def training_step(
             if counts is not None:
                 apply = g.And(apply, _any(g, weights))
         given: Mapping[str, ir.Value] = dict(zip(trainable, found, strict=True))
-        if shared is not None:
-            given = shared.summed(given)
-        grads = transformed(g, gradient_transforms, given)
-        by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
         masks = Masks(g, state, masked)
         averages = None if average is None else Averages(g, state, average, apply)
 
@@ -259,7 +259,17 @@ def training_step(
             if averages is not None:
                 averages.add(parameter, kept)
 
-        update(g, state, optimizer, by_parameter, learning_rate, t, apply, bind)
+        shards: dict[str, tuple[str, int, int]] = {}
+        if shared is not None and ranks is not None and ranks.shard:
+            divided = shared.divided(given)
+            mine = shared.transformed(gradient_transforms, divided, dtype_of(parameters[0]))
+            shards = update_own(g, state, optimizer, parameters, mine, divided, learning_rate, t, apply, bind)
+        else:
+            if shared is not None:
+                given = shared.summed(given)
+            grads = transformed(g, gradient_transforms, given)
+            by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
+            update(g, state, optimizer, by_parameter, learning_rate, t, apply, bind)
     signals: ir.Value | None = None
     if shared is not None:
         with g.scope("ranks"):
@@ -300,6 +310,7 @@ def training_step(
         "gradients": exposed,
         "sample_weight": sample_weight,
         "accumulated": () if window is None else tuple(window.slots),
+        "shards": shards,
         "ranks": {} if shared is None else shared.names(form.share, signals),
         "averages": {} if averages is None else averages.names,
         "averaged": None if averages is None else averages.count,

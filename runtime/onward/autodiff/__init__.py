@@ -1,7 +1,7 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
 from onward.autodiff.beside import Average
-from onward.autodiff.gradient_nodes import TRAINING_DOMAIN, expand_gradients
+from onward.autodiff.gradient_nodes import expand_gradients
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
 from onward.autodiff.pieces import Pieces
@@ -12,7 +12,6 @@ from onward.autodiff.update import Optimizer, UpdateCount
 
 __all__ = [
     "OPSET",
-    "TRAINING_DOMAIN",
     "Average",
     "Clip",
     "Collective",

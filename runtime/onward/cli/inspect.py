@@ -140,7 +140,8 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
 
 def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
-    from onward.autodiff import OPSET, TRAINING_DOMAIN
+    from onward.autodiff import OPSET
+    from onward.autodiff.gradient_nodes import TRAINING_DOMAIN
     from onward.graph import find, has_body
 
     nodes: dict[tuple[str, str], int] = {}

@@ -14,6 +14,7 @@ WORK_DIR=${WORK_DIR:-$ROOT/.docker-check}
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 CA=${CA:-/etc/ssl/certs/ca-certificates.crt}
 IMAGE=onward:check
+MPI_IMAGE=onward-mpi:check
 LABEL=onward.check=1
 NICE="nice -n 10"
 CLEAN=""; ENGINE=auto
@@ -24,7 +25,7 @@ for argument; do
     *) echo "usage: docker/check.sh [--clean] [--private]" >&2; exit 2 ;;
   esac
 done
-PASS=0; FAIL=0; DPID=""; RUN=""; CIDS=()
+PASS=0; FAIL=0; DPID=""; RUN=""; CIDS=(); NETWORKS=()
 now() { date +%s.%N; }
 T0=$(now)
 step() { awk -v a="$1" -v b="$(now)" -v m="$2" 'BEGIN{printf "TIME %-44s %7.1f s\n", m, b-a}'; }
@@ -94,6 +95,7 @@ cleanup() {
   trap - EXIT INT TERM
   no_policy
   if [ ${#CIDS[@]} -gt 0 ]; then engine_client rm -f "${CIDS[@]}" >/dev/null 2>&1 || true; fi
+  if [ ${#NETWORKS[@]} -gt 0 ]; then engine_client network rm "${NETWORKS[@]}" >/dev/null 2>&1 || true; fi
   [ -z "${COMPOSED:-}" ] || compose down -v >/dev/null 2>&1 || true
   if [ -n "$RUN" ]; then
     stop_daemon
@@ -180,10 +182,15 @@ build=(build --progress=plain --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "
 DOCKER_BUILDKIT=1 engine_client "${build[@]}" -f "$ROOT/docker/Dockerfile" -t "$IMAGE" "$ROOT" >"$LOGS/build.log" 2>&1 \
   || { tail -25 "$LOGS/build.log"; fail "docker build failed; its log: $LOGS/build.log"; }
 step "$t" "docker build"
+t=$(now)
+DOCKER_BUILDKIT=1 engine_client "${build[@]}" -f "$ROOT/docker/Dockerfile" --target mpi -t "$MPI_IMAGE" "$ROOT" \
+  >"$LOGS/build-mpi.log" 2>&1 || { tail -25 "$LOGS/build-mpi.log"; fail "docker build --target mpi failed"; }
+step "$t" "docker build --target mpi"
 inspect() { engine_client image inspect -f "$1" "${2:-$IMAGE}"; }
 size=$(inspect '{{.Size}}')
 base=$(inspect '{{.Size}}' "$BASE_IMAGE" 2>/dev/null || echo 0)
 echo "SIZE image $((size/1000000)) MB, of it the base $((base/1000000)) MB"
+echo "SIZE mpi adds $((($(inspect '{{.Size}}' "$MPI_IMAGE") - size)/1000000)) MB"
 
 t=$(now)
 export PYTHONPATH="$ROOT/runtime:$ROOT/protos:$ROOT/server:$ROOT/client" ORT_DISABLE_TELEMETRY=1
@@ -227,6 +234,13 @@ check "trains on mounted data, read-only, without capabilities and network" logg
 tail -1 "$LOGS/train.log" | sed 's/^/     | /'
 step "$t" "docker run: train 2 epochs"
 MODEL=$MODELS/digits/1/model.onnx
+t=$(now)
+check "two ranks in one container" logged train-ranks.log engine_client run --rm "${hardened[@]}" --network=none \
+  --user "$OWNER" -v "$DATA:/work" "$MPI_IMAGE" mpirun -n 2 --oversubscribe --bind-to none \
+  onward train lenet5 --data npz:digits.npz --epochs 2 --threads 1 --output models/ranks/1/model.onnx
+check "they were two, and told it once" same "$(grep -c '^2 ranks: computing' "$LOGS/train-ranks.log")" 1
+step "$t" "docker run: two ranks train 2 epochs"
+rm -rf "$MODELS/ranks"
 check "onward verify accepts that model outside" logged verify.log "$PYTHON" -m onward verify "$MODEL"
 
 t=$(now)
@@ -308,6 +322,25 @@ check "compose stop" logged compose-stop.log compose stop
 check "exit code 0 on compose stop" same "$(state '{{.State.ExitCode}}' "$service")" 0
 logged compose-down.log compose down -v && COMPOSED=""
 step "$t" "compose up, health, predict, stop, down"
+
+# Two nodes as Kubeflow Trainer and the MPI operator start them: a key, a list of nodes, sshd on those that wait.
+t=$(now)
+KEYS=$WORK_DIR/ssh; rm -rf "$KEYS"; mkdir "$KEYS"; chmod 777 "$KEYS"
+engine_client run --rm --label "$LABEL" --network=none -v "$KEYS:/keys" "$MPI_IMAGE" sh -c \
+  "ssh-keygen -q -t ecdsa -b 521 -N '' -f /keys/id_rsa && cp /keys/id_rsa.pub /keys/authorized_keys && chmod 644 /keys/*"
+if [ "$(id -u)" = 0 ]; then chown -R 0:10001 "$KEYS"; chmod 640 "$KEYS"/*; fi
+printf 'node-0 slots=1\nnode-1 slots=1\n' >"$WORK_DIR/hostfile"
+NETWORKS+=("$(engine_client network create --label "$LABEL" onward-check-mpi)")
+node=("${hardened[@]}" --network onward-check-mpi -v "$KEYS:/home/onward/.ssh:ro" -v "$DATA:/work:ro"
+  -v "$WORK_DIR/hostfile:/etc/mpi/hostfile:ro")
+CIDS+=("$(engine_client run -d "${node[@]}" --hostname node-1 --name onward-check-node-1 --network-alias node-1 "$MPI_IMAGE")")
+check "mpirun starts a rank on each of two nodes, over ssh" logged train-nodes.log engine_client run --rm "${node[@]}" \
+  --hostname node-0 --network-alias node-0 -e OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile \
+  -e OMPI_MCA_orte_keep_fqdn_hostnames=true -e "OMPI_MCA_plm_rsh_args=-o ConnectionAttempts=10" "$MPI_IMAGE" \
+  mpirun --bind-to none onward train lenet5 --data npz:digits.npz --epochs 2 --threads 1 --output /tmp/model.onnx
+check "they were two, on two nodes" same "$(grep -c '^2 ranks: computing' "$LOGS/train-nodes.log")" 1
+grep '^2 ranks' "$LOGS/train-nodes.log" | sed 's/^/     | /' || true
+step "$t" "two nodes train 2 epochs"
 
 step "$T0" "total"
 echo "$PASS passed, $FAIL failed"

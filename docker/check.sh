@@ -341,6 +341,35 @@ check "mpirun starts a rank on each of two nodes, over ssh" logged train-nodes.l
 check "they were two, on two nodes" same "$(grep -c '^2 ranks: computing' "$LOGS/train-nodes.log")" 1
 grep '^2 ranks' "$LOGS/train-nodes.log" | sed 's/^/     | /' || true
 step "$t" "two nodes train 2 epochs"
+# Either node is taken away in the middle of a run: a checkpoint is there, and the run goes on from it.
+t=$(now)
+CHECKPOINTS=$WORK_DIR/checkpoints; rm -rf "$CHECKPOINTS"; mkdir "$CHECKPOINTS"; chmod 777 "$CHECKPOINTS"
+endless=(mpirun --bind-to none onward train lenet5 --data npz:digits.npz --epochs 100000 --threads 1 --output /tmp/model.onnx
+  --checkpoint /checkpoints/run.ckpt --resume auto)
+launcher=("${node[@]}" --hostname node-0 --network-alias node-0 -v "$CHECKPOINTS:/checkpoints"
+  -e OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile)
+for stopped in node-1 node-0; do
+  running=$(engine_client ps -q --filter name=onward-check-node-1)
+  [ -n "$running" ] || engine_client start onward-check-node-1 >/dev/null
+  written=$(stat -c %Y "$CHECKPOINTS/run.ckpt" 2>/dev/null || echo 0)
+  cid=$(engine_client run -d "${launcher[@]}" "$MPI_IMAGE" "${endless[@]}"); CIDS+=("$cid")
+  for _ in $(seq 300); do
+    [ "$(stat -c %Y "$CHECKPOINTS/run.ckpt" 2>/dev/null || echo 0)" = "$written" ] || break
+    sleep 0.2
+  done
+  started=$SECONDS; before=$(now)
+  case $stopped in
+    node-1) engine_client stop -t 60 onward-check-node-1 >/dev/null ;;
+    *) engine_client stop -t 60 "$cid" >/dev/null ;;
+  esac
+  code=$(engine_client wait "$cid")
+  engine_client logs "$cid" >"$LOGS/$stopped.log" 2>&1
+  check "after $stopped is told to stop, all ranks end within 20 s (code $code)" test $((SECONDS - started)) -lt 20
+  check "and rank 0 says where to go on" grep -q 'go on with --resume /checkpoints/run.ckpt' "$LOGS/$stopped.log"
+  check "from a checkpoint of after that" awk -v a="$before" -v b="$(stat -c %.Y "$CHECKPOINTS/run.ckpt")" 'BEGIN{exit !(b > a)}'
+done
+check "the second of these runs went on from the first's checkpoint" sh -c "! grep -q 'epoch 1/' '$LOGS/node-0.log'"
+step "$t" "a node is taken away, either kind"
 
 step "$T0" "total"
 echo "$PASS passed, $FAIL failed"

@@ -32,7 +32,7 @@ from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec, dims_of
 from onward.model import Provenance, atomic_write, current_versions
-from onward.parallel import ranks_of
+from onward.parallel import Group, ranks_of
 from onward.runs import assembly
 from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
@@ -137,7 +137,8 @@ def execute(
         events: called in this thread with each event, in order; what it raises ends the run.
         cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration
             names one, and exports nothing.
-        resume: a checkpoint to go on from; the run then equals one that never stopped.
+        resume: a checkpoint to go on from; the run then equals one that never stopped. "auto": the one that
+            the configuration names, if it is there, as a job that is started again by a cluster needs it.
 
     Raises:
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
@@ -149,6 +150,8 @@ def execute(
     token = cancel if cancel is not None else CancelToken()
     if first:
         _refuse_early(config)
+    if resume == "auto":
+        resume = _kept(config, group)
     base = assembly.base_of(config)
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
@@ -187,6 +190,15 @@ def execute(
         token,
         resume,
     )
+
+
+def _kept(config: RunConfig, group: Group | None) -> Path | None:
+    """The checkpoint that the configuration names, where rank 0 has it."""
+    path = config.checkpoint.path
+    if path is None:
+        raise ConfigError("to go on by itself a run needs a checkpoint of its own: --checkpoint FILE")
+    there = path.exists() if group is None else group.from_first(path.exists)
+    return path if there else None
 
 
 def _execute_streamed(

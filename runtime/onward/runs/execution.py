@@ -266,8 +266,9 @@ def _finish(
     first = group is None or group.rank == 0
     trainer, targets = setup.trainer, setup.targets
     bridge = _Bridge(tell, token)
-    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
-    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+    hooks: list[Callback] = [*assembly.callbacks_of(config, first=first), bridge]
+    checkpoints = assembly.checkpoints_of(config, bridge.checkpoint_written, first=first)
+    if checkpoints is not None:
         bridge.checkpoints = checkpoints
         hooks.append(checkpoints)
     output = assembly.output_of(config) if first else Path()

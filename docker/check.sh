@@ -236,7 +236,7 @@ step "$t" "docker run: train 2 epochs"
 MODEL=$MODELS/digits/1/model.onnx
 t=$(now)
 check "two ranks in one container" logged train-ranks.log engine_client run --rm "${hardened[@]}" --network=none \
-  --user "$OWNER" -v "$DATA:/work" "$MPI_IMAGE" mpirun -n 2 --oversubscribe --bind-to none \
+  --user "$OWNER" -v "$DATA:/work" "$MPI_IMAGE" node mpirun -n 2 --oversubscribe --bind-to none \
   onward train lenet5 --data npz:digits.npz --epochs 2 --threads 1 --output models/ranks/1/model.onnx
 check "they were two, and told it once" same "$(grep -c '^2 ranks: computing' "$LOGS/train-ranks.log")" 1
 step "$t" "docker run: two ranks train 2 epochs"

@@ -1,11 +1,12 @@
-"""`onward train` on the workers of a Ray cluster: Ray Train reserves the nodes, MPICH's mpiexec connects the ranks.
+"""`onward train` on a Ray cluster: Ray Train reserves the nodes, MPICH's mpiexec connects the ranks.
 
     pip install "onward[mpi]" "ray[train]" mpich
-    python examples/ray_train.py --workers 2 --cpus 1 lenet5 --data digits --epochs 3 --output /shared/lenet5.onnx
+    python examples/ray_train.py --workers 2 --cpus 1 --storage runs lenet5 --data digits --epochs 3
 
-What stands behind the two options is what `onward train` takes; files are such as all nodes see. mpiexec's launcher
-`manual` says what has to be started on each node, where others would use ssh: each worker starts its own. A worker
-that dies ends all ranks; Ray starts them again, and they go on where --checkpoint FILE --resume auto are given.
+What stands behind the options above is what `onward train` takes; files are such as all nodes see. mpiexec's
+launcher `manual` says what has to be started on each node, where others would use ssh: each worker starts its
+own. A worker that dies ends all ranks; Ray starts them again, and they go on where `--checkpoint FILE
+--resume auto` are given. The model is in the checkpoint that Ray keeps in its storage.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import IO, Any
 
-import ray
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -39,7 +40,7 @@ def mpich(program: str) -> str:
 
 
 class Launcher:
-    """mpiexec on rank 0's node. Ranks write through it."""
+    """mpiexec on the first worker's node; what ranks print comes through it."""
 
     def __init__(self, workers: int, command: list[str]) -> None:
         hosts = ",".join(f"worker{number}" for number in range(workers))
@@ -67,7 +68,7 @@ class Launcher:
                 continue
             if event["event"] == "epoch_ended":
                 self.figures = event["row"]
-                print({name: round(value, 4) for name, value in self.figures.items()}, flush=True)
+                print(line, end="", flush=True)
 
     def end(self) -> int:
         """The exit code of the ranks."""
@@ -76,41 +77,52 @@ class Launcher:
 
 
 def rank(config: dict[str, Any]) -> None:
-    """One worker: starts what connects its rank with the others; rank 0's starts mpiexec before."""
+    """One worker: starts what connects its rank with the others; the first starts mpiexec before."""
     context = ray.train.get_context()
     workers, number = context.get_world_size(), context.get_world_rank()
-    launcher = None
-    if number == 0:
-        train = [sys.executable, "-m", "onward", "train", *config["arguments"], "--json"]
-        launcher = Launcher(workers, train)
-    # the proxies differ in their number alone, and it stands last
-    *proxy, _ = broadcast_from_rank_zero(None if launcher is None else launcher.asked[0])
-    code = subprocess.run([mpich("hydra_pmi_proxy"), *proxy[1:], str(number)]).returncode
-    if launcher is not None:
-        code = launcher.end()
-    code, figures = broadcast_from_rank_zero(None if launcher is None else (code, launcher.figures))
-    if code:
-        raise RuntimeError(f"the ranks ended with code {code}")
-    ray.train.report(figures)
+    with tempfile.TemporaryDirectory() as folder:
+        launcher = None
+        if number == 0:  # mpiexec's first rank is on this worker's node, and writes the model
+            output = ["--output", str(Path(folder, "model.onnx"))]
+            train = [sys.executable, "-m", "onward", "train", *config["arguments"], *output, "--json"]
+            launcher = Launcher(workers, train)
+        # the proxies differ in their number alone, and it stands last
+        program, *options, _ = broadcast_from_rank_zero(None if launcher is None else launcher.asked[0])
+        code = subprocess.run([mpich(Path(program).name), *options, str(number)]).returncode
+        if launcher is not None:
+            code = launcher.end()
+        code, figures = broadcast_from_rank_zero(None if launcher is None else (code, launcher.figures))
+        if code:
+            raise RuntimeError(f"the ranks ended with code {code}")
+        kept = None if launcher is None else ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(figures, checkpoint=kept)
 
 
 def main() -> int:
-    """Train, and print the last epoch's figures."""
+    """Train, and print the last epoch's figures and where the model is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, default=2, help="ranks, one a worker")
     parser.add_argument("--cpus", type=int, default=1, help="cores and threads of each")
+    parser.add_argument("--storage", help="where Ray keeps results: a folder or URL that all nodes see")
     options, arguments = parser.parse_known_args()
+    storage = None
+    if options.storage is not None:
+        storage = options.storage if "://" in options.storage else str(Path(options.storage).absolute())
     found = DataParallelTrainer(
         rank,
         train_loop_config={"arguments": [*arguments, "--threads", str(options.cpus)]},
         scaling_config=ray.train.ScalingConfig(
             num_workers=options.workers, resources_per_worker={"CPU": options.cpus}
         ),
-        run_config=ray.train.RunConfig(failure_config=ray.train.FailureConfig(max_failures=3)),
+        run_config=ray.train.RunConfig(
+            storage_path=storage, failure_config=ray.train.FailureConfig(max_failures=3)
+        ),
     ).fit()
-    if found.error is not None:
-        raise found.error
-    print(f"trained on {options.workers} ranks:", json.dumps(found.metrics))
+    print(
+        json.dumps(
+            {"ranks": options.workers, "model": f"{found.checkpoint.path}/model.onnx", **found.metrics}
+        )
+    )
     return 0
 
 

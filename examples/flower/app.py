@@ -3,8 +3,8 @@
     pip install "onward[flower,data]" "flwr[simulation]"
     python examples/flower/app.py --nodes 4 --rounds 5
 
-simulates the nodes on this machine and prints loss and accuracy over all of them, which no node could reach on its own
-data. As an app of Flower, on real nodes: `flwr run examples/flower`.
+simulates the nodes on this machine and prints loss and accuracy over all of them, which no node could reach
+on its own data. As an app of Flower, on real nodes: `flwr run examples/flower`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onward.data import Dataset, load_digits
 from onward.federated import Node, arrays_of, client_app, load_arrays
 from onward.nn import zoo
 from onward.train import Trainer
+from onward.verify import export
 
 CLASSES = 10
 
@@ -56,15 +57,22 @@ server = ServerApp()
 found: list[Result] = []
 
 
-@server.main()
-def main(grid: Grid, context: Context) -> None:
-    """All rounds; the averaged network at the end."""
+def rounds(grid: Grid, count: int) -> Trainer:
+    """All rounds; the network that the nodes have trained together."""
     trainer = network()
-    result = FedAvg().start(
-        grid, initial_arrays=arrays_of(trainer), num_rounds=int(context.run_config.get("num-server-rounds", 5))
-    )
+    result = FedAvg().start(grid, initial_arrays=arrays_of(trainer), num_rounds=count)
     load_arrays(trainer, result.arrays)
     found.append(result)
+    return trainer
+
+
+def main(grid: Grid, context: Context) -> None:
+    """What Flower's server runs; the network is written at the end."""
+    trainer = rounds(grid, int(context.run_config["num-server-rounds"]))
+    export(trainer.model, "digits.onnx")
+
+
+server.main()(main)
 
 
 def figures(result: Result) -> dict[int, MetricRecord]:
@@ -72,18 +80,15 @@ def figures(result: Result) -> dict[int, MetricRecord]:
     return dict(sorted(result.evaluate_metrics_clientapp.items()))
 
 
-def simulate(nodes: int, rounds: int) -> dict[int, MetricRecord]:
+def simulate(nodes: int, count: int) -> dict[int, MetricRecord]:
     """Nodes as processes of this machine, two at a time."""
     from flwr.simulation import run_simulation
 
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     found.clear()
 
-    @(app := ServerApp()).main()
-    def start(grid: Grid, context: Context) -> None:
-        context.run_config["num-server-rounds"] = rounds
-        main(grid, context)
-
+    app = ServerApp()
+    app.main()(lambda grid, context: rounds(grid, count))
     resources: dict[str, int | float] = {"num_cpus": 1, "num_gpus": 0.0}
     run_simulation(app, client, nodes, backend_config={"client_resources": resources})
     return figures(found[0])

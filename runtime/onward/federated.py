@@ -1,8 +1,8 @@
 """Federated training: Flower's rounds, this project's trainer (the extra `onward[flower]`).
 
-A node trains on data that never leave it; what travels are weights, by their names in the graph, and figures. The
-server averages them (B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
-Data", AISTATS 2017), or does whatever else a strategy of Flower does with arrays.
+A node trains on data that never leave it; what travels are weights, by their names in the graph, and figures.
+The server averages them (B. McMahan et al., "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017), or does whatever else a strategy of Flower does with arrays.
 """
 
 from __future__ import annotations
@@ -114,7 +114,6 @@ def client_app(make: Callable[[Context], Node]) -> ClientApp:
             records[_ARRAYS] = arrays
         return app.Message(content=app.RecordDict(records), reply_to=message)
 
-    @client.train()
     def train(message: Message, context: Context) -> Message:
         node = node_of(context)
         config = _options(message)
@@ -127,7 +126,6 @@ def client_app(make: Callable[[Context], Node]) -> ClientApp:
         row = {k: v for k, v in history.rows[-1].items() if k not in ("epoch", "learning_rate")}
         return reply(message, {_EXAMPLES: len(node.train), **row}, arrays_of(node.trainer))
 
-    @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         node = node_of(context)
         _options(message)
@@ -138,6 +136,8 @@ def client_app(make: Callable[[Context], Node]) -> ClientApp:
         plain = {k: float(v) if np.ndim(v) == 0 else np.ravel(v).tolist() for k, v in figures.items()}
         return reply(message, {_EXAMPLES: len(node.validation), **plain})
 
+    client.train()(train)
+    client.evaluate()(evaluate)
     return client
 
 

@@ -64,11 +64,11 @@ class Launcher:
             try:
                 event = json.loads(line)
             except ValueError:
-                print(line, end="", flush=True)
+                sys.stdout.write(line)
                 continue
             if event["event"] == "epoch_ended":
                 self.figures = event["row"]
-                print(line, end="", flush=True)
+                sys.stdout.write(line)
 
     def end(self) -> int:
         """The exit code of the ranks."""

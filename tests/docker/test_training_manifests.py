@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import kubernetes_validate
 import pytest
 import typer
 import yaml
-from tests.docker.test_manifests import DOCKER, KUBERNETES_VERSION
+from tests.docker.test_manifests import DOCKER, KSERVE, KUBERNETES, KUBERNETES_VERSION, of_kind
 
 from onward.cli.train import command
+from onward.model import save
+from onward.nn import zoo
 
 FOLDER = DOCKER / "kubernetes" / "training"
 SBATCH = DOCKER / "slurm" / "train.sbatch"
@@ -62,9 +65,12 @@ def pods() -> dict[str, tuple[Any, Any]]:
 
 
 def test_the_operators_take_their_files() -> None:
-    assert set(DOCUMENTS) == {"ClusterTrainingRuntime", "MPIJob", "TrainJob"}
+    assert set(DOCUMENTS) == {"ClusterTrainingRuntime", "Job", "MPIJob", "TrainJob"}
     for document in DOCUMENTS.values():
-        check(document)
+        if document["kind"] == "Job":
+            kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+        else:
+            check(document)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +197,57 @@ def test_the_slurm_script_is_queued_again_when_it_had_to_stop(tmp_path: Path) ->
     code, called = batch(tmp_path / "wrong", 2, "lenet5")
     assert code == 2
     assert len(called) == 1
+
+
+def promote(folder: Path, trained: Path) -> subprocess.CompletedProcess[str]:
+    """Run what the promotion's container runs, on folders of this machine."""
+    (container,) = DOCUMENTS["Job"]["spec"]["template"]["spec"]["containers"]
+    program = folder / "onward"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m onward "$@"\n')
+    program.chmod(0o755)
+    return subprocess.run(
+        [*container["command"], *container["args"]],
+        env={
+            **os.environ,
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            "TRAINED": str(trained),
+            "SERVED": str(folder / "models" / "digits"),
+        },
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_what_was_trained_becomes_the_next_version(tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    save(zoo.mlp(3, input_shape=(4,)).model, trained / "model.onnx")
+    first = promote(tmp_path, trained)
+    assert first.returncode == 0, first.stderr
+    versions = tmp_path / "models" / "digits"
+    assert [path.name for path in versions.iterdir()] == ["1"]
+    (versions / ".withdrawn-4").mkdir()
+    (versions / "config.toml").touch()
+    assert promote(tmp_path, trained).stdout.splitlines()[-1] == str(versions / "5")
+    assert (versions / "5" / "model.onnx").read_bytes() == (trained / "model.onnx").read_bytes()
+    (trained / "model.onnx").write_bytes(b"no model")
+    assert promote(tmp_path, trained).returncode != 0
+    assert {path.name for path in versions.iterdir()} == {"1", "5", ".withdrawn-4", "config.toml"}
+
+
+def test_a_promotion_is_seen_by_what_serves() -> None:
+    pod = DOCUMENTS["Job"]["spec"]["template"]["spec"]
+    claims = {
+        volume["name"]: volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod["volumes"]
+    }
+    deployment = of_kind(KUBERNETES, "Deployment")["spec"]["template"]["spec"]
+    served = {v["name"]: v.get("persistentVolumeClaim", {}).get("claimName") for v in deployment["volumes"]}
+    assert claims["models"] == served["models"]
+    assert claims["work"] == pods()["MPIJob"][0]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    written = DOCUMENTS["TrainJob"]["spec"]["trainer"]["args"]
+    (container,) = pod["containers"]
+    trained = next(entry["value"] for entry in container["env"] if entry["name"] == "TRAINED")
+    assert f"--output={trained.removeprefix('/work/')}/model.onnx" in written
+    runtime = of_kind(KSERVE, "ServingRuntime")["spec"]["containers"][0]
+    for server in (runtime, deployment["containers"][0]):
+        assert {"name": "ONWARD_SERVER_MODEL_CONTROL", "value": "poll"} in server["env"]

@@ -1,7 +1,9 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
+from onward.autodiff.beside import Average
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
+from onward.autodiff.pieces import Pieces
 from onward.autodiff.ranks import Ranks
 from onward.autodiff.step import OPSET, TrainingStep, training_step
 from onward.autodiff.transforms import Clip, Collective, GradientTransform
@@ -9,6 +11,7 @@ from onward.autodiff.update import Optimizer, UpdateCount
 
 __all__ = [
     "OPSET",
+    "Average",
     "Clip",
     "Collective",
     "GradientTransform",
@@ -16,6 +19,7 @@ __all__ = [
     "MissingGradientsError",
     "NoGradient",
     "Optimizer",
+    "Pieces",
     "Ranks",
     "TrainingStep",
     "UpdateCount",

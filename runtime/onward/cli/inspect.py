@@ -108,11 +108,14 @@ def _trained_form(model: ir.Model) -> ir.Model:
 
 
 def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
+    from onward.passes import half_types
     from onward.train.obstacles import training_obstacles
 
     found = training_obstacles(model)
+    halves = [dtype.name.lower() for dtype in half_types(model)]
     if as_json:
-        print(json.dumps({"trains": not found, "obstacles": [asdict(obstacle) for obstacle in found]}))
+        content = {"trains": not found, "half_types": halves, "obstacles": [asdict(o) for o in found]}
+        print(json.dumps(content))
     elif not found:
         print(f"{path}: nothing keeps it from being trained")
     else:
@@ -128,6 +131,9 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
             if operator:
                 print(f"    {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes)}")
             print(f"    what to do: {remedy}")
+    if halves and not as_json:
+        names = " and ".join(halves)
+        print(f"  {names} tensors: trained with float32 weights, written in {names} again")
     if found:
         raise typer.Exit(1)
 

@@ -46,6 +46,8 @@ _PANELS = {
     "model.": "Model and loss",
     "loss.": "Model and loss",
     "metrics": "Model and loss",
+    "lora": "Model and loss",
+    "distillation.": "Model and loss",
     "output": _RECORD,
     "overwrite": _RECORD,
     "preparation": _RECORD,
@@ -94,6 +96,8 @@ def _command(
       onward train mlp --data "sqlite:shop.db?query=SELECT * FROM orders" --column city:encode=hashing
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
+      onward train pretrained.onnx --data digits --lora rank=4,targets=dense* --lr 0.01
+      onward train lenet5 --data digits --teacher big.onnx --sparsity 0.8 --averaging ema
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
       onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
@@ -175,6 +179,9 @@ class RunView:
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
+                if event.half_types:
+                    names = " and ".join(event.half_types)
+                    print(f"types: {names}, trained with float32 weights and written in {names} again")
                 if event.head:
                     print(event.head)
                 print(event.task, flush=True)
@@ -194,6 +201,13 @@ class RunView:
                     print(f"note: {note}")
             case runs.RanksTimed():
                 print(_times(event), flush=True)
+            case runs.Pruned():
+                print(
+                    f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
+                    f"({event.zeros / event.weights:.1%}): "
+                    + ", ".join(f"{name} {share:.1%}" for name, share in event.shares.items()),
+                    flush=True,
+                )
             case runs.Warned():
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():
@@ -267,9 +281,11 @@ def _times(event: RanksTimed) -> str:
     waiting = [t.waiting for t in ranks]
     spent = max(t.communicating for t in ranks)
     behind = max(0.0, 1 - sum(waiting) / total) if (total := sum(t.communicating for t in ranks)) else 0.0
+    state, most = [t.optimizer_bytes / 1e6 for t in ranks], max(t.peak_bytes for t in ranks) / 1e6
     return (
         f"{len(ranks)} ranks: computing {_range(computing)} s, waiting for sums {_range(waiting)} s; "
-        f"{ranks[0].exchanged / 1e6:,.1f} MB summed in {spent:.2f} s, {behind:.0%} of it behind computing"
+        f"{ranks[0].exchanged / 1e6:,.1f} MB sent by each in {spent:.2f} s, {behind:.0%} of it behind "
+        f"computing; optimizer state {_range(state)} MB a rank, memory at most {most:,.0f} MB"
     )
 
 

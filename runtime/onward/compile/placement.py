@@ -120,10 +120,10 @@ def whole(buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -
     return Tensor(buffer, shape, row_major(shape), dtype)
 
 
-def side_by_side(block: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Tensors of these shapes, one behind the other in a block."""
+def side_by_side(block: Tensor, shapes: Sequence[tuple[int, ...]], first: int = 0) -> list[Tensor]:
+    """Tensors of these shapes, one behind the other in a block, from element `first` on."""
     windows = []
-    offset = block.offset
+    offset = block.offset + first
     for shape in shapes:
         windows.append(Tensor(block.buffer, shape, row_major(shape), block.dtype, offset))
         offset += prod(shape)
@@ -140,7 +140,7 @@ def _block(unit: Unit, request: StartCall) -> dict[ir.Value, Tensor]:
     block = whole(Buffer(max(1, prod(shape) * dtype.itemsize)), shape, dtype)
     found = {request.block: block}
     makers = {v: o for o in program.operations for v in o.outputs}
-    windows = side_by_side(block, [program.shapes[x] for x in request.operands])
+    windows = side_by_side(block, [program.shapes[x] for x in request.operands], request.offset)
     for x, window in zip(request.operands, windows, strict=True):
         value: ir.Value = x
         while request.operands.count(x) == 1 and value not in uses.outputs and len(uses.groups(value)) == 1:

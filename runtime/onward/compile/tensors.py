@@ -16,6 +16,7 @@ __all__ = [
     "Buffer",
     "Place",
     "Tensor",
+    "expanded",
     "gapless",
     "permuted",
     "reshaped",
@@ -130,6 +131,15 @@ def taken(tensor: Tensor, axis: int, index: int) -> Tensor:
     shape, strides = ((*values[:axis], *values[axis + 1 :]) for values in (tensor.shape, tensor.strides))
     offset = tensor.offset + index * tensor.strides[axis]
     return replace(tensor, shape=shape, strides=strides, offset=offset, image=None)
+
+
+def expanded(tensor: Tensor, axis: int) -> Tensor:
+    """One axis more, of extent 1."""
+    stride = math.prod(tensor.shape[axis:])
+    shape, strides = (
+        (*values[:axis], new, *values[axis:]) for values, new in ((tensor.shape, 1), (tensor.strides, stride))
+    )
+    return replace(tensor, shape=shape, strides=strides, image=None)
 
 
 def gapless(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

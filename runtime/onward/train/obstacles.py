@@ -12,6 +12,7 @@ from onward.autodiff import OPSET, MissingGradientsError, NoGradient, training_s
 from onward.errors import OnwardError, UnsupportedError
 from onward.graph import bodies_of, dims_of, find, is_float
 from onward.model import trainable_initializers
+from onward.passes import in_float32
 from onward.train.losses import MSE, CrossEntropy, Loss
 from onward.train.optimizers import SGD
 from onward.train.preparation import choose_parameters, prepare_model
@@ -66,9 +67,10 @@ def training_obstacles(model: ir.Model) -> tuple[Obstacle, ...]:
     if missing:
         return (*missing, *_without_gradients(model))
     try:
-        prepared = prepare_model(model)
+        own = prepare_model(model)
+        prepared = in_float32(own)
         losses = _losses(prepared)
-        names = choose_parameters(prepared, losses, None, ())
+        names = choose_parameters(own, losses, None, ())
         if not losses or not names:
             lacking = "weight that an output depends on" if losses else "floating-point output"
             return (_of_model(f"nothing can be trained: the model has no {lacking}"),)

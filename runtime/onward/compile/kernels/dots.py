@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm, describe, result_of
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values

@@ -6,8 +6,9 @@ caller checks their range.
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 
 __all__ = ["gather_rows", "scatter_rows"]

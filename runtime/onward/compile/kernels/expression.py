@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onward.compile.codegen import math
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 from onward.graph.expression import OPS, Expression, Number, constant, operand
 
 __all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_of", "operand"]

@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import final
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.gemm import Gemm, describe, result_of
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile

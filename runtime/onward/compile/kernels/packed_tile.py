@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm
 from onward.compile.kernels.product_blocking import ProductBlocking

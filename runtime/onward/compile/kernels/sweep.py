@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from onward.compile.codegen.builder import Module, Value
+from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.element import Element, ElementBody
 from onward.compile.kernels.expression import flops
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, write

@@ -24,7 +24,7 @@ def start_call(c: Context, request: requests.StartCall) -> None:
             f"{request.tag} has it: nothing else may read it"
         )
     block = c.new_plain(request.block)
-    windows = side_by_side(block, [c.shape(x) for x in request.operands])
+    windows = side_by_side(block, [c.shape(x) for x in request.operands], request.offset)
     for x, window in zip(request.operands, windows, strict=True):
         source = c.present(x)
         if source.buffer is not block.buffer:

@@ -46,6 +46,7 @@ from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
 from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
+from onward.data.whole import WholeBatches
 
 __all__ = [
     "PADDING",
@@ -84,6 +85,7 @@ __all__ = [
     "Task",
     "TextPreparation",
     "Vocabulary",
+    "WholeBatches",
     "as_dtype",
     "available",
     "batches_of",

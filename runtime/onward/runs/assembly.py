@@ -18,7 +18,7 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import LoRA, detach_preparation, detach_table, find_head, replace_head
+from onward.passes import LoRA, detach_preparation, detach_table, find_head, new_head
 from onward.runs.config import ModelTable, RunConfig
 from onward.runs.fixing import fixed
 from onward.runs.preparation import Prepared, input_names
@@ -296,11 +296,10 @@ def numbered_classes(base: Base) -> tuple[str, ...] | None:
 
 
 def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.Model, str]:
-    head = find_head(model)
-    return (
-        replace_head(model, outputs, seed=seed),
-        f"head: {head.weight} had {head.classes:,} outputs, now {outputs:,} new ones ({why})",
-    )
+    changed, old, new = new_head(model, outputs, seed=seed)
+    if old is None:
+        return changed, f"head: {outputs:,} new outputs of the {new.inputs:,} that the file gives ({why})"
+    return changed, f"head: {old.weight} had {old.classes:,} outputs, now {outputs:,} new ones ({why})"
 
 
 def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:

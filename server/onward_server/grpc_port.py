@@ -446,6 +446,8 @@ class _UnaryCall:
                 self._task.cancel()
 
     def _computed(self, task: asyncio.Task[bytes]) -> None:
+        # a failure holds the frames it came through, and so the request: in a cycle it would stay for long
+        self._task = None
         self._port.done(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -575,6 +577,8 @@ class _StreamCall:
     def _done(self, task: asyncio.Task[None]) -> None:
         # also of a task that was cancelled before it began
         self._over = True
+        self._parts = []
+        self._messages.clear()
         self._port.done(self)
         self._port.held_bytes -= self._held
         if self._timer is not None:
@@ -645,6 +649,7 @@ def _inflated(data: bytes | memoryview, encoding: str, most: int) -> bytes:
     except zlib.error:
         raise CallFailed("INVALID_ARGUMENT", f"a message is not compressed with {encoding}") from None
     if len(plain) > most:
+        del plain
         raise CallFailed("RESOURCE_EXHAUSTED", f"a message is larger than {most} bytes when it is unpacked")
     if not inflater.eof:
         raise CallFailed("INVALID_ARGUMENT", f"a message's {encoding} data are cut off")

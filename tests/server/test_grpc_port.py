@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, final
 
@@ -278,12 +280,41 @@ async def test_a_reset_cancels_the_call() -> None:
     number = client.request("/t/Slow", message(b"60"))
     client.exchange()
     (call,) = application._calls
+    task = call._task
     client.h2.reset_stream(number)
     client.exchange()
     await asyncio.sleep(0.01)
     assert not application._calls
-    assert call._task is not None
-    assert call._task.cancelled()
+    assert task is not None
+    assert task.cancelled()
+
+
+async def test_a_call_that_failed_keeps_nothing_until_the_next_collection() -> None:
+    @final
+    class Held:
+        """Stands for a large request."""
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail_later(call: Call, data: bytes | memoryview) -> asyncio.Task[bytes]:
+        async def fail() -> bytes:
+            large = Held()
+            held.append(weakref.ref(large))
+            await asyncio.sleep(0)
+            raise CallFailed("ABORTED", "as asked")
+
+        return asyncio.get_running_loop().create_task(fail())
+
+    limits = Limits()
+    client = Client(GrpcPort({"/t/Fail": fail_later}, {}, lambda: limits, MESSAGE_BYTES))
+    gc.disable()
+    try:
+        fields, _ = await client.answer(client.request("/t/Fail", message(b"")))
+        await asyncio.sleep(0)
+        assert fields[b"grpc-status"] == b"10"
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_a_stream_answers_while_it_is_open_and_ends_with_its_error() -> None:

@@ -264,5 +264,5 @@ def test_whole_batches_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="batch 1 has other inputs than batches, batch 0"):
         WholeBatches([(inputs, labels), ({"nodes": inputs["nodes"]}, labels)])
     trainer = Trainer(_graph_network(tmp_path / "m.onnx"), engine="interpreter")
-    with pytest.raises(DataError, match="label [78] is out of range"):
+    with pytest.raises(DataError, match=r"label [78] is out of range"):
         trainer.fit(WholeBatches([(inputs, labels + 7)]), progress=False)

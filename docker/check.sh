@@ -184,6 +184,8 @@ inspect() { engine_client image inspect -f "$1" "${2:-$IMAGE}"; }
 size=$(inspect '{{.Size}}')
 base=$(inspect '{{.Size}}' "$BASE_IMAGE" 2>/dev/null || echo 0)
 echo "SIZE image $((size/1000000)) MB, of it the base $((base/1000000)) MB"
+[ -n "${EXTRAS:-}" ] || [ "$base" = 0 ] || check "the image has at most 450 MB over its base" \
+  test $(((size - base) / 1000000)) -le 450
 
 t=$(now)
 export PYTHONPATH="$ROOT/runtime:$ROOT/protos:$ROOT/server:$ROOT/client" ORT_DISABLE_TELEMETRY=1

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff.update import State
-from onward.graph import Builder, dtype_of, static_shape
+from onward.graph import Builder, dtype_of
 
 __all__ = ["Average", "Averages", "Masks"]
 
@@ -75,7 +75,9 @@ class Averages:
 
 @final
 class Masks:
-    """Which elements of parameters stay 0: bool, False where an element is pruned. Steps leave masks alone.
+    """Which elements of parameters stay 0: those whose mask, of the parameter's type, is 0; else it is 1.
+
+    Steps leave masks as they are.
 
     Attributes:
         names: by parameter the state that is its mask.
@@ -90,8 +92,7 @@ class Masks:
         name = parameter.name or ""
         if name not in self._masked:
             return new
-        everything = np.ones(static_shape(parameter) or (), np.bool_)
-        mask = self._g.initializer(self._g.unique(f"{name}.mask", scoped=False), everything)
+        mask = self._state.slot(f"{name}.mask", parameter, 1.0)
         self.names[name] = mask.name or ""
         self._state.bind(mask, mask)
-        return self._g.Where(mask, new, 0.0)
+        return self._g.Where(self._g.Greater(mask, 0.0), new, 0.0)

@@ -79,7 +79,7 @@ class TrainingStep:
             are averaged.
         averaged: the state input that counts how many weights are in the averages, a float32 scalar: where
             it is 0 the averages mean nothing.
-        masks: for each parameter that is pruned the bool state input that is False where it stays 0.
+        masks: for each parameter that is pruned the state input, of its type, that is 0 where it stays 0.
     """
 
     model: ir.Model

@@ -44,6 +44,8 @@ _PANELS = {
     "model.": "Model and loss",
     "loss.": "Model and loss",
     "metrics": "Model and loss",
+    "lora": "Model and loss",
+    "distillation.": "Model and loss",
     "output": _RECORD,
     "overwrite": _RECORD,
     "preparation": _RECORD,
@@ -88,6 +90,8 @@ def _command(
       onward train mlp --data "sqlite:shop.db?query=SELECT * FROM orders" --column city:encode=hashing
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
+      onward train pretrained.onnx --data digits --lora rank=4,targets=dense* --lr 0.01
+      onward train lenet5 --data digits --teacher big.onnx --sparsity 0.8 --averaging ema
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
       onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
@@ -188,6 +192,13 @@ class RunView:
                     print(f"note: {note}")
             case runs.RanksTimed():
                 print(_times(event), flush=True)
+            case runs.Pruned():
+                print(
+                    f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
+                    f"({event.zeros / event.weights:.1%}): "
+                    + ", ".join(f"{name} {share:.1%}" for name, share in event.shares.items()),
+                    flush=True,
+                )
             case runs.Warned():
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():

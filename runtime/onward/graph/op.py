@@ -54,6 +54,7 @@ __all__ = [
     "CONSUMED_INPUTS",
     "ONWARD_DOMAIN",
     "Op",
+    "attributes_of",
     "bind",
     "find",
     "has_schemas",
@@ -243,6 +244,12 @@ def _attribute_value(attribute: ir.Attr) -> Any:
             return tensor.numpy()
         case _:
             return attribute.value
+
+
+def attributes_of(operator: Op, shared: type[Op] | None = None) -> dict[str, Any]:
+    """An operator's attributes by name, or those that it has in common with a base, for a node of another."""
+    names = (f.name for f in fields(operator if shared is None else shared))
+    return {name: getattr(operator, name) for name in names if name != "output_count"}
 
 
 def bind(node: ir.Node, opset: int) -> Op:

@@ -232,6 +232,48 @@ class AveragingTable(_Table):
 
 
 @final
+class LoraTable(_Table):
+    """`[lora]`: low-rank adapters on the products of an .onnx file, whose own weights stay."""
+
+    rank: _Positive = 8
+    alpha: float | None = None
+    targets: tuple[str, ...] = ("*",)
+    export: Literal["merged", "adapter"] = "merged"
+
+
+@final
+class PruningTable(_Table):
+    """`[pruning]`; off without a sparsity."""
+
+    sparsity: Annotated[
+        float | None, Option("Prune weights of smallest magnitude until this share is 0.", name="sparsity")
+    ] = None
+    start: Annotated[float | None, Option("Share of updates before pruning: 0.", name="pruning-start")] = None
+    end: Annotated[
+        float | None, Option("Share of updates at which the sparsity is there: 0.75.", name="pruning-end")
+    ] = None
+    every: _Positive | None = None
+    targets: tuple[str, ...] | None = None
+    scope: Annotated[
+        Literal["layer", "global"] | None,
+        Option("Whether each weight gets the sparsity (layer) or all together.", name="pruning-scope"),
+    ] = None
+
+
+@final
+class DistillationTable(_Table):
+    """`[distillation]` from a teacher; off without one."""
+
+    teacher: Annotated[
+        Path | None, Option("Learn from the scores of this .onnx file too.", name="teacher")
+    ] = None
+    alpha: Annotated[
+        float | None, Option("Share of the labels in the loss, the rest is the teacher's: 0.5.", name="alpha")
+    ] = None
+    temperature: Annotated[float | None, Option("That both scores are divided by: 2.")] = None
+
+
+@final
 class CheckpointTable(_Table):
     """`[checkpoint]`: the file, and after how many steps it is written (without: after each epoch)."""
 
@@ -325,6 +367,15 @@ class RunConfig(_Table):
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()
     averaging: AveragingTable = AveragingTable()
+    lora: Annotated[
+        LoraTable | None,
+        Option(
+            "Train adapters on an .onnx file: rank=8,alpha=16,targets=*query*|*value*,export=adapter.",
+            form="fields",
+        ),
+    ] = None
+    pruning: PruningTable = PruningTable()
+    distillation: DistillationTable = DistillationTable()
     checkpoint: CheckpointTable = CheckpointTable()
     early_stopping: StoppingTable = StoppingTable()
     log: LogTable = LogTable()

@@ -22,6 +22,7 @@ __all__ = [
     "FoldMeasured",
     "Measured",
     "MetricsSoFar",
+    "Pruned",
     "RanksTimed",
     "Started",
     "StepEnded",
@@ -166,6 +167,22 @@ class Measured:
 
 
 @final
+@dataclass(frozen=True)
+class Pruned:
+    """How sparse the trained weights are.
+
+    Attributes:
+        zeros: elements that are 0.
+        weights: elements of all weights that are pruned.
+        shares: of zeros, by weight.
+    """
+
+    zeros: int
+    weights: int
+    shares: Mapping[str, float]
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Exported:
     """The model's file is written, once onnxruntime agreed with it.
@@ -228,6 +245,7 @@ Event: TypeAlias = (
     | EpochEnded
     | CheckpointWritten
     | Measured
+    | Pruned
     | Exported
     | RanksTimed
     | Warned

@@ -31,9 +31,11 @@ from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec, dims_of, spec_of
-from onward.model import Provenance, atomic_write, current_versions
+from onward.model import Provenance, atomic_write, current_versions, write_adapter
 from onward.parallel import ranks_of
+from onward.passes import open_adapters
 from onward.runs import assembly
+from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
     CheckpointWritten,
@@ -46,6 +48,7 @@ from onward.runs.events import (
     FoldMeasured,
     Measured,
     MetricsSoFar,
+    Pruned,
     RanksTimed,
     Started,
     StepEnded,
@@ -150,13 +153,14 @@ def execute(
     if first:
         _refuse_early(config)
     base = assembly.base_of(config)
+    teacher = assembly.teacher_of(config, base)
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     streamed = open_stream(config) if group is None else group.from_first(lambda: open_stream(config))
     if streamed is not None:
-        return _execute_streamed(config, base, streamed, tell, token, resume)
-    source, named = _read(config, base)
+        return _execute_streamed(config, base, teacher, streamed, tell, token, resume)
+    source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
         config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
@@ -165,12 +169,12 @@ def execute(
     _tell_data(config, source, parts, tell)
     raw = parts
     if config.folds is not None:
-        _measure_folds(config, base, source, named, tell, token)
+        _measure_folds(config, base, teacher, source, named, tell, token)
         if token.cancelled:
             finished = Finished("cancelled", token.reason, None, None)
             tell(finished)
             return RunResult(finished, None, History(), {}, None)
-    setup = _set_up(config, base, named, parts, tell)
+    setup = _set_up(config, base, teacher, named, parts, tell)
     parts = setup.parts
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
@@ -193,6 +197,7 @@ def execute(
 def _execute_streamed(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     streamed: Streamed,
     tell: Listener,
     token: CancelToken,
@@ -204,9 +209,10 @@ def _execute_streamed(
     train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
     tell(DataRead(config.data.spec, train, validation, test, _inputs_of(raw.train), streamed.notes))
     config = streamed.weigh_classes(config)
-    known = Preparation() if base is None else base.prepared.preparation
+    guide = base or teacher
+    known = Preparation() if guide is None else guide.prepared.preparation
     preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train), group)
-    setup = _set_up(config, base, False, raw, tell, preparation)
+    setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
     held = 2 if streamed.parts[2] is not None else 1
@@ -296,6 +302,8 @@ def _finish(
             with atomic_write(output.with_name("history.csv")) as file:
                 file.write(history.to_csv().encode())
         figures = _measure(config, trainer, answers(trainer), title, tell)
+        if config.pruning.sparsity is not None:
+            figures["sparsity"] = _sparsity(trainer, tell)
         return figures, _export(
             config, trainer, targets.first, setup.preparation, sample, digest, figures, output, tell
         )
@@ -324,6 +332,7 @@ class _Setup:
 def _set_up(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     named: bool,
     parts: Splits,
     tell: Listener,
@@ -332,7 +341,8 @@ def _set_up(
     """Measure the training part, unless that is done, and make a network and a trainer that fit it."""
     if preparation is None:
         untouched = assembly.untouched_inputs(config, base, parts.train)
-        known = None if base is None else base.prepared
+        guide = base or teacher
+        known = None if guide is None else guide.prepared
         group = ranks_of(config.parallel)
 
         def fit() -> Preparation:
@@ -352,6 +362,7 @@ def _set_up(
         head = ""
     targets = assembly.targets_of(config, model, prepared_train)
     parts = assembly.prepared_parts(parts, preparation, targets)
+    lora, trainable = assembly.lora_of(config, model, base)
     metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)
     trainer = Trainer(
         model,
@@ -362,7 +373,10 @@ def _set_up(
         clip=assembly.clip_of(config),
         accumulate=config.accumulate,
         averaging=assembly.averaging_of(config),
-        trainable=config.model.trainable,
+        lora=lora,
+        pruning=assembly.pruning_of(config),
+        distillation=assembly.distillation_of(config, teacher),
+        trainable=trainable,
         freeze=config.model.freeze,
         seed=config.seed,
         engine=config.engine,
@@ -379,6 +393,7 @@ def _set_up(
 def _measure_folds(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     source: Source,
     named: bool,
     tell: Listener,
@@ -390,7 +405,7 @@ def _measure_folds(
     share = validation / (train + validation)
     divided = folds(source.dataset, config.folds, config.data.split_seed, share)
     for number, parts in enumerate(divided, start=1):
-        setup = _set_up(config, base, named, parts, _silent)
+        setup = _set_up(config, base, teacher, named, parts, _silent)
         augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
         loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
         bridge = _Bridge(_silent, token)
@@ -446,6 +461,15 @@ class _Bridge(Callback):
         assert self.checkpoints is not None
         self.last_checkpoint = self.checkpoints.path
         self._tell(CheckpointWritten(self.checkpoints.path, run.step))
+
+
+def _sparsity(trainer: Trainer, tell: Listener) -> float:
+    """The share of zeros in all weights that are pruned."""
+    shares, weights = trainer.sparsity(), trainer.weights()
+    sizes = {name: weights[name].size for name in shares}
+    zeros = sum(round(share * sizes[name]) for name, share in shares.items())
+    tell(Pruned(zeros, sum(sizes.values()), shares))
+    return zeros / sum(sizes.values())
 
 
 def _silent(event: Event) -> None:
@@ -585,14 +609,28 @@ def _export(
     else:
         specs = takes_now
         inputs = feeds_of(preparation.apply(sample), specs)
+    model, adapter = trainer.model, None
+    if config.lora is not None:
+        check_merged(trainer, feeds_of(preparation.apply(sample), trainer.inputs))
+        if config.lora.export == "adapter":
+            model, adapter = open_adapters(trainer.adapted), output.with_suffix(".onnx_adapter")
     report = export(
         model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
+    notes = _notes(graph, inside)
+    if adapter is not None:
+        matrices = adapter_matrices(trainer.adapted)
+        write_adapter(adapter, matrices)
+        notes += (
+            f"{output} is the file that was adapted, with inputs for an adapter; what was learned is in "
+            f"{adapter} ({sum(a.size for a in matrices.values()):,} numbers), which onnxruntime takes by "
+            f"RunOptions.add_active_adapter; `onward export {output} FILE --adapter {adapter}` merges both",
+        )
     takes = tuple(map(str, specs))
     if inside and graph.table is not None and not graph.table.matrix:
         takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
-    tell(Exported(output, report, takes, _notes(graph, inside)))
+    tell(Exported(output, report, takes, notes))
     return report
 
 

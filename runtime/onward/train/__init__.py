@@ -1,6 +1,7 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
 from onward.autodiff import Clip, GradientTransform, Weighted
+from onward.passes.lora import LoRA
 from onward.train.averaging import EMA, SWA, Averaging, averaging_named
 from onward.train.callbacks import (
     Callback,
@@ -12,6 +13,7 @@ from onward.train.callbacks import (
     TensorBoardLog,
 )
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from onward.train.distillation import Distillation
 from onward.train.history import History
 from onward.train.label_metrics import LabelScore
 from onward.train.losses import (
@@ -37,6 +39,7 @@ from onward.train.optimizers import (
     RMSprop,
     optimizer_named,
 )
+from onward.train.pruning import Pruning
 from onward.train.schedules import (
     Constant,
     Cosine,
@@ -68,6 +71,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "CrossEntropy",
+    "Distillation",
     "EarlyStopping",
     "EpochLines",
     "Exponential",
@@ -79,9 +83,11 @@ __all__ = [
     "Huber",
     "KLDivergence",
     "LabelScore",
+    "LoRA",
     "Loss",
     "Metric",
     "Optimizer",
+    "Pruning",
     "RMSprop",
     "ReduceOnPlateau",
     "Schedule",

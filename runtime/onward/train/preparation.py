@@ -14,6 +14,7 @@ from onward.autodiff import OPSET
 from onward.errors import ConfigError
 from onward.graph import Builder, canonical_model
 from onward.model import load, trainable_initializers, upgrade
+from onward.passes.lora import LoRA, adapters_of, add_lora
 from onward.passes.quantization import in_floats
 from onward.train.losses import FunctionLoss, Loss, loss_named
 from onward.train.optimizers import Optimizer
@@ -23,7 +24,7 @@ LossLike: TypeAlias = "Loss | str | Callable[[Builder, ir.Value, ir.Value], ir.V
 
 _MICROSOFT_DOMAIN = "com.microsoft"
 
-__all__ = ["LossLike", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
+__all__ = ["LossLike", "adapted", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
@@ -80,6 +81,13 @@ def choose_parameters(
         reached = _ancestors(v for v in graph.outputs if v.name in outputs)
         names = tuple(name for name in names if graph.initializers[name] in reached)
     return [name for name in names if name not in frozen]
+
+
+def adapted(model: ir.Model, lora: LoRA, trained: Sequence[str], seed: int) -> tuple[ir.Model, list[str]]:
+    """The model with adapters, and what is trained: their matrices, and weights as they are."""
+    model = add_lora(model, lora, leave=trained, seed=seed)
+    matrices = [name for each in adapters_of(model) for name in (each.a, each.b)]
+    return model, [*matrices, *trained]
 
 
 def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:

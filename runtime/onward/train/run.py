@@ -26,6 +26,7 @@ from onward.train.faults import Rewind, is_finite
 from onward.train.history import History
 from onward.train.means import MeanLoss
 from onward.train.metrics import Metric
+from onward.train.pruning import Pruning, prune
 from onward.train.schedules import Progress, ReduceOnPlateau, Schedule
 
 __all__ = ["Run"]
@@ -56,6 +57,7 @@ class Run:
         stopped: why the run ends early; empty while it does not.
         halted: whether it ends before the next step, in the middle of an epoch.
         averaging: how weights are averaged; None: they are not.
+        pruning: how weights are pruned; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
         asked: whether this rank would like the run to end.
         agreed: whether some rank would: the same on all, after the step that follows.
@@ -85,6 +87,7 @@ class Run:
     stopped: str = ""
     halted: bool = False
     averaging: Averaging | None = None
+    pruning: Pruning | None = None
     group: Group | None = None
     asked: bool = False
     agreed: bool = False
@@ -111,11 +114,23 @@ class Run:
             factor = self.averaging.learning_rate_at(self.epoch, self.epochs)
             if factor is not None:
                 return self.base_rate * factor
-        # each epoch ends a window
+        return self.base_rate * self.schedule.factor(self.progress(), self._schedule_state)
+
+    def progress(self) -> Progress:
+        """Where the run stands, by windows of batches: each epoch ends one."""
         windows = math.ceil(len(self.loader) / self.accumulate)
-        done = (self.epoch - 1) * windows + self.batch // self.accumulate
-        at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
-        return self.base_rate * self.schedule.factor(at, self._schedule_state)
+        own = (
+            math.ceil(self.batch / self.accumulate)
+            if self.batch == len(self.loader)
+            else self.batch // self.accumulate
+        )
+        done = (self.epoch - 1) * windows + own
+        return Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
+
+    @property
+    def settled(self) -> bool:
+        """Whether weights are of the form that the run is to give: False while they are being pruned."""
+        return self.pruning is None or self.pruning.reached(self.progress())
 
     def replace_state(self, state: Mapping[str, Array]) -> None:
         """Put other parameters, optimizer state and statistics in the place of the session's."""
@@ -175,6 +190,8 @@ class Run:
         self.batch += 1
         self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
         self.updates.add(self.mean.add(results), ends)
+        if self.pruning is not None and ends:
+            prune(self, self.pruning)
         counts = batch.share is None or batch.share.count > 0
         if self.metrics and batch.targets is not None and counts:
             output = results[next(iter(self.layout.targets))]
@@ -302,6 +319,11 @@ class Run:
             "updates": [self.updates.done, self.updates.weight],
             "history": self.history.rows,
             "callbacks": memory,
+            "beside": {
+                "averages": dict(self.layout.averages),
+                "averaged": self.layout.averaged,
+                "masks": dict(self.layout.masks),
+            },
         }
         return Checkpoint(dict(sorted(state.items())), arrays, meta)
 

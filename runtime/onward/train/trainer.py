@@ -33,9 +33,12 @@ from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.float32 import half_types, in_float32
-from onward.passes.replace_head import replace_head
+from onward.passes.lora import LoRA, merge_lora
+from onward.passes.replace_head import find_head, replace_head
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
+from onward.train.checkpoint import averaged
+from onward.train.distillation import Distillation, distilled, with_teacher
 from onward.train.feeding import (
     Inputs,
     Samples,
@@ -52,17 +55,20 @@ from onward.train.feeding import (
     split_off,
 )
 from onward.train.history import History
+from onward.train.losses import Loss
 from onward.train.means import MeanLoss
 from onward.train.metrics import FunctionMetric, Metric
 from onward.train.optimizers import Optimizer, optimizer_named
 from onward.train.preparation import (
     LossLike,
+    adapted,
     check_groups,
     choose_parameters,
     order_losses,
     prepare_model,
 )
 from onward.train.progress import ProgressBar
+from onward.train.pruning import Pruning, sparsity_of
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
 from onward.train.task import metric_for
@@ -93,6 +99,10 @@ class Trainer:
         averaging: average weights over the run: `EMA`, `SWA`, or "ema" or "swa". The average, once there is
             one, is what `weights`, `model`, `evaluate`, `predict` and validation go by, and what the next
             `fit` begins with.
+        lora: train low-rank adapters beside these weights, and nothing else but a new head and what
+            `trainable` matches. `model` has them merged into the weights, `adapted` has them beside.
+        pruning: make weights 0 by a schedule, which then stay 0.
+        distillation: learn from a teacher's scores too. `evaluate`, and so validation, is by labels alone.
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
@@ -140,6 +150,9 @@ class Trainer:
         gradient_transforms: Sequence[GradientTransform] = (),
         accumulate: int = 1,
         averaging: Averaging | str | None = None,
+        lora: LoRA | None = None,
+        pruning: Pruning | None = None,
+        distillation: Distillation | None = None,
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
@@ -184,6 +197,17 @@ class Trainer:
             )
         if head is not None:
             own = replace_head(own, head, output=next(iter(losses)), seed=seed)
+        if lora is not None and pruning is not None:
+            raise ConfigError("adapters and pruning exclude each other: merged weights would not be sparse")
+        self.lora, self.pruning = lora, pruning
+        if lora is None:
+            self.trainable = choose_parameters(own, losses, trainable, freeze)
+        else:
+            whole = [] if trainable is None else choose_parameters(own, losses, trainable, freeze)
+            if head is not None:
+                new = find_head(own, next(iter(losses)))
+                whole += [n for n in (new.weight, new.bias) if n is not None and n not in whole]
+            own, self.trainable = adapted(own, lora, whole, seed)
         self.half_types: tuple[str, ...] = tuple(t.name.lower() for t in half_types(own))
         """The types of 16 bits that `model` has: "float16", "bfloat16"."""
         self._own, self._model = own, in_float32(own)
@@ -205,10 +229,15 @@ class Trainer:
         self._accumulate = accumulate
         self.averaging = averaging_named(averaging) if isinstance(averaging, str) else averaging
         self._over_samples = weighted_mean == "samples"
-        self.trainable = choose_parameters(own, losses, trainable, freeze)
+        self._masked = () if pruning is None else pruning.parameters(own, self.trainable)
         check_groups(self.optimizer, self.trainable)
         self._transforms = (*gradient_transforms, *([] if clip is None else [clip]))
         self._losses = (losses, loss_weights)
+        self._taught: tuple[ir.Model, Mapping[str, Loss]] = (self._model, losses)
+        if distillation is not None:
+            student = next(iter(losses))
+            with_both, scores = with_teacher(self._model, distillation, student)
+            self._taught = with_both, {**losses, student: distilled(losses[student], distillation, scores)}
         self._engine: EngineName = engine
         self._threads = threads
         self._options = options
@@ -231,11 +260,24 @@ class Trainer:
 
     @property
     def model(self) -> ir.Model:
-        """The inference model with the current weights and running statistics, in its own types: a copy."""
+        """The inference model with the current weights and running statistics, adapters merged: a copy.
+
+        It is of the model's own types.
+        """
+        return self.adapted if self.lora is None else merge_lora(self.adapted)
+
+    @property
+    def adapted(self) -> ir.Model:
+        """The same with adapters beside the weights that they change, where there are any."""
         model = self._own.clone()
         for name, array in self._own_weights().items():
             model.graph.initializers[name].const_value = ir.tensor(array, name=name)
         return model
+
+    def sparsity(self) -> dict[str, float]:
+        """The share of zeros in each weight that is pruned, by name."""
+        weights = self.weights()
+        return sparsity_of({name: weights[name] for name in self._masked})
 
     def _own_weights(self) -> dict[str, Array]:
         """Copies of what `weights` gives in the model's own types."""
@@ -253,11 +295,9 @@ class Trainer:
 
     def weights(self) -> dict[str, Array]:
         """Current parameters and running statistics by name: their averages, where there are any."""
-        state, step = self._session.state, self.step
-        names: dict[str, str] = {name: name for name in (*step.parameters, *step.statistics)}
-        if step.averaged is not None and state[step.averaged] > 0:
-            names |= step.averages
-        return {name: state[held] for name, held in names.items()}
+        step = self.step
+        state = averaged(self._session.state, step.averages, step.averaged, step.masks)
+        return {name: state[name] for name in (*step.parameters, *step.statistics)}
 
     @property
     def state(self) -> Mapping[str, Array]:
@@ -273,7 +313,7 @@ class Trainer:
         self._session.load_state(state)
 
     def _new_step(self, sample_weight: str | None, *, alone: bool = False) -> TrainingStep:
-        losses, loss_weights = self._losses
+        (model, losses), loss_weights = self._taught, self._losses[1]
         ranks = None
         if (group := self._group) is not None and not alone:
             gradients: Collective | Pieces = Collective(group.gradients, self._bucket_bytes)
@@ -281,7 +321,7 @@ class Trainer:
                 gradients = Pieces(*group.pieces, group.rank, group.size, self._exchange, self._bucket_bytes)
             ranks = Ranks(group.function, gradients, self._shard, self._synchronise)
         return training_step(
-            self._model,
+            model,
             losses,
             self.optimizer,
             self.trainable,
@@ -292,6 +332,7 @@ class Trainer:
             over_samples=self._over_samples,
             ranks=ranks,
             average=self.averaging,
+            masked=self._masked,
         )
 
     def _step_session(self) -> StepSession:
@@ -427,6 +468,7 @@ class Trainer:
             seed=self.seed,
             identity=self._identity(loader, epochs),
             averaging=self.averaging,
+            pruning=self.pruning,
             group=group,
         )
         statistics = self._batch_statistics(loader, epochs)
@@ -732,6 +774,7 @@ class Trainer:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
             "averaging": None if self.averaging is None else repr(self.averaging.over(epochs)),
+            "pruning": None if self.pruning is None else f"{self.pruning!r} over {epochs} epochs",
             "training step": structure.hexdigest(),
             "data": loader.digest(),
             "batch size": loader.batch_size,

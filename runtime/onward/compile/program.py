@@ -1,4 +1,4 @@
-"""A graph at fixed input shapes: every extent known, everything that follows from constants computed."""
+"""A graph at fixed input shapes: shapes propagated to every value, constants folded."""
 
 from __future__ import annotations
 

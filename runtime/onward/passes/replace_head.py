@@ -157,8 +157,8 @@ def add_head(
     if not is_float(value) or not isinstance(features, int) or dims is None:
         shape = "of unknown shape" if dims is None else str(list(dims))
         raise UnsupportedError(
-            f"output {old.name!r}, {dtype_of(value).name.lower()} {shape}, is no [N, features] of floats that "
-            "a head could be added to; say shapes with --shapes, or train with as many classes as it has"
+            f"output {old.name!r}, {dtype_of(value).name.lower()} {shape}, is no [N, features] of floats, so "
+            "that no head can be added; say shapes with --shapes, or train with as many classes as it has"
         )
     name = old.name or ""
     old.name = f"{name}/features" if old is value or not old.uses() else f"{name}/before"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, final
 import typer
 from typer.core import TyperGroup
 
-from onward.cli import convert, doctor, evaluate, export, inspect, predict, report, train, verify
+from onward.cli import convert, doctor, evaluate, export, inspect, new, predict, report, train, tune, verify
 from onward.errors import OnwardError, VerificationError
 
 __all__ = ["application", "main"]
@@ -121,7 +121,9 @@ def application() -> typer.Typer:
                 import_file(file)
 
     for name, command in (
+        ("new", new.command),
         ("train", train.command),
+        ("tune", tune.command),
         ("evaluate", evaluate.command),
         ("predict", predict.command),
         ("report", report.command),

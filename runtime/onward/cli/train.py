@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
         Started,
     )
 
-__all__ = ["RunView", "command"]
+__all__ = ["PANELS", "RunView", "command", "interruptible"]
 
 _INTERRUPTED = 130
 _MISUSED = 2
 _INTERNAL = 70
 _RECORD = "Record"
 _SHOWN_COLUMNS = 60
-_PANELS = {
+PANELS = {
     "data.": "Data",
     "prefetch": "Data",
     "workers": "Data",
@@ -60,6 +60,10 @@ def _command(
     config: Annotated[Path | None, typer.Option(help="A TOML file; options come before it.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the whole configuration as TOML and stop.")
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Try learning rates from low to high, suggest one, and stop."),
     ] = False,
     resume: Annotated[
         Path | None, typer.Option(help="Go on from this checkpoint.", rich_help_panel=_RECORD)
@@ -92,6 +96,8 @@ def _command(
       onward train pretrained.onnx --data images:photos --freeze "features.*"
       onward train pretrained.onnx --data digits --lora rank=4,targets=dense* --lr 0.01
       onward train lenet5 --data digits --teacher big.onnx --sparsity 0.8 --averaging ema
+      onward train lenet5 --data digits --find-lr
+      onward train lenet5 --data digits --track tracked --mlflow sqlite:///mlflow.db
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
       onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
@@ -109,18 +115,37 @@ def _command(
     if print_config:
         print(to_toml(run), end="")
         return
+    if find_lr:
+        _find(run, as_json)
+        return
     token = CancelToken()
     started = None if run.parallel == "none" else launched()
     # launchers give ranks a terminal that is none
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
-    with together(_exit_code), RunView(shown and not as_json) as view, _interruptible(token):
+    with together(_exit_code), RunView(shown and not as_json) as view, interruptible(token):
         result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
 
 
-command = with_settings(_command, RunConfig, _PANELS)
+def _find(run: RunConfig, as_json: bool) -> None:
+    """Show a search for the learning rate."""
+    from onward.runs import find_learning_rate
+
+    with RunView(False) as view:
+        found = find_learning_rate(run, events=None if as_json else view)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")
+    for rate, loss, smoothed in found.table():
+        print(f"{rate:>10.3g} {loss:>10.4g} {smoothed:>10.4g}")
+    print(found.plot())
+    print(found if found.suggestion is None else f"{found}: --lr {found.suggestion:.2g}")
+
+
+command = with_settings(_command, RunConfig, PANELS)
 
 
 @final
@@ -304,7 +329,7 @@ def print_json(event: Event) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(token: CancelToken) -> Iterator[None]:
+def interruptible(token: CancelToken) -> Iterator[None]:
     """Let the first Ctrl-C stop the run after its step, and the second at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -40,6 +40,7 @@ from onward.train.optimizers import (
     optimizer_named,
 )
 from onward.train.pruning import Pruning
+from onward.train.rate_finder import RateFinding
 from onward.train.schedules import (
     Constant,
     Cosine,
@@ -50,6 +51,7 @@ from onward.train.schedules import (
     schedule_named,
 )
 from onward.train.task import Task, infer_task, metric_for
+from onward.train.trackers import CSVTracker, MLflowTracker, Tracker, Tracking
 from onward.train.trainer import Trainer
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Averaging",
     "BinaryCrossEntropy",
     "CSVLog",
+    "CSVTracker",
     "Callback",
     "Checkpoint",
     "Checkpoints",
@@ -85,16 +88,20 @@ __all__ = [
     "LabelScore",
     "LoRA",
     "Loss",
+    "MLflowTracker",
     "Metric",
     "Optimizer",
     "Pruning",
     "RMSprop",
+    "RateFinding",
     "ReduceOnPlateau",
     "Schedule",
     "Step",
     "StopOnNaN",
     "Task",
     "TensorBoardLog",
+    "Tracker",
+    "Tracking",
     "Trainer",
     "Weighted",
     "available_metrics",

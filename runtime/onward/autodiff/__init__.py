@@ -1,6 +1,7 @@
 """Differentiation, graph → graph: gradients of values, and the whole training step as one ONNX model."""
 
 from onward.autodiff.beside import Average
+from onward.autodiff.gradient_nodes import expand_gradients
 from onward.autodiff.gradients import MissingGradientsError, NoGradient, gradients, sum_to
 from onward.autodiff.objective import Loss, Weighted, with_loss
 from onward.autodiff.pieces import Pieces
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingStep",
     "UpdateCount",
     "Weighted",
+    "expand_gradients",
     "gradients",
     "sum_to",
     "training_step",

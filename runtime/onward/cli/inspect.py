@@ -141,6 +141,7 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
 def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
+    from onward.autodiff.gradient_nodes import TRAINING_DOMAIN
     from onward.graph import find, has_body
 
     nodes: dict[tuple[str, str], int] = {}
@@ -153,10 +154,9 @@ def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
         opset = model.opset_imports.get(domain, 1)
         problem = None
         name = f"{domain}::{op_type}" if domain else op_type
-        if has_body(domain, op_type, opset):
-            rows.append(
-                OperatorSupport(f"{domain}::{op_type}" if domain else op_type, count, True, True, None)
-            )
+        written_out = (domain, op_type) == (TRAINING_DOMAIN, "Gradient")
+        if has_body(domain, op_type, opset) or written_out:
+            rows.append(OperatorSupport(name, count, True, True, None))
             continue
         try:
             find(domain, op_type, opset)

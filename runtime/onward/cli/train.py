@@ -19,6 +19,8 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onward.runs import (
         CancelToken,
         ColumnsPrepared,
@@ -66,7 +68,11 @@ def _command(
         typer.Option("--find-lr", help="Try learning rates from low to high, suggest one, and stop."),
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on from this checkpoint.", rich_help_panel=_RECORD)
+        Path | None,
+        typer.Option(
+            help="Go on from this checkpoint; auto: from --checkpoint's, if it is there.",
+            rich_help_panel=_RECORD,
+        ),
     ] = None,
     progress: Annotated[
         bool | None,
@@ -124,7 +130,12 @@ def _command(
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
     with together(_exit_code), RunView(shown and not as_json) as view, interruptible(token):
-        result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
+        result = execute(
+            run,
+            events=print_json if as_json else view,
+            cancel=token,
+            resume="auto" if resume == Path("auto") else resume,
+        )
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
 
@@ -206,11 +217,9 @@ class RunView:
             case runs.EpochEnded():
                 self._epoch_ended(event)
             case runs.Measured():
-                from rich.console import Console
-
                 self._bar.__exit__(None, None, None)
                 model = "" if self._started is None else self._started.model
-                event.measures.show(Console(), f"{model} on {self._title}, {event.part} part")
+                event.measures.show(_console(), f"{model} on {self._title}, {event.part} part")
             case runs.Exported():
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
                 for note in event.notes:
@@ -231,7 +240,6 @@ class RunView:
 
     def _columns(self, event: ColumnsPrepared) -> None:
         """One line a column, cut at nothing: long plans go on below their beginning."""
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -240,7 +248,7 @@ class RunView:
         table.add_column(overflow="fold")
         for row in event.rows[:_SHOWN_COLUMNS]:
             table.add_row(*row)
-        Console().print(table)
+        _console().print(table)
         if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
             print(f"... and {more} columns more")
         print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
@@ -281,6 +289,15 @@ class RunView:
                 print("interrupted; there is no checkpoint (--checkpoint FILE keeps one)", file=sys.stderr)
             else:
                 print(f"interrupted; go on with --resume {event.checkpoint}", file=sys.stderr)
+
+
+def _console() -> Console:
+    """Of standard output, without a terminal's codes where a launcher of ranks collects it."""
+    from rich.console import Console
+
+    from onward.parallel import launched
+
+    return Console() if launched() is None else Console(force_terminal=False)
 
 
 def _times(event: RanksTimed) -> str:

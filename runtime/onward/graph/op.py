@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -48,7 +48,7 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph.own import load_own
-from onward.graph.types import TextTensor
+from onward.graph.types import Array, TextTensor
 
 __all__ = [
     "CONSUMED_INPUTS",
@@ -86,6 +86,10 @@ class Op:
     def varies(self) -> bool:
         """Whether two runs on the same operands differ: random numbers without a seed."""
         return False
+
+    def varies_on(self, operands: Sequence[Array | None]) -> bool:
+        """Whether two runs differ on operands of which the constants are known."""
+        return self.varies
 
 
 _O = TypeVar("_O", bound=Op)

@@ -367,8 +367,12 @@ def clip_of(run: RunConfig) -> Clip | None:
     return Clip(value=run.clip_value, norm=run.clip_norm)
 
 
-def callbacks_of(run: RunConfig) -> list[Callback]:
+def callbacks_of(run: RunConfig, *, first: bool = True) -> list[Callback]:
     """Early stopping and logs, as configured; folders are made.
+
+    Args:
+        run: what to do.
+        first: whether this is rank 0: the others keep no logs.
 
     Raises:
         StorageError: a folder cannot be made.
@@ -377,22 +381,28 @@ def callbacks_of(run: RunConfig) -> list[Callback]:
     callbacks: list[Callback] = []
     if run.early_stopping.patience is not None:
         callbacks.append(EarlyStopping(run.early_stopping.monitor, run.early_stopping.patience))
-    if run.log.csv is not None:
+    if run.log.csv is not None and first:
         callbacks.append(CSVLog(_with_folder(run.log.csv)))
-    if run.log.tensorboard is not None:
+    if run.log.tensorboard is not None and first:
         callbacks.append(TensorBoardLog(run.log.tensorboard))
     return callbacks
 
 
-def checkpoints_of(run: RunConfig, written: Any) -> Checkpoints | None:
+def checkpoints_of(run: RunConfig, written: Any, *, first: bool = True) -> Checkpoints | None:
     """The writer of checkpoints, as configured; `written` is called after each.
+
+    Args:
+        run: what to do.
+        written: see above.
+        first: whether this is rank 0: the others write nothing, and may have no such folder.
 
     Raises:
         StorageError: the folder cannot be made.
         ConfigError: `every` without a path.
     """
     if run.checkpoint.path is not None:
-        return Checkpoints(_with_folder(run.checkpoint.path), run.checkpoint.every, written=written)
+        path = _with_folder(run.checkpoint.path) if first else run.checkpoint.path
+        return Checkpoints(path, run.checkpoint.every, written=written)
     if run.checkpoint.every is not None:
         raise ConfigError("checkpoint.every needs checkpoint.path")
     return None

@@ -32,7 +32,7 @@ from onward.engine import CompileOptions
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec, dims_of, spec_of
 from onward.model import Provenance, atomic_write, current_versions, write_adapter
-from onward.parallel import ranks_of
+from onward.parallel import Group, ranks_of
 from onward.passes import open_adapters
 from onward.runs import assembly
 from onward.runs.adapters import adapter_matrices, check_merged
@@ -141,7 +141,8 @@ def execute(
         events: called in this thread with each event, in order; what it raises ends the run.
         cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration
             names one, and exports nothing.
-        resume: a checkpoint to go on from; the run then equals one that never stopped.
+        resume: a checkpoint to go on from; the run then equals one that never stopped. "auto": the one that
+            the configuration names, if it is there, as a job that is started again by a cluster needs it.
 
     Raises:
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
@@ -153,7 +154,9 @@ def execute(
     token = cancel if cancel is not None else CancelToken()
     if first:
         _refuse_early(config)
-    with tracked(config, tell) as told:
+    if resume == "auto":
+        resume = _kept(config, group)
+    with tracked(config, tell) if first else contextlib.nullcontext(tell) as told:
         ready = _ready(config, told, token)
         if ready is None:
             finished = Finished("cancelled", token.reason, None, None)
@@ -251,6 +254,15 @@ def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | No
     )
 
 
+def _kept(config: RunConfig, group: Group | None) -> Path | None:
+    """The checkpoint that the configuration names, where rank 0 has it."""
+    path = config.checkpoint.path
+    if path is None:
+        raise ConfigError("to go on by itself a run needs a checkpoint of its own: --checkpoint FILE")
+    there = path.exists() if group is None else group.from_first(path.exists)
+    return path if there else None
+
+
 def _ready_streamed(
     config: RunConfig,
     base: assembly.Base | None,
@@ -290,8 +302,9 @@ def _finish(ready: _Ready, tell: Listener, token: CancelToken, resume: str | Pat
     first = group is None or group.rank == 0
     trainer, targets = setup.trainer, setup.targets
     bridge = _Bridge(tell, token)
-    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
-    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+    hooks: list[Callback] = [*assembly.callbacks_of(config, first=first), bridge]
+    checkpoints = assembly.checkpoints_of(config, bridge.checkpoint_written, first=first)
+    if checkpoints is not None:
         bridge.checkpoints = checkpoints
         hooks.append(checkpoints)
     output = assembly.output_of(config) if first else Path()

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, final
 
 import onnx_ir as ir
 
-from onward.autodiff import OPSET, MissingGradientsError, NoGradient, training_step
+from onward.autodiff import OPSET, MissingGradientsError, NoGradient, expand_gradients, training_step
 from onward.errors import OnwardError, UnsupportedError
 from onward.graph import bodies_of, dims_of, find, is_float
 from onward.model import trainable_initializers
@@ -63,6 +63,10 @@ def training_obstacles(model: ir.Model) -> tuple[Obstacle, ...]:
     Args:
         model: as `onward.model.load` leaves it; it is not changed.
     """
+    try:
+        model = expand_gradients(model)
+    except OnwardError as error:
+        return (_of_model(str(error)),)
     missing = list(_missing_operators(model.graph, model.graph.opset_imports, ""))
     if missing:
         return (*missing, *_without_gradients(model))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import onnx_ir as ir
 
-from onward.autodiff import OPSET
+from onward.autodiff import OPSET, expand_gradients
 from onward.errors import ConfigError
 from onward.graph import Builder, canonical_model
 from onward.model import load, trainable_initializers, upgrade
@@ -41,6 +41,7 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     model = getattr(model, "model", model)
     if not isinstance(model, ir.Model):
         raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
+    model = expand_gradients(model)
     current = upgrade(model, OPSET) if model.graph.opset_imports.get("") != OPSET else model
     if any(n.op_type == "DequantizeLinear" or n.domain == _MICROSOFT_DOMAIN for n in current.graph):
         current = in_floats(canonical_model(current), trainable=True)

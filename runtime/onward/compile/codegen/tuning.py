@@ -1,4 +1,4 @@
-"""Where generated code is cut: blockings as shares of this machine's caches, and other measured choices.
+"""Tuning constants: tile and block sizes as shares of this machine's caches, and other measured choices.
 
 Every constant that decides how a kernel is blocked stands here, once, with its meaning and the command of
 `benchmarks/` that shows what it does (`kernels.py X` is `python benchmarks/kernels.py --only X`). None
@@ -80,7 +80,7 @@ class Tuning:
     """Terms of a sum that are added at a time: so many rows of a panel, of two vectors or more, and a slab of
     A share the first-level cache. Whole vectors of any width."""
 
-    product_depth_turned: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16, multiple=16)
+    product_depth_transposed: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16, multiple=16)
     """The same where A is transposed: a slab then takes a whole cache line for each row of B."""
 
     product_panels: int = _share("l2", 1, "kernels.py packed", least=4 * KIB)
@@ -244,7 +244,7 @@ class Tuning:
     reduce_run: int = _count(64, "python -m benchmarks.layers resnet20", least=8, most=256)
     """Rows summed by themselves, so that rounding errors do not pile up along a whole batch."""
 
-    sweep_small: int = _share("l2", 1 / 2, "make bench ONLY=mlp")
+    update_small: int = _share("l2", 1 / 2, "make bench ONLY=mlp")
     """Bytes of a parameter that is updated together with others at most: a larger one is better updated while
     its gradient is still in the cache."""
 

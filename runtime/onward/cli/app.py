@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from onward.cli import convert, doctor, evaluate, export, inspect, new, predict, report, train, tune, verify
+from onward.cli.verbosity import with_verbosity
 from onward.errors import OnwardError, VerificationError
 
 __all__ = ["application", "main"]
@@ -134,7 +135,7 @@ def application() -> typer.Typer:
         ("doctor", doctor.command),
         ("version", _version),
     ):
-        app.command(name)(command)
+        app.command(name)(with_verbosity(command))
     for name, plugin in _plugins():
         if isinstance(plugin, typer.Typer):
             app.add_typer(plugin, name=name)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from onward.cli.verbosity import level
 from onward.errors import ConfigError
 
 __all__ = ["command"]
@@ -34,6 +35,6 @@ def command(
     found = draft(data, target)
     with atomic_write(file) as stream:
         stream.write(found.text.encode())
-    for line in found.seen:
-        print(line)
+    if level() != "quiet":
+        print("\n".join(found.seen))
     print(f"{file}: written; next: onward train --config {file}")

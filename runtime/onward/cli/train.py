@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from onward.cli.options import with_settings
+from onward.cli.verbosity import level, note
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         FoldMeasured,
         RanksTimed,
         Started,
+        StepEnded,
     )
 
 __all__ = ["PANELS", "RunView", "command", "interruptible"]
@@ -39,6 +42,7 @@ _MISUSED = 2
 _INTERNAL = 70
 _RECORD = "Record"
 _SHOWN_COLUMNS = 60
+_EACH_SECONDS = 0.5
 PANELS = {
     "data.": "Data",
     "prefetch": "Data",
@@ -170,8 +174,10 @@ class RunView:
     def __init__(self, bar: bool) -> None:
         from onward.train.progress import ProgressBar
 
-        self._bar = ProgressBar(bar)
-        self._shown = bar
+        self._quiet = level() == "quiet"
+        self._shown = bar and not self._quiet
+        self._bar = ProgressBar(self._shown)
+        self._told = 0.0
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
@@ -193,39 +199,44 @@ class RunView:
                 parts = [("training", event.train), ("validation", event.validation), ("test", event.test)]
                 inputs = ", ".join(f"{name} {what}".strip() for name, what in event.inputs.items())
                 sizes = " + ".join(f"{size:,} {name}" for name, size in parts if size)
-                print(f"data: {event.spec}: {sizes} samples; {inputs}", flush=True)
-                for note in event.notes:
-                    print(f"note: {note}", file=sys.stderr, flush=True)
+                self._say(f"data: {event.spec}: {sizes} samples; {inputs}")
+                for text in event.notes:
+                    note(text)
                 self._title = event.spec
             case runs.ColumnsPrepared():
-                self._columns(event)
+                if not self._quiet:
+                    self._columns(event)
             case runs.FoldMeasured():
                 self._fold(event)
             case runs.Started():
                 self._started = event
-                print(f"model: {event.model}, {event.weights:,} weights")
+                self._say(f"model: {event.model}, {event.weights:,} weights")
                 if event.half_types:
                     names = " and ".join(event.half_types)
-                    print(f"types: {names}, trained with float32 weights and written in {names} again")
+                    self._say(f"types: {names}, trained with float32 weights and written in {names} again")
                 if event.head:
-                    print(event.head)
-                print(event.task, flush=True)
+                    self._say(event.head)
+                self._say(event.task)
             case runs.StepEnded():
                 self._step(event.epoch, event.batch, event.samples)
+                if level() == "verbose" and not self._shown:
+                    self._each(event)
             case runs.MetricsSoFar():
                 self._bar.figures(event.figures)
             case runs.EpochEnded():
                 self._epoch_ended(event)
+            case runs.CheckpointWritten() if level() == "verbose":
+                print(f"checkpoint: {event.path}, step {event.step}", flush=True)
             case runs.Measured():
                 self._bar.__exit__(None, None, None)
                 model = "" if self._started is None else self._started.model
                 event.measures.show(_console(), f"{model} on {self._title}, {event.part} part")
             case runs.Exported():
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
-                for note in event.notes:
-                    print(f"note: {note}")
+                for text in event.notes:
+                    self._say(f"note: {text}")
             case runs.RanksTimed():
-                print(_times(event), flush=True)
+                self._say(_times(event))
             case runs.Pruned():
                 print(
                     f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
@@ -275,9 +286,22 @@ class RunView:
             self._bar.epoch(epoch, self._started.epochs, self._started.batches, batch - 1)
         self._bar.advance(samples)
 
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, flush=True)
+
+    def _each(self, event: StepEnded) -> None:
+        """A line a step, at most two a second."""
+        if (now := time.monotonic()) - self._told >= _EACH_SECONDS:
+            self._told = now
+            print(
+                f"step {event.step}  loss {event.loss:.4g}  learning_rate {event.learning_rate:.4g}",
+                flush=True,
+            )
+
     def _epoch_ended(self, event: EpochEnded) -> None:
         self._bar.close_epoch(event.row)
-        if not self._shown:
+        if not self._shown and not self._quiet:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in event.row.items() if name != "epoch")
             print(f"epoch {event.epoch}/{event.epochs}  {figures}", flush=True)
 

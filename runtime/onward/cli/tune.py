@@ -14,6 +14,7 @@ import typer
 
 from onward.cli.options import with_settings
 from onward.cli.train import PANELS, interruptible
+from onward.cli.verbosity import level
 from onward.errors import ConfigError
 from onward.runs.config import RunConfig
 
@@ -92,7 +93,7 @@ def _command(
     token = CancelToken()
 
     def ended(trial: Trial) -> None:
-        if as_json:
+        if as_json or level() == "quiet":
             return
         shown = "  ".join(f"{_short(key)} {_plain(value)}" for key, value in trial.values.items())
         figure = "" if trial.value is None else f"{objective} {trial.value:.5g}  "

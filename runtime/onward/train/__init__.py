@@ -53,6 +53,7 @@ from onward.train.schedules import (
 from onward.train.task import Task, infer_task, metric_for
 from onward.train.trackers import CSVTracker, MLflowTracker, Tracker, Tracking
 from onward.train.trainer import Trainer
+from onward.train.training_info import StoredTraining
 
 __all__ = [
     "EMA",
@@ -98,6 +99,7 @@ __all__ = [
     "Schedule",
     "Step",
     "StopOnNaN",
+    "StoredTraining",
     "Task",
     "TensorBoardLog",
     "Tracker",

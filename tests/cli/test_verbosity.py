@@ -40,19 +40,12 @@ def test_a_quiet_run_shows_its_figures_and_its_file(onward: Onward, tmp_path: Pa
 
 def test_notes_are_no_results(onward: Onward, tmp_path: Path, iris: Path) -> None:
     (tmp_path / "shop.csv").write_text("age,bought\n" + "\n".join(f"{i},{i % 2}" for i in range(60)))
-    assert (
-        "note: "
-        in onward(
-            "train", "mlp", "--data", tmp_path / "shop.csv", "--epochs", 1, "--output", tmp_path / "a.onnx"
-        ).err
-    )
-    done = onward(
-        "train", "mlp", "--data", tmp_path / "shop.csv", "--epochs", 1, "-q", "--output", tmp_path / "b.onnx"
-    )
+    run = ("train", "mlp", "--data", tmp_path / "shop.csv", "--epochs", 1, "--output")
+    assert "note: " in onward(*run, tmp_path / "a.onnx").err
+    done = onward(*run, tmp_path / "b.onnx", "-q")
     assert (done.code, done.err) == (0, "")
-    both = onward("predict", iris, "5.1,3.5,1.4,0.2", "-q", "-v")
+    sample = "5.1,3.5,1.4,0.2"
+    both = onward("predict", iris, sample, "-q", "-v")
     assert both.code == 2
     assert "exclude each other" in both.err
-    assert (
-        onward("predict", iris, "5.1,3.5,1.4,0.2", "-q").out == onward("predict", iris, "5.1,3.5,1.4,0.2").out
-    )
+    assert onward("predict", iris, sample, "-q").out == onward("predict", iris, sample).out

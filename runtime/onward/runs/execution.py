@@ -223,7 +223,9 @@ def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | No
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
-    if (streamed := open_stream(config)) is not None:
+    group = ranks_of(config.parallel)
+    streamed = open_stream(config) if group is None else group.from_first(lambda: open_stream(config))
+    if streamed is not None:
         return _ready_streamed(config, base, teacher, streamed, tell)
     source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
@@ -271,13 +273,14 @@ def _ready_streamed(
     tell: Listener,
 ) -> _Ready:
     """The same where data are read while the run goes on."""
-    raw = streamed.samples()
+    group = ranks_of(config.parallel)
+    raw = streamed.samples() if group is None else group.from_first(streamed.samples)
     train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
     tell(DataRead(config.data.spec, train, validation, test, _inputs_of(raw.train), streamed.notes))
     config = streamed.weigh_classes(config)
     guide = base or teacher
     known = Preparation() if guide is None else guide.prepared.preparation
-    preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train))
+    preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train), group)
     setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
@@ -384,7 +387,12 @@ def _set_up(
         untouched = assembly.untouched_inputs(config, base, parts.train)
         guide = base or teacher
         known = None if guide is None else guide.prepared
-        preparation = fit_preparation(parts.train, config.data, known, untouched)
+        group = ranks_of(config.parallel)
+
+        def fit() -> Preparation:
+            return fit_preparation(parts.train, config.data, known, untouched)
+
+        preparation = fit() if group is None else group.from_first(fit)
     if preparation.table is not None:
         tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
     prepared_train = preparation.apply(parts.train)
@@ -525,6 +533,7 @@ def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     source = read_data(
         config.data,
         ignore_index=config.loss.ignore_index,
+        group=ranks_of(config.parallel),
         **(known_columns(known) if known is not None and is_table(config.data.spec) else {}),
     )
     if known is not None and known.table is None and source.dataset.table:
@@ -643,9 +652,9 @@ def _export(
     else:
         specs = takes_now
         inputs = feeds_of(preparation.apply(sample), specs)
-    model, adapter = trainer.model, None
+    adapter = None
     if config.lora is not None:
-        check_merged(trainer, feeds_of(preparation.apply(sample), trainer.inputs))
+        check_merged(trainer, feeds_of(preparation.apply(sample), takes_now))
         if config.lora.export == "adapter":
             model, adapter = open_adapters(trainer.adapted), output.with_suffix(".onnx_adapter")
     report = export(

@@ -58,6 +58,7 @@ async def _filled(address: str, disk: Path) -> tuple[str, str, str, float]:
         training = client.training
         first = await training.start(_RUN)
         [_ async for _ in training.watch(first.id)]
+        first = await training.get(first.id)
         await training.promote(first.id, "m")
         infer = channel.unary_unary(INFER)
         name = (await client.metadata("m")).inputs[0].name

@@ -116,7 +116,8 @@ async def test_the_zygote_may_die_too(repository: Path, planes: Any) -> None:
 async def test_a_run_that_takes_too_long_is_stopped(repository: Path, planes: Any) -> None:
     put(repository, "long", 1, long_loop())
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, run_timeout=1.0)
+    (repository / "long" / "config.toml").write_text("run_timeout = 1.0\n")
+    plane = await planes(repository)
     start = time.monotonic()
     running = asyncio.create_task(infer(plane, "long", n=np.array(MOST_ITERATIONS), x=np.float32(1)))
     await infer(plane, "m", **FLOAT_PAIR)

@@ -63,9 +63,9 @@ def family(pid: int) -> list[int]:
     return below(pid)
 
 
-def request(model: str, array: np.ndarray) -> bytes:
-    """A request with one input, `x`."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+def request(model: str, array: np.ndarray, name: str = "x") -> bytes:
+    """A request with one input."""
+    tensor = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
     message = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()])
     return message.SerializeToString()
 

@@ -22,6 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, final
 
+from onward_server.priority import give_way
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -62,7 +64,7 @@ def main() -> None:
 
 
 def _bound(task: Mapping[str, Any]) -> None:
-    os.nice(task["nice"])
+    give_way(task["nice"])
     with suppress(OSError):  # the kernel ends jobs before the server
         Path("/proc/self/oom_score_adj").write_text("500")
     limit = int(task["memory"])
@@ -91,6 +93,7 @@ class _Teller:
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
+        self._rows = 0
         self._start = time.monotonic()
         self._last: dict[str, float] = {}
 
@@ -113,10 +116,12 @@ class _Teller:
 
         match event:
             case runs.StepEnded():
+                self._rows += event.samples
                 self.sometimes(
                     "progress",
                     {
                         "epoch": event.epoch,
+                        "rows": self._rows,
                         "batch": event.batch,
                         "step": event.step,
                         "loss": event.loss,
@@ -131,7 +136,8 @@ class _Teller:
                 sizes = {"epochs": event.epochs, "batches": event.batches}
                 self.tell("started", {**fields, **sizes, "resumed": event.resumed is not None})
             case runs.EpochEnded():
-                self.tell("epoch", {"epoch": event.epoch, "epochs": event.epochs, "row": dict(event.row)})
+                fields = {"epoch": event.epoch, "epochs": event.epochs, "rows": self._rows}
+                self.tell("epoch", {**fields, "row": dict(event.row)})
             case runs.CheckpointWritten():
                 self.sometimes("checkpoint", {"step": event.step})
             case runs.Measured():
@@ -210,9 +216,10 @@ def _fetch(task: Mapping[str, Any]) -> None:
 def _evaluate(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
     """Figures, the interface, and the comparison with onnxruntime on samples of the data."""
     from onward.errors import ConfigError, DataError, StorageError
+    from onward.model import load
     from onward.runs.evaluation import evaluate
     from onward.runs.preparation import feeds_of
-    from onward.verify import compare
+    from onward.verify import compare, quantised_tolerances
 
     threading.Thread(target=_listen_idle, daemon=True).start()
     path = Path(task["model"])
@@ -229,7 +236,8 @@ def _evaluate(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
     if found is not None:
         few = found.samples.take(range(min(task["samples"], len(found.samples))))
         inputs = feeds_of(few, found.session.inputs)
-    report = compare(path, inputs)
+    model = load(path)
+    report = compare(model, inputs, tolerance=quantised_tolerances(model))
     difference = "" if report.passed else str(report.first_difference or report.failures[0])
     result: dict[str, Any] = {
         "passed": report.passed,

@@ -17,6 +17,8 @@ import signal
 import socket
 import sys
 
+from onward_server.priority import give_way
+
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
@@ -85,7 +87,7 @@ def _report(control: socket.socket) -> None:
 
 
 def _become_worker(nice: int, channel: int, inputs: int, outputs: int) -> None:
-    os.nice(nice)
+    give_way(nice)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NAME, b"onward-worker", 0, 0, 0)

@@ -170,12 +170,6 @@ async def test_a_witness_gives_way_to_what_answers(repository: Path, planes: Any
     pids = [i._place._worker.pid for i in (instance, served._witness)]  # type: ignore[attr-defined,union-attr]
     found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
     assert found == [min(own + 3, 19), 19]
-    groups = [Path(f"/proc/{pid}/autogroup") for pid in (*pids, os.getpid())]
-    if all(group.is_file() for group in groups):
-        # of a kernel that shares the processor among sessions first
-        names, values = zip(*(group.read_text().split(" nice ") for group in groups), strict=True)
-        assert len(set(names)) == 3
-        assert list(map(int, values[:2])) == found
 
 
 async def test_memory_is_bounded(repository: Path, planes: Any) -> None:

@@ -22,8 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, final
 
-from onward_server.priority import give_way
-
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -64,7 +62,7 @@ def main() -> None:
 
 
 def _bound(task: Mapping[str, Any]) -> None:
-    give_way(task["nice"])
+    os.nice(task["nice"])
     with suppress(OSError):  # the kernel ends jobs before the server
         Path("/proc/self/oom_score_adj").write_text("500")
     limit = int(task["memory"])

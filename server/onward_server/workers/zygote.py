@@ -17,8 +17,6 @@ import signal
 import socket
 import sys
 
-from onward_server.priority import give_way
-
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
@@ -87,7 +85,7 @@ def _report(control: socket.socket) -> None:
 
 
 def _become_worker(nice: int, channel: int, inputs: int, outputs: int) -> None:
-    give_way(nice)
+    os.nice(nice)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NAME, b"onward-worker", 0, 0, 0)

@@ -64,8 +64,9 @@ class JobStatistics:
         self._paces[job] = _Pace(rows, now, rate)
 
     def stopped(self, job: str, seconds: float) -> None:
-        """A run is over, however it ended."""
-        self._paces.pop(job, None)
+        """A run is over, however it ended; without effect where that is known already."""
+        if self._paces.pop(job, None) is None:
+            return
         self.seconds += seconds
         self.durations[bisect.bisect_left(DURATION_BUCKETS, seconds)] += 1
 

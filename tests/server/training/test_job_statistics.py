@@ -49,6 +49,8 @@ def test_a_resumed_run_counts_its_rows_anew() -> None:
 def test_runs_of_any_length_have_a_place() -> None:
     counts = JobStatistics()
     for seconds in (0.0, 1.0, 86_400.0, 1e9):
+        counts.started("a")
+        counts.stopped("a", seconds)
         counts.stopped("a", seconds)
     assert counts.durations[0] == 2
     assert counts.durations[-2:] == [1, 1]

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+
 from onward_client import AsyncClient
 from onward_server import load_settings, running
 

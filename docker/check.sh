@@ -193,6 +193,12 @@ echo "SIZE image $((size/1000000)) MB, of it the base $((base/1000000)) MB"
 echo "SIZE mpi adds $((($(inspect '{{.Size}}' "$MPI_IMAGE") - size)/1000000)) MB"
 [ -n "${EXTRAS:-}" ] || [ "$base" = 0 ] || check "the image has at most 450 MB over its base" \
   test $(((size - base) / 1000000)) -le 450
+t=$(now)
+DOCKER_BUILDKIT=1 engine_client "${build[@]}" --target client -f "$ROOT/docker/Dockerfile" -t "$IMAGE-client" "$ROOT" \
+  >"$LOGS/build-client.log" 2>&1 \
+  || { tail -25 "$LOGS/build-client.log"; fail "docker build --target client failed; its log: $LOGS/build-client.log"; }
+step "$t" "docker build --target client"
+echo "SIZE client $(($(inspect '{{.Size}}' "$IMAGE-client") / 1000000)) MB"
 
 t=$(now)
 export PYTHONPATH="$ROOT/runtime:$ROOT/protos:$ROOT/server:$ROOT/client" ORT_DISABLE_TELEMETRY=1
@@ -268,6 +274,12 @@ first=$(engine_client exec "$cid" sh -c 'tr "\0" "\n" </proc/1/cmdline | head -1
 check "process 1 is Python" same "$first" /opt/venv/bin/python
 t=$(now)
 for _ in $(seq 60); do [ "$(state '{{.State.Health.Status}}')" != healthy ] || break; sleep 0.5; done
+# with a running engine the client shares the server's network, so the port is the container's own
+if [ "$ENGINE" = running ]; then where=("--network=container:$cid"); at=127.0.0.1:8001
+else where=(--network=host); at=127.0.0.1:$PORT; fi
+check "the client image predicts" logged client.log engine_client run --rm "${hardened[@]}" "${where[@]}" \
+  -v "$DATA:/work:ro" "$IMAGE-client" predict digits images.npy -a "$at"
+check "the client image's user is 10001" same "$(inspect '{{.Config.User}}' "$IMAGE-client")" 10001:10001
 check "the engine's health check says healthy" same "$(state '{{.State.Health.Status}}')" healthy
 step "$t" "waited for healthy"
 t=$(now)

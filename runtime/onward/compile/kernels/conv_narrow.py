@@ -49,8 +49,8 @@ def narrow_forward_pack(conv: Convolution, target: Target, weights: Weights) -> 
 
 def narrow_backward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
     """Weights from any order to what `narrow_backward_data` reads. Slots: w, packed."""
-    turned = replace(weights, output=weights.input, input=weights.output)
-    return _pack("conv_backward_pack", required(conv, target, True), turned)
+    swapped = replace(weights, output=weights.input, input=weights.output)
+    return _pack("conv_backward_pack", required(conv, target, True), swapped)
 
 
 def narrow_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:

@@ -1,4 +1,4 @@
-"""Products with a turned right side in place: C[m, n] = A[m, k] B[n, k]^T as dot products along k.
+"""Products with a transposed right side in place: C[m, n] = A[m, k] B[n, k]^T as dot products along k.
 
 Lanes run along k, which is contiguous on both sides, so a weight that changes at every step needs no packing.
 A tile keeps a vector of partial sums for each pair of a row and a column; shuffles then add up the lanes of

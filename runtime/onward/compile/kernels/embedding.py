@@ -1,4 +1,4 @@
-"""Rows of a table by index, and the gradient that adds rows back.
+"""Embedding lookup (Gather along the first axis), and its gradient, which adds rows back.
 
 Rows are of the target's type. Indices are int64. Negative ones count from the end, as in ONNX's Gather; the
 caller checks their range.

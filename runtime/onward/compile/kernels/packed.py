@@ -207,7 +207,7 @@ class _Driver:
         f, spec, most = self.f, self.spec, self.blocking.rows[0]
         if self.blocking.dense and spec.k is not None:
             # A transposed A is fetched a whole matrix ahead: a slab of it is spread over all of it.
-            distance = spec.m if self.blocking.turned and spec.m is not None else most
+            distance = spec.m if self.blocking.transposed and spec.m is not None else most
             return f.at(self.values["a"], a + (row + distance) * spec.k)
         more = f.compare("slt", row + most, last)
         after = f.select(more, row + most, first)

@@ -17,7 +17,7 @@ def define_slab(module: Module, spec: Gemm, blocking: ProductBlocking) -> Functi
     f = module.function("slab", (("a", "ptr"), ("slab", "ptr"), ("rows", "i64"), ("k", "i64")))
     a, slab, rows, k = f.arguments
     lanes, most = f.lanes, blocking.rows[0]
-    if blocking.turned:
+    if blocking.transposed:
         whole = rows // most
         starts = range(0, most, lanes)
 

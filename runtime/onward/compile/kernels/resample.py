@@ -1,4 +1,4 @@
-"""Rows and columns of images made of a few others each: y[i, j] = Σ rows[i, a] · columns[j, b] · x[a, b].
+"""Resize (interpolation): y[i, j] = Σ rows[i, a] · columns[j, b] · x[a, b], each sum over a few positions.
 
 Which positions and with which weights is in tables, not in the code, so that an upsampling, its gradient and
 a cubic filter are one kernel. What lies inside a pixel, its channels, is in the lanes. Sums have one order

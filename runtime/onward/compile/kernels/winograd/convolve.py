@@ -1,4 +1,4 @@
-"""Winograd convolution forward and backward-data, which is the same with the taps turned round.
+"""Winograd convolution forward and backward-data, which is the same with the taps flipped.
 
 Each square of outputs comes from a square of inputs that is two wider: inputs are transformed, and the
 positions of transformed squares are independent matrix products over channels.

@@ -43,8 +43,6 @@ from onward.train.run import Run
 __all__ = ["main"]
 
 _NAME = "benchmark-schedule"
-_STILL = 0.0
-"""The learning rate that leaves weights as they are: steps without an exchange would drive ranks apart."""
 _CELL = {1: 4, 11: 8}
 _QUICK = 0.1
 """Of steps with an exchange and without one, and of exchanges: as a machine is in its quiet moments."""
@@ -169,16 +167,20 @@ class _Ends(Callback):
 class _Turns(Callback):
     """Steps with an exchange and without one, in turns; seconds of each."""
 
-    def __init__(self, ranks: _Switched) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: _Switched, steps: int) -> None:
+        self._ranks, self._steps = ranks, steps
+        self._state: dict[str, Any] = {}
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
         self._begun = 0.0
 
     def on_train_begin(self, run: Run) -> None:
+        self._state = {name: array.copy() for name, array in run.session.state.items()}
         self._next(True)
 
     def on_step_end(self, run: Run) -> None:
         self.seconds[self._ranks.on].append(time.perf_counter() - self._begun)
+        if run.step == self._steps:  # steps without an exchange have driven the ranks apart
+            run.replace_state(self._state)
         self._next(not self._ranks.on)
 
     def _next(self, on: bool) -> None:
@@ -206,8 +208,8 @@ def _work(name: str, batch: int, steps: int, kind: str) -> None:
     found: dict[str, Any] = {}
     if kind == "switched":
         ranks = _Switched(world())
-        trainer = Trainer(model, "cross_entropy", SGD(_STILL), threads=1, parallel=ranks)
-        turns = _Turns(ranks)
+        trainer = Trainer(model, "cross_entropy", SGD(0.001), threads=1, parallel=ranks)
+        turns = _Turns(ranks, 2 * steps)
         share = batch * ranks.size
         trainer.fit(case.batch(2 * share), batch_size=share, progress=False)
         trainer.fit(case.batch(2 * steps * share), batch_size=share, progress=False, callbacks=[turns])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.conversion import Conversion, ConversionReport
-    from onward.runs.evaluation import EvaluationData
+    from onward.runs.evaluation import Evaluation, EvaluationData, evaluate
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onward.runs.execution import CancelToken, RunResult, execute
     from onward.runs.measures import Measures, measure
     from onward.runs.preparation import Prepared
+    from onward.runs.report import evaluation_chart
 
 __all__ = [
     "CancelToken",
@@ -44,6 +45,7 @@ __all__ = [
     "ConversionReport",
     "DataRead",
     "EpochEnded",
+    "Evaluation",
     "EvaluationData",
     "Event",
     "Exported",
@@ -60,6 +62,8 @@ __all__ = [
     "Started",
     "StepEnded",
     "Warned",
+    "evaluate",
+    "evaluation_chart",
     "execute",
     "measure",
     "read_run",
@@ -72,7 +76,8 @@ _HOMES = {
     **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
-    "EvaluationData": "evaluation",
+    **dict.fromkeys(("Evaluation", "EvaluationData", "evaluate"), "evaluation"),
+    "evaluation_chart": "report",
     "Prepared": "preparation",
 }
 

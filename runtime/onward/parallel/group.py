@@ -226,7 +226,7 @@ class Group:
             ConfigError: names the first fact that differs, and the ranks.
         """
         everyone = self.gather(dict(facts))
-        for key in facts:
+        for key in dict.fromkeys(key for each in everyone for key in each):
             values = [each.get(key) for each in everyone]
             others = [rank for rank, value in enumerate(values) if value != values[0]]
             if others:

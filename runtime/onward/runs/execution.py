@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -84,6 +84,9 @@ _SAMPLES = 8
 _METRICS_SECONDS = 0.1
 _RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers", "shard")
 """Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
+
+_OWN = ("output", "overwrite", "log", "threads")
+"""Options of which each rank may have its own."""
 
 Listener = Callable[[Event], None]
 
@@ -168,6 +171,8 @@ def execute(
     first = group is None or group.rank == 0
     tell: Listener = events if events is not None and first else _silent
     token = cancel if cancel is not None else CancelToken()
+    if group is not None:
+        group.check_same(_options(config, resume))
     if first:
         _refuse_early(config)
     if resume == "auto":
@@ -530,6 +535,17 @@ def _sparsity(trainer: Trainer, tell: Listener) -> float:
     zeros = sum(round(share * sizes[name]) for name, share in shares.items())
     tell(Pruned(zeros, sum(sizes.values()), shares))
     return zeros / sum(sizes.values())
+
+
+def _options(config: RunConfig, resume: str | Path | None) -> dict[str, Any]:
+    """What has to be the same for all ranks, by what it is called."""
+    found: dict[str, Any] = {"whether the run is resumed": resume is not None}
+    for key, value in config.plain().items():
+        if key in _OWN:
+            continue
+        table = value if isinstance(value, dict) else {"": value}
+        found |= {f"the option {key}{'.' * bool(name)}{name}": each for name, each in table.items()}
+    return found
 
 
 def _silent(event: Event) -> None:

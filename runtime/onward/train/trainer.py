@@ -632,6 +632,7 @@ class Trainer:
         own = {
             **versions,
             **{f"the {key}": value for key, value in run.identity.items()},
+            **{f"the shape of parameter {name!r}": a.shape for name, a in self.weights().items()},
             "the number of epochs": run.epochs,
             "the synchronisation of batch normalization": self._synchronise,
             "the type in which gradients travel": self._exchange,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -25,13 +24,12 @@ from onward.autodiff import (
     with_loss,
 )
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
-from onward.data import Batch, Batches, Dataset, Loader, batches_of
+from onward.data import Batch, Batches, Dataset
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
-from onward.errors import ConfigError, TrainingError
-from onward.graph import Array, Builder, TensorSpec, dims_of, dtype_of, numpy_dtype
-from onward.model import current_versions
+from onward.errors import ConfigError
+from onward.graph import Array, Builder, TensorSpec, dims_of
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
@@ -39,6 +37,7 @@ from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
 from onward.passes.replace_head import find_head, new_head
 from onward.passes.samples_first import samples_first
+from onward.train.agreement import check_ranks, structure_of
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.checkpoint import averaged
@@ -47,22 +46,19 @@ from onward.train.feeding import (
     Inputs,
     Samples,
     array_of,
-    as_dataset,
     check_dataset,
     check_labels,
     check_some_count,
     feeder,
-    kind_for,
     named_inputs,
-    parts_of,
-    rows_of,
-    split_off,
 )
 from onward.train.history import History
+from onward.train.loading import Loading
 from onward.train.losses import Loss
 from onward.train.means import MeanLoss
 from onward.train.metrics import FunctionMetric, Metric
 from onward.train.optimizers import Optimizer, optimizer_named
+from onward.train.precision import in_own_types, in_types_of
 from onward.train.preparation import (
     LossLike,
     adapted,
@@ -254,6 +250,7 @@ class Trainer:
         self.step: TrainingStep = self._new_step(None)
         self._session = self._step_session()
         self._inference = Session(self._model, engine=engine, threads=threads, options=options)
+        self._loading = Loading(self.inputs, losses, seed)
         self._evaluations: dict[bool, tuple[Session, Mapping[str, str], Mapping[str, str]]] = {}
         self.history = History()
         self.stopped = ""
@@ -280,7 +277,7 @@ class Trainer:
     def adapted(self) -> ir.Model:
         """The same with adapters beside the weights that they change, where there are any."""
         model = self._own.clone()
-        for name, array in self._own_weights().items():
+        for name, array in in_own_types(self.weights(), self._own).items():
             model.graph.initializers[name].const_value = ir.tensor(array, name=name)
         return model
 
@@ -324,20 +321,6 @@ class Trainer:
             UnsupportedError: the step trains other numbers than the file has, of 16 bits or quantised.
         """
         return with_training_info(self.model, self.step, self.state)
-
-    def _own_weights(self) -> dict[str, Array]:
-        """Copies of what `weights` gives in the model's own types."""
-        found: dict[str, Array] = {}
-        for name, array in self.weights().items():
-            dtype = numpy_dtype(dtype_of(self._own.graph.initializers[name]))
-            with np.errstate(over="ignore"):
-                found[name] = array.astype(dtype, copy=True)
-            if dtype != array.dtype and not np.isfinite(found[name]).all() and np.isfinite(array).all():
-                raise TrainingError(
-                    f"weight {name!r} has come to {float(np.abs(array).max()):.4g}, which {dtype} does not "
-                    "reach; lower the learning rate, or train the file in float32 or bfloat16"
-                )
-        return found
 
     def weights(self) -> dict[str, Array]:
         """Current parameters and running statistics by name: their averages, where there are any."""
@@ -477,18 +460,18 @@ class Trainer:
         if validation is not None and validation_data is not None:
             raise ConfigError("validation and validation_data are two names of one thing: give one of them")
         held = validation if validation_data is None else validation_data
-        loader, held = self._training_data(
+        loader, held = self._loading.training(
             data,
             targets,
             sample_weight,
-            held,
-            validation_split,
             batch_size,
+            validation=held,
+            split=validation_split,
             steps=steps_per_epoch,
             prefetch=prefetch,
             workers=workers,
         )
-        held_out = None if held is None else self._held_out(held, batch_size)
+        held_out = None if held is None else self._loading.validating(held, batch_size)
         self._weigh_samples(loader.sample.weights is not None)
         step = self.step
         feeds = self._feeder(loader, step.targets, self._session.inputs, step.sample_weight)
@@ -519,7 +502,7 @@ class Trainer:
         )
         statistics = self._batch_statistics(loader, epochs)
         if group is not None:
-            self._check_ranks(group, run, held_out, resume)
+            check_ranks(group, self._agreed(run, held_out, resume), loader.batch_size)
             progress = progress if first else False
         for metric in self.metrics:
             metric.reset()
@@ -587,7 +570,7 @@ class Trainer:
             ConfigError: rates that do not ascend, or data that can be gone through only once.
         """
         schedule = Sweep(first=start, last=end, updates=steps)
-        loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size)
+        loader, _ = self._loading.training(data, targets, sample_weight, batch_size)
         if not loader.repeatable:
             raise ConfigError(
                 "a search for the learning rate uses up a generator; give a function that makes a fresh one"
@@ -628,104 +611,6 @@ class Trainer:
         options = {"engine": self._engine, "threads": self._threads, "options": self._options}
         return BatchStatistics(self._model, self.trainable, **options)
 
-    def _check_ranks(
-        self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
-    ) -> None:
-        """Refuse ranks that differ, and batches that are too small for them."""
-        versions = {f"the version of {name}": version for name, version in current_versions().items()}
-        held = None if validation is None else validation.digest()
-        own = {
-            **versions,
-            **{f"the {key}": value for key, value in run.identity.items()},
-            **{f"the shape of parameter {name!r}": a.shape for name, a in self.weights().items()},
-            "the number of epochs": run.epochs,
-            "the synchronisation of batch normalization": self._synchronise,
-            "the type in which gradients travel": self._exchange,
-            "whether the optimizer's state is divided": self._shard,
-            "the size of buckets of gradients": self._bucket_bytes,
-            "the validation data": held,
-            "whether the run is resumed": resume is not None,
-        }
-        group.check_same(own)
-        if run.loader.batch_size < group.size:
-            raise ConfigError(
-                f"a batch of {run.loader.batch_size} samples leaves nothing to do for some of {group.size} "
-                f"ranks; make batches larger, at least {group.size}, or start fewer ranks"
-            )
-
-    def _share_state(self, group: Group) -> None:
-        """Begin with the weights of rank 0."""
-        state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
-        for name, array in state.items():
-            if name not in self.step.shards:
-                group.share(array)
-        self._session.load_state(state)
-
-    def _training_data(
-        self,
-        data: Samples | Inputs,
-        targets: Array | None,
-        weights: Array | None,
-        validation: Samples | None,
-        split: float,
-        size: int,
-        *,
-        shuffle: bool = True,
-        steps: int | None = None,
-        prefetch: int = 2,
-        workers: int = 0,
-    ) -> tuple[Batches, Samples | None]:
-        """The loader, and what is evaluated on."""
-        if isinstance(data, Batches):
-            if targets is not None or weights is not None or split:
-                raise ConfigError(
-                    "a loader decides what is trained on: give targets, sample_weight and validation_split "
-                    "with arrays or a data set"
-                )
-            if steps is not None or workers:
-                raise ConfigError("a loader has its own steps and workers: give it those")
-            return data, validation
-        if isinstance(data, tuple):
-            if targets is not None:
-                raise ConfigError("there are targets in the tuple, and others beside it: give one of them")
-            data, targets, weights = parts_of(data, weights)
-        streamed: Any = data
-        if not split and (rows := rows_of(data, targets, weights, self.inputs[0].name)) is not None:
-            streamed, targets, weights = rows, None, None
-        found = (
-            None
-            if targets is not None
-            else batches_of(
-                streamed,
-                self.inputs[0].name,
-                size,
-                steps=steps,
-                seed=self.seed,
-                shuffle=shuffle,
-                kind=kind_for(self.loss),
-                prefetch=prefetch,
-                workers=workers,
-            )
-        )
-        if found is not None:
-            if weights is not None or split:
-                raise ConfigError(
-                    "samples that are read as they are needed bring their own weights, as (inputs, targets, "
-                    "weights), and cannot be cut by validation_split: give validation_data"
-                )
-            return found, validation
-        if steps is not None or workers:
-            raise ConfigError(
-                "steps_per_epoch and workers are for data that are not in memory: these have their own length"
-            )
-        held: Any = data
-        dataset = as_dataset(held, targets, weights, self.inputs, self.loss)
-        if split:
-            if validation is not None:
-                raise ConfigError("give validation data or validation_split, not both")
-            dataset, validation = split_off(dataset, split)
-        return Loader(dataset, size, self.seed, shuffle=shuffle), validation
-
     def evaluate(
         self,
         data: Samples | Inputs,
@@ -746,7 +631,7 @@ class Trainer:
             `loss`, then each metric by its name: a float, or an array for figures per class. All are over the
             samples that count, at any batch size; the loss is NaN where none does.
         """
-        loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size, shuffle=False)
+        loader = self._loading.measuring(data, targets, sample_weight, batch_size)
         weighted = loader.sample.weights is not None
         name = self._weights_name() if weighted else None
         if weighted not in self._evaluations:
@@ -806,7 +691,7 @@ class Trainer:
             session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
         else:
             session.load_weights(self.weights(), copy=False)
-        arrays = self._in_types(arrays, session.inputs)
+        arrays = in_types_of(session.inputs, arrays, self.half_types)
         count = len(next(iter(arrays.values())))
         if any(len(a) != count for a in arrays.values()):
             batch_size = max(map(len, arrays.values()))  # no samples, such as nodes and edges: all at once
@@ -815,29 +700,10 @@ class Trainer:
             for i in range(0, max(count, 1), batch_size)
         ]
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return self._in_types(found, self.outputs) if halved else found
-
-    def _in_types(self, arrays: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
-        """Arrays of a model of 16-bit floats in the types that are asked for: from or to float32."""
-        if not self.half_types:
-            return dict(arrays)
-        dtypes = {spec.name: spec.dtype for spec in specs}
-        floats = {np.dtype(np.float32), *(ir.DataType[name.upper()].numpy() for name in self.half_types)}
-        return {
-            name: a.astype(dtypes[name]) if name in dtypes and {a.dtype, dtypes[name]} <= floats else a
-            for name, a in ((name, np.asarray(a)) for name, a in arrays.items())
-        }
+        return in_types_of(self.outputs, found, self.half_types) if halved else found
 
     def _scalars(self, loader: Batches) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
-
-    def _held_out(self, data: Samples, size: int) -> Batches:
-        if isinstance(data, Iterator):
-            raise ConfigError(
-                "a generator can be gone through once, and validation data are each epoch: give a function "
-                "that makes a fresh generator, or a list of batches"
-            )
-        return self._training_data(data, None, None, None, 0.0, size, shuffle=False)[0]
 
     def _feeder(
         self,
@@ -864,23 +730,36 @@ class Trainer:
 
         return look_and_feed
 
+    def _share_state(self, group: Group) -> None:
+        """Begin with the weights of rank 0."""
+        state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
+        for name, array in state.items():
+            if name not in self.step.shards:
+                group.share(array)
+        self._session.load_state(state)
+
+    def _agreed(self, run: Run, validation: Batches | None, resume: str | Path | None) -> dict[str, Any]:
+        """What all ranks have to have alike."""
+        return {
+            **{f"the {key}": value for key, value in run.identity.items()},
+            **{f"the shape of parameter {name!r}": a.shape for name, a in self.weights().items()},
+            "the number of epochs": run.epochs,
+            "the synchronisation of batch normalization": self._synchronise,
+            "the type in which gradients travel": self._exchange,
+            "whether the optimizer's state is divided": self._shard,
+            "the size of buckets of gradients": self._bucket_bytes,
+            "the validation data": None if validation is None else validation.digest(),
+            "whether the run is resumed": resume is not None,
+        }
+
     def _identity(self, loader: Batches, epochs: int) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run."""
-        structure = hashlib.sha256()
         # that of one rank: a run may go on with another number of them
         step = self.step if self._group is None else self._new_step(self.step.sample_weight, alone=True)
-        for node in step.model.graph:
-            structure.update(
-                f"{node.domain}:{node.op_type}{[v.name if v else None for v in node.inputs]}".encode()
-            )
-            structure.update(repr(sorted((k, str(a.value)) for k, a in node.attributes.items())).encode())
-        for name, value in step.model.graph.initializers.items():
-            if name not in step.bindings and value.const_value is not None:
-                structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
             "averaging": None if self.averaging is None else repr(self.averaging.over(epochs)),
             "pruning": None if self.pruning is None else f"{self.pruning!r} over {epochs} epochs",
-            "training step": structure.hexdigest(),
+            "training step": structure_of(step),
             "data": loader.digest(),
             "batch size": loader.batch_size,
             "order seed": loader.seed,

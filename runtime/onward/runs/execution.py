@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -20,7 +16,6 @@ from onward.data import (
     Dataset,
     Kind,
     Loader,
-    NumberPreparation,
     Preparation,
     Source,
     Splits,
@@ -31,83 +26,48 @@ from onward.data import (
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of, spec_of
-from onward.model import Provenance, atomic_write, current_versions, write_adapter
+from onward.graph import Array, dims_of
+from onward.model import atomic_write
 from onward.parallel import Group, ranks_of
-from onward.passes import open_adapters
 from onward.runs import assembly
-from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import LogTable, RunConfig
 from onward.runs.evaluation import evaluate
 from onward.runs.events import (
-    CheckpointWritten,
     ColumnsPrepared,
     DataRead,
-    EpochEnded,
     Event,
-    Exported,
     Finished,
     FoldMeasured,
     Measured,
-    MetricsSoFar,
     Pruned,
     RanksTimed,
     Started,
-    StepEnded,
     Warned,
 )
+from onward.runs.exporting import export_run, now
 from onward.runs.measures import final_activation, measure
 from onward.runs.preparation import (
     align_classes,
     digest_of,
-    feeds_of,
     fit_preparation,
     images_as_taken,
-    input_names,
     known_columns,
-    metadata_of,
     plain_numbers,
     read_data,
 )
 from onward.runs.report import evaluation_chart
 from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import tabular_defaults
+from onward.runs.telling import Bridge, CancelToken, Listener
 from onward.runs.tracking import tracked
-from onward.train import Callback, Checkpoints, History, RateFinding, Trainer
-from onward.train.run import Run
-from onward.train.task import Task, default_metrics, describe
-from onward.verify import Report, export
+from onward.train import Callback, History, RateFinding, Trainer
+from onward.train.task import default_metrics, describe
+from onward.verify import Report
 
 __all__ = ["CancelToken", "RunResult", "execute", "find_learning_rate"]
 
-_SAMPLES = 8
-_METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers", "shard")
-"""Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
-
 _OWN = ("output", "overwrite", "log", "threads")
 """Options of which each rank may have its own."""
-
-Listener = Callable[[Event], None]
-
-
-@final
-class CancelToken:
-    """Asks a run to stop; may be used from any thread, and from a signal handler."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason = ""
-
-    def cancel(self, reason: str = "cancelled") -> None:
-        """Let the run stop after its present step."""
-        self.reason = self.reason or reason
-        self._event.set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether it was asked."""
-        return self._event.is_set()
 
 
 @final
@@ -325,7 +285,7 @@ def _finish(ready: _Ready, tell: Listener, token: CancelToken, resume: str | Pat
     group = ranks_of(config.parallel)
     first = group is None or group.rank == 0
     trainer, targets = setup.trainer, setup.targets
-    bridge = _Bridge(tell, token)
+    bridge = Bridge(tell, token)
     hooks: list[Callback] = [*assembly.callbacks_of(config, first=first), bridge]
     checkpoints = assembly.checkpoints_of(config, bridge.checkpoint_written, first=first)
     if checkpoints is not None:
@@ -369,9 +329,18 @@ def _finish(ready: _Ready, tell: Listener, token: CancelToken, resume: str | Pat
         figures = _measure(config, trainer, ready.answers(trainer), ready.title, tell)
         if config.pruning.sparsity is not None:
             figures["sparsity"] = _sparsity(trainer, tell)
-        return figures, _export(
-            config, trainer, targets.first, setup.preparation, ready, figures, output, tell
+        report = export_run(
+            config,
+            trainer,
+            targets.first,
+            setup.preparation,
+            ready.sample,
+            ready.digest,
+            figures,
+            output,
+            tell,
         )
+        return figures, report
 
     figures, report = finish() if group is None else group.together(finish)
     finished = Finished(
@@ -473,7 +442,7 @@ def _measure_folds(
         setup = _set_up(config, base, teacher, named, parts, _silent)
         augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
         loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
-        bridge = _Bridge(_silent, token)
+        bridge = Bridge(_silent, token)
         plain = config.model_copy(update={"log": LogTable()})
         setup.trainer.fit(
             loader,
@@ -489,43 +458,6 @@ def _measure_folds(
         figures = _measure(config, setup.trainer, _answers(setup.trainer, held), "test", _silent)
         plain_figures = {name.removeprefix("test_"): value for name, value in figures.items()}
         tell(FoldMeasured(number, config.folds, plain_figures))
-
-
-@final
-class _Bridge(Callback):
-    """From callbacks of the trainer to events, and from the token to the trainer."""
-
-    def __init__(self, tell: Listener, token: CancelToken) -> None:
-        self._tell = tell
-        self._token = token
-        self.checkpoints: Checkpoints | None = None
-        self.last_checkpoint: Path | None = None
-        self.cancelled = False
-        self._told = 0.0
-
-    def on_step_end(self, run: Run) -> None:
-        last, samples = run.last, run.samples
-        self._tell(StepEnded(run.epoch, run.batch, run.step, samples, last["loss"], last["learning_rate"]))
-        if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
-            self._told = now
-            self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
-        run.asked = self._token.cancelled
-        if run.agreed or (run.asked and run.group is None):
-            self._token.cancel("interrupted on another rank")
-            self.cancelled = True
-            if self.checkpoints is not None:
-                self.checkpoints.write(run)
-            run.stop(self._token.reason, now=True)
-
-    def on_epoch_end(self, run: Run) -> None:
-        row = run.history.rows[-1]
-        self._tell(EpochEnded(int(row["epoch"]), run.epochs, dict(row)))
-
-    def checkpoint_written(self, run: Run) -> None:
-        """A checkpoint was written."""
-        assert self.checkpoints is not None
-        self.last_checkpoint = self.checkpoints.path
-        self._tell(CheckpointWritten(self.checkpoints.path, run.step))
 
 
 def _sparsity(trainer: Trainer, tell: Listener) -> float:
@@ -554,7 +486,7 @@ def _silent(event: Event) -> None:
 
 def _refuse_early(config: RunConfig) -> None:
     """What can be refused before the data are read: an output that is there, a time that is none."""
-    _now()
+    now()
     if config.output is not None:
         assembly.output_of(config)
 
@@ -638,107 +570,3 @@ def _measure(
     found = measure(outputs, held, extra=config.metrics or (), threshold=threshold)
     tell(Measured(title, found))
     return {f"{title}_{name}": value for name, value in found.figures.items()}
-
-
-def _export(
-    config: RunConfig,
-    trainer: Trainer,
-    task: Task,
-    preparation: Preparation,
-    ready: _Ready,
-    figures: Mapping[str, float],
-    output: Path,
-    tell: Listener,
-) -> Report:
-    model = trainer.model
-    initializers = model.graph.initializers
-    takes_now = [spec_of(v) for v in model.graph.inputs if v.name not in initializers]
-    names = [spec.name for spec in takes_now]
-    whole = ready.sample
-    sample = whole.take(range(min(_SAMPLES, len(whole))))
-    encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
-    graph = preparation.renamed(
-        input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}
-    )
-    inside = config.preparation
-    record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
-    provenance = Provenance(
-        data_hash=f"sha256:{ready.digest(graph)}",
-        created=_now(),
-        split_seed=config.data.split_seed,
-        configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
-        metrics=figures,
-        versions=current_versions(),
-        class_names=whole.classes,
-        **metadata_of(graph, inside=inside),
-    )
-    if inside and graph.table is not None:
-        inputs = dict(graph.table.raw(sample))
-        specs = [
-            TensorSpec(name, dtype, ("N", *inputs[name].shape[1:]))
-            for name, dtype in graph.table.takes.items()
-        ]
-    elif inside:
-        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in takes_now]
-        inputs = feeds_of(encoded, specs)
-    else:
-        specs = takes_now
-        inputs = feeds_of(preparation.apply(sample), specs)
-    adapter = None
-    if config.lora is not None:
-        check_merged(trainer, feeds_of(preparation.apply(sample), takes_now))
-        if config.lora.export == "adapter":
-            model, adapter = open_adapters(trainer.adapted), output.with_suffix(".onnx_adapter")
-    report = export(
-        model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
-    )
-    assert report is not None
-    notes = _notes(graph, inside)
-    if adapter is not None:
-        matrices = adapter_matrices(trainer.adapted)
-        write_adapter(adapter, matrices)
-        notes += (
-            f"{output} is the file that was adapted, with inputs for an adapter; what was learned is in "
-            f"{adapter} ({sum(a.size for a in matrices.values()):,} numbers), which onnxruntime takes by "
-            f"RunOptions.add_active_adapter; `onward export {output} FILE --adapter {adapter}` merges both",
-        )
-    takes = tuple(map(str, specs))
-    if inside and graph.table is not None and not graph.table.matrix:
-        takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
-    tell(Exported(output, report, takes, notes))
-    return report
-
-
-def _raw_spec(spec: TensorSpec, each: NumberPreparation | None) -> TensorSpec:
-    """An input as the exported graph takes it."""
-    if each is None:
-        return spec
-    if each.spectrogram is not None:
-        return TensorSpec(spec.name, each.dtype, ("N", each.spectrogram.samples))
-    return replace(spec, dtype=each.dtype)
-
-
-def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
-    notes = []
-    if preparation.text is not None:
-        notes.append(
-            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
-            "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
-        )
-    changed = any(not each.empty for each in preparation.numbers.values())
-    if not inside and (changed or preparation.table is not None):
-        notes.append(
-            "the graph is the bare network: `onward predict` and `evaluate` prepare inputs first; servers "
-            "and other runtimes have to (onward.preparation in its metadata)"
-        )
-    return tuple(notes)
-
-
-def _now() -> datetime:
-    stamp = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not stamp:
-        return datetime.now(UTC)
-    try:
-        return datetime.fromtimestamp(int(stamp), UTC)
-    except (ValueError, OverflowError, OSError):
-        raise ConfigError(f"SOURCE_DATE_EPOCH is {stamp!r}; it must be seconds since 1970") from None

@@ -36,7 +36,7 @@ def made(g: Builder) -> ir.Model:
 
 
 def weight(g: Builder, name: str, *shape: int) -> ir.Value:
-    return g.initializer(name, RNG.normal(size=shape).astype(np.float32))
+    return g.initializer(name, (0.1 * RNG.normal(size=shape)).astype(np.float32))
 
 
 def floats(*shape: int) -> np.ndarray:

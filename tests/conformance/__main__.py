@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -294,6 +296,69 @@ def classification_over_grpc(stub: Any) -> None:
         raise AssertionError(repr(answer.raw_output_contents[0]))
 
 
+@check("grpc", "schedule_policy")
+def priority_and_timeout_are_taken(stub: Any) -> None:
+    request = pair()
+    request.parameters["priority"].uint64_param = 1
+    request.parameters["timeout"].int64_param = 60_000_000
+    same(floats(stub.ModelInfer(request).raw_output_contents[0]), [5, 7, 9])
+
+
+@check("grpc", "logging")
+def log_settings_are_told(stub: Any) -> None:
+    found = stub.LogSettings(pb.LogSettingsRequest()).settings
+    same(found["log_info"].WhichOneof("parameter_choice"), "bool_param")
+    same(found["log_format"].WhichOneof("parameter_choice"), "string_param")
+
+
+@check("grpc", "trace")
+def trace_settings_are_told(stub: Any) -> None:
+    found = stub.TraceSetting(pb.TraceSettingRequest(model_name="arithmetic")).settings
+    if not found["trace_level"].value or not found["trace_rate"].value:
+        raise AssertionError(f"{found!r}")
+
+
+@check("grpc", "system_shared_memory")
+def tensors_lie_in_shared_memory(stub: Any) -> None:
+    with region(np.float32([1, 2, 3]).tobytes() + bytes(12)) as (key, path):
+        stub.SystemSharedMemoryRegister(
+            pb.SystemSharedMemoryRegisterRequest(name="conformance", key=key, byte_size=24)
+        )
+        try:
+            request = pb.ModelInferRequest(
+                model_name="identity_fp32",
+                inputs=[{"name": "x", "datatype": "FP32", "shape": [3]}],
+                outputs=[{"name": "y"}],
+            )
+            for tensor, offset in ((request.inputs[0], 0), (request.outputs[0], 12)):
+                tensor.parameters["shared_memory_region"].string_param = "conformance"
+                tensor.parameters["shared_memory_byte_size"].int64_param = 12
+                tensor.parameters["shared_memory_offset"].int64_param = offset
+            answer = stub.ModelInfer(request)
+            same(
+                (list(answer.outputs[0].shape), answer.raw_output_contents[0]),
+                ([3], b""),
+            )
+            same(floats(path.read_bytes()[12:]), [1, 2, 3])
+            status = stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+            same(status.regions["conformance"].byte_size, 24)
+        finally:
+            stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="conformance"))
+    status = stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    same("conformance" in status.regions, False)
+
+
+@contextmanager
+def region(content: bytes) -> Iterator[tuple[str, Path]]:
+    """An object of shared memory: its key, and its file; the server has to run on this machine."""
+    path = Path(f"/dev/shm/conformance-{os.getpid()}")
+    path.write_bytes(content)
+    try:
+        yield f"/{path.name}", path
+    finally:
+        path.unlink()
+
+
 A = {"name": "a", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
 B = {"name": "b", "datatype": "FP32", "shape": [1, 3], "data": [4, 5, 6]}
 
@@ -395,6 +460,32 @@ def the_repository_over_http(rest: Rest) -> None:
         raise AssertionError("ready after it was unloaded")
     same(rest("POST", "/v2/repository/models/identity_int8/load")[0], 200)
     same(rest("GET", "/v2/models/identity_int8/ready")[0], 200)
+
+
+@check("http", "logging")
+def log_settings_over_http(rest: Rest) -> None:
+    status, found, _ = rest("GET", "/v2/logging")
+    same((status, type(found["log_info"])), (200, bool))
+
+
+@check("http", "trace")
+def trace_settings_over_http(rest: Rest) -> None:
+    status, found, _ = rest("GET", "/v2/models/arithmetic/trace/setting")
+    same((status, type(found["trace_level"])), (200, list))
+
+
+@check("http", "system_shared_memory")
+def shared_memory_over_http(rest: Rest) -> None:
+    base = "/v2/systemsharedmemory"
+    with region(bytes(24)) as (key, _):
+        status = rest(
+            "POST",
+            f"{base}/region/conformance/register",
+            {"key": key, "offset": 0, "byte_size": 24},
+        )
+        same(status[0], 200)
+        same(rest("GET", f"{base}/region/conformance/status")[1][0]["byte_size"], 24)
+        same(rest("POST", f"{base}/region/conformance/unregister")[0], 200)
 
 
 @check("http", "statistics")

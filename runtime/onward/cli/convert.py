@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
+from onward.cli.verbosity import note
 from onward.errors import (
     ConfigError,
     DataError,
@@ -94,6 +95,8 @@ def command(
         typer.Option(help="How far accuracy (or R2) may fall, as a fraction.", show_default="0.01"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write a file that is worse, too.")] = False,
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make another file of a model: opset, 16-bit floats or integers; compared with the original.
@@ -127,7 +130,7 @@ def command(
     )
     if data is not None and inputs is not None:
         raise ConfigError("--data and --inputs are two sources of the same: give one of them")
-    model = load(source)
+    model = fixed_as_asked(load(source), shapes, constants)
     session = Session(model)
     overrides: dict[str, Any] = {
         "spec": data,
@@ -149,7 +152,7 @@ def command(
     if problems and not force:
         raise VerificationError(f"{destination} is not written: {'; '.join(problems)}; --force writes it")
     for problem in problems:
-        _note(f"{problem}; written all the same")
+        note(f"{problem}; written all the same")
     write_checked(converted, destination, witness=checked)
 
 
@@ -210,15 +213,15 @@ class _Data:
             except (StorageError, DataError, ConfigError) as error:
                 if named:
                     raise
-                _note(f"the data that the model was trained on cannot be read: {error}")
+                note(f"the data that the model was trained on cannot be read: {error}")
             else:
-                for note in read.notes:
-                    _note(note)
+                for text in read.notes:
+                    note(text)
                 fitted, chosen = (read.prepared.given(d) for d in (fitted, chosen))
                 feeds = [_batches(feeds_of(d, session.inputs), samples) for d in (fitted, chosen)]
                 measured = chosen if chosen.targets is not None else None
                 return cls(feeds[0], feeds[1], read, measured, part)
-        _note("outputs are compared on random inputs: --data or --inputs give real ones")
+        note("outputs are compared on random inputs: --data or --inputs give real ones")
         return cls([], [random_inputs(model, seed=i) for i in range(4)], None, None, None)
 
     def figures(self, session: Session) -> dict[str, float]:
@@ -324,7 +327,3 @@ def _show(report: ConversionReport, source: Path) -> None:
         apart.add_row(row.name, f"{row.elements:,}", f"{row.max_abs:.3g}", f"{row.error:.3g}")
     console.print(apart)
     console.print(report.witness, soft_wrap=True, markup=False)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

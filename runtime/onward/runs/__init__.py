@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.conversion import Conversion, ConversionReport
-    from onward.runs.evaluation import EvaluationData
+    from onward.runs.drafts import Draft, draft
+    from onward.runs.evaluation import Evaluation, EvaluationData, evaluate
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -32,18 +33,23 @@ if TYPE_CHECKING:
         StepEnded,
         Warned,
     )
-    from onward.runs.execution import CancelToken, RunResult, execute
+    from onward.runs.execution import CancelToken, RunResult, execute, find_learning_rate
     from onward.runs.measures import Measures, measure
     from onward.runs.preparation import Prepared
+    from onward.runs.report import evaluation_chart
+    from onward.runs.tuning import Choice, Range, Trial, TuneResult, search_space, tune
 
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "Choice",
     "ColumnsPrepared",
     "Conversion",
     "ConversionReport",
     "DataRead",
+    "Draft",
     "EpochEnded",
+    "Evaluation",
     "EvaluationData",
     "Event",
     "Exported",
@@ -54,25 +60,37 @@ __all__ = [
     "MetricsSoFar",
     "Prepared",
     "Pruned",
+    "Range",
     "RanksTimed",
     "RunConfig",
     "RunResult",
     "Started",
     "StepEnded",
+    "Trial",
+    "TuneResult",
     "Warned",
+    "draft",
+    "evaluate",
+    "evaluation_chart",
     "execute",
+    "find_learning_rate",
     "measure",
     "read_run",
     "run_of",
+    "search_space",
     "to_toml",
+    "tune",
 ]
 
 _HOMES = {
     **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
-    **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
+    **dict.fromkeys(("CancelToken", "RunResult", "execute", "find_learning_rate"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
-    "EvaluationData": "evaluation",
+    **dict.fromkeys(("Evaluation", "EvaluationData", "evaluate"), "evaluation"),
+    "evaluation_chart": "report",
+    **dict.fromkeys(("Draft", "draft"), "drafts"),
+    **dict.fromkeys(("Choice", "Range", "Trial", "TuneResult", "search_space", "tune"), "tuning"),
     "Prepared": "preparation",
 }
 

@@ -55,6 +55,21 @@ class ModelTable(_Table):
             "Put a new last layer with this many outputs on an .onnx file; by itself where classes differ."
         ),
     ] = None
+    shapes: Annotated[
+        dict[str, Any],
+        Option(
+            "Extents of an input that the .onnx file leaves open: image=N,3,224,224; repeatable.",
+            form="assignments",
+        ),
+    ] = {}
+    constants: Annotated[
+        dict[str, Any],
+        Option(
+            "An input of the .onnx file that always has these contents: rate=16000, or mask=FILE.npy; "
+            "repeatable.",
+            form="assignments",
+        ),
+    ] = {}
     trainable: Annotated[
         tuple[str, ...] | None, Option("Train only weights of this pattern; repeatable.", form="repeat")
     ] = None
@@ -295,10 +310,17 @@ class StoppingTable(_Table):
 
 @final
 class LogTable(_Table):
-    """`[log]`: the history as a CSV file, and as TensorBoard events in a folder."""
+    """`[log]`: the history as a CSV file and as TensorBoard events, and whole runs in trackers."""
 
     csv: Annotated[Path | None, Option("The history as CSV.", name="csv-log")] = None
     tensorboard: Annotated[Path | None, Option("A folder for TensorBoard events.")] = None
+    track: Annotated[
+        Path | None, Option("Record each run in a folder of its own below this one: CSV, JSON, model.")
+    ] = None
+    mlflow: Annotated[
+        str | None, Option("Record the run in MLflow: sqlite:///mlflow.db or a server's address.")
+    ] = None
+    experiment: Annotated[str, Option("Of MLflow.")] = "onward"
 
 
 @final
@@ -379,10 +401,17 @@ class RunConfig(_Table):
     checkpoint: CheckpointTable = CheckpointTable()
     early_stopping: StoppingTable = StoppingTable()
     log: LogTable = LogTable()
+    search: dict[str, Any] = {}
+    """`[search]`, which `onward tune` reads."""
 
     def plain(self) -> dict[str, Any]:
         """The configuration as JSON values, without what is not set."""
         values: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in values.items() if value != {}}
+
+    def chosen(self) -> dict[str, Any]:
+        """The same without what nobody set: defaults that follow from the data stay open."""
+        values: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         return {key: value for key, value in values.items() if value != {}}
 
 
@@ -424,10 +453,10 @@ def run_of(values: Mapping[str, Any], source: str = "configuration") -> RunConfi
     return _validated(_tables(values), source)
 
 
-def to_toml(run: RunConfig) -> str:
-    """The run as a TOML file that `read_run` reads back."""
+def to_toml(run: RunConfig, *, whole: bool = True) -> str:
+    """The run as a TOML file that `read_run` reads back; not `whole`: what was set alone."""
     lines: list[str] = []
-    _write_table(lines, run.plain(), "")
+    _write_table(lines, run.plain() if whole else run.chosen(), "")
     return "\n".join(lines) + "\n"
 
 

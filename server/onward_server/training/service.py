@@ -29,11 +29,13 @@ from onward_server.errors import (
     RequestError,
 )
 from onward_server.settings import TrainingSettings
+from onward_server.storage import kept
 from onward_server.training.batches import BatchWriter
 from onward_server.training.federation import Federation
 from onward_server.training.process import TaskProcess
 from onward_server.training.promotion import Promotions
 from onward_server.training.requests import DATA_FILE, DataPlace, Start, run_to_do
+from onward_server.training.statistics import JobStatistics
 from onward_server.training.store import Job, JobEvent, JobState, Store
 
 __all__ = ["TrainingService"]
@@ -77,6 +79,7 @@ class TrainingService:
         self._timers: set[asyncio.TimerHandle] = set()
         self._changed: dict[str, asyncio.Event] = {}
         self._closing = False
+        self.statistics = JobStatistics()
         self._whole: set[asyncio.Task[Any]] = set()
         self._starting = asyncio.Lock()
         self.promotions = Promotions(self, plane, self._store)
@@ -170,6 +173,7 @@ class TrainingService:
             ModelNotFoundError: the repository has no such model or version.
             OverloadedError: too many wait already.
             MemoryLimitError: the batches have more bytes than allowed.
+            StorageFullError: the disk is full.
         """
         if len(start.title) > _MAX_TITLE:
             raise RequestError(f"title: give at most {_MAX_TITLE} characters")
@@ -181,23 +185,22 @@ class TrainingService:
         self._check_room()
         writing = self._folder / "incoming" / f"{time.time_ns():x}"
         try:
-            await asyncio.to_thread((writing / "work").mkdir, parents=True)
-            if batches is not None:
-                await self._collect(writing, batches)
-            job = Job(
-                id="",
-                number=0,
-                title=start.title,
-                configuration=to_toml(run),
-                parent_model=parent,
-                parent_version=version,
-                url=place.url,
-                fetched=place.link if place.url else "",
-                epochs=run.epochs,
-            )
-            return await self.whole(self._accept(writing, job, place))
-        except OSError as error:
-            raise StorageError(f"the job's folder cannot be written: {error}") from error
+            with kept("the job's folder"):
+                await asyncio.to_thread((writing / "work").mkdir, parents=True)
+                if batches is not None:
+                    await self._collect(writing, batches)
+                job = Job(
+                    id="",
+                    number=0,
+                    title=start.title,
+                    configuration=to_toml(run),
+                    parent_model=parent,
+                    parent_version=version,
+                    url=place.url,
+                    fetched=place.link if place.url else "",
+                    epochs=run.epochs,
+                )
+                return await self.whole(self._accept(writing, job, place))
         finally:
             await asyncio.to_thread(shutil.rmtree, writing, True)
 
@@ -227,6 +230,16 @@ class TrainingService:
             job = await self.note(job, "completed", {"reason": ""})
         await self._forget_old()
         return job
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Jobs that run."""
+        return len(self._running)
 
     async def cancel(self, identity: str) -> Job:
         """Ask a job to stop; one that waits stops at once.
@@ -312,9 +325,14 @@ class TrainingService:
             elif self._jobs[job.id] is job:
                 self._jobs[job.id] = before
             raise
-        if (changed := self._changed.pop(job.id, None)) is not None:
-            changed.set()
+        if before is not None and job.over and not before.over:
+            self.statistics.ended[job.state] += 1
+        self._tell(job.id)
         return job
+
+    def _tell(self, identity: str) -> None:
+        if (changed := self._changed.pop(identity, None)) is not None:
+            changed.set()
 
     def _parent(self, start: Start) -> tuple[str, int]:
         if not start.model:
@@ -386,9 +404,19 @@ class TrainingService:
         try:
             await self._run_to_end(identity, process)
         except StorageError as error:
+            # what is stored says that it runs: a server that starts takes it up again
             _LOG.error("%s: %s", identity, error)
             job = self._jobs[identity]
-            self._jobs[identity] = replace(job, state="failed", reason="the store of jobs cannot be written")
+            self._jobs[identity] = replace(
+                job,
+                state="failed",
+                reason=self._reason(str(error)),
+                ended=time.time(),
+                resumable=(self.folder_of(job) / "checkpoint").is_file(),
+            )
+            self.statistics.stopped(identity, time.time() - job.started)
+            self.statistics.ended["failed"] += 1
+            self._tell(identity)
         finally:
             self._running.pop(identity, None)
             self._cancelling.discard(identity)
@@ -399,6 +427,8 @@ class TrainingService:
         folder = self.folder_of(job)
         events: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue()
         noting = asyncio.get_running_loop().create_task(self._note_all(identity, events))
+        # a run that nobody can be told of is not gone on with
+        noting.add_done_callback(lambda _: process.kill())
         task = self.task(
             job,
             "train",
@@ -410,6 +440,8 @@ class TrainingService:
         state: JobState = "failed"
         reason = ""
         changes: dict[str, Any] = {}
+        begun = time.monotonic()
+        self.statistics.started(identity)
         try:
             async with asyncio.timeout(self.settings.max_seconds):
                 found = await process.run(task, lambda kind, _, fields: events.put_nowait((kind, fields)))
@@ -434,6 +466,7 @@ class TrainingService:
             reason = "internal error; the server's log has the details"
         events.put_nowait(None)
         await noting
+        self.statistics.stopped(identity, time.monotonic() - begun)
         changes["resumable"] = (folder / "checkpoint").is_file()
         if self._closing and state != "completed":
             await self.note(job, "interrupted", {"resumes": changes["resumable"]}, state="queued", **changes)
@@ -450,6 +483,8 @@ class TrainingService:
     ) -> None:
         while (entry := await events.get()) is not None:
             kind, fields = entry
+            if kind in ("progress", "epoch"):
+                self.statistics.progressed(identity, fields["rows"])
             job = self._jobs[identity]
             changes: dict[str, Any] = {}
             if kind == "progress":

@@ -195,7 +195,10 @@ def asked(program: Program, operation: Operation) -> Operation:
         constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
         return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
     try:
-        return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
+        request = operator.lower(program, operation.outputs, *operation.inputs)
+        if (reason := request.misfit(program)) is not None:
+            raise ShapeError(reason)
+        return replace(operation, request=request)
     except (ShapeError, InvalidModelError) as error:
         raise type(error)(f"{_where(operation.node)}: {error}") from error
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.graph.expression import Expression
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 
 __all__ = [
     "AdamUpdate",
@@ -69,3 +69,7 @@ class AdamUpdate(Request):
     beta2: float
     weight_decay: float
     element: Callable[..., tuple[Expression, ...]]
+
+    def misfit(self, static: Static) -> str | None:
+        shape = static.shape(self.operands[0])
+        return first_misfit(static, *zip("PGMV", self.operands, (shape,) * 4, strict=True))

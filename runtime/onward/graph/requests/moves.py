@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 from onward.graph.resampling import Resampling
 from onward.graph.types import Array
 
@@ -36,6 +37,9 @@ class Identity(Request):
     y: ir.Value
     x: ir.Value
 
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, ("its operand", self.x, static.shape(self.y)))
+
 
 @dataclass(frozen=True)
 class View(Request):
@@ -43,6 +47,10 @@ class View(Request):
 
     y: ir.Value
     x: ir.Value
+
+    def misfit(self, static: Static) -> str | None:
+        x, y = static.shape(self.x), static.shape(self.y)
+        return None if prod(x) == prod(y) else f"the elements of {list(x)} have no shape {list(y)}"
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,12 @@ class GatherGradient(Request):
     indices: ir.Value
     axis: int
 
+    def misfit(self, static: Static) -> str | None:
+        whole = static.shape(self.ddata)
+        axis = self.axis % len(whole)
+        wanted = (*whole[:axis], *static.shape(self.indices), *whole[axis + 1 :])
+        return first_misfit(static, ("dy", self.dy, wanted))
+
 
 @dataclass(frozen=True)
 class Positions(Request):
@@ -164,6 +178,12 @@ class PositionsGradient(Request):
     positions: range
     single: bool
 
+    def misfit(self, static: Static) -> str | None:
+        whole = static.shape(self.dx)
+        taken = () if self.single else (len(self.positions),)
+        wanted = (*whole[: self.axis], *taken, *whole[self.axis + 1 :])
+        return first_misfit(static, ("dy", self.dy, wanted))
+
 
 @dataclass(frozen=True)
 class Resample(Request):
@@ -172,6 +192,12 @@ class Resample(Request):
     y: ir.Value
     x: ir.Value
     lines: tuple[tuple[int, Resampling], ...]
+
+    def misfit(self, static: Static) -> str | None:
+        wanted = list(static.shape(self.y))
+        for axis, line in self.lines:
+            wanted[axis] = line.extent
+        return first_misfit(static, ("X", self.x, tuple(wanted)))
 
     @property
     def channels_last(self) -> Values:

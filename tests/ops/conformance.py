@@ -7,7 +7,8 @@ Prints what fails, grouped by reason; the exclusions and why; and at last
 M counts the cases of `onnx.backend.test` of all kinds on CPU, through `onward.backend`. K counts the passes
 of the compiled engine in which every run had a plan with at least one compiled kernel and no NumPy step. G
 counts the operators of the default domain whose newest schema calls an input differentiable; one is counted
-where every case of it in `tests.ops.gradient_checks` passes and there is one at least.
+where every case of it in `tests.ops.gradient_checks` passes and there is one at least; above is said which
+of the checks it passed: central differences, onnxruntime on the emitted graph, second order.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Outcome:
     name: str
     reason: str
     native: bool = False
+    checks: str = ""
+    """Of a gradient: D central differences, O onnxruntime, S second order."""
 
     @property
     def lacks_operator(self) -> bool:
@@ -167,7 +170,13 @@ def _run_chunk(engine: Engine, names: Sequence[str]) -> list[Outcome]:
 
 
 def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
-    from tests.ops.gradient_checks import check_differences, check_emitted, gradient_cases
+    from tests.ops.gradient_checks import (
+        check_differences,
+        check_emitted,
+        check_second,
+        gradient_cases,
+        meets_ort,
+    )
 
     outcomes = []
     for position in positions:
@@ -177,7 +186,9 @@ def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
                 warnings.simplefilter("ignore")
                 check_emitted(case)
                 check_differences(case)
-            outcomes.append(Outcome(case.op_type, ""))
+                second = check_second(case)
+            checks = "D" + ("O" if meets_ort(case) else "") + ("S" if second else "")
+            outcomes.append(Outcome(case.op_type, "", checks=checks))
         except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
             outcomes.append(Outcome(case.op_type, f"{case.id}: {_reason(error)}"))
     return outcomes
@@ -242,6 +253,18 @@ def _run_gradients(only: str, workers: int) -> str:
         for outcome in outcomes:
             if outcome.reason:
                 print(f"  {outcome.reason}")
+    passed: dict[str, set[str]] = defaultdict(set)
+    for outcome in outcomes:
+        passed[outcome.name].update(outcome.checks)
+    print(
+        "\ngradients and what they passed: D central differences in float64, O onnxruntime on the graph that "
+        "is written, S the gradient of the gradient against central differences"
+    )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for op_type in sorted(checked):
+        groups[" ".join(sorted(passed[op_type]))].append(op_type)
+    for letters, names in sorted(groups.items(), key=lambda item: -len(item[1])):
+        print(f"  {letters} ({len(names)}): {', '.join(names)}")
     if not only and (missing := sorted(wanted - checked - failed)):
         print(f"\nno gradient ({len(missing)}): {', '.join(missing)}")
         for op_type in sorted(set(missing) & set(NO_GRADIENT)):

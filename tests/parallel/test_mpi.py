@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import textwrap
 import time
@@ -37,7 +38,7 @@ def train(cwd: Path, ranks: int, *options: str) -> subprocess.CompletedProcess[s
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("two")
-    done = train(folder, 2, "--output", "a.onnx", "--checkpoint", "a.ckpt")
+    done = train(folder, 2, "--output", "a.onnx", "--checkpoint", "a.ckpt", "--per-rank")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -47,6 +48,9 @@ def test_two_ranks_train_as_one_does_and_tell_it_once(two: tuple[Path, str], tmp
     folder, told = two
     assert told.count("epoch 2/2") == told.count("written, takes") == 1
     assert "2 ranks: computing" in told
+    for rank in range(2):
+        assert told.count(f"rank {rank}: {socket.gethostname()}, process ") == 1
+    assert "\x1b" not in told  # ranks have a terminal that is none
     with pytest.raises(SystemExit) as ended:
         main([*TRAIN, "--output", str(tmp_path / "one.onnx")])
     assert ended.value.code == 0

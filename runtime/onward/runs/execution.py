@@ -14,6 +14,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
+from onward.charts import Chart
 from onward.data import (
     Batches,
     Dataset,
@@ -37,6 +38,7 @@ from onward.passes import open_adapters
 from onward.runs import assembly
 from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import LogTable, RunConfig
+from onward.runs.evaluation import evaluate
 from onward.runs.events import (
     CheckpointWritten,
     ColumnsPrepared,
@@ -67,6 +69,7 @@ from onward.runs.preparation import (
     plain_numbers,
     read_data,
 )
+from onward.runs.report import evaluation_chart
 from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import tabular_defaults
 from onward.runs.tracking import tracked
@@ -125,6 +128,19 @@ class RunResult:
     history: History
     figures: Mapping[str, float]
     report: Report | None
+
+    def plot(self) -> Chart:
+        """The run's curves, and the model's answers on the part that training never saw, for a notebook.
+
+        The confusion matrix, ROC, precision against recall, calibration and wrong samples are measured with
+        the model's file; where none was written, there are the curves alone.
+
+        Raises:
+            OnwardError: the file or its data cannot be read any more.
+        """
+        if self.finished.output is None:
+            return self.history.plot()
+        return evaluation_chart(evaluate(self.finished.output), self.history.rows)
 
 
 def execute(

@@ -308,7 +308,7 @@ def changed_structure(rng: np.random.Generator) -> bytes:
                 model.opset_import[0].version = int(rng.integers(-1, 30))
             case 5 if model.graph.initializer:
                 tensor = model.graph.initializer[int(rng.integers(len(model.graph.initializer)))]
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # its type may have been changed
+                with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # of another type
                     array = numpy_helper.to_array(tensor).copy()
                     array.reshape(-1)[:1] = number
                     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

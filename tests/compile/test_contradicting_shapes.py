@@ -87,3 +87,14 @@ def test_convolution_names_the_node_and_what_does_not_fit() -> None:
             Session(model, engine=engine) as session,
         ):
             session.run({"x": np.ones((5, 3, 5, 4), np.float32)})
+
+
+@pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceLogSumExp", "ReduceMax"])
+def test_axes_may_be_a_scalar(op_type: str) -> None:
+    """The standard wants a vector; onnxruntime and the interpreter take one number for one axis."""
+    case = Case(op_type, [(2, 3, 4), 1], {"keepdims": 0})
+    slow, fast = (_run(case, engine) for engine in _ENGINES)
+    assert not isinstance(slow, OnwardError), slow
+    assert not isinstance(fast, OnwardError), fast
+    assert slow["y0"].shape == (2, 4)
+    np.testing.assert_allclose(fast["y0"], slow["y0"], rtol=1e-5)

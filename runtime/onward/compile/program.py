@@ -201,6 +201,8 @@ def asked(program: Program, operation: Operation) -> Operation:
         return replace(operation, request=request)
     except (ShapeError, InvalidModelError) as error:
         raise type(error)(f"{_where(operation.node)}: {error}") from error
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:  # of a file's constants
+        raise ShapeError(f"{_where(operation.node)}: {error}") from error
 
 
 def written(program: Program, operation: Operation) -> list[Operation]:

@@ -67,7 +67,7 @@ class AxesInput(Op, ABC):
         found = None if axes is None else static.known(axes)
         if axes is not None and found is None:
             return Unsupported("axes that are not constant")
-        named = () if found is None else tuple(int(a) for a in found)
+        named = () if found is None else tuple(int(a) for a in found.reshape(-1))
         if not named and self.noop_with_empty_axes:
             if (
                 self.compiled is None

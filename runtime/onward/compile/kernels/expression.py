@@ -137,5 +137,8 @@ def _power(f: Function, x: Value, exponent: float, type_: str) -> Value:
         if result is None:
             return f.value(1.0, type_)
         return 1.0 / result if exponent < 0 else result
+    if exponent == int(exponent):  # many factors; negative numbers have powers too
+        size = math.exp(f, math.log(f, f.intrinsic("fabs", type_, [x])) * exponent)
+        return f.intrinsic("copysign", type_, [size, x]) if int(exponent) % 2 else size
     # A negative base has no real power with a broken exponent: the logarithm's NaN says so.
     return math.exp(f, math.log(f, x) * exponent)

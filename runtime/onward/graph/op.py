@@ -78,6 +78,10 @@ class Op:
     refuses_data: ClassVar[bool] = True
     """Whether the kernel may raise an error about data of the right shapes and types."""
 
+    static_operands: ClassVar[tuple[str, ...]] = ()
+    """The operands, as `kernel` names them, that are axes, extents, steps or counts: a plan is for contents
+    of these, where they follow from small inputs."""
+
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""
 

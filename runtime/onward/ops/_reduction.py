@@ -46,6 +46,7 @@ def _request(
 class AxesInput(Op, ABC):
     """A reduction whose axes are its second input; all axes by default."""
 
+    static_operands = ("axes",)
     compiled: ClassVar[Compiled | None] = None
 
     keepdims: int = 1

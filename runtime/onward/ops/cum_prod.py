@@ -17,6 +17,8 @@ class CumProd(Op):
     axis' extent.
     """
 
+    static_operands = ("axis",)
+
     exclusive: int = 0
     reverse: int = 0
 

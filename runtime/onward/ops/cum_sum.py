@@ -11,6 +11,8 @@ from onward.ops._shape import normalized
 class CumSum(Op):
     """The running sum along an axis; from the end with reverse, without the element itself with exclusive."""
 
+    static_operands = ("axis",)
+
     exclusive: int = 0
     reverse: int = 0
 

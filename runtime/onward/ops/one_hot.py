@@ -10,6 +10,8 @@ from onward.ops._shape import normalized
 class OneHot(Op):
     """values[1] where the position along a new axis is the index, values[0] elsewhere."""
 
+    static_operands = ("depth",)
+
     axis: int = -1
 
     def kernel(self, indices: Array, depth: Array, values: Array) -> Array:

@@ -18,6 +18,8 @@ class Pad(Op):
     The modes are those of `numpy.pad`: constant, reflect, edge and wrap.
     """
 
+    static_operands = ("pads", "axes")
+
     mode: str = "constant"
 
     def kernel(

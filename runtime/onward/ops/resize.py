@@ -45,6 +45,8 @@ class Resize(Op):
     A linear map, so its gradient is its transpose; roi, scales and sizes have none.
     """
 
+    static_operands = ("roi", "scales", "sizes")
+
     antialias: int = 0
     axes: tuple[int, ...] | None = None
     coordinate_transformation_mode: str = "half_pixel"

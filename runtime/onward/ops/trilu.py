@@ -10,6 +10,8 @@ from onward.graph import Array, Builder, Op, op
 class Trilu(Op):
     """The upper or lower triangle of each matrix, from the k-th diagonal on; zeros elsewhere."""
 
+    static_operands = ("k",)
+
     upper: int = 1
 
     def kernel(self, input: Array, k: Array | None = None) -> Array:

@@ -408,7 +408,7 @@ class Context(Queries):
         label = f"copy for {self._site.label}"
         if source.size == 0:
             return
-        if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
+        if source.dtype.itemsize not in (1, 2, 4, 8) or source.dtype == object:
             self._emitted.change((target.buffer,), self._placement)
             self._emitted.calls.append(Copy(source, target, label))
             return

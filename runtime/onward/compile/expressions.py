@@ -29,7 +29,8 @@ def number(content: Array | None) -> Expression | None:
     """A constant of one element as an expression; None for others."""
     if content is None or content.size != 1:
         return None
-    found = constant(float(content.reshape(())))
+    element = content.reshape(())
+    found = constant(int(element) if content.dtype.kind in "iu" else float(element))
     return found.apply("ne", 0.0) if content.dtype == np.bool_ else found
 
 

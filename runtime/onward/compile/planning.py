@@ -12,6 +12,7 @@ import onward.compile.rules  # noqa: F401 - registers them
 from onward.compile.codegen.target import Target
 from onward.compile.grouping import grouped
 from onward.compile.groups import ordered
+from onward.compile.halves import in_float32
 from onward.compile.images import image_geometry
 from onward.compile.items import Item
 from onward.compile.lowering import lower
@@ -60,7 +61,7 @@ def plan_model(
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator, or a run would take more memory than the machine has.
     """
-    program = split(specialize(model, shapes, swapped, contents))
+    program = split(in_float32(specialize(model, shapes, swapped, contents)))
     groups = ordered(recompute(grouped(program, target), program, target))
     uses = Uses(program, groups)
     images = image_geometry(program, groups, uses, options, target)

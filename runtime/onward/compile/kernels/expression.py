@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen import math
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen import integers, math
+from onward.compile.codegen.builder import Function, Value, is_float
 from onward.graph.expression import OPS, Expression, Number, constant, operand
 
 __all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_of", "operand"]
 
 _COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _COSTS = {"exp": 12, "log": 18, "tanh": 24, "erf": 36, "sigmoid": 15, "sqrt": 4, "rsqrt": 8, "div": 4}
+_LIBRARY = ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh")
+"""What the C library computes, a lane at a time."""
+
+_COSTS |= dict.fromkeys((*_LIBRARY, "power", "fmod", "mod"), 100)
 
 
 def inputs_of(outputs: Sequence[Expression]) -> int:
@@ -62,6 +66,8 @@ def _emit_one(
     f: Function, node: Expression, args: list[Value], operands: Sequence[Value], type_: str
 ) -> Value:
     op = node.op
+    if not is_float(type_) and (found := integers.emit(f, node, args, type_)) is not None:
+        return found
     match op:
         case "operand":
             return operands[node.index]
@@ -116,7 +122,24 @@ def _emit_one(
             return math.rsqrt(f, args[0])
         case "pow":
             return _power(f, args[0], node.value, type_)
+        case "power":
+            return math.by_lane(f, "pow", args)
+        case "fmod":
+            return math.by_lane(f, "fmod", args)
+        case "mod":
+            return _modulo(f, args[0], args[1])
+        case _ if op in _LIBRARY:
+            return math.by_lane(f, op, args)
     raise ValueError(f"element operation {op!r} is not known: choose one of {', '.join(OPS)}")
+
+
+def _modulo(f: Function, a: Value, b: Value) -> Value:
+    """The remainder with b's sign, a zero too."""
+    rest = math.by_lane(f, "fmod", [a, b])
+    zero = f.value(0.0, rest.type)
+    opposite = f.binary("xor", f.compare("olt", b, zero), f.compare("olt", rest, zero))
+    moved = f.select(opposite, rest + b, rest)
+    return f.select(f.compare("oeq", rest, zero), f.copysign(zero, b), moved)
 
 
 def _power(f: Function, x: Value, exponent: float, type_: str) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -117,10 +118,16 @@ class Fill(Request):
 
 @dataclass(frozen=True)
 class Convert(Request):
-    """x in y's element type."""
+    """x in y's element type.
+
+    Attributes:
+        kernel: what NumPy makes of an array of x's type, or of float32: types that no processor computes with
+            are looked up in what it gives.
+    """
 
     y: ir.Value
     x: ir.Value
+    kernel: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)

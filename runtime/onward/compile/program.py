@@ -313,7 +313,7 @@ def _specialize_inside(
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
-    """The outputs, where they follow from constants or shapes."""
+    """The outputs, where they follow from constants or shapes; what is empty counts as constant."""
     operands: list[Array | None] = []
     for value in operation.inputs:
         if value is None:
@@ -323,6 +323,8 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         elif operation.node.op_type in ("Shape", "Size") and (shape := static_shape(value)) is not None:
             # only the extents matter: a view of one element stands for the tensor
             operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
+        elif (shape := static_shape(value)) is not None and 0 in shape and value.dtype is not None:
+            operands.append(np.empty(shape, numpy_dtype(value.dtype)))
         else:
             return None
     for value in operation.outputs:

@@ -14,9 +14,6 @@ __all__ = ["DECIDING_SIZE", "deciding_inputs"]
 DECIDING_SIZE = 64
 """Elements of an input that may decide shapes; it has one axis at most."""
 
-_SHAPES_ALONE = ("Shape", "Size")
-"""Operators whose results do not follow from contents."""
-
 
 def deciding_inputs(graph: ir.Graph) -> tuple[str, ...]:
     """The names of inputs whose contents, not only shapes, decide shapes or what kernels compute, in order.
@@ -35,19 +32,28 @@ def deciding_inputs(graph: ir.Graph) -> tuple[str, ...]:
         maker = value.producer()
         if value in inputs:
             found.add(value)
-        elif maker is not None and maker.op_type not in _SHAPES_ALONE:
+        elif maker is not None and not _follows_from_shapes(maker, graph):
             pending.extend(v for v in maker.inputs if v is not None)
     return tuple(v.name or "" for v in graph.inputs if v in found and _has_one_axis(v))
 
 
-def _deciding_operands(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+def _operator(node: ir.Node, graph: ir.Graph) -> type[Op] | None:
     try:
-        operator = find(node.domain, node.op_type, graph.opset_imports.get(node.domain, 0))
+        return find(node.domain, node.op_type, graph.opset_imports.get(node.domain, 0))
     except OnwardError:
-        return []  # the interpreter says what is missing
-    names = operator.static_operands
-    if not names:
+        return None  # the interpreter says what is missing
+
+
+def _follows_from_shapes(node: ir.Node, graph: ir.Graph) -> bool:
+    operator = _operator(node, graph)
+    return operator is not None and operator.follows_from_shapes
+
+
+def _deciding_operands(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    operator = _operator(node, graph)
+    if operator is None or not operator.static_operands:
         return []
+    names = operator.static_operands
     places = _operand_names(operator)
     return [v for name, v in zip(places, node.inputs, strict=False) if v is not None and name in names]
 

@@ -320,11 +320,11 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
             operands.append(None)
         elif value in program.constants:
             operands.append(program.constants[value])
-        elif operation.node.op_type in ("Shape", "Size") and (shape := static_shape(value)) is not None:
+        elif (shape := static_shape(value)) is not None and value.dtype is not None:
+            if not operation.operator.follows_from_shapes and 0 not in shape:
+                return None
             # only the extents matter: a view of one element stands for the tensor
-            operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
-        elif (shape := static_shape(value)) is not None and 0 in shape and value.dtype is not None:
-            operands.append(np.empty(shape, numpy_dtype(value.dtype)))
+            operands.append(np.broadcast_to(np.zeros((), numpy_dtype(value.dtype)), shape))
         else:
             return None
     for value in operation.outputs:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
 from onward.compile.codegen.conversions import STORAGE
 from onward.compile.context import Context, Queries
@@ -35,6 +36,12 @@ def identity(c: Context, request: requests.Identity) -> None:
 def view(c: Context, request: requests.View) -> None:
     """The same memory under another shape, where the strides allow it."""
     c.view(request.y, request.x)
+
+
+@lowers(requests.Reinterpret)
+def reinterpret(c: Context, request: requests.Reinterpret) -> None:
+    """The same memory."""
+    c.alias(request.y, replace(c.present(request.x), dtype=c.dtype(request.y), image=None))
 
 
 @lowers(requests.Transpose)
@@ -132,24 +139,28 @@ def _inside(
 
 
 def _pad_unsuited(q: Queries, request: requests.Pad) -> str | None:
-    if reason := q.not_floats(request.x) or q.empty(request.x, request.y):
-        return reason
-    _, _, left = _inside(request, q.shape(request.x), q.shape(request.y))
-    return "nothing is left inside the pads" if min(left, default=1) <= 0 else None
+    return f"{request.x.name} is {q.dtype(request.x)}" if q.dtype(request.x) == object else None
 
 
 @lowers(requests.Pad, suits=_pad_unsuited)
 def pad(c: Context, request: requests.Pad) -> None:
     """A copy of what is inside, and one of the value for each side of each axis; a window where none is."""
-    source = c.present(request.x)
     extents = c.shape(request.y)
-    cuts, starts, shape = _inside(request, source.shape, extents)
+    if isinstance(request.value, ir.Value):
+        value = c.plain(request.value)
+    else:
+        value = c.constant(np.asarray(request.value, c.dtype(request.x)))
+    cuts, starts, shape = _inside(request, c.shape(request.x), extents)
+    if min(shape, default=1) <= 0:  # nothing of x is left
+        c.alias(request.y, replace(value, shape=extents, strides=(0,) * len(extents)))
+        return
+    source = c.present(request.x)
     offset = source.offset + sum(cut * step for cut, step in zip(cuts, source.strides, strict=True))
     inside = replace(source, shape=tuple(shape), offset=offset, image=None)
     if tuple(shape) == extents:
         c.alias(request.y, inside)
         return
-    value, target = c.constant(np.asarray(request.value, source.dtype)), c.new(request.y)
+    target = c.new(request.y)
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:

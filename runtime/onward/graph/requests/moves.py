@@ -22,8 +22,10 @@ __all__ = [
     "Pad",
     "Positions",
     "PositionsGradient",
+    "Reinterpret",
     "Resample",
     "Slices",
+    "Take",
     "Tile",
     "Transpose",
     "View",
@@ -41,6 +43,14 @@ class Identity(Request):
 @dataclass(frozen=True)
 class View(Request):
     """y is x's elements in the same order under another shape."""
+
+    y: ir.Value
+    x: ir.Value
+
+
+@dataclass(frozen=True)
+class Reinterpret(Request):
+    """y is x's bits as another element type of the same width."""
 
     y: ir.Value
     x: ir.Value
@@ -79,12 +89,13 @@ class Concat(Request):
 
 @dataclass(frozen=True)
 class Pad(Request):
-    """x inside y from `before` on along each axis, what is negative cut off; `value` around it."""
+    """x inside y from `before` on along each axis, what is negative cut off; `value` around it, a number or a
+    tensor of one element."""
 
     y: ir.Value
     x: ir.Value
     before: tuple[int, ...]
-    value: float
+    value: float | ir.Value
 
     @property
     def same_layout(self) -> Values:
@@ -138,6 +149,27 @@ class Gather(Request):
     data: ir.Value
     indices: ir.Value
     axis: int
+
+
+@dataclass(frozen=True)
+class Take(Request):
+    """Each element of y is one of data, whose place along some axes indices say.
+
+    Attributes:
+        data_axes: for each axis of y the axis of data that runs along with it, or None.
+        index_axes: the same of indices.
+        picked: the axes of data whose positions indices hold: where there is one, by themselves; else as the
+            tuples along the last axis. Negative positions count from the end.
+        tuples: whether they are tuples.
+    """
+
+    y: ir.Value
+    data: ir.Value
+    indices: ir.Value
+    data_axes: tuple[int | None, ...]
+    index_axes: tuple[int | None, ...]
+    picked: tuple[int, ...]
+    tuples: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class Pad(Op):
         """In modes other than constant: the positions that each axis reads."""
         amounts, named = constant_of(pads), constant_of(axes)
         shape = static_shape(data)
-        assert amounts is not None and shape is not None
+        assert amounts is not None
+        assert shape is not None
         order = list(range(len(shape))) if named is None else [normalized(int(a), len(shape)) for a in named]
         for i, axis in enumerate(order):
             around = [int(amounts[i]), int(amounts[i + len(order)])]
@@ -159,7 +160,7 @@ def padded_by(
     mode: str,
     value: ir.Value | None,
 ) -> requests.Pad | requests.Body:
-    """Padding by a number, or what the operator's body is; `amounts` holds all amounts before, then all amounts after."""
+    """Padding by a number, or the operator's body; `amounts` holds all that come before, then those after."""
     if mode != "constant":
         return requests.Body()
     fill = None if value is None else static.known(value)

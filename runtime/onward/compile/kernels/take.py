@@ -9,7 +9,7 @@ from typing import final
 from onward.compile.codegen.builder import Function, Module, Value
 from onward.compile.codegen.target import Target
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
-from onward.compile.kernels.walk import nested
+from onward.compile.kernels.walk import flat, nested
 
 __all__ = ["Take", "take"]
 
@@ -22,8 +22,8 @@ class Take:
         shape: the extents after the first.
         data: strides of data, 0 along axes that indices stand for.
         indices: strides of the indices.
-        picked: for each position that an element takes: how far on in indices it is, the stride of data's axis
-            and its extent.
+        picked: of each index that an element has: how far on in indices it is, the stride of data's axis and
+            its extent.
         bytes: of an element.
         wide: whether indices are int64, else int32.
     """
@@ -46,7 +46,11 @@ def take(spec: Take, target: Target) -> Kernel:
     for extent in reversed(spec.shape):
         sink.insert(0, sink[0] * extent)
     body = _Lines(f, spec, values["data"], values["indices"], values["y"])
-    nested(f, values["batch"], list(spec.shape), [sink, list(spec.data), list(spec.indices)], body)
+    walks = [sink, list(spec.data), list(spec.indices)]
+    if spec.shape:
+        nested(f, values["batch"], list(spec.shape), walks, body)
+    else:
+        flat(f, values["batch"], body, [w[0] for w in walks])
     f.ret()
     elements = sink[0]
     moved = elements * (2 * spec.bytes + len(spec.picked) * (8 if spec.wide else 4))

@@ -75,7 +75,7 @@ def _take_unsuited(q: Queries, request: Take) -> str | None:
     if q.dtype(request.indices).name not in ("int32", "int64"):
         return f"indices of {q.dtype(request.indices)}"
     dtype = q.dtype(request.data)
-    return f"elements of {dtype}" if dtype == object or dtype.itemsize not in (1, 2, 4, 8) else None
+    return f"elements of {dtype}" if dtype.kind == "O" or dtype.itemsize not in (1, 2, 4, 8) else None
 
 
 @lowers(Take, suits=_take_unsuited)

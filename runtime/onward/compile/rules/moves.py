@@ -139,7 +139,7 @@ def _inside(
 
 
 def _pad_unsuited(q: Queries, request: requests.Pad) -> str | None:
-    return f"{request.x.name} is {q.dtype(request.x)}" if q.dtype(request.x) == object else None
+    return "elements that are no numbers" if q.dtype(request.x).kind == "O" else None
 
 
 @lowers(requests.Pad, suits=_pad_unsuited)

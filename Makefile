@@ -12,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz batches soak conformance
-.PHONY: protos docs pages docker clean
+.PHONY: protos docs pages docker frameworks clean
 
 setup: $(INSTALLED)
 
@@ -71,6 +71,13 @@ docs: setup
 pages: setup
 	$(BIN)/python scripts/api.py
 	PYTHONPATH=. $(BIN)/python scripts/operators.py
+
+# Flower's protobuf is older than that of `dev`: with Ray and MPICH, in an environment of their own.
+frameworks:
+	test -x .venvs/frameworks/bin/python || $(PYTHON) -m venv .venvs/frameworks
+	.venvs/frameworks/bin/python -m pip install --quiet -e '.[data,flower,mpi]' 'flwr[simulation]' 'ray[train]' mpich \
+	  pytest pytest-asyncio
+	$(ONE_THREAD) .venvs/frameworks/bin/python -m pytest tests/federated tests/parallel/test_ray_train.py
 
 docker: setup
 	docker/check.sh

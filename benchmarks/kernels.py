@@ -18,12 +18,21 @@ import numpy.typing as npt
 from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
-from onward.compile.kernels import conv, conv_pack, conv_weights, depthwise, weight_finish, winograd
+from onward.compile.kernels import (
+    conv,
+    conv_narrow,
+    conv_pack,
+    conv_weights,
+    depthwise,
+    weight_finish,
+    winograd,
+)
+from onward.compile.kernels.dots import dots
 from onward.compile.kernels.gemm import Gemm, gemm
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.packed import packed_gemm
-from onward.compile.kernels.panels import block_width, packed_size, panel_size
+from onward.compile.kernels.panels import block_width, pack_columns, packed_size, panel_size
 from onward.engine.team import Step, Steps, Team
 
 Array = npt.NDArray[np.float32]
@@ -117,6 +126,25 @@ def direct(shape: Convolution, batch: int, target: Target, threads: int) -> dict
     }
 
 
+def by_shared_vectors(shape: Convolution, batch: int, target: Target) -> dict[str, Maker]:
+    """The kernels in which neighbouring pixels share a vector, where the convolution has few channels."""
+    x, y = random(batch * shape.x.size), random(batch * shape.y.size)
+    makers: dict[str, Maker] = {}
+    if conv_narrow.narrow_suits(shape, target, backward=False):
+        packed = random(conv_narrow.narrow_size(shape, target, backward=False))
+        makers["F narrow"] = lambda: (
+            conv_narrow.narrow_forward(shape, target),
+            {"a": x, "b": packed, "c": y, "batch": batch},
+        )
+    if conv_narrow.narrow_suits(shape, target, backward=True):
+        swapped = random(conv_narrow.narrow_size(shape, target, backward=True))
+        makers["BD narrow"] = lambda: (
+            conv_narrow.narrow_backward_data(shape, target),
+            {"a": y, "b": swapped, "c": x, "batch": batch},
+        )
+    return makers
+
+
 def by_winograd(shape: Convolution, batch: int, target: Target, threads: int) -> dict[str, Maker]:
     """The same by Winograd; GF/s count the multiplications it makes."""
     shape = replace(
@@ -191,11 +219,18 @@ PRODUCTS = [
     (32, 512, 128, "", "m"),
     (512, 128, 32, "a", "k"),
     (32, 4096, 9216, "b", "m"),
+    (64, 128, 128, "b", "m"),
+    (16, 64, 4096, "b", "m"),
+    (64, 64, 4096, "b", "m"),
 ]
 
 
 def products(target: Target, threads: int) -> dict[str, Maker]:
-    """Matrix products packed and in place; `+` is a right side that was packed before."""
+    """Matrix products by every kernel that can make them; `+` is a right side that was packed before.
+
+    Which of them a plan takes is decided by some of the tuning constants: the rows of one shape, side by
+    side, show where each begins to pay.
+    """
     makers: dict[str, Maker] = {}
     for m, n, k, transposed, batch in PRODUCTS:
         turn_a, turn_b = transposed == "a", transposed == "b"
@@ -224,12 +259,21 @@ def products(target: Target, threads: int) -> dict[str, Maker]:
             return kernel, matrices | (scratch if kernel.scratch else {})
 
         name = f"{m}x{n}x{k}{' ' if transposed else ''}{transposed}"
-        makers[f"packed {name}"] = partial(ours, packed_gemm, spec)
-        makers[f"packed+ {name}"] = partial(ours, packed_gemm, before)
+        makers[f"product packed {name}"] = partial(ours, packed_gemm, spec)
+        makers[f"product packed+ {name}"] = partial(ours, packed_gemm, before)
         if not turn_b:
-            makers[f"in place {name}"] = partial(ours, gemm, spec)
-        makers[f"in place+ {name}"] = partial(ours, gemm, before)
+            makers[f"product in place {name}"] = partial(ours, gemm, spec)
+        else:
+            makers[f"product dots {name}"] = partial(ours, dots, spec)
+        makers[f"product in place+ {name}"] = partial(ours, gemm, before)
+        makers[f"product pack columns {name}"] = partial(packing, n, k, spec, target)
     return makers
+
+
+def packing(n: int, k: int, spec: Gemm, target: Target) -> tuple[Kernel, dict[str, Array | int]]:
+    """The kernel that packs a right side, with its buffers."""
+    kernel = pack_columns(n, k, spec.b_column, spec.b_k, target)
+    return kernel, {"b": random(k * n), "packed": random(packed_size(n, k, target))}
 
 
 def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
@@ -237,7 +281,7 @@ def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
     for name, batch, *sizes in CONVOLUTIONS:
         shape = geometry(*sizes)
         makers = by_channel(shape, batch, target, threads) if shape.inputs == 1 and shape.group > 1 else {}
-        makers = makers or direct(shape, batch, target, threads)
+        makers = makers or direct(shape, batch, target, threads) | by_shared_vectors(shape, batch, target)
         if winograd.winograd_suits(shape) and shape.inputs >= 16:
             makers |= by_winograd(shape, batch, target, threads)
         for direction, make in makers.items():
@@ -246,7 +290,7 @@ def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
     for name, make in products(target, threads).items():
         if only in name:
             kernel, values = make()
-            yield Row(name, kernel, values, int(values["batch"]))
+            yield Row(name, kernel, values, int(values.get("batch", 1)))
 
 
 def peak(team: Team, target: Target, seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -304,7 +348,7 @@ def main() -> None:
     with Team(threads) as team:
         print(f"{target.cpu}, {target.lanes} lanes, {threads} threads")
         titles = ("compile ms", "best ms", "median", "GF/s", "of peak", "GB/s")
-        print(f"{'kernel':<34}" + "".join(f"{title:>11}" for title in titles))
+        print(f"{'kernel':<40}" + "".join(f"{title:>11}" for title in titles))
         for row in rows(target, threads, options.only):
             start = time.perf_counter()
             address = jit.address(row.kernel.ir)
@@ -319,7 +363,7 @@ def main() -> None:
             gf = row.kernel.flops(row.batch) / best / 1e9
             gb = row.kernel.bytes(row.batch) / best / 1e9
             print(
-                f"{row.name:<34}{compile_time * 1e3:>11.0f}{best * 1e3:>11.3f}{median * 1e3:>11.3f}"
+                f"{row.name:<40}{compile_time * 1e3:>11.0f}{best * 1e3:>11.3f}{median * 1e3:>11.3f}"
                 f"{gf:>11.0f}{gf / top:>11.0%}{gb:>11.1f}",
                 flush=True,
             )

@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.kernels import peak
@@ -73,7 +73,8 @@ def families(calls: list[Measured], total: float) -> list[str]:
     return lines
 
 
-def main() -> None:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line, of this process's by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--batch", type=int, help="default: that of the training goal; 1 for inference")
@@ -83,7 +84,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--top", type=int, default=30, help="calls to print; 0: all")
     parser.add_argument("--in-order", action="store_true", help="in the plan's order, not by time")
-    options = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    options = arguments()
     case = find(options.name)
     batch = options.batch or (1 if options.inference else case.batches[-1])
     make = ours.inference if options.inference else ours.training

@@ -14,6 +14,7 @@ WORK_DIR=${WORK_DIR:-$ROOT/.docker-check}
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 CA=${CA:-/etc/ssl/certs/ca-certificates.crt}
 IMAGE=onward:check
+MPI_IMAGE=onward-mpi:check
 LABEL=onward.check=1
 NICE="nice -n 10"
 CLEAN=""; ENGINE=auto
@@ -24,7 +25,7 @@ for argument; do
     *) echo "usage: docker/check.sh [--clean] [--private]" >&2; exit 2 ;;
   esac
 done
-PASS=0; FAIL=0; DPID=""; RUN=""; CIDS=()
+PASS=0; FAIL=0; DPID=""; RUN=""; CIDS=(); NETWORKS=()
 now() { date +%s.%N; }
 T0=$(now)
 step() { awk -v a="$1" -v b="$(now)" -v m="$2" 'BEGIN{printf "TIME %-44s %7.1f s\n", m, b-a}'; }
@@ -94,6 +95,7 @@ cleanup() {
   trap - EXIT INT TERM
   no_policy
   if [ ${#CIDS[@]} -gt 0 ]; then engine_client rm -f "${CIDS[@]}" >/dev/null 2>&1 || true; fi
+  if [ ${#NETWORKS[@]} -gt 0 ]; then engine_client network rm "${NETWORKS[@]}" >/dev/null 2>&1 || true; fi
   [ -z "${COMPOSED:-}" ] || compose down -v >/dev/null 2>&1 || true
   if [ -n "$RUN" ]; then
     stop_daemon
@@ -180,10 +182,23 @@ build=(build --progress=plain --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "
 DOCKER_BUILDKIT=1 engine_client "${build[@]}" -f "$ROOT/docker/Dockerfile" -t "$IMAGE" "$ROOT" >"$LOGS/build.log" 2>&1 \
   || { tail -25 "$LOGS/build.log"; fail "docker build failed; its log: $LOGS/build.log"; }
 step "$t" "docker build"
+t=$(now)
+DOCKER_BUILDKIT=1 engine_client "${build[@]}" -f "$ROOT/docker/Dockerfile" --target mpi -t "$MPI_IMAGE" "$ROOT" \
+  >"$LOGS/build-mpi.log" 2>&1 || { tail -25 "$LOGS/build-mpi.log"; fail "docker build --target mpi failed"; }
+step "$t" "docker build --target mpi"
 inspect() { engine_client image inspect -f "$1" "${2:-$IMAGE}"; }
 size=$(inspect '{{.Size}}')
 base=$(inspect '{{.Size}}' "$BASE_IMAGE" 2>/dev/null || echo 0)
 echo "SIZE image $((size/1000000)) MB, of it the base $((base/1000000)) MB"
+echo "SIZE mpi adds $((($(inspect '{{.Size}}' "$MPI_IMAGE") - size)/1000000)) MB"
+[ -n "${EXTRAS:-}" ] || [ "$base" = 0 ] || check "the image has at most 450 MB over its base" \
+  test $(((size - base) / 1000000)) -le 450
+t=$(now)
+DOCKER_BUILDKIT=1 engine_client "${build[@]}" --target client -f "$ROOT/docker/Dockerfile" -t "$IMAGE-client" "$ROOT" \
+  >"$LOGS/build-client.log" 2>&1 \
+  || { tail -25 "$LOGS/build-client.log"; fail "docker build --target client failed; its log: $LOGS/build-client.log"; }
+step "$t" "docker build --target client"
+echo "SIZE client $(($(inspect '{{.Size}}' "$IMAGE-client") / 1000000)) MB"
 
 t=$(now)
 export PYTHONPATH="$ROOT/runtime:$ROOT/protos:$ROOT/server:$ROOT/client" ORT_DISABLE_TELEMETRY=1
@@ -227,6 +242,13 @@ check "trains on mounted data, read-only, without capabilities and network" logg
 tail -1 "$LOGS/train.log" | sed 's/^/     | /'
 step "$t" "docker run: train 2 epochs"
 MODEL=$MODELS/digits/1/model.onnx
+t=$(now)
+check "two ranks in one container" logged train-ranks.log engine_client run --rm "${hardened[@]}" --network=none \
+  --user "$OWNER" -v "$DATA:/work" "$MPI_IMAGE" node mpirun -n 2 --oversubscribe --bind-to none \
+  onward train lenet5 --data npz:digits.npz --epochs 2 --threads 1 --output models/ranks/1/model.onnx
+check "they were two, and told it once" same "$(grep -c '^2 ranks: computing' "$LOGS/train-ranks.log")" 1
+step "$t" "docker run: two ranks train 2 epochs"
+rm -rf "$MODELS/ranks"
 check "onward verify accepts that model outside" logged verify.log "$PYTHON" -m onward verify "$MODEL"
 
 t=$(now)
@@ -252,6 +274,12 @@ first=$(engine_client exec "$cid" sh -c 'tr "\0" "\n" </proc/1/cmdline | head -1
 check "process 1 is Python" same "$first" /opt/venv/bin/python
 t=$(now)
 for _ in $(seq 60); do [ "$(state '{{.State.Health.Status}}')" != healthy ] || break; sleep 0.5; done
+# with a running engine the client shares the server's network, so the port is the container's own
+if [ "$ENGINE" = running ]; then where=("--network=container:$cid"); at=127.0.0.1:8001
+else where=(--network=host); at=127.0.0.1:$PORT; fi
+check "the client image predicts" logged client.log engine_client run --rm "${hardened[@]}" "${where[@]}" \
+  -v "$DATA:/work:ro" "$IMAGE-client" predict digits images.npy -a "$at"
+check "the client image's user is 10001" same "$(inspect '{{.Config.User}}' "$IMAGE-client")" 10001:10001
 check "the engine's health check says healthy" same "$(state '{{.State.Health.Status}}')" healthy
 step "$t" "waited for healthy"
 t=$(now)
@@ -308,6 +336,8 @@ check "compose stop" logged compose-stop.log compose stop
 check "exit code 0 on compose stop" same "$(state '{{.State.ExitCode}}' "$service")" 0
 logged compose-down.log compose down -v && COMPOSED=""
 step "$t" "compose up, health, predict, stop, down"
+
+. "$ROOT/docker/check_nodes.sh"
 
 step "$T0" "total"
 echo "$PASS passed, $FAIL failed"

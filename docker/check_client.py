@@ -55,6 +55,7 @@ def _write_digits(path: Path, count: int = 600) -> None:
 
     digits = load_digits()
     np.savez(path, image=digits.inputs["image"][:count], y=np.asarray(digits.targets)[:count])
+    np.save(path.with_name("images.npy"), digits.inputs["image"][:4])
 
 
 def _write_slow_model(path: Path) -> None:

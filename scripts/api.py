@@ -26,6 +26,7 @@ PACKAGES = (
     "onward.sklearn",
     "onward.verify",
     "onward.parallel",
+    "onward.federated",
     "onward.engine",
     "onward.backend",
     "onward.autodiff",

@@ -3,8 +3,8 @@
 python -m benchmarks.service.soak [--requests N]
 
 Calls answered in the server's process, in a worker and in batches; streams, HTTP, compressed, malformed,
-unknown, cancelled and late ones, from clients that connect anew now and then. Memory of the server and of all
-its workers, and its open files, are looked at after each fifth of the requests.
+unknown, cancelled and late ones, from clients that connect anew now and then. Memory of the server and of
+each of its workers, and its open files, are looked at after each fifth of the requests.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import grpc
 import numpy as np
 import uvloop
 from benchmarks.service.models import write_mlp
-from benchmarks.service.starting import INFER, STREAM, family, memory_mb, request, server
+from benchmarks.service.starting import INFER, STREAM, family, memory_mb, private_mb, request, role, server
 
 _CONNECTION = 2000
 _FORBIDDEN = ("UNKNOWN", "INTERNAL", "500")
 _GROWTH_MB = 40
+_OWN_GROWTH_MB = 16
+"""Of one process, in memory that it shares with no other; the first fifth of the requests warms it up."""
 
 
 def files(pid: int) -> int:
@@ -117,17 +119,29 @@ def main() -> int:
         with server("--repository", folder, "--http-listen", "127.0.0.1:0") as (process, event):
             begin = time.perf_counter()
             seen: list[tuple[float, int]] = []
+            own: list[dict[tuple[str, int], float]] = []
             for part in range(5):
                 arguments = (event["address"], event["http_address"], options.requests // 5, part)
                 codes.update(uvloop.run(run(*arguments)))
                 time.sleep(1.0)
                 seen.append((memory_mb(family(process.pid)), files(process.pid)))
+                own.append({(role(pid), pid): private_mb(pid) for pid in family(process.pid)})
                 done = sum(codes.values())
                 print(f"{done:>8} requests: {seen[-1][0]:.0f} MB, {seen[-1][1]} files", flush=True)
             took = time.perf_counter() - begin
         code = process.returncode
     wrong = sum(codes[name] for name in _FORBIDDEN)
+    print("memory of each process's own, after each fifth, MB:")
+    grown = 0.0
+    for key in sorted({key for sizes in own for key in sizes}):
+        sizes = [each.get(key) for each in own]
+        known = [size for size in sizes if size is not None]
+        grown = max(grown, known[-1] - known[0])
+        row = " ".join(f"{'-' if size is None else f'{size:.1f}':>8}" for size in sizes)
+        print(f"  {key[0]:8} {key[1]:8} {row}  grew by {known[-1] - known[0]:.1f}")
     checks = [
+        (f"no process's own memory grew by {_OWN_GROWTH_MB} MB", grown < _OWN_GROWTH_MB),
+        ("no process was lost", own[0].keys() <= own[-1].keys()),
         (f"memory grew by less than {_GROWTH_MB} MB", seen[-1][0] - seen[0][0] < _GROWTH_MB),
         ("no file stayed open", seen[-1][1] - seen[0][1] <= 2),
         ("no INTERNAL, UNKNOWN or 500", wrong == 0),

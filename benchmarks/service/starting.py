@@ -15,7 +15,7 @@ import numpy as np
 
 from onward_protos import grpc_service_pb2 as pb
 
-__all__ = ["INFER", "STREAM", "cpu_seconds", "family", "memory_mb", "request", "server"]
+__all__ = ["INFER", "STREAM", "cpu_seconds", "family", "memory_mb", "private_mb", "request", "role", "server"]
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -97,3 +97,19 @@ def memory_mb(pids: Sequence[int]) -> float:
             if line.startswith("VmRSS:"):
                 total += int(line.split()[1]) / 1024
     return total
+
+
+def private_mb(pid: int) -> float:
+    """Memory that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def role(pid: int) -> str:
+    """What a process of the server's is there for."""
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    if name == "onward-worker":
+        return "worker"
+    return (
+        "zygote" if b"onward_server.workers.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes() else "server"
+    )

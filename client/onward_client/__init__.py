@@ -13,13 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onward_client._async import AsyncClient
     from onward_client._sync import Client
-    from onward_client._training import (
-        ModelLineage,
-        ModelParameters,
-        TrainingEvaluation,
-        TrainingEvent,
-        TrainingJob,
-    )
     from onward_client.errors import (
         AuthenticationError,
         CancelledError,
@@ -38,10 +31,15 @@ if TYPE_CHECKING:
         CrossCheckStatistics,
         InferResult,
         ModelConfig,
+        ModelLineage,
         ModelMetadata,
+        ModelParameters,
         ModelStatistics,
         ServerMetadata,
         TensorMetadata,
+        TrainingEvaluation,
+        TrainingEvent,
+        TrainingJob,
     )
 
 __all__ = [
@@ -79,15 +77,15 @@ _HOMES = {
     "CrossCheckStatistics": "types",
     "InferResult": "types",
     "ModelConfig": "types",
-    "ModelLineage": "_training",
+    "ModelLineage": "types",
     "ModelMetadata": "types",
-    "ModelParameters": "_training",
+    "ModelParameters": "types",
     "ModelStatistics": "types",
     "ServerMetadata": "types",
     "TensorMetadata": "types",
-    "TrainingEvaluation": "_training",
-    "TrainingEvent": "_training",
-    "TrainingJob": "_training",
+    "TrainingEvaluation": "types",
+    "TrainingEvent": "types",
+    "TrainingJob": "types",
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 import grpc
 
-from onward_client._calls import Call, Conversation, Conversations, Inputs
+from onward_client._calls import ProtocolCalls
+from onward_client._conversations import Call, Conversation, later
 from onward_client._training import AsyncTraining
 from onward_client._transport import (
     MAX_MESSAGE_BYTES,
@@ -20,15 +21,6 @@ from onward_client._transport import (
     timeout_of,
 )
 from onward_client.errors import ClientError
-from onward_client.types import (
-    Array,
-    CrossCheckStatistics,
-    InferResult,
-    ModelConfig,
-    ModelMetadata,
-    ModelStatistics,
-    ServerMetadata,
-)
 
 __all__ = ["AsyncClient"]
 
@@ -59,7 +51,7 @@ class AsyncClient:
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._conversations = Conversations()
+        self._asks = ProtocolCalls()
         self._metadata = metadata_of(key)
         credentials = credentials_of(tls)
         options = channel_options(max_message_bytes)
@@ -72,93 +64,19 @@ class AsyncClient:
     @property
     def training(self) -> AsyncTraining:
         """The training jobs of an Onward server."""
-        return AsyncTraining(self._run, self._watch, self._send)
+        return AsyncTraining(self)
 
-    async def server_live(self, *, timeout: float | None = None) -> bool:
-        """Whether the server answers at all."""
-        return await self._run(self._conversations.server_live(), timeout)
-
-    async def server_ready(self, *, timeout: float | None = None) -> bool:
-        """Whether the server takes requests."""
-        return await self._run(self._conversations.server_ready(), timeout)
-
-    async def wait_until_ready(self, timeout: float) -> bool:
-        """Like `server_ready`, but waits up to `timeout` s for a server that cannot be reached yet."""
-        return await self._run(self._conversations.server_ready(wait=True), timeout)
-
-    async def model_ready(self, model: str, version: str = "", *, timeout: float | None = None) -> bool:
-        """Whether a model, or one version of it, takes requests; False for an unknown one."""
-        return await self._run(self._conversations.model_ready(model, version), timeout)
-
-    async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
-        """The server's name, version and extensions."""
-        return await self._run(self._conversations.server_metadata(), timeout)
-
-    async def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
-        """A model's versions, inputs and outputs. Raises ModelNotFoundError."""
-        return await self._run(self._conversations.metadata(model, version), timeout)
-
-    async def config(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelConfig:
-        """How a model is served. Raises ModelNotFoundError."""
-        return await self._run(self._conversations.config(model, version), timeout)
-
-    async def statistics(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[ModelStatistics, ...]:
-        """Counts and times of a model's versions, or of all models. Raises ModelNotFoundError."""
-        return await self._run(self._conversations.statistics(model, version), timeout)
-
-    async def cross_checks(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[CrossCheckStatistics, ...]:
-        """What an Onward server's cross-checks found. Raises ModelNotFoundError."""
-        return await self._run(self._conversations.cross_checks(model, version), timeout)
-
-    async def predict(
-        self,
-        model: str,
-        inputs: Inputs,
-        outputs: Sequence[str] | None = None,
-        version: str = "",
-        timeout: float | None = None,
-    ) -> dict[str, Array]:
-        """Ask a model for its outputs.
-
-        Args:
-            model: its name.
-            inputs: arrays by name; a list or tuple with one entry for each input, in the model's order; or
-                the array of a model with one input. An array keeps its dtype, and the server refuses one
-                that does not fit. Python lists and scalars take the model's datatype: int to integer types
-                that hold it and to floating-point types, float to floating-point types only.
-            outputs: names of the outputs wanted; None: all.
-            version: "" for the latest.
-            timeout: seconds; None: the client's.
-
-        Returns:
-            Arrays by name. BYTES come as object arrays of `bytes`, BF16 as float32.
-
-        Raises:
-            InvalidRequestError: the inputs or outputs do not fit the model.
-            ModelNotFoundError: no such model or version.
-            DeadlineExceededError: no answer in time.
-            CrossCheckError: the server's engines disagree, and its policy is to refuse then.
-            ClientError: see `onward_client.errors` for the others.
-        """
-        result = await self.infer(model, inputs, outputs, version, timeout)
-        return result.outputs
-
-    async def infer(
-        self,
-        model: str,
-        inputs: Inputs,
-        outputs: Sequence[str] | None = None,
-        version: str = "",
-        timeout: float | None = None,
-        request_id: str = "",
-    ) -> InferResult:
-        """Like `predict`, with everything that the answer tells."""
-        conversation = self._conversations.infer(model, inputs, outputs, version, request_id)
-        return await self._run(conversation, timeout)
+    server_live = later(ProtocolCalls.server_live)
+    server_ready = later(ProtocolCalls.server_ready)
+    wait_until_ready = later(ProtocolCalls.wait_until_ready)
+    model_ready = later(ProtocolCalls.model_ready)
+    server_metadata = later(ProtocolCalls.server_metadata)
+    metadata = later(ProtocolCalls.metadata)
+    config = later(ProtocolCalls.config)
+    statistics = later(ProtocolCalls.statistics)
+    cross_checks = later(ProtocolCalls.cross_checks)
+    predict = later(ProtocolCalls.predict)
+    infer = later(ProtocolCalls.infer)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -172,31 +90,35 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, conversation: Conversation[_T], timeout: float | None) -> _T:
-        deadline = time.monotonic() + timeout_of(timeout, self._timeout)
+    async def _run(self, conversation: Conversation[_T]) -> _T:
+        deadline = time.monotonic() + timeout_of(conversation.timeout, self._timeout)
+        calls = conversation.calls
         try:
-            call = next(conversation)
+            call = next(calls)
             while True:
-                call = conversation.send(await self._call(call, deadline))
+                call = calls.send(await self._call(call, deadline))
         except StopIteration as end:
             result: _T = end.value
             return result
         except ClientError as error:
-            self._conversations.forget(error)
+            self._asks.forget(error)
             raise
 
     async def _call(self, call: Call, deadline: float) -> Any:
-        method = self._channel.unary_unary(
+        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
+        failure: list[BaseException] = []
+        method = (self._channel.unary_unary if call.further is None else self._channel.stream_unary)(
             call.path,
             request_serializer=type(call.request).SerializeToString,
             response_deserializer=call.response_type.FromString,
         )
+        sent = call.request if call.further is None else _messages(call, failure)
         timeout = max(deadline - time.monotonic(), 0.0)
         try:
-            return await method(
-                call.request, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata
-            )
+            return await method(sent, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
+            if failure:
+                raise failure[0] from None
             raise error_of(error, call.subject, self.address, call.missing) from None
 
     async def _watch(self, call: Call, timeout: float | None) -> AsyncIterator[Any]:
@@ -214,27 +136,17 @@ class AsyncClient:
         finally:
             answers.cancel()
 
-    async def _send(self, call: Call, requests: AsyncIterator[Any], timeout: float | None) -> Any:
-        method = self._channel.stream_unary(
-            call.path,
-            request_serializer=type(call.request).SerializeToString,
-            response_deserializer=call.response_type.FromString,
-        )
-        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
-        failure: list[BaseException] = []
 
-        async def guarded() -> AsyncIterator[Any]:
-            try:
-                async for request in requests:
-                    yield request
-            except BaseException as error:
-                failure.append(error)
-                raise
-
-        seconds = timeout_of(timeout, self._timeout)
-        try:
-            return await method(guarded(), timeout=seconds, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            if failure:
-                raise failure[0] from None
-            raise error_of(error, call.subject, self.address, call.missing) from None
+async def _messages(call: Call, failure: list[BaseException]) -> AsyncIterator[Any]:
+    """What a stream sends; an error of where that comes from goes into `failure`."""
+    try:
+        yield call.request
+        if isinstance(call.further, AsyncIterable):
+            async for message in call.further:
+                yield message
+        else:
+            for message in call.further or ():
+                yield message
+    except BaseException as error:
+        failure.append(error)
+        raise

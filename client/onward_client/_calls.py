@@ -1,18 +1,14 @@
-"""What both clients do, without doing input or output: a conversation is a generator of calls.
-
-A generator yields a Call, is sent the response message, and returns the result. The synchronous client drives
-it with a plain loop, the asynchronous one with awaits.
-"""
+"""The protocol's calls, as conversations, and a cache of model metadata."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
+from onward_client._conversations import Call, Calls, Conversation, one
 from onward_client._values import array_of, decode_output, encode_input, is_plain
 from onward_client.errors import (
     ClientError,
@@ -34,139 +30,142 @@ from onward_client.types import (
 )
 from onward_protos import cross_check_pb2, grpc_service_pb2
 
-__all__ = ["Call", "Conversation", "Conversations", "Inputs"]
-
-_T = TypeVar("_T")
+__all__ = ["Inputs", "ProtocolCalls"]
 
 Inputs: TypeAlias = Mapping[str, Any] | Sequence[Any] | Array
 """Arrays (or Python lists and scalars) by name, by position, or the single input of a model."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One remote call.
-
-    Attributes:
-        path: gRPC method.
-        request: the message to send.
-        response_type: the class of the message that comes back.
-        subject: what the call is about, for error texts.
-        wait: whether to wait for a server that cannot be reached yet.
-        missing: the error where there is no such thing.
-    """
-
-    path: str
-    request: Any
-    response_type: Any
-    subject: str
-    wait: bool = False
-    missing: type[ClientError] = ModelNotFoundError
-
-
-Conversation: TypeAlias = Generator[Call, Any, _T]
-
-
-@final
-class Conversations:
-    """The calls of a client, and its cache of model metadata."""
+class ProtocolCalls:
+    """The methods that both clients have."""
 
     def __init__(self) -> None:
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
         self._lock = threading.Lock()
 
-    def server_live(self) -> Conversation[bool]:
+    def server_live(self, *, timeout: float | None = None) -> Conversation[bool]:
+        """Whether the server answers at all."""
         request = grpc_service_pb2.ServerLiveRequest()
-        response = yield _inference("ServerLive", request, "the server's liveness")
-        return bool(response.live)
+        call = _inference("ServerLive", request, "the server's liveness")
+        return one(call, lambda found: bool(found.live), timeout)
 
-    def server_ready(self, wait: bool = False) -> Conversation[bool]:
-        request = grpc_service_pb2.ServerReadyRequest()
-        response = yield _inference("ServerReady", request, "the server's readiness", wait)
-        return bool(response.ready)
+    def server_ready(self, *, timeout: float | None = None) -> Conversation[bool]:
+        """Whether the server takes requests."""
+        return one(_readiness(wait=False), lambda found: bool(found.ready), timeout)
 
-    def model_ready(self, model: str, version: str) -> Conversation[bool]:
+    def wait_until_ready(self, timeout: float) -> Conversation[bool]:
+        """Like `server_ready`, but waits up to `timeout` s for a server that cannot be reached yet."""
+        return one(_readiness(wait=True), lambda found: bool(found.ready), timeout)
+
+    def model_ready(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> Conversation[bool]:
+        """Whether a model, or one version of it, takes requests; False for an unknown one."""
         request = grpc_service_pb2.ModelReadyRequest(name=model, version=version)
-        response = yield _inference("ModelReady", request, _subject("readiness", model, version))
-        return bool(response.ready)
+        call = _inference("ModelReady", request, _subject("readiness", model, version))
+        return one(call, lambda found: bool(found.ready), timeout)
 
-    def server_metadata(self) -> Conversation[ServerMetadata]:
+    def server_metadata(self, *, timeout: float | None = None) -> Conversation[ServerMetadata]:
+        """The server's name, version and extensions."""
         request = grpc_service_pb2.ServerMetadataRequest()
-        response = yield _inference("ServerMetadata", request, "the server's metadata")
-        return ServerMetadata(response.name, response.version, tuple(response.extensions))
-
-    def metadata(self, model: str, version: str) -> Conversation[ModelMetadata]:
-        request = grpc_service_pb2.ModelMetadataRequest(name=model, version=version)
-        response = yield _inference("ModelMetadata", request, _subject("metadata", model, version))
-        metadata = ModelMetadata(
-            response.name,
-            tuple(response.versions),
-            response.platform,
-            tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.inputs),
-            tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.outputs),
+        call = _inference("ServerMetadata", request, "the server's metadata")
+        return one(
+            call, lambda found: ServerMetadata(found.name, found.version, tuple(found.extensions)), timeout
         )
-        with self._lock:
-            self._metadata[model, version] = metadata
-        return metadata
 
-    def config(self, model: str, version: str) -> Conversation[ModelConfig]:
+    def metadata(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> Conversation[ModelMetadata]:
+        """A model's versions, inputs and outputs. Raises ModelNotFoundError."""
+        return Conversation(self._described(model, version), timeout)
+
+    def config(
+        self, model: str, version: str = "", *, timeout: float | None = None
+    ) -> Conversation[ModelConfig]:
+        """How a model is served. Raises ModelNotFoundError."""
         request = grpc_service_pb2.ModelConfigRequest(name=model, version=version)
-        response = yield _inference("ModelConfig", request, _subject("configuration", model, version))
-        config = response.config
-        return ModelConfig(
-            config.name,
-            config.platform,
-            config.backend,
-            config.max_batch_size,
-            {key: value.string_value for key, value in config.parameters.items()},
-        )
+        call = _inference("ModelConfig", request, _subject("configuration", model, version))
+        return one(call, _config, timeout)
 
-    def statistics(self, model: str, version: str) -> Conversation[tuple[ModelStatistics, ...]]:
+    def statistics(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> Conversation[tuple[ModelStatistics, ...]]:
+        """Counts and times of a model's versions, or of all models. Raises ModelNotFoundError."""
         request = grpc_service_pb2.ModelStatisticsRequest(name=model, version=version)
-        response = yield _inference("ModelStatistics", request, _subject("statistics", model, version))
-        return tuple(
-            ModelStatistics(
-                entry.name,
-                entry.version,
-                entry.inference_stats.success.count,
-                entry.inference_stats.success.ns / 1e9,
-                entry.inference_stats.fail.count,
-                entry.inference_stats.fail.ns / 1e9,
-                entry.inference_stats.queue.ns / 1e9,
-                entry.inference_stats.compute_infer.ns / 1e9,
-            )
-            for entry in response.model_stats
-        )
+        call = _inference("ModelStatistics", request, _subject("statistics", model, version))
+        return one(call, lambda found: tuple(map(_statistics, found.model_stats)), timeout)
 
-    def cross_checks(self, model: str, version: str) -> Conversation[tuple[CrossCheckStatistics, ...]]:
-        response = yield Call(
+    def cross_checks(
+        self, model: str = "", version: str = "", *, timeout: float | None = None
+    ) -> Conversation[tuple[CrossCheckStatistics, ...]]:
+        """What an Onward server's cross-checks found. Raises ModelNotFoundError."""
+        call = Call(
             "/onward.v1.CrossCheckService/GetStatistics",
             cross_check_pb2.GetStatisticsRequest(model_name=model, model_version=version),
             cross_check_pb2.GetStatisticsResponse,
             _subject("cross-check statistics", model, version),
         )
-        return tuple(
-            CrossCheckStatistics(
-                entry.model_name,
-                entry.model_version,
-                entry.policy,
-                entry.on_mismatch,
-                entry.requests,
-                entry.checks,
-                entry.passed,
-                entry.failed,
-                entry.skipped,
-                entry.dropped,
-                entry.max_absolute_error,
-                entry.max_relative_error,
-                entry.last_mismatch,
-            )
-            for entry in response.statistics
-        )
+        return one(call, lambda found: tuple(map(_cross_check, found.statistics)), timeout)
+
+    def predict(
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+    ) -> Conversation[dict[str, Array]]:
+        """Ask a model for its outputs.
+
+        Args:
+            model: its name.
+            inputs: arrays by name; a list or tuple with one entry for each input, in the model's order; or
+                the array of a model with one input. An array keeps its dtype, and the server refuses one
+                that does not fit. Python lists and scalars take the model's datatype: int to integer types
+                that hold it and to floating-point types, float to floating-point types only.
+            outputs: names of the outputs wanted; None: all.
+            version: "" for the latest.
+            timeout: seconds; None: the client's.
+
+        Returns:
+            Arrays by name. BYTES come as object arrays of `bytes`, BF16 as float32.
+
+        Raises:
+            InvalidRequestError: the inputs or outputs do not fit the model.
+            ModelNotFoundError: no such model or version.
+            DeadlineExceededError: no answer in time.
+            CrossCheckError: the server's engines disagree, and its policy is to refuse then.
+            ClientError: see `onward_client.errors` for the others.
+        """
+
+        def calls() -> Calls[dict[str, Array]]:
+            result = yield from self._answered(model, inputs, outputs, version, "")
+            return result.outputs
+
+        return Conversation(calls(), timeout)
 
     def infer(
-        self, model: str, inputs: Inputs, outputs: Sequence[str] | None, version: str, request_id: str
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+        request_id: str = "",
     ) -> Conversation[InferResult]:
+        """Like `predict`, with everything that the answer tells."""
+        return Conversation(self._answered(model, inputs, outputs, version, request_id), timeout)
+
+    def forget(self, error: ClientError) -> None:
+        """Drop cached metadata after an error that a changed model would explain."""
+        if isinstance(error, (InvalidRequestError, ModelNotFoundError)):
+            with self._lock:
+                self._metadata.clear()
+
+    def _answered(
+        self, model: str, inputs: Inputs, outputs: Sequence[str] | None, version: str, request_id: str
+    ) -> Calls[InferResult]:
         if isinstance(outputs, str):
             raise InvalidRequestError(f"outputs is the string {outputs!r}; give a list of names")
         request = grpc_service_pb2.ModelInferRequest(
@@ -193,13 +192,7 @@ class Conversations:
         response = yield _inference("ModelInfer", request, _subject("prediction", model, version))
         return _result(response)
 
-    def forget(self, error: ClientError) -> None:
-        """Drop cached metadata after an error that a changed model would explain."""
-        if isinstance(error, (InvalidRequestError, ModelNotFoundError)):
-            with self._lock:
-                self._metadata.clear()
-
-    def _named(self, model: str, inputs: Inputs, version: str) -> Conversation[dict[str, Any]]:
+    def _named(self, model: str, inputs: Inputs, version: str) -> Calls[dict[str, Any]]:
         if isinstance(inputs, Mapping):
             return dict(inputs)
         values = [inputs] if isinstance(inputs, np.ndarray) else inputs
@@ -216,12 +209,26 @@ class Conversations:
             )
         return dict(zip(names, values, strict=True))
 
-    def _cached_metadata(self, model: str, version: str) -> Conversation[ModelMetadata]:
+    def _cached_metadata(self, model: str, version: str) -> Calls[ModelMetadata]:
         with self._lock:
             cached = self._metadata.get((model, version))
         if cached is not None:
             return cached
-        return (yield from self.metadata(model, version))
+        return (yield from self._described(model, version))
+
+    def _described(self, model: str, version: str) -> Calls[ModelMetadata]:
+        request = grpc_service_pb2.ModelMetadataRequest(name=model, version=version)
+        response = yield _inference("ModelMetadata", request, _subject("metadata", model, version))
+        metadata = ModelMetadata(
+            response.name,
+            tuple(response.versions),
+            response.platform,
+            tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.inputs),
+            tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in response.outputs),
+        )
+        with self._lock:
+            self._metadata[model, version] = metadata
+        return metadata
 
 
 def _inference(method: str, request: Any, subject: str, wait: bool = False) -> Call:
@@ -229,10 +236,58 @@ def _inference(method: str, request: Any, subject: str, wait: bool = False) -> C
     return Call(f"/inference.GRPCInferenceService/{method}", request, response_type, subject, wait)
 
 
+def _readiness(*, wait: bool) -> Call:
+    request = grpc_service_pb2.ServerReadyRequest()
+    return _inference("ServerReady", request, "the server's readiness", wait)
+
+
 def _subject(what: str, model: str, version: str) -> str:
     if not model:
         return f"{what} of all models"
     return f"{what} of model {model!r}" + (f" version {version!r}" if version else "")
+
+
+def _config(response: grpc_service_pb2.ModelConfigResponse) -> ModelConfig:
+    config = response.config
+    return ModelConfig(
+        config.name,
+        config.platform,
+        config.backend,
+        config.max_batch_size,
+        {key: value.string_value for key, value in config.parameters.items()},
+    )
+
+
+def _statistics(entry: grpc_service_pb2.ModelStatistics) -> ModelStatistics:
+    counts = entry.inference_stats
+    return ModelStatistics(
+        entry.name,
+        entry.version,
+        counts.success.count,
+        counts.success.ns / 1e9,
+        counts.fail.count,
+        counts.fail.ns / 1e9,
+        counts.queue.ns / 1e9,
+        counts.compute_infer.ns / 1e9,
+    )
+
+
+def _cross_check(entry: cross_check_pb2.CrossCheckStatistics) -> CrossCheckStatistics:
+    return CrossCheckStatistics(
+        entry.model_name,
+        entry.model_version,
+        entry.policy,
+        entry.on_mismatch,
+        entry.requests,
+        entry.checks,
+        entry.passed,
+        entry.failed,
+        entry.skipped,
+        entry.dropped,
+        entry.max_absolute_error,
+        entry.max_relative_error,
+        entry.last_mismatch,
+    )
 
 
 def _result(response: grpc_service_pb2.ModelInferResponse) -> InferResult:

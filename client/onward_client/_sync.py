@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 import grpc
 
-from onward_client._calls import Call, Conversation, Conversations, Inputs
+from onward_client._calls import ProtocolCalls
+from onward_client._conversations import Call, Conversation, now
 from onward_client._training import Training
 from onward_client._transport import (
     MAX_MESSAGE_BYTES,
@@ -19,16 +20,7 @@ from onward_client._transport import (
     metadata_of,
     timeout_of,
 )
-from onward_client.errors import ClientError
-from onward_client.types import (
-    Array,
-    CrossCheckStatistics,
-    InferResult,
-    ModelConfig,
-    ModelMetadata,
-    ModelStatistics,
-    ServerMetadata,
-)
+from onward_client.errors import ClientError, InvalidRequestError
 
 __all__ = ["Client"]
 
@@ -59,7 +51,7 @@ class Client:
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._conversations = Conversations()
+        self._asks = ProtocolCalls()
         self._metadata = metadata_of(key)
         credentials = credentials_of(tls)
         options = channel_options(max_message_bytes)
@@ -72,93 +64,19 @@ class Client:
     @property
     def training(self) -> Training:
         """The training jobs of an Onward server."""
-        return Training(self._run, self._watch, self._send)
+        return Training(self)
 
-    def server_live(self, *, timeout: float | None = None) -> bool:
-        """Whether the server answers at all."""
-        return self._run(self._conversations.server_live(), timeout)
-
-    def server_ready(self, *, timeout: float | None = None) -> bool:
-        """Whether the server takes requests."""
-        return self._run(self._conversations.server_ready(), timeout)
-
-    def wait_until_ready(self, timeout: float) -> bool:
-        """Like `server_ready`, but waits up to `timeout` s for a server that cannot be reached yet."""
-        return self._run(self._conversations.server_ready(wait=True), timeout)
-
-    def model_ready(self, model: str, version: str = "", *, timeout: float | None = None) -> bool:
-        """Whether a model, or one version of it, takes requests; False for an unknown one."""
-        return self._run(self._conversations.model_ready(model, version), timeout)
-
-    def server_metadata(self, *, timeout: float | None = None) -> ServerMetadata:
-        """The server's name, version and extensions."""
-        return self._run(self._conversations.server_metadata(), timeout)
-
-    def metadata(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelMetadata:
-        """A model's versions, inputs and outputs. Raises ModelNotFoundError."""
-        return self._run(self._conversations.metadata(model, version), timeout)
-
-    def config(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelConfig:
-        """How a model is served. Raises ModelNotFoundError."""
-        return self._run(self._conversations.config(model, version), timeout)
-
-    def statistics(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[ModelStatistics, ...]:
-        """Counts and times of a model's versions, or of all models. Raises ModelNotFoundError."""
-        return self._run(self._conversations.statistics(model, version), timeout)
-
-    def cross_checks(
-        self, model: str = "", version: str = "", *, timeout: float | None = None
-    ) -> tuple[CrossCheckStatistics, ...]:
-        """What an Onward server's cross-checks found. Raises ModelNotFoundError."""
-        return self._run(self._conversations.cross_checks(model, version), timeout)
-
-    def predict(
-        self,
-        model: str,
-        inputs: Inputs,
-        outputs: Sequence[str] | None = None,
-        version: str = "",
-        timeout: float | None = None,
-    ) -> dict[str, Array]:
-        """Ask a model for its outputs.
-
-        Args:
-            model: its name.
-            inputs: arrays by name; a list or tuple with one entry for each input, in the model's order; or
-                the array of a model with one input. An array keeps its dtype, and the server refuses one
-                that does not fit. Python lists and scalars take the model's datatype: int to integer types
-                that hold it and to floating-point types, float to floating-point types only.
-            outputs: names of the outputs wanted; None: all.
-            version: "" for the latest.
-            timeout: seconds; None: the client's.
-
-        Returns:
-            Arrays by name. BYTES come as object arrays of `bytes`, BF16 as float32.
-
-        Raises:
-            InvalidRequestError: the inputs or outputs do not fit the model.
-            ModelNotFoundError: no such model or version.
-            DeadlineExceededError: no answer in time.
-            CrossCheckError: the server's engines disagree, and its policy is to refuse then.
-            ClientError: see `onward_client.errors` for the others.
-        """
-        result = self.infer(model, inputs, outputs, version, timeout)
-        return result.outputs
-
-    def infer(
-        self,
-        model: str,
-        inputs: Inputs,
-        outputs: Sequence[str] | None = None,
-        version: str = "",
-        timeout: float | None = None,
-        request_id: str = "",
-    ) -> InferResult:
-        """Like `predict`, with everything that the answer tells."""
-        conversation = self._conversations.infer(model, inputs, outputs, version, request_id)
-        return self._run(conversation, timeout)
+    server_live = now(ProtocolCalls.server_live)
+    server_ready = now(ProtocolCalls.server_ready)
+    wait_until_ready = now(ProtocolCalls.wait_until_ready)
+    model_ready = now(ProtocolCalls.model_ready)
+    server_metadata = now(ProtocolCalls.server_metadata)
+    metadata = now(ProtocolCalls.metadata)
+    config = now(ProtocolCalls.config)
+    statistics = now(ProtocolCalls.statistics)
+    cross_checks = now(ProtocolCalls.cross_checks)
+    predict = now(ProtocolCalls.predict)
+    infer = now(ProtocolCalls.infer)
 
     def close(self) -> None:
         """Close the connection."""
@@ -172,29 +90,35 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, conversation: Conversation[_T], timeout: float | None) -> _T:
-        deadline = time.monotonic() + timeout_of(timeout, self._timeout)
+    def _run(self, conversation: Conversation[_T]) -> _T:
+        deadline = time.monotonic() + timeout_of(conversation.timeout, self._timeout)
+        calls = conversation.calls
         try:
-            call = next(conversation)
+            call = next(calls)
             while True:
-                call = conversation.send(self._call(call, deadline))
+                call = calls.send(self._call(call, deadline))
         except StopIteration as end:
             result: _T = end.value
             return result
         except ClientError as error:
-            self._conversations.forget(error)
+            self._asks.forget(error)
             raise
 
     def _call(self, call: Call, deadline: float) -> Any:
-        method = self._channel.unary_unary(
+        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
+        failure: list[BaseException] = []
+        method = (self._channel.unary_unary if call.further is None else self._channel.stream_unary)(
             call.path,
             request_serializer=type(call.request).SerializeToString,
             response_deserializer=call.response_type.FromString,
         )
+        sent = call.request if call.further is None else _messages(call, failure)
         timeout = max(deadline - time.monotonic(), 0.0)
         try:
-            return method(call.request, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata)
+            return method(sent, timeout=timeout, wait_for_ready=call.wait, metadata=self._metadata)
         except grpc.RpcError as error:
+            if failure:
+                raise failure[0] from None
             raise error_of(error, call.subject, self.address, call.missing) from None
 
     def _watch(self, call: Call, timeout: float | None) -> Iterator[Any]:
@@ -211,26 +135,19 @@ class Client:
         finally:
             answers.cancel()
 
-    def _send(self, call: Call, requests: Iterator[Any], timeout: float | None) -> Any:
-        method = self._channel.stream_unary(
-            call.path,
-            request_serializer=type(call.request).SerializeToString,
-            response_deserializer=call.response_type.FromString,
-        )
-        # an error of the caller's own iterator is raised as it is; gRPC would turn it into its own
-        failure: list[BaseException] = []
 
-        def guarded() -> Iterator[Any]:
-            try:
-                yield from requests
-            except BaseException as error:
-                failure.append(error)
-                raise
+def _messages(call: Call, failure: list[BaseException]) -> Iterator[Any]:
+    """What a stream sends; an error of where that comes from goes into `failure`."""
+    further = call.further or ()
+    if isinstance(further, AsyncIterable):
+        raise InvalidRequestError(f"{call.subject}: an asynchronous iterator needs AsyncClient")
 
-        seconds = timeout_of(timeout, self._timeout)
+    def messages() -> Iterator[Any]:
         try:
-            return method(guarded(), timeout=seconds, metadata=self._metadata)
-        except grpc.RpcError as error:
-            if failure:
-                raise failure[0] from None
-            raise error_of(error, call.subject, self.address, call.missing) from None
+            yield call.request
+            yield from further
+        except BaseException as error:
+            failure.append(error)
+            raise
+
+    return messages()

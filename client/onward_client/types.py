@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -13,11 +13,16 @@ __all__ = [
     "CrossCheckStatistics",
     "InferResult",
     "ModelConfig",
+    "ModelLineage",
     "ModelMetadata",
+    "ModelParameters",
     "ModelStatistics",
     "ParameterValue",
     "ServerMetadata",
     "TensorMetadata",
+    "TrainingEvaluation",
+    "TrainingEvent",
+    "TrainingJob",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -134,3 +139,112 @@ class InferResult:
     version: str
     id: str
     parameters: Mapping[str, ParameterValue]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """A training job.
+
+    Attributes:
+        id: what calls name it by.
+        state: `queued`, `running`, `completed`, `cancelled` or `failed`.
+        title: the text that it was started with.
+        reason: why it stopped or failed.
+        configuration: the run as TOML; `onward train --config` does the same.
+        parent_model, parent_version: what is trained further; empty: a network of the zoo.
+        created, started, ended: seconds since 1970; 0: not yet.
+        epoch, epochs, step: how far it is.
+        figures: loss and metrics, the latest of each.
+        resumable: whether there is a checkpoint.
+        sha256, data_hash: of the model's file, and of the data; empty before it is completed.
+    """
+
+    id: str
+    state: str
+    title: str
+    reason: str
+    configuration: str
+    parent_model: str
+    parent_version: str
+    created: float
+    started: float
+    ended: float
+    epoch: int
+    epochs: int
+    step: int
+    figures: Mapping[str, float]
+    resumable: bool
+    sha256: str
+    data_hash: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingEvent:
+    """What happened in a job: its number from 1, seconds since 1970, kind, and the fields of that kind."""
+
+    sequence: int
+    time: float
+    kind: str
+    fields: Mapping[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingEvaluation:
+    """Figures on a data set, and what a comparison with onnxruntime found.
+
+    Attributes:
+        figures: metrics by name.
+        samples: how many there were.
+        classes: their names.
+        confusion: int64 [K, K], rows the true classes; None where there is none.
+        agrees: whether the engines agree.
+        max_absolute_error: the largest difference between them.
+        difference: the first node or output that differs.
+    """
+
+    figures: Mapping[str, float]
+    samples: int
+    classes: tuple[str, ...]
+    confusion: Array | None
+    agrees: bool
+    max_absolute_error: float
+    difference: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelLineage:
+    """Where a version of a model comes from; `withdrawn` is 0 where it was not rolled back."""
+
+    model: str
+    version: str
+    job: str
+    parent_model: str
+    parent_version: str
+    data_hash: str
+    configuration: str
+    metrics: Mapping[str, float] = field(repr=False)
+    sha256: str
+    promoted: float
+    withdrawn: float
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelParameters:
+    """The parameters of a version.
+
+    Attributes:
+        model, version: whose.
+        names, shapes: in the order of `values`.
+        values: float32 [n], all of them one after the other.
+    """
+
+    model: str
+    version: str
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    values: Array

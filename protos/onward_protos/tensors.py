@@ -112,7 +112,7 @@ def element_count(datatype: str, shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
-def decode_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
+def decode_raw(datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
     """A tensor from its raw bytes, without a copy where the element size is fixed (then read-only).
 
     Raises:
@@ -120,7 +120,7 @@ def decode_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     """
     count = element_count(datatype, shape)
     if datatype == "BYTES":
-        return _object_array(_split_bytes(raw, count), shape)
+        return _object_array(_split_bytes(bytes(raw), count), shape)
     dtype = DATATYPES[datatype]
     expected = count * dtype.itemsize
     if len(raw) != expected:

@@ -75,6 +75,7 @@ _NO_REGIONS = SharedMemory(False)
 
 def infer_request(
     request: ModelInferRequest,
+    raw: Sequence[memoryview] | None,
     limits: Limits,
     deadline: float | None,
     headers: Mapping[str, str],
@@ -84,6 +85,7 @@ def infer_request(
 
     Args:
         request: the message.
+        raw: its raw contents, where they were taken out of it.
         limits: bounds on it.
         deadline: of the call, as `time.monotonic()`.
         headers: of the call.
@@ -100,7 +102,7 @@ def infer_request(
     deadlines = [moment for moment in (deadline, until) if moment is not None]
     return InferRequest(
         check_name("model_name", request.model_name, limits),
-        decode_inputs(request, limits, regions),
+        decode_inputs(request, limits, regions, raw),
         check_name("model_version", request.model_version, limits),
         requested_outputs(request, limits),
         check_name("id", request.id, limits),
@@ -111,15 +113,24 @@ def infer_request(
 
 
 def decode_inputs(
-    request: ModelInferRequest, limits: Limits, regions: SharedMemory = _NO_REGIONS
+    request: ModelInferRequest,
+    limits: Limits,
+    regions: SharedMemory = _NO_REGIONS,
+    taken: Sequence[memoryview] | None = None,
 ) -> dict[str, Array]:
     """The input arrays of a request, from raw or typed contents or from shared memory.
+
+    Args:
+        request: the message.
+        limits: bounds on it.
+        regions: shared memory that inputs may lie in.
+        taken: raw contents that are not in the message any more; None: they are.
 
     Raises:
         RequestError: names the field that is wrong.
         UnsupportedError: an extension of the protocol that this server does not have.
     """
-    raw = request.raw_input_contents
+    raw: Sequence[bytes | memoryview] = request.raw_input_contents if taken is None else taken
     expected, next_raw = len(request.inputs), 0
     if raw and len(raw) != expected:
         expected = sum(_REGION not in tensor.parameters for tensor in request.inputs)
@@ -152,6 +163,9 @@ def decode_inputs(
         except TensorFormatError as error:
             field = f"raw_input_contents[{next_raw}] for {where}" if raw else f"{where}.contents"
             raise RequestError(f"{field}: {error}") from None
+        if taken is not None and array.dtype != object:
+            # a view would lie anywhere, and keep alive what was read with it
+            array = array.copy()
         next_raw += 1
         arrays[tensor.name] = with_meaning(where, tensor.datatype, array)
     return arrays
@@ -169,9 +183,12 @@ def _from_region(
     return with_meaning(where, tensor.datatype, array)
 
 
-def is_quick_to_decode(request: ModelInferRequest) -> bool:
-    """Whether decoding only wraps bytes: typed lists and BYTES are converted element by element."""
-    return bool(request.raw_input_contents) and all(t.datatype != "BYTES" for t in request.inputs)
+def is_quick_to_decode(request: ModelInferRequest, raw: Sequence[memoryview] | None) -> bool:
+    """Whether decoding is a copy that is not too long: typed lists and BYTES are converted one by one."""
+    found: Sequence[bytes | memoryview] = request.raw_input_contents if raw is None else raw
+    if not found or any(tensor.datatype == "BYTES" for tensor in request.inputs):
+        return False
+    return raw is None or sum(map(len, raw)) <= _LARGE
 
 
 def requested_outputs(request: ModelInferRequest, limits: Limits) -> list[RequestedOutput] | None:

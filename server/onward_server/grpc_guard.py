@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from google.protobuf.message import DecodeError, EncodeError
@@ -17,10 +18,11 @@ from onward.errors import OnwardError
 from onward_server.access import AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, MemoryLimitError, RequestError
-from onward_server.grpc_port import Call, CallFailed, UnaryMethod
+from onward_server.grpc_port import Call, CallFailed, Glance, UnaryMethod
+from onward_server.grpc_wire import Parts
 from onward_server.statuses import public_text, status_of
 
-__all__ = ["Answer", "Guard", "Method", "Unary", "serialized", "unstarted"]
+__all__ = ["Answer", "Guard", "Method", "Split", "Unary", "serialized", "unstarted"]
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
@@ -41,13 +43,32 @@ class Method:
         request_type: class of its message.
         need: what a caller needs.
         counted: whether it counts among the requests in the server, which are bounded and drained.
+        split: takes tensors out of the message's bytes; `call` is given a `Split` then.
     """
 
-    def __init__(self, call: Unary, request_type: Any, need: Need, *, counted: bool = False) -> None:
+    def __init__(
+        self,
+        call: Unary,
+        request_type: Any,
+        need: Need,
+        *,
+        counted: bool = False,
+        split: Callable[[bytes | memoryview], Parts] | None = None,
+    ) -> None:
         self.call = call
         self.request_type = request_type
         self.need = need
         self.counted = counted
+        self.split = split
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A message, and the tensors that were taken out of it; None: they are in it."""
+
+    message: Any
+    raw: Sequence[memoryview] | None
 
 
 @final
@@ -79,6 +100,33 @@ class Guard:
             name = request_type.DESCRIPTOR.full_name
             raise RequestError(f"the request is not a {name} message: it cannot be decoded") from None
 
+    def split(self, method: Method, data: bytes | memoryview) -> Any:
+        """What a method is called with, on the event loop; None: reading that takes too long there.
+
+        Raises:
+            RequestError: the bytes are no message.
+        """
+        if method.split is None:
+            return self.read(method.request_type, data) if len(data) <= _LARGE else None
+        rest, raw = method.split(data)
+        return Split(self.read(method.request_type, rest), raw) if len(rest) <= _LARGE else None
+
+    def glance(self, name: str, method: Method, look: Callable[[bytes | memoryview, Call], None]) -> Glance:
+        """What refuses a request before its message has come; `look` raises OnwardError."""
+        plane = self._plane
+
+        def glance(call: Call, start: bytes | memoryview, size: int) -> None:
+            begun = time.perf_counter()
+            key = ""
+            try:
+                key = self.authorized(call, method.need)
+                with plane.admitted(size):
+                    look(start, call)
+            except Exception as error:  # noqa: BLE001 - the last line of defence of a request
+                raise self._failed(error, name, call, begun, key) from None
+
+        return glance
+
     def failure(self, error: Exception, name: str, identity: str) -> tuple[str, str]:
         """Code and text for a client; what it is not told is logged."""
         if not isinstance(error, OnwardError):
@@ -105,8 +153,9 @@ class Guard:
                 if method.counted:
                     plane.admit(size)
                     counted = True
-                if size <= _LARGE:
-                    answer = method.call(self.read(method.request_type, data), call)
+                request = self.split(method, data)
+                if request is not None:
+                    answer = method.call(request, call)
                     if not isinstance(answer, Awaitable):
                         found = _written(answer)
                         if counted:
@@ -128,7 +177,8 @@ class Guard:
         return start
 
     async def _read_first(self, method: Method, data: bytes | memoryview, call: Call) -> Any:
-        answer = method.call(await asyncio.to_thread(self.read, method.request_type, data), call)
+        request = await asyncio.to_thread(self.read, method.request_type, data)
+        answer = method.call(request if method.split is None else Split(request, None), call)
         return await answer if isinstance(answer, Awaitable) else answer
 
     async def _finish(self, answer: Awaitable[Any], name: str, call: Call, begun: float, key: str) -> bytes:

@@ -17,15 +17,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias, final
 from urllib.parse import quote_from_bytes
 
 from onward.errors import ConfigError
 from onward_server.http2.connection import Connection, Receiver, Stream
 from onward_server.http2.headers import Headers, literal
+from onward_server.http2.turns import Turns
 from onward_server.settings import Limits
 
-__all__ = ["Call", "CallFailed", "GrpcPort", "StreamMethod", "UnaryMethod"]
+__all__ = ["Call", "CallFailed", "Glance", "GrpcPort", "StreamMethod", "UnaryMethod"]
 
 _LOG = logging.getLogger(__name__)
 _NUMBERS = {
@@ -43,7 +45,7 @@ _TYPE = literal("content-type", "application/grpc")
 _HEAD = _STATUS_200 + _TYPE
 _OK = literal("grpc-status", "0")
 _ACCEPTED = literal("grpc-accept-encoding", "identity, deflate, gzip")
-_LARGE = 1 << 20
+_SMALL = 4096
 _UNSENT_OF_A_CALL = 4 << 20
 _GREETING_SECONDS = 10.0
 _TICK = 0.5
@@ -86,6 +88,10 @@ StreamMethod: TypeAlias = Callable[[Call, AsyncIterator[bytes]], AsyncIterator[b
 """Messages in, messages out. Raises CallFailed."""
 
 
+Glance: TypeAlias = Callable[[Call, "bytes | memoryview", int], None]
+"""Looks at the first bytes of a message of so many bytes before the others have come. Raises CallFailed."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class _Head:
@@ -93,11 +99,13 @@ class _Head:
 
     Attributes:
         method: None: there is none by that name.
+        glance: what looks at the message before it has come; None: nothing.
         refusal: a block of headers that is the whole answer; empty: the request is fine so far.
     """
 
     method: UnaryMethod | StreamMethod | None
     streams: bool = False
+    glance: Glance | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
     encoding: str = "identity"
@@ -113,6 +121,7 @@ class GrpcPort:
         streams: those that take and give streams of messages.
         limits: gives the limits in force.
         message_bytes: the largest request.
+        glances: what looks at messages of unary methods before they have come, by path.
     """
 
     def __init__(
@@ -121,12 +130,15 @@ class GrpcPort:
         streams: Mapping[str, StreamMethod],
         limits: Callable[[], Limits],
         message_bytes: int,
+        glances: Mapping[str, Glance] | None = None,
     ) -> None:
+        self.turns = Turns()
         self.message_bytes = message_bytes
         self.held_bytes = 0
         self.refusals = 0
         self._unary = {path.encode(): method for path, method in unary.items()}
         self._streams = {path.encode(): method for path, method in streams.items()}
+        self._glances = {path.encode(): glance for path, glance in (glances or {}).items()}
         self._limits = limits
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -255,7 +267,8 @@ class GrpcPort:
             for name, value in found.items()
             if not name.startswith(b":") and not name.endswith(b"-bin")
         }
-        return _Head(unary or streams, streams is not None, metadata, timeout, encoding)
+        glance = self._glances.get(path)
+        return _Head(unary or streams, streams is not None, glance, metadata, timeout, encoding)
 
     def begin(self, stream: Stream, head: _Head) -> Receiver:
         """See Application."""
@@ -273,7 +286,7 @@ class GrpcPort:
         assert head.method is not None
         if head.streams:
             return _StreamCall(self, stream, head.method, call, head.encoding)  # type: ignore[arg-type]
-        return _UnaryCall(self, stream, head.method, call, head.encoding)  # type: ignore[arg-type]
+        return _UnaryCall(self, stream, head.method, head.glance, call, head.encoding)  # type: ignore[arg-type]
 
     def running(self, call: _UnaryCall | _StreamCall) -> None:
         """For calls: one that takes time."""
@@ -308,7 +321,7 @@ class GrpcPort:
 class _Nobody:
     """Takes the rest of a request that was refused."""
 
-    def data(self, payload: bytes) -> None:
+    def data(self, payload: bytes | memoryview) -> None:
         """See Receiver."""
 
     def ended(self) -> None:
@@ -327,6 +340,7 @@ class _UnaryCall:
         "_call",
         "_chunks",
         "_encoding",
+        "_glance",
         "_method",
         "_over",
         "_port",
@@ -337,20 +351,27 @@ class _UnaryCall:
     )
 
     def __init__(
-        self, port: GrpcPort, stream: Stream, method: UnaryMethod, call: Call, encoding: str
+        self,
+        port: GrpcPort,
+        stream: Stream,
+        method: UnaryMethod,
+        glance: Glance | None,
+        call: Call,
+        encoding: str,
     ) -> None:
         self._port = port
         self._stream = stream
         self._method = method
+        self._glance = glance
         self._call = call
         self._encoding = encoding
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._size = 0
         self._task: asyncio.Task[bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
-    def data(self, payload: bytes) -> None:
+    def data(self, payload: bytes | memoryview) -> None:
         if self._over:
             return
         first = self._size < 5
@@ -358,7 +379,7 @@ class _UnaryCall:
         self._size += len(payload)
         self._port.held_bytes += len(payload)
         if first and self._size >= 5:
-            start = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            start = self._joined()
             length = int.from_bytes(start[1:5], "big")
             if length > self._port.message_bytes:
                 self.cut(*_too_large(length, self._port.message_bytes))
@@ -367,6 +388,12 @@ class _UnaryCall:
                 self._port.refusals += 1
                 self.cut("RESOURCE_EXHAUSTED", "too many bytes of requests are in the server; try later")
                 return
+            if self._glance is not None and self._size < length + 5 and not start[0]:
+                try:
+                    self._glance(self._call, start[5:], length)
+                except CallFailed as failed:
+                    self.cut(failed.code, failed.text)
+                    return
         elif self._size > self._port.message_bytes + 5:
             self.cut("INVALID_ARGUMENT", "the request is more than one message")
             return
@@ -375,12 +402,12 @@ class _UnaryCall:
     def ended(self) -> None:
         if self._over:
             return
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        body = self._joined()
         self._drop()
         if len(body) < 5 or int.from_bytes(body[1:5], "big") != len(body) - 5 or body[0] > 1:
             self.cut("INVALID_ARGUMENT", "the request is not one gRPC message")
             return
-        data = body[5:] if len(body) < _LARGE else memoryview(body)[5:]
+        data = body[5:] if len(body) < _SMALL else memoryview(body)[5:]
         try:
             if body[0]:
                 found: bytes | asyncio.Task[bytes] = asyncio.create_task(self._unpacked(data))
@@ -400,6 +427,9 @@ class _UnaryCall:
             left = self._call.deadline - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self.cut, *_EXPIRED)
 
+    def _joined(self) -> bytes | memoryview:
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+
     def cancelled(self) -> None:
         self._over = True
         self._drop()
@@ -416,6 +446,8 @@ class _UnaryCall:
                 self._task.cancel()
 
     def _computed(self, task: asyncio.Task[bytes]) -> None:
+        # a failure holds the frames it came through, and so the request: in a cycle it would stay for long
+        self._task = None
         self._port.done(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -452,7 +484,7 @@ class _StreamCall:
         self._stream = stream
         self._encoding = encoding
         self._call = call
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._have = 0
         self._want = 5
         self._held = 0
@@ -471,7 +503,7 @@ class _StreamCall:
         if call.deadline is not None:
             self._timer = loop.call_later(max(call.deadline - time.monotonic(), 0.0), self.cut, *_EXPIRED)
 
-    def data(self, payload: bytes) -> None:
+    def data(self, payload: bytes | memoryview) -> None:
         if self._over or self._fault is not None:
             return
         self._parts.append(payload)
@@ -545,6 +577,8 @@ class _StreamCall:
     def _done(self, task: asyncio.Task[None]) -> None:
         # also of a task that was cancelled before it began
         self._over = True
+        self._parts = []
+        self._messages.clear()
         self._port.done(self)
         self._port.held_bytes -= self._held
         if self._timer is not None:
@@ -591,6 +625,7 @@ def _too_large(length: int, most: int) -> tuple[str, str]:
     return "RESOURCE_EXHAUSTED", f"a message of {length} bytes is larger than {most} bytes"
 
 
+@lru_cache(256)
 def _refusal(code: str, text: str) -> bytes:
     """A block of headers that ends a call before it began; behind `_HEAD`, the trailers of one that had."""
     shown = quote_from_bytes(text.encode("utf-8", "replace"), safe=_PLAIN)
@@ -614,6 +649,7 @@ def _inflated(data: bytes | memoryview, encoding: str, most: int) -> bytes:
     except zlib.error:
         raise CallFailed("INVALID_ARGUMENT", f"a message is not compressed with {encoding}") from None
     if len(plain) > most:
+        del plain
         raise CallFailed("RESOURCE_EXHAUSTED", f"a message is larger than {most} bytes when it is unpacked")
     if not inflater.eof:
         raise CallFailed("INVALID_ARGUMENT", f"a message's {encoding} data are cut off")

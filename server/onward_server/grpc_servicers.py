@@ -24,8 +24,9 @@ from onward_server.grpc_convert import (
     model_config,
     model_metadata,
 )
-from onward_server.grpc_guard import Answer, Guard, Method, serialized, unstarted
-from onward_server.grpc_port import Call, CallFailed, StreamMethod, UnaryMethod
+from onward_server.grpc_guard import Answer, Guard, Method, Split, serialized, unstarted
+from onward_server.grpc_port import Call, CallFailed, Glance, StreamMethod, UnaryMethod
+from onward_server.grpc_wire import model_of, split_infer
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason
 
@@ -35,8 +36,12 @@ INFERENCE_SERVICE: str = messages.DESCRIPTOR.services_by_name["GRPCInferenceServ
 CROSS_CHECK_SERVICE: str = checks.DESCRIPTOR.services_by_name["CrossCheckService"].full_name
 
 
-def methods(plane: DataPlane, log: AccessLog) -> tuple[dict[str, UnaryMethod], dict[str, StreamMethod]]:
-    """The methods of the services over a data plane by path: unary ones, and those of streams."""
+def methods(
+    plane: DataPlane, log: AccessLog
+) -> tuple[dict[str, UnaryMethod], dict[str, StreamMethod], dict[str, Glance]]:
+    """The methods of the services over a data plane by path: unary ones, those of streams, and what looks at
+    messages of unary ones before they have come.
+    """
     guard = Guard(plane, log)
     service = _Inference(plane, guard, log)
     inference = {
@@ -48,7 +53,7 @@ def methods(plane: DataPlane, log: AccessLog) -> tuple[dict[str, UnaryMethod], d
         "ModelConfig": Method(service.model_config, messages.ModelConfigRequest, "read"),
         "ModelStatistics": Method(service.model_statistics, messages.ModelStatisticsRequest, "read"),
         "RepositoryIndex": Method(service.repository_index, messages.RepositoryIndexRequest, "read"),
-        "ModelInfer": Method(service.model_infer, messages.ModelInferRequest, "predict", counted=True),
+        "ModelInfer": service.infer_method,
         "RepositoryModelLoad": Method(service.load, messages.RepositoryModelLoadRequest, "manage"),
         "RepositoryModelUnload": Method(service.unload, messages.RepositoryModelUnloadRequest, "manage"),
         "SystemSharedMemoryStatus": Method(
@@ -69,7 +74,9 @@ def methods(plane: DataPlane, log: AccessLog) -> tuple[dict[str, UnaryMethod], d
         for owner, found in ((INFERENCE_SERVICE, inference), (CROSS_CHECK_SERVICE, cross_check))
         for name, method in found.items()
     }
-    return unary, {f"/{INFERENCE_SERVICE}/ModelStreamInfer": service.stream}
+    name = f"{INFERENCE_SERVICE}/ModelInfer"
+    glances = {f"/{name}": guard.glance(name, service.infer_method, service.glance)}
+    return unary, {f"/{INFERENCE_SERVICE}/ModelStreamInfer": service.stream}, glances
 
 
 _Streamed: TypeAlias = tuple[bytes, str, str]
@@ -81,6 +88,9 @@ class _Inference:
         self._plane = plane
         self._guard = guard
         self._log = log
+        self.infer_method = Method(
+            self.model_infer, messages.ModelInferRequest, "predict", counted=True, split=split_infer
+        )
 
     def server_live(self, request: Any, call: Call) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -174,18 +184,28 @@ class _Inference:
         models = self._plane.select(request.model_name, request.model_version)
         return checks.GetStatisticsResponse(statistics=map(check_statistics, models))
 
-    def model_infer(self, request: Any, call: Call) -> Answer:
-        if not is_quick_to_decode(request):
+    def glance(self, start: bytes | memoryview, call: Call) -> None:
+        known = model_of(start)
+        if known is not None:
+            self._plane.check_room(*known, call.deadline)
+
+    def model_infer(self, request: Split, call: Call) -> Answer:
+        plane, message = self._plane, request.message
+        plane.check_room(message.model_name, message.model_version, call.deadline)
+        if not is_quick_to_decode(message, request.raw):
             return self._decode_first(request, call)
-        plane = self._plane
-        neutral = infer_request(request, plane.settings.limits, call.deadline, call.metadata, plane.regions)
-        answer = self._plane.infer_now(neutral)
+        neutral = self._neutral(request, call)
+        answer = plane.infer_now(neutral)
         return self._infer(neutral) if answer is None else infer_response(answer)
 
-    async def _decode_first(self, request: Any, call: Call) -> Any:
+    def _neutral(self, request: Split, call: Call) -> InferRequest:
         plane = self._plane
-        given = (request, plane.settings.limits, call.deadline, call.metadata, plane.regions)
-        return await self._infer(await asyncio.to_thread(infer_request, *given))
+        return infer_request(
+            request.message, request.raw, plane.settings.limits, call.deadline, call.metadata, plane.regions
+        )
+
+    async def _decode_first(self, request: Split, call: Call) -> Any:
+        return await self._infer(await asyncio.to_thread(self._neutral, request, call))
 
     async def _infer(self, request: InferRequest) -> Any:
         answer = await self._plane.infer(request)
@@ -250,8 +270,11 @@ class _Inference:
         try:
             self._plane.admit(size)
             admitted = True
-            request = self._guard.read(messages.ModelInferRequest, data)
-            response = self.model_infer(request, call)
+            split = self._guard.split(self.infer_method, data)
+            if split is None:
+                split = Split(self._guard.read(messages.ModelInferRequest, data), None)
+            request = split.message
+            response = self.model_infer(split, call)
             if not isinstance(response, messages.ModelInferResponse):
                 task = asyncio.get_running_loop().create_task(self._streamed(response, request, identity))
                 task.add_done_callback(lambda _: self._plane.leave(size))

@@ -223,7 +223,7 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
     try:
         log = AccessLog(lambda: plane.settings.access_log)
         health = Health()
-        unary, streams = methods(plane, log)
+        unary, streams, glances = methods(plane, log)
         checks, watches = health.methods()
         services = [INFERENCE_SERVICE, CROSS_CHECK_SERVICE]
         if settings.training is not None:
@@ -238,6 +238,7 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
             {**streams, **watches, **reflection.methods()},
             lambda: plane.settings.limits,
             settings.max_message_bytes,
+            glances,
         )
         for service in ("", *services, *plane.names):
             health.set(service, True)

@@ -102,6 +102,11 @@ class CrossCheckSettings(BaseModel):
             raise ValueError(f"policy 'shadow' cannot {self.on_mismatch!r}: it answers first; use 'log'")
         return self
 
+    @property
+    def answers_first(self) -> bool:
+        """Whether answers do not depend on checks, and so do not wait for them."""
+        return self.on_mismatch == "log" and self.policy in ("sample", "shadow")
+
     def tolerance_of(self, dtype: str) -> Tolerance | None:
         """The tolerance of a dtype name; None: the elements have to be equal."""
         own: Mapping[str, Tolerance] = {str(name): tolerance for name, tolerance in self.tolerance.items()}
@@ -355,6 +360,7 @@ class ServerSettings(BaseSettings):
         isolation: `process`: models run in worker processes; `thread`: in threads of the server.
         in_process: whether runs of microseconds may skip the worker: `auto` or `never`.
         in_process_us: microseconds that such a run may take.
+        worker_nice: by how much workers give way to the process that answers, as nice(1) has it.
         worker_memory_bytes: data of one worker; 0: half of what the machine or container has.
         run_timeout: seconds after which a worker that still computes is replaced.
         load_timeout: seconds that opening a model may take.
@@ -394,6 +400,7 @@ class ServerSettings(BaseSettings):
     isolation: Literal["process", "thread"] = "process"
     in_process: Literal["auto", "never"] = "auto"
     in_process_us: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    worker_nice: int = Field(default=5, ge=0, le=19)
     worker_memory_bytes: int = Field(default=0, ge=0)
     run_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     load_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
@@ -449,7 +456,7 @@ def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
 
 _AT_REST = (
     *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
-    *("load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
+    *("worker_nice", "load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
     *("response_cache_bytes", "shared_memory", "trace"),
     "training",
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from tests.cli.conftest import Onward
@@ -186,3 +187,18 @@ def test_operators_that_an_older_opset_lacks_are_all_named(onward: Onward, tmp_p
     done = onward("convert", tmp_path / "m.onnx", tmp_path / "half.onnx", "--to", "float16")
     assert done.code == 0, done.err
     assert "random inputs" in done.err
+
+
+def test_a_half_precision_file_trains_and_stays_one(onward: Onward, iris: Path, tmp_path: Path) -> None:
+    half, tuned = tmp_path / "half.onnx", tmp_path / "tuned.onnx"
+    assert onward("convert", iris, half, "--to", "float16").code == 0
+    assert "written in float16 again" in onward("inspect", half, "--train").out
+    done = onward("train", half, "--data", "iris", "--epochs", 2, "--output", tuned)
+    assert done.code == 0, done.err
+    assert "types: float16, trained with float32 weights and written in float16 again" in done.out
+    model = load(tuned)
+    weights = [v.dtype for n, v in model.graph.initializers.items() if not n.startswith("preparation/")]
+    assert set(weights) == {ir.DataType.FLOAT16}
+    recorded = json.loads(model.metadata_props["onward.metrics"])["test_accuracy"]
+    shown = json.loads(onward("evaluate", tuned, "--json").out)
+    assert shown["accuracy"] == pytest.approx(recorded)

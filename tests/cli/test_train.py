@@ -80,6 +80,20 @@ def test_resumed_run_equals_the_uninterrupted_one(onward: Onward, tmp_path: Path
     assert weights("half.onnx") != weights("whole.onnx")
 
 
+def test_a_run_that_is_started_again_goes_on_by_itself(onward: Onward, tmp_path: Path) -> None:
+    common = ("train", "mlp", "--data", "iris", "--resume", "auto")
+    point = tmp_path / "run.ckpt"
+    first = onward(*common, "--epochs", 2, "--checkpoint", point, "--output", tmp_path / "a.onnx")
+    again = onward(*common, "--epochs", 3, "--checkpoint", point, "--output", tmp_path / "b.onnx")
+    assert first.code == again.code == 0, first.err + again.err
+    assert "epoch 1/2" in first.out
+    assert "epoch 2/3" not in again.out
+    assert "epoch 3/3" in again.out
+    nothing = onward(*common, "--epochs", 1)
+    assert nothing.code == 2
+    assert "--checkpoint" in nothing.err
+
+
 def test_regression(onward: Onward, tmp_path: Path) -> None:
     done = onward("train", "mlp", "--data", "diabetes", "--epochs", 2, "--output", tmp_path / "d.onnx")
     assert done.code == 0, done.err

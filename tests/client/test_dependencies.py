@@ -1,16 +1,22 @@
-"""The client needs numpy, grpcio, protobuf and the protocol definitions; nothing else of ours."""
+"""The client needs numpy, grpcio, protobuf and the protocol; its own distribution holds no more."""
 
 from __future__ import annotations
 
+import email
 import os
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from onnx import TensorProto
+from packaging.requirements import Requirement
 
+from onward.version import __version__
 from onward_server import ServerThread
 from serving import RIGHT, identity, put, settings
 
@@ -40,8 +46,30 @@ def address(repository: Path) -> Iterator[str]:
         yield server.address
 
 
-def test_the_client_runs_without_anything_else(address: str) -> None:
-    path = os.pathsep.join(str(ROOT / part) for part in ("protos", "client"))
+@pytest.fixture(params=["repository", "wheel", "wheel from a source distribution"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the client is imported from."""
+    if request.param == "repository":
+        return os.pathsep.join(str(ROOT / part) for part in ("protos", "client"))
+    source = ROOT / "client"
+    if "source" in request.param:
+        with tarfile.open(_built("sdist", source, tmp_path)) as archive:
+            archive.extractall(tmp_path, filter="data")
+        (source,) = tmp_path.glob("onward_client-*/")
+    zipfile.ZipFile(_built("wheel", source, tmp_path)).extractall(tmp_path / "installed")
+    return str(tmp_path / "installed")
+
+
+def _built(kind: str, source: Path, folder: Path) -> Path:
+    pytest.importorskip("hatchling")
+    code = f"import hatchling.build as b, sys; print(b.build_{kind}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, text=True, check=True
+    )
+    return folder / done.stdout.split()[-1]
+
+
+def test_the_client_runs_without_anything_else(address: str, path: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, address],
         env={"PYTHONPATH": path},
@@ -52,3 +80,22 @@ def test_the_client_runs_without_anything_else(address: str) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["[1.0, 2.5]", "[3.0]"]
+
+
+def test_the_distribution_is_the_projects_client(tmp_path: Path) -> None:
+    wheel = zipfile.ZipFile(_built("wheel", ROOT / "client", tmp_path))
+    metadata = email.message_from_bytes(wheel.read(f"onward_client-{__version__}.dist-info/METADATA"))
+    assert metadata["Version"] == __version__
+    needed = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    assert {r.name for r in needed if r.marker is None} == {"grpcio", "numpy", "protobuf"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    whole = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    assert {r.name: r.specifier for r in needed} == {r.name: whole[r.name] for r in needed}
+    files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    wanted = {
+        str(path.relative_to(ROOT / top))
+        for top, package in (("client", "onward_client"), ("protos", "onward_protos"))
+        for path in (ROOT / top / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files == wanted

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onward.compile.codegen.builder import ENTRY
+from onward.compile.codegen.symbols import ENTRY
 from onward.compile.kernels.kernel import Access, Kernel
 
 __all__ = ["check_contents", "check_declared", "found_accesses"]

@@ -9,7 +9,7 @@ import pytest
 from tests.compile.accesses import check_declared
 from tests.compile.units import TARGET
 
-from onward.compile.barriers import epochs, no_barriers
+from onward.compile.barriers import barriers_before, no_barriers
 from onward.compile.items import Call
 from onward.compile.kernels.element import Element, contiguous, element
 from onward.compile.kernels.expression import operand
@@ -38,7 +38,7 @@ def test_calls_wait_for_what_they_read_and_for_readers_of_what_they_write() -> N
     assert no_barriers([_call(a, b), _call(c, b)]) == [False, False]
     # not only for the call before
     assert no_barriers([_call(a, b), _call(c, d), _call(b, c)]) == [True, False, False]
-    assert epochs([_call(a, b), _call(a, c), _call(b, d)]) == [0, 0, 1]
+    assert barriers_before([_call(a, b), _call(a, c), _call(b, d)]) == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("slot", "wrong"), [("x0", Access.WRITE), ("y0", Access.READ)])

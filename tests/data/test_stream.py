@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 samples a block, 48 and more a window."""
-    monkeypatch.setattr("onward.data.rows._BLOCK_BYTES", 16 * 136)
+    monkeypatch.setattr("onward.data.array_rows._BLOCK_BYTES", 16 * 136)
     monkeypatch.setattr("onward.data.stream._WINDOW_BYTES", 48 * 136)
 
 

@@ -21,22 +21,40 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines]
 
 
-def last_stage(instructions: list[tuple[str, str]]) -> dict[str, str]:
-    start = max(i for i, (keyword, _) in enumerate(instructions) if keyword == "FROM")
-    return dict(instructions[start:])
+def stages(instructions: list[tuple[str, str]]) -> dict[str, tuple[str, dict[str, str]]]:
+    """By name, in order: what a stage stands on, and its instructions; one without a name is the default."""
+    found: dict[str, tuple[str, dict[str, str]]] = {}
+    for keyword, rest in instructions:
+        if keyword == "FROM":
+            base, _, name = rest.partition(" AS ")
+            found[name] = base, {}
+        elif found:
+            list(found.values())[-1][1][keyword] = rest
+    return found
 
 
 def test_no_frontend_image_is_pulled() -> None:
     assert not re.search(r"^#\s*syntax\s*=", (ROOT / "docker/Dockerfile").read_text(), flags=re.M)
 
 
-def test_both_stages_stand_on_the_base_that_is_given(instructions: list[tuple[str, str]]) -> None:
-    bases = [rest.split()[0] for keyword, rest in instructions if keyword == "FROM"]
-    assert bases == ["${BASE_IMAGE}", "${BASE_IMAGE}"]
+def test_stages_stand_on_the_base_that_is_given_or_on_one_another(
+    instructions: list[tuple[str, str]],
+) -> None:
+    found = stages(instructions)
+    assert {base for base, _ in found.values()} - found.keys() == {"${BASE_IMAGE}"}
+    assert list(found)[-1] == ""
+    assert found[""] == ("onward", {})
+
+
+def test_a_node_of_an_mpi_job_is_unprivileged(instructions: list[tuple[str, str]]) -> None:
+    base, node = stages(instructions)["mpi"]
+    assert base == "onward"
+    assert node["USER"] == "10001:10001"
+    assert node["CMD"] == '["node"]'
 
 
 def test_the_image_is_an_unprivileged_executable(instructions: list[tuple[str, str]]) -> None:
-    image = last_stage(instructions)
+    _, image = stages(instructions)["onward"]
     assert image["USER"] == "10001:10001"
     assert image["ENTRYPOINT"] == '["onward"]'
     assert image["CMD"] == '["serve"]'

@@ -13,7 +13,7 @@ import pytest
 from tests.verify.test_zoo_training import SMALL
 
 from onward.autodiff import Collective, GradientTransform, TrainingStep, training_step
-from onward.compile.spec import PlanCall, PlanCopy, PlanFallback, PlanSpec, Start, Wait
+from onward.compile.spec import PlanCall, PlanCopy, PlanFallback, PlanSpec, PlanStart, PlanWait
 from onward.engine import Foreign, Session, StepSession, forget_foreign, register_foreign
 from onward.errors import ConfigError, InvalidModelError, OnwardError, UnsupportedError
 from onward.graph import Array, Builder
@@ -128,8 +128,8 @@ def test_gradients_are_changed_in_place_while_the_plan_goes_on(
     assert plan is not None
     for key, array in wanted.items():
         np.testing.assert_allclose(state[key], array, rtol=1e-5, atol=1e-6)
-    starts = [i for i, s in enumerate(plan.steps) if isinstance(s, Start)]
-    waits = [i for i, s in enumerate(plan.steps) if isinstance(s, Wait)]
+    starts = [i for i, s in enumerate(plan.steps) if isinstance(s, PlanStart)]
+    waits = [i for i, s in enumerate(plan.steps) if isinstance(s, PlanWait)]
     assert len(starts) == len(waits) >= 2
     assert halver.started == [(tag, halver.started[tag][1]) for tag in range(len(starts))] * 3
     assert sorted(halver.ended) == sorted(list(range(len(starts))) * 3)

@@ -15,7 +15,7 @@ from onward.compile.codegen.builder import Module
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import host_target
 from onward.compile.planning import plan_model
-from onward.compile.spec import NONE, PlanCall, PlanSpec, Start, Wait
+from onward.compile.spec import NONE, PlanCall, PlanSpec, PlanStart, PlanWait
 from onward.compile.spec_file import read_plan, write_plan
 from onward.engine.plan import Plan
 from onward.engine.team import Team
@@ -102,7 +102,7 @@ def plan_of(threads: int) -> tuple[PlanSpec, list[int], dict[str, Weight], Array
         replace(step, no_barrier=False) for step in spec.steps if isinstance(step, PlanCall)
     )
     changed = replace(
-        spec, steps=(first, Start("double", arguments), second, Wait("double", arguments), third)
+        spec, steps=(first, PlanStart("double", arguments), second, PlanWait("double", arguments), third)
     )
     addresses = default_jit().addresses(made.texts)
     return changed, addresses, {n: Weight(a) for n, a in weights.items()}, weights["u"]

@@ -102,6 +102,15 @@ NORMALIZATION = [
     *(Case("Dropout", [(3, 4)], outputs=2, opset=opset, wrt=(), batch=[0]) for opset in (7, 10, 12, 13, 22)),
     Case("Dropout", [(3, 4), np.array(0.3), np.array(False)], outputs=2, wrt=[0]),
     Case("Dropout", [(3, 4), np.array(0.0), np.array(True)], outputs=2, wrt=[0], name="Dropout-of-nothing"),
+    Case(
+        "Dropout",
+        [(3, 4), np.array(0.3), np.array(True)],
+        {"seed": 3},
+        outputs=2,
+        wrt=[0],
+        name="Dropout-training",
+        without_ort="it draws the elements that fall from a generator of its own",
+    ),
     Case("BatchNormalizationGrad", [(4, 3, 5, 6), (4, 3, 5, 6), (3,)], domain="ai.onward", outputs=3, wrt=()),
     Case(
         "BatchNormalizationGrad",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from onward.autodiff import gradients
 from onward.errors import ShapeError, UnsupportedError
@@ -46,12 +49,33 @@ def test_statistics_of_data_far_from_zero_do_not_cancel() -> None:
     np.testing.assert_allclose(normalized.std(axis=-1), 1, rtol=1e-3)
 
 
-def test_dropout_in_training_mode_says_what_replaces_it() -> None:
-    x = np.ones((2, 3), np.float32)
-    with pytest.raises(UnsupportedError, match=r"onward\.passes\.to_training"):
-        Dropout().kernel(x, np.array(0.5, np.float32), np.array(True))
-    with pytest.raises(UnsupportedError, match=r"onward\.passes\.to_training"):
-        Dropout().kernel(x, None, np.array(True))
+def test_dropout_draws_as_the_reference_evaluator_where_it_has_a_seed() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    on = np.array(True)
+    info = [("x", x.shape), ("y", x.shape)]
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in info]
+    mask = helper.make_tensor_value_info("mask", onnx.TensorProto.BOOL, x.shape)
+    node = helper.make_node("Dropout", ["x", "ratio", "on"], ["y", "mask"], seed=7)
+    constants = [numpy_helper.from_array(np.float32(0.3), "ratio"), numpy_helper.from_array(on, "on")]
+    graph = helper.make_graph([node], "drop", values[:1], [values[1], mask], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    theirs = ReferenceEvaluator(model).run(None, {"x": x})
+    ours = Dropout(seed=7).kernel(x, np.float32(0.3), on)
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
+    assert ours[0].dtype == np.float32
+
+
+def test_dropout_without_a_seed_draws_anew() -> None:
+    x = np.ones((100, 100), np.float16)
+    first, second = (Dropout().kernel(x, np.array(0.25, np.float32), np.array(True)) for _ in range(2))
+    assert (first[1] != second[1]).any()
+    for y, mask in (first, second):
+        assert y.dtype == np.float16
+        assert mask.mean() == pytest.approx(0.75, abs=0.03)
+        np.testing.assert_array_equal(y, np.where(mask, np.float16(1 / 0.75), 0))
+    with pytest.raises(UnsupportedError, match=r"ratio 1\.0 is not in \[0, 1\)"):
+        Dropout().kernel(x, np.array(1.0, np.float32), np.array(True))
 
 
 def test_channels_that_make_no_groups_are_refused() -> None:

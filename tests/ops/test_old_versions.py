@@ -344,7 +344,6 @@ def test_upgraded_models_are_valid_and_the_same(case: Old) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (old("Dropout", 6, [X], X), "operator Dropout, opset 6: Dropout with training_mode=true"),
         (old("BatchNormalization", 6, [X, *STATS], X), "operator BatchNormalization, opset 6: .*is_test=1"),
     ],
 )

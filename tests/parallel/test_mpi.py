@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import textwrap
@@ -64,6 +65,25 @@ def test_two_runs_of_two_ranks_write_the_same_bytes(two: tuple[Path, str]) -> No
     assert (folder / "a.ckpt").read_bytes() == (folder / "b.ckpt").read_bytes()
     found, wanted = weights(folder / "b.onnx"), weights(folder / "a.onnx")
     assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in wanted.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--exchange", "bfloat16"), ("--shard",)], ids=["bfloat16", "shard"])
+def test_sums_in_pieces_write_the_same_bytes(
+    two: tuple[Path, str], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """With float32 and two ranks, those of an all-reduce too: a + b is b + a."""
+    folder, told = two
+    for name in ("a.ckpt", "b.ckpt"):
+        done = train(tmp_path, 2, "--output", "m.onnx", "--overwrite", "--checkpoint", name, *options)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+    same = (tmp_path / "a.ckpt").read_bytes() == (folder / "a.ckpt").read_bytes()
+    assert same == (options == ("--shard",))
+    sent, before = (float(re.findall(r"([0-9.]+) MB sent", text)[0]) for text in (done.stdout, told))
+    assert sent == pytest.approx(before if same else before / 2, rel=0.05)
+    state, whole = (float(re.findall(r"state ([0-9.]+)", text)[0]) for text in (done.stdout, told))
+    assert state == pytest.approx(whole / 2 if same else whole, abs=0.01)
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, final
 
@@ -15,7 +17,6 @@ import h2.settings
 import pytest
 from hpack import Encoder
 
-import onward_server.http2.connection
 from onward_server.grpc_port import Call, CallFailed, GrpcPort
 from onward_server.http2 import frames
 from onward_server.http2.connection import Connection
@@ -86,6 +87,13 @@ def port(**limits: Any) -> GrpcPort:
     return GrpcPort(unary, {"/t/Double": _double}, lambda: chosen, MESSAGE_BYTES)
 
 
+def received(connection: Connection, data: bytes) -> None:
+    """Give it bytes, and the turns that it needs for them."""
+    connection.data_received(data)
+    while connection._waits:
+        connection._go_on(float("inf"))
+
+
 @final
 class Client:
     """The `h2` package as a client, in memory."""
@@ -129,7 +137,7 @@ class Client:
         while True:
             sent = self.h2.data_to_send()
             if sent:
-                self.connection.data_received(sent)
+                received(self.connection, sent)
             self.connection._flush()
             back = bytes(self.transport.data)
             self.transport.data.clear()
@@ -272,12 +280,41 @@ async def test_a_reset_cancels_the_call() -> None:
     number = client.request("/t/Slow", message(b"60"))
     client.exchange()
     (call,) = application._calls
+    task = call._task
     client.h2.reset_stream(number)
     client.exchange()
     await asyncio.sleep(0.01)
     assert not application._calls
-    assert call._task is not None
-    assert call._task.cancelled()
+    assert task is not None
+    assert task.cancelled()
+
+
+async def test_a_call_that_failed_keeps_nothing_until_the_next_collection() -> None:
+    @final
+    class Held:
+        """Stands for a large request."""
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail_later(call: Call, data: bytes | memoryview) -> asyncio.Task[bytes]:
+        async def fail() -> bytes:
+            large = Held()
+            held.append(weakref.ref(large))
+            await asyncio.sleep(0)
+            raise CallFailed("ABORTED", "as asked")
+
+        return asyncio.get_running_loop().create_task(fail())
+
+    limits = Limits()
+    client = Client(GrpcPort({"/t/Fail": fail_later}, {}, lambda: limits, MESSAGE_BYTES))
+    gc.disable()
+    try:
+        fields, _ = await client.answer(client.request("/t/Fail", message(b"")))
+        await asyncio.sleep(0)
+        assert fields[b"grpc-status"] == b"10"
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_a_stream_answers_while_it_is_open_and_ends_with_its_error() -> None:
@@ -381,7 +418,7 @@ def _continued(pieces: int, size: int) -> bytes:
 async def test_a_fault_of_the_client_ends_the_connection_with_its_code(data: bytes, code: int) -> None:
     transport, connection = Transport(), Connection(port())
     connection.connection_made(transport)  # type: ignore[arg-type]
-    connection.data_received(frames.PREFACE + frames.settings({}) + data)
+    received(connection, frames.PREFACE + frames.settings({}) + data)
     at = transport.data.rindex(frames.goaway(0, 0)[:9][3:5])
     assert int.from_bytes(transport.data[at + 10 : at + 14], "big") == code
     assert transport.closing
@@ -395,17 +432,63 @@ async def test_other_protocols_are_turned_away(first: bytes) -> None:
     assert transport.closing
 
 
-async def test_a_busy_connection_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_may_be_refused_before_it_has_come() -> None:
+    seen: list[tuple[bytes, int]] = []
+
+    def glance(call: Call, start: bytes | memoryview, size: int) -> None:
+        seen.append((bytes(start), size))
+        if start[:2] == b"no":
+            raise CallFailed("RESOURCE_EXHAUSTED", "too much to do")
+
+    echo = {"/t/Echo": lambda call, data: bytes(data)}
+    application = GrpcPort(echo, {}, Limits, MESSAGE_BYTES, {"/t/Echo": glance})
+    client = Client(application)
+    refused = client.request("/t/Echo", message(b"no" + bytes(3000))[:1000], end=False)
+    fields, _ = await client.answer(refused)
+    assert (fields[b"grpc-status"], fields[b"grpc-message"]) == (b"8", b"too much to do")
+    assert application.held_bytes == 0
+    whole = client.request("/t/Echo", message(b"no" + bytes(100)))
+    assert (await client.answer(whole))[0][b"grpc-status"] == b"0"
+    welcome = client.request("/t/Echo", message(b"go" + bytes(3000))[:1000], end=False)
+    client.send(welcome, message(b"go" + bytes(3000))[1000:])
+    assert (await client.answer(welcome))[0][b"grpc-status"] == b"0"
+    assert [(start[:2], len(start), size) for start, size in seen] == [(b"no", 995, 3002), (b"go", 995, 3002)]
+
+
+async def test_a_busy_connection_lets_others_have_their_turn() -> None:
+    application = port()
+    busy, other = Client(application), Client(application)
+    busy.exchange()
+    other.exchange()
+    await asyncio.sleep(0.01)
+    pings = [number.to_bytes(8, "big") for number in range(100_000)]
+    busy.connection.data_received(b"".join(frames.frame(Kind.PING, 0, 0, ping) for ping in pings))
+    assert busy.transport.pauses == 1
+    assert pings[-1] not in busy.transport.data
+    # of others what is small is read at once, what is large waits too
+    other.connection.data_received(frames.frame(Kind.PING, 0, 0, b"quickly!"))
+    assert b"quickly!" in other.transport.data
+    other.connection.data_received(frames.frame(Kind.PING, 0, 0, b"patience") * 1000)
+    assert b"patience" not in other.transport.data
+    turns = 0
+    while busy.connection._waits or other.connection._waits:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 2
+    assert busy.transport.pauses == other.transport.pauses == 0
+    assert other.transport.data.count(b"patience") == 1000
+    assert busy.transport.data.endswith(frames.frame(Kind.PING, frames.ACK, 0, pings[-1]))
+
+
+async def test_a_connection_that_is_lost_between_turns_is_not_read_on() -> None:
     client = Client(port())
     client.exchange()
-    await asyncio.sleep(0)  # on a busy machine the exchange itself may have had a pause
-    moments = iter([0.0, 0.5])
-    with monkeypatch.context() as patched:
-        patched.setattr(onward_server.http2.connection.time, "perf_counter", lambda: next(moments))
-        client.connection.data_received(frames.frame(Kind.PING, 0, 0, bytes(8)))
-    assert client.transport.pauses == 1
-    await asyncio.sleep(0)
-    assert client.transport.pauses == 0
+    client.connection.data_received(frames.frame(Kind.PING, 0, 0, bytes(8)) * 100_000)
+    assert client.connection._waits
+    client.connection.connection_lost(None)
+    before = len(client.transport.data)
+    await asyncio.sleep(0.01)
+    assert len(client.transport.data) == before
 
 
 async def test_acknowledgements_that_nobody_reads_end_the_connection() -> None:
@@ -413,7 +496,7 @@ async def test_acknowledgements_that_nobody_reads_end_the_connection() -> None:
     connection.connection_made(transport)  # type: ignore[arg-type]
     connection.data_received(frames.PREFACE + frames.settings({}))
     connection.pause_writing()
-    connection.data_received(frames.frame(Kind.PING, 0, 0, bytes(8)) * 5000)
+    received(connection, frames.frame(Kind.PING, 0, 0, bytes(8)) * 5000)
     assert transport.closing
     assert len(transport.data) < 50_000
 
@@ -426,7 +509,7 @@ async def test_input_cut_into_any_pieces_means_the_same() -> None:
         transport, connection = Transport(), Connection(port())
         connection.connection_made(transport)  # type: ignore[arg-type]
         for at in range(0, len(whole), size):
-            connection.data_received(whole[at : at + size])
+            received(connection, whole[at : at + size])
         connection._flush()
         assert body in bytes(transport.data)
 

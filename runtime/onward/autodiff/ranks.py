@@ -18,9 +18,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff.objective import Objective, Part, inverse
-from onward.autodiff.transforms import Collective
+from onward.autodiff.pieces import Bucket, Own, Pieces
+from onward.autodiff.transforms import Clip, Collective, GradientTransform
 from onward.errors import ConfigError
-from onward.graph import Builder, bind, dims_of, dtype_of, static_shape
+from onward.graph import Builder, bind, dims_of, dtype_of, numpy_dtype, static_shape
 from onward.ops.batch_normalization import BatchNormalization
 
 __all__ = ["Exchange", "Ranks", "Shared"]
@@ -34,14 +35,21 @@ class Ranks:
     Attributes:
         function: sums a block over all ranks; its name at `onward.engine.register_foreign`. It is called in
             every step, on a few numbers.
-        gradients: the same for gradients; it may do nothing in steps that make no update.
+        gradients: sums gradients; its functions may do nothing in steps that make no update.
+        shard: each rank updates its piece of the parameters alone, and has the optimizer's state for that
+            alone; needs `gradients` that are summed in pieces.
         synchronise: normalise by the whole batch in BatchNormalization, with two exchanges for each in either
             direction; else by each rank's share.
     """
 
     function: str
-    gradients: Collective
+    gradients: Collective | Pieces
+    shard: bool = False
     synchronise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shard and not isinstance(self.gradients, Pieces):
+            raise ConfigError("optimizer state is divided where gradients are summed in pieces")
 
 
 @final
@@ -223,9 +231,93 @@ class Shared:
         return found[: len(self.parts)], found[len(self.parts) :]
 
     def summed(self, gradients: Mapping[str, ir.Value]) -> Mapping[str, ir.Value]:
-        """Gradients over all ranks."""
-        with self._g.scope("ranks"):
-            return self.gradients(self._g, gradients)
+        """Gradients over all ranks. Those of half precision travel, and are summed, as float32."""
+        g = self._g
+        with g.scope("ranks"):
+            joined = self.gradients(g, {name: _wide(g, d) for name, d in gradients.items()})
+            return {name: _as(g, joined[name], d) for name, d in gradients.items()}
+
+    def divided(self, gradients: Mapping[str, ir.Value]) -> Divided:
+        """The piece of each bucket of gradients that this rank updates, summed over all ranks."""
+        g, pieces = self._g, self.gradients
+        assert isinstance(pieces, Pieces)
+        own: dict[str, tuple[Own, ir.Value]] = {}
+        places: dict[str, tuple[int, int]] = {}
+        with g.scope("ranks"):
+            found = pieces.sums(g, {name: _wide(g, d) for name, d in gradients.items()})
+            for rank in range(pieces.ranks):
+                if not any(bucket.own(rank) for bucket, _ in found):
+                    raise ConfigError(
+                        f"the trained parameters are too few to be divided among {pieces.ranks} ranks: leave "
+                        "`shard` out"
+                    )
+            for bucket, sums in found:
+                places.update((name, (0, 0)) for name in bucket.names)
+                for part in bucket.own(pieces.rank):
+                    value = g.Slice(sums, [part.at], [part.at + part.stop - part.start])
+                    own[part.name] = part, _as(g, value, gradients[part.name])
+                    places[part.name] = part.start, part.stop
+        return Divided(pieces, [bucket for bucket, _ in found], own, places)
+
+    def transformed(
+        self, transforms: Sequence[GradientTransform], divided: Divided, dtype: ir.DataType
+    ) -> dict[str, ir.Value]:
+        """The gradients of this rank's pieces after each transform in turn.
+
+        Args:
+            transforms: those that work on parts of gradients.
+            divided: the pieces.
+            dtype: in which squares are summed.
+
+        Raises:
+            ConfigError: a transform needs whole gradients.
+        """
+        g = self._g
+        found: Mapping[str, ir.Value] = {name: value for name, (_, value) in divided.own.items()}
+
+        def total(squares: Sequence[ir.Value]) -> ir.Value:
+            zero = g.const(np.zeros((), numpy_dtype(dtype)))
+            return self._exchange.start([g.Sum(*squares) if squares else zero]).wait()[0]
+
+        for transform in transforms:
+            if not isinstance(transform, Clip):
+                label = getattr(transform, "__name__", type(transform).__name__)
+                raise ConfigError(
+                    f"gradient transform {label} sees whole gradients, which no rank has where the "
+                    "optimizer's state is divided among them: leave `shard` out, or the transform"
+                )
+            with g.scope("Clip"):
+                found = transform.parts(g, found, total)
+        return dict(found)
+
+
+@final
+@dataclass(frozen=True)
+class Divided:
+    """This rank's pieces of all gradients.
+
+    Attributes:
+        pieces: how they were divided.
+        buckets: in their order.
+        own: by parameter name, where one has elements here: which, and their gradient, a vector.
+        places: for each parameter, the first of its elements that are here, and the one behind the last.
+    """
+
+    pieces: Pieces
+    buckets: Sequence[Bucket]
+    own: Mapping[str, tuple[Own, ir.Value]]
+    places: Mapping[str, tuple[int, int]]
+
+    def gathered(self, g: Builder, parts: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+        """Whole tensors, from the vectors that each rank has in the place of its gradients."""
+        found = [(b, [_wide(g, parts[own.name]) for own in b.own(self.pieces.rank)]) for b in self.buckets]
+        with g.scope("ranks"):
+            return self.pieces.gathered(g, found)
+
+
+def _wide(g: Builder, value: ir.Value) -> ir.Value:
+    half = dtype_of(value) in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return g.Cast(value, to=int(ir.DataType.FLOAT)) if half else value
 
 
 def _trains(node: ir.Node) -> bool:

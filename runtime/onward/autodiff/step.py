@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from onward.autodiff.beside import Average, Averages, Masks
 from onward.autodiff.gradients import MissingGradientsError, cut_by_integers, gradients
 from onward.autodiff.objective import Loss, Objective, inverse, write_objective, write_totals
 from onward.autodiff.ranks import Ranks, Shared
 from onward.autodiff.transforms import GradientTransform, transformed
-from onward.autodiff.update import Optimizer, State, Window, update
+from onward.autodiff.update import Optimizer, State, Window, update, update_own
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.graph import Builder, dtype_of, is_float, numpy_dtype
 from onward.passes.fold_shapes import fold_shapes
@@ -49,7 +50,7 @@ class TrainingStep:
         bindings: for each state input the output that replaces it at the next step.
         parameters: state inputs that are trained.
         statistics: state inputs that are running statistics.
-        slots: state inputs that belong to the optimizer.
+        slots: all other state inputs: the optimizer's, sums of a window, averages and masks.
         inputs: the batch's inputs.
         targets: the target inputs by the model output that they belong to.
         outputs: the forward pass's outputs, as the model names them.
@@ -71,6 +72,14 @@ class TrainingStep:
             position in the batch and how many there are; and the output `signals`, the sum of `signal` over
             the ranks. Loss, totals and weights are then the whole batch's, outputs and sample weights the
             share's.
+        shards: where optimizer state is divided among ranks, for each of the optimizer's slots of every
+            parameter, by the name that it has undivided: the parameter, and the elements that are here, the
+            first and the one behind the last. Slots of no elements are no state.
+        averages: for each parameter and running statistic the state input that is its average, where weights
+            are averaged.
+        averaged: the state input that counts how many weights are in the averages, a float32 scalar: where
+            it is 0 the averages mean nothing.
+        masks: for each parameter that is pruned the state input, of its type, that is 0 where it stays 0.
     """
 
     model: ir.Model
@@ -91,6 +100,10 @@ class TrainingStep:
     sample_weight: str | None = None
     accumulated: tuple[str, ...] = ()
     ranks: Mapping[str, str] = field(default_factory=dict)
+    shards: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
+    averages: Mapping[str, str] = field(default_factory=dict)
+    averaged: str | None = None
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, model: ir.Model) -> TrainingStep:
@@ -122,7 +135,8 @@ class TrainingStep:
         sums = [name for role, name in self.ranks.items() if role == "signals"]
         optional += [name for role, name in self.ranks.items() if role != "signals"]
         scalars = [self.learning_rate, self.step, *optional]
-        inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars]
+        beside = [*self.averages.values(), *self.masks.values(), *filter(None, [self.averaged])]
+        inputs = [*self.bindings, *self.inputs, *self.targets.values(), *scalars, *beside]
         losses = [self.loss, *self.totals, *self.totals.values()]
         outputs = [*self.bindings.values(), *self.outputs, *losses, *self.gradients.values(), *sums]
         return [n for n in inputs if n not in given] + [n for n in outputs if n not in made]
@@ -141,6 +155,8 @@ def training_step(
     sample_weight: str | None = None,
     over_samples: bool = False,
     ranks: Ranks | None = None,
+    average: Average | None = None,
+    masked: Collection[str] = (),
 ) -> TrainingStep:
     """Build the training step of an inference model.
 
@@ -160,6 +176,8 @@ def training_step(
         ranks: the step is done by several processes, each on a share of the batch. Gradients are summed over
             them before they are transformed; running statistics are means over the ranks, weighted by
             samples. All state is then the same on every rank, but for sums of a window under way.
+        average: keep averages of parameters and running statistics over the updates.
+        masked: names of parameters with a mask of elements that stay 0; none is pruned at first.
 
     Raises:
         ConfigError: an output, a parameter or an option that does not fit the model.
@@ -232,12 +250,26 @@ def training_step(
             if counts is not None:
                 apply = g.And(apply, _any(g, weights))
         given: Mapping[str, ir.Value] = dict(zip(trainable, found, strict=True))
-        if shared is not None:
-            given = shared.summed(given)
-        grads = transformed(g, gradient_transforms, given)
-        by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
-        update(g, state, optimizer, by_parameter, learning_rate, t, apply)
-    slots = tuple(name for name in state.bindings if name not in trainable)
+        masks = Masks(g, state, masked)
+        averages = None if average is None else Averages(g, state, average, apply)
+
+        def bind(parameter: ir.Value, new: ir.Value) -> None:
+            kept = masks.applied(parameter, new)
+            state.bind(parameter, kept)
+            if averages is not None:
+                averages.add(parameter, kept)
+
+        shards: dict[str, tuple[str, int, int]] = {}
+        if shared is not None and ranks is not None and ranks.shard:
+            divided = shared.divided(given)
+            mine = shared.transformed(gradient_transforms, divided, dtype_of(parameters[0]))
+            shards = update_own(g, state, optimizer, parameters, mine, divided, learning_rate, t, apply, bind)
+        else:
+            if shared is not None:
+                given = shared.summed(given)
+            grads = transformed(g, gradient_transforms, given)
+            by_parameter = {p: grads[name] for p, name in zip(parameters, trainable, strict=True)}
+            update(g, state, optimizer, by_parameter, learning_rate, t, apply, bind)
     signals: ir.Value | None = None
     if shared is not None:
         with g.scope("ranks"):
@@ -253,6 +285,9 @@ def training_step(
             value.name = g.unique(f"{name}.of_batch", scoped=False)
             value = g.Where(counts, value, old)
         state.bind(old, value, target)
+        if averages is not None:
+            averages.add(old, value)
+    slots = tuple(name for name in state.bindings if name not in trainable and name not in running)
     loss_name = g.output(objective.loss, g.unique("loss")).name or ""
     totals = write_totals(g, objective.parts)
     RemoveUnusedNodesPass()(step_model)
@@ -275,7 +310,11 @@ def training_step(
         "gradients": exposed,
         "sample_weight": sample_weight,
         "accumulated": () if window is None else tuple(window.slots),
+        "shards": shards,
         "ranks": {} if shared is None else shared.names(form.share, signals),
+        "averages": {} if averages is None else averages.names,
+        "averaged": None if averages is None else averages.count,
+        "masks": masks.names,
     }
     step_model.metadata_props[_KEY] = json.dumps(fields)
     return TrainingStep(model=step_model, **fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onward.errors import ConfigError
 from onward.graph import Builder, dims_of, dtype_of, numpy_dtype, static_shape
 
-__all__ = ["Clip", "Collective", "GradientTransform", "transformed"]
+__all__ = ["Clip", "Collective", "GradientTransform", "buckets_of", "static_dims", "transformed"]
 
 
 class GradientTransform(Protocol):
@@ -60,12 +60,27 @@ class Clip:
                 raise ConfigError(f"gradient clipping by {name} must be above 0, got {limit}")
 
     def __call__(self, g: Builder, gradients: Mapping[str, ir.Value]) -> Mapping[str, ir.Value]:
+        return self.parts(g, gradients, lambda squares: g.Sum(*squares))
+
+    def parts(
+        self,
+        g: Builder,
+        gradients: Mapping[str, ir.Value],
+        total: Callable[[Sequence[ir.Value]], ir.Value],
+    ) -> Mapping[str, ir.Value]:
+        """The same of gradients of which there are parts here.
+
+        Args:
+            g: writes to the end of the graph.
+            gradients: the parts.
+            total: the sum of all parts' squares, from those of these, scalars.
+        """
         clipped = dict(gradients)
         if self.value is not None:
             clipped = {name: g.Clip(d, -self.value, self.value) for name, d in clipped.items()}
         if self.norm is not None:
             squares = [g.ReduceSumSquare(d, keepdims=0) for d in clipped.values()]
-            norm = g.Sqrt(g.Sum(*squares))
+            norm = g.Sqrt(total(squares))
             factor = g.Min(g.Div(self.norm, g.Add(norm, 1e-6)), 1.0)
             clipped = {name: g.Mul(d, factor) for name, d in clipped.items()}
         return clipped
@@ -105,38 +120,50 @@ class Collective:
                 tag,
                 g.onward.StartCall(*(gradients[n] for n in bucket), function=self.function, tag=tag),
             )
-            for tag, bucket in enumerate(self._buckets(g, gradients))
+            for tag, bucket in enumerate(buckets_of(g, gradients, self.bucket_bytes))
         ]
         blocks = [g.onward.WaitCall(block, function=self.function, tag=tag) for _, tag, block in started]
         for (bucket, *_), block in zip(started, blocks, strict=True):
             start = end = 0
             for name in bucket:
-                shape = _static(name, gradients[name])
+                shape = static_dims(name, gradients[name])
                 end += math.prod(shape)
                 waited[name] = g.Reshape(g.Slice(block, [start], [end]), list(shape))
                 start = end
         return waited
 
-    def _buckets(self, g: Builder, gradients: Mapping[str, ir.Value]) -> list[list[str]]:
-        """The names of each bucket's gradients, in the order in which the graph computes them."""
-        positions = {node: i for i, node in enumerate(g.graph)}
-        made = {name: d.producer() for name, d in gradients.items()}
-        order = sorted(gradients, key=lambda name: -1 if (node := made[name]) is None else positions[node])
-        open_: dict[ir.DataType, list[str]] = {}
-        held: dict[ir.DataType, int] = {}
-        buckets: list[list[str]] = []
-        for name in order:
-            d = gradients[name]
-            kind = dtype_of(d)
-            open_.setdefault(kind, []).append(name)
-            held[kind] = held.get(kind, 0) + math.prod(_static(name, d)) * numpy_dtype(kind).itemsize
-            if held[kind] >= self.bucket_bytes:
-                buckets.append(open_.pop(kind))
-                del held[kind]
-        return [*buckets, *open_.values()]
+
+def buckets_of(g: Builder, gradients: Mapping[str, ir.Value], limit: int) -> list[list[str]]:
+    """The names of each bucket's gradients, in the order in which the graph computes them.
+
+    Args:
+        g: of the graph.
+        gradients: by name.
+        limit: a bucket is closed once it holds so many bytes.
+    """
+    positions = {node: i for i, node in enumerate(g.graph)}
+    made = {name: d.producer() for name, d in gradients.items()}
+    order = sorted(gradients, key=lambda name: -1 if (node := made[name]) is None else positions[node])
+    open_: dict[ir.DataType, list[str]] = {}
+    held: dict[ir.DataType, int] = {}
+    buckets: list[list[str]] = []
+    for name in order:
+        d = gradients[name]
+        kind = dtype_of(d)
+        open_.setdefault(kind, []).append(name)
+        held[kind] = held.get(kind, 0) + math.prod(static_dims(name, d)) * numpy_dtype(kind).itemsize
+        if held[kind] >= limit:
+            buckets.append(open_.pop(kind))
+            del held[kind]
+    return [*buckets, *open_.values()]
 
 
-def _static(name: str, gradient: ir.Value) -> tuple[int, ...]:
+def static_dims(name: str, gradient: ir.Value) -> tuple[int, ...]:
+    """The shape of a gradient.
+
+    Raises:
+        ConfigError: it is not fixed.
+    """
     if (shape := static_shape(gradient)) is None:
         raise ConfigError(f"the gradient of {name!r} has no fixed shape, which a collective needs")
     return shape

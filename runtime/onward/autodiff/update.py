@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -11,9 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff.objective import Part, inverse
+from onward.autodiff.ranks import Divided
+from onward.errors import ConfigError
 from onward.graph import Builder, dtype_of, numpy_dtype, static_shape
 
-__all__ = ["Optimizer", "State", "UpdateCount", "Window", "update"]
+__all__ = ["Optimizer", "State", "UpdateCount", "Window", "update", "update_own"]
 
 
 class Optimizer(Protocol):
@@ -137,6 +139,7 @@ def update(
     learning_rate: ir.Value,
     t: ir.Value,
     apply: ir.Value | None,
+    bind: Callable[[ir.Value, ir.Value], None],
 ) -> None:
     """Write the updates of parameters from their gradients.
 
@@ -144,23 +147,96 @@ def update(
         t: the int64 number of the update, from 1.
         apply: whether to update at this step; None: at each. Steps without leave parameters and slots as they
             are.
+        bind: called with each parameter and what the update makes of it.
     """
-    rates: dict[float, ir.Value] = {}
+    rates = _Rates(g, optimizer, learning_rate)
     for parameter, grad in gradients.items():
         name = parameter.name or ""
-        factor = optimizer.scale(name)
-        if factor not in rates:
-            rates[factor] = learning_rate if factor == 1 else g.Mul(learning_rate, factor)
-        rate = _as(g, rates[factor], parameter)
         slots = {key: state.slot(f"{name}.{key}", parameter, fill) for key, fill in optimizer.slots().items()}
+        rate = rates.of(name, parameter)
         with g.scope(name):
             new, new_slots = optimizer.update(g, parameter, grad, slots, rate, t)
             if apply is not None:
                 new = g.Where(apply, new, parameter)
                 new_slots = {key: g.Where(apply, v, slots[key]) for key, v in new_slots.items()}
-        state.bind(parameter, new)
+        bind(parameter, new)
         for key, value in new_slots.items():
             state.bind(slots[key], value)
+
+
+def update_own(
+    g: Builder,
+    state: State,
+    optimizer: Optimizer,
+    parameters: Sequence[ir.Value],
+    gradients: Mapping[str, ir.Value],
+    divided: Divided,
+    learning_rate: ir.Value,
+    t: ir.Value,
+    apply: ir.Value | None,
+    bind: Callable[[ir.Value, ir.Value], None],
+) -> dict[str, tuple[str, int, int]]:
+    """Write the updates of this rank's pieces of the parameters, and gather all.
+
+    Args:
+        parameters: all that are trained.
+        gradients: of the pieces, by parameter name.
+        divided: which pieces these are.
+        learning_rate, t, apply, bind: see `update`.
+
+    Returns:
+        For each slot of every parameter: the parameter, and the elements of it that are here, the first and
+        the one behind the last. Slots of which there are some are state.
+
+    Raises:
+        ConfigError: the optimizer has to see whole parameters.
+    """
+    rates = _Rates(g, optimizer, learning_rate)
+    parts: dict[str, ir.Value] = {}
+    for parameter in parameters:
+        name = parameter.name or ""
+        if name not in gradients:
+            continue
+        of_elements = getattr(optimizer, "of_elements", None)
+        own: Optimizer | None = None if of_elements is None else of_elements(name)
+        if own is None:
+            raise ConfigError(
+                f"{type(optimizer).__name__} has to see whole parameters, as far as it says (`of_elements`), "
+                "which no rank updates where the optimizer's state is divided: leave `shard` out"
+            )
+        start, stop = divided.places[name]
+        with g.scope(name):
+            part = g.Slice(g.Reshape(parameter, [-1]), [start], [stop])
+            slots = {key: state.slot(f"{name}.{key}", part, fill) for key, fill in own.slots().items()}
+            new, new_slots = own.update(g, part, gradients[name], slots, rates.of(name, part), t)
+            if apply is not None:
+                new_slots = {key: g.Where(apply, v, slots[key]) for key, v in new_slots.items()}
+        parts[name] = new
+        for key, value in new_slots.items():
+            state.bind(slots[key], value)
+    whole = divided.gathered(g, parts)
+    for parameter in parameters:
+        new = _as(g, whole[parameter.name or ""], parameter)
+        bind(parameter, new if apply is None else g.Where(apply, new, parameter))
+    return {
+        f"{name}.{key}": (name, *place) for name, place in divided.places.items() for key in optimizer.slots()
+    }
+
+
+@final
+class _Rates:
+    """Learning rates of parameters, one value for each factor."""
+
+    def __init__(self, g: Builder, optimizer: Optimizer, learning_rate: ir.Value) -> None:
+        self._g, self._optimizer, self._rate = g, optimizer, learning_rate
+        self._scaled: dict[float, ir.Value] = {}
+
+    def of(self, parameter: str, like: ir.Value) -> ir.Value:
+        """That of a parameter, in the type of a value."""
+        factor = self._optimizer.scale(parameter)
+        if factor not in self._scaled:
+            self._scaled[factor] = self._rate if factor == 1 else self._g.Mul(self._rate, factor)
+        return _as(self._g, self._scaled[factor], like)
 
 
 def _named(base: str, part: Part) -> str:

@@ -19,6 +19,9 @@ def command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Take weights and running statistics from this checkpoint.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Merge this .onnx_adapter file into the weights.")
+    ] = None,
     opset: Annotated[int | None, typer.Option(min=7, max=21, help="Of the file; by default kept.")] = None,
     ir_version: Annotated[int, typer.Option("--ir", min=4, max=10, help="Of the file.")] = 10,
     check: Annotated[bool, typer.Option(help="Compare with onnxruntime before writing.")] = True,
@@ -33,19 +36,23 @@ def command(
     Examples:
       onward export training_form.onnx model.onnx
       onward export start.onnx model.onnx --checkpoint run.ckpt
+      onward export base.onnx merged.onnx --adapter base.onnx_adapter
       onward export old.onnx new.onnx --opset 21
     """
-    from onward.model import load, save, upgrade
+    from onward.model import load, read_adapter, save, upgrade
+    from onward.passes import merge_lora
     from onward.train.checkpoint import read_checkpoint
     from onward.verify import compare, export
 
     model = load(source)
     weights = {}
     if checkpoint is not None:
-        state = read_checkpoint(checkpoint).state
+        state = read_checkpoint(checkpoint).weights
         weights = {name: array for name, array in state.items() if name in model.graph.initializers}
         if not weights:
             raise ConfigError(f"checkpoint {checkpoint} has no weight of {source}: it is of another model")
+    if adapter is not None:
+        model = merge_lora(model, read_adapter(adapter))
     if opset is not None and model.graph.opset_imports.get("") != opset:
         model = upgrade(model, opset)
     report = export(model, destination, weights=weights, check=check)

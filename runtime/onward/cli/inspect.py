@@ -108,11 +108,14 @@ def _trained_form(model: ir.Model) -> ir.Model:
 
 
 def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
+    from onward.passes import half_types
     from onward.train.obstacles import training_obstacles
 
     found = training_obstacles(model)
+    halves = [dtype.name.lower() for dtype in half_types(model)]
     if as_json:
-        print(json.dumps({"trains": not found, "obstacles": [asdict(obstacle) for obstacle in found]}))
+        content = {"trains": not found, "half_types": halves, "obstacles": [asdict(o) for o in found]}
+        print(json.dumps(content))
     elif not found:
         print(f"{path}: nothing keeps it from being trained")
     else:
@@ -128,6 +131,9 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
             if operator:
                 print(f"    {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes)}")
             print(f"    what to do: {remedy}")
+    if halves and not as_json:
+        names = " and ".join(halves)
+        print(f"  {names} tensors: trained with float32 weights, written in {names} again")
     if found:
         raise typer.Exit(1)
 
@@ -135,6 +141,7 @@ def _show_obstacles(path: Path, model: ir.Model, *, as_json: bool) -> None:
 def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
     """What can be done with each operator: kernels at the model's opset, gradients at that of training."""
     from onward.autodiff import OPSET
+    from onward.autodiff.gradient_nodes import TRAINING_DOMAIN
     from onward.graph import find, has_body
 
     nodes: dict[tuple[str, str], int] = {}
@@ -147,10 +154,9 @@ def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
         opset = model.opset_imports.get(domain, 1)
         problem = None
         name = f"{domain}::{op_type}" if domain else op_type
-        if has_body(domain, op_type, opset):
-            rows.append(
-                OperatorSupport(f"{domain}::{op_type}" if domain else op_type, count, True, True, None)
-            )
+        written_out = (domain, op_type) == (TRAINING_DOMAIN, "Gradient")
+        if has_body(domain, op_type, opset) or written_out:
+            rows.append(OperatorSupport(name, count, True, True, None))
             continue
         try:
             find(domain, op_type, opset)

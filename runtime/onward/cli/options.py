@@ -131,7 +131,7 @@ def _settings(model: type[BaseModel], prefix: str, panels: Mapping[str, str]) ->
 def _type(field: FieldInfo, option: Option) -> Any:
     if option.form in ("repeat", "assignments", "columns"):
         return list[str] | None
-    if option.form in ("list", "numbers", "weights"):
+    if option.form in ("list", "numbers", "weights", "fields"):
         return str | None
     found = [kind for kind in _kinds(field.annotation) if kind is not type(None)]
     literals = [kind for kind in found if get_origin(kind) is Literal]
@@ -198,6 +198,8 @@ def _read(setting: Setting, value: Any) -> Any:
             return value if value == "balanced" else numbers(name, value)
         case "assignments":
             return dict(_assignment(name, text) for text in value)
+        case "fields":
+            return dict(_field(name, text) for text in listed(value))
         case "columns":
             return dict(_column(name, text) for text in value)
     if setting.key == "data.target" and "," in value:
@@ -229,6 +231,14 @@ def _column(option: str, text: str) -> tuple[str, dict[str, Any]]:
         if key.strip() == "parts":
             fields["parts"] = value.split("+")
     return name, fields
+
+
+def _field(option: str, text: str) -> tuple[str, Any]:
+    """`rank=8`, or `targets=first|second`."""
+    name, value = _assignment(option, text)
+    if isinstance(value, str) and (name == "targets" or "|" in value):
+        return name, value.split("|")
+    return name, value
 
 
 def _assignment(option: str, text: str) -> tuple[str, Any]:

@@ -62,13 +62,15 @@ def show_plan(
 
 def _step(model: ir.Model) -> tuple[ir.Model, Mapping[str, str]]:
     from onward.autodiff import training_step
+    from onward.passes import in_float32
     from onward.train import Adam
     from onward.train.preparation import choose_parameters, prepare_model
     from onward.verify import default_losses
 
-    prepared = prepare_model(model)
+    own = prepare_model(model)
+    prepared = in_float32(own)
     losses = default_losses(prepared)
-    step = training_step(prepared, losses, Adam(), choose_parameters(prepared, losses, None, ()))
+    step = training_step(prepared, losses, Adam(), choose_parameters(own, losses, None, ()))
     return step.model, step.bindings
 
 

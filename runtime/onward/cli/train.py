@@ -19,6 +19,8 @@ from onward.cli.options import with_settings
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onward.runs import (
         CancelToken,
         ColumnsPrepared,
@@ -44,6 +46,8 @@ _PANELS = {
     "model.": "Model and loss",
     "loss.": "Model and loss",
     "metrics": "Model and loss",
+    "lora": "Model and loss",
+    "distillation.": "Model and loss",
     "output": _RECORD,
     "overwrite": _RECORD,
     "preparation": _RECORD,
@@ -60,7 +64,11 @@ def _command(
         bool, typer.Option("--print-config", help="Show the whole configuration as TOML and stop.")
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on from this checkpoint.", rich_help_panel=_RECORD)
+        Path | None,
+        typer.Option(
+            help="Go on from this checkpoint; auto: from --checkpoint's, if it is there.",
+            rich_help_panel=_RECORD,
+        ),
     ] = None,
     progress: Annotated[
         bool | None,
@@ -88,6 +96,8 @@ def _command(
       onward train mlp --data "sqlite:shop.db?query=SELECT * FROM orders" --column city:encode=hashing
       onward train mlp --data csv:films.csv --target comedy,drama,crime
       onward train pretrained.onnx --data images:photos --freeze "features.*"
+      onward train pretrained.onnx --data digits --lora rank=4,targets=dense* --lr 0.01
+      onward train lenet5 --data digits --teacher big.onnx --sparsity 0.8 --averaging ema
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
       onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
@@ -111,7 +121,12 @@ def _command(
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
     with together(_exit_code), RunView(shown and not as_json) as view, _interruptible(token):
-        result = execute(run, events=print_json if as_json else view, cancel=token, resume=resume)
+        result = execute(
+            run,
+            events=print_json if as_json else view,
+            cancel=token,
+            resume="auto" if resume == Path("auto") else resume,
+        )
     if result.finished.status == "cancelled":
         raise typer.Exit(_INTERRUPTED)
 
@@ -164,6 +179,9 @@ class RunView:
             case runs.Started():
                 self._started = event
                 print(f"model: {event.model}, {event.weights:,} weights")
+                if event.half_types:
+                    names = " and ".join(event.half_types)
+                    print(f"types: {names}, trained with float32 weights and written in {names} again")
                 if event.head:
                     print(event.head)
                 print(event.task, flush=True)
@@ -174,17 +192,22 @@ class RunView:
             case runs.EpochEnded():
                 self._epoch_ended(event)
             case runs.Measured():
-                from rich.console import Console
-
                 self._bar.__exit__(None, None, None)
                 model = "" if self._started is None else self._started.model
-                event.measures.show(Console(), f"{model} on {self._title}, {event.part} part")
+                event.measures.show(_console(), f"{model} on {self._title}, {event.part} part")
             case runs.Exported():
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
                 for note in event.notes:
                     print(f"note: {note}")
             case runs.RanksTimed():
                 print(_times(event), flush=True)
+            case runs.Pruned():
+                print(
+                    f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
+                    f"({event.zeros / event.weights:.1%}): "
+                    + ", ".join(f"{name} {share:.1%}" for name, share in event.shares.items()),
+                    flush=True,
+                )
             case runs.Warned():
                 print(f"warning: {event.text}", file=sys.stderr, flush=True)
             case runs.Finished():
@@ -192,7 +215,6 @@ class RunView:
 
     def _columns(self, event: ColumnsPrepared) -> None:
         """One line a column, cut at nothing: long plans go on below their beginning."""
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -201,7 +223,7 @@ class RunView:
         table.add_column(overflow="fold")
         for row in event.rows[:_SHOWN_COLUMNS]:
             table.add_row(*row)
-        Console().print(table)
+        _console().print(table)
         if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
             print(f"... and {more} columns more")
         print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
@@ -244,15 +266,26 @@ class RunView:
                 print(f"interrupted; go on with --resume {event.checkpoint}", file=sys.stderr)
 
 
+def _console() -> Console:
+    """Of standard output, without a terminal's codes where a launcher of ranks collects it."""
+    from rich.console import Console
+
+    from onward.parallel import launched
+
+    return Console() if launched() is None else Console(force_terminal=False)
+
+
 def _times(event: RanksTimed) -> str:
     ranks = event.ranks
     computing = [t.steps - t.waiting for t in ranks]
     waiting = [t.waiting for t in ranks]
     spent = max(t.communicating for t in ranks)
     behind = max(0.0, 1 - sum(waiting) / total) if (total := sum(t.communicating for t in ranks)) else 0.0
+    state, most = [t.optimizer_bytes / 1e6 for t in ranks], max(t.peak_bytes for t in ranks) / 1e6
     return (
         f"{len(ranks)} ranks: computing {_range(computing)} s, waiting for sums {_range(waiting)} s; "
-        f"{ranks[0].exchanged / 1e6:,.1f} MB summed in {spent:.2f} s, {behind:.0%} of it behind computing"
+        f"{ranks[0].exchanged / 1e6:,.1f} MB sent by each in {spent:.2f} s, {behind:.0%} of it behind "
+        f"computing; optimizer state {_range(state)} MB a rank, memory at most {most:,.0f} MB"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the threads of a plan wait for each other.
+"""Barriers: where the threads of a plan wait for each other.
 
 All threads run every call, each its own part. They wait behind a call unless the next one neither reads nor
 writes what the calls since the last barrier write, nor writes what those read.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onward.compile.items import Call, Item
 from onward.compile.tensors import Buffer
 
-__all__ = ["epochs", "no_barriers"]
+__all__ = ["barriers_before", "no_barriers"]
 
 
 def no_barriers(items: Sequence[Item]) -> list[bool]:
@@ -31,10 +31,10 @@ def no_barriers(items: Sequence[Item]) -> list[bool]:
     return found
 
 
-def epochs(items: Sequence[Item]) -> list[int]:
+def barriers_before(items: Sequence[Item]) -> list[int]:
     """How many barriers stand before each item: threads may be anywhere between two of them."""
-    epochs, epoch = [], 0
+    found, count = [], 0
     for no_barrier in no_barriers(items):
-        epochs.append(epoch)
-        epoch += not no_barrier
-    return epochs
+        found.append(count)
+        count += not no_barrier
+    return found

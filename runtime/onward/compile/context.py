@@ -190,7 +190,7 @@ class Queries:
         return value in self._unit.images
 
     def is_strided(self, value: ir.Value) -> bool:
-        """Whether a value is a window on another one that has gaps, or another order of axes."""
+        """Whether a value is a view on another one that has gaps, or another order of axes."""
         return value in self._placement.strided
 
     def is_constant(self, tensor: Tensor) -> bool:
@@ -326,20 +326,20 @@ class Context(Queries):
             return self._site.write_back
         return WriteBack(self.new_image(value) if image else self.new_plain(value))
 
-    def alias(self, value: ir.Value, window: Tensor) -> None:
-        """A result whose elements are in memory already, as a window with any strides."""
-        buffer = window.buffer
-        if buffer.place is Place.FIXED and not self.is_constant(window) and value in self.uses.outputs:
-            self.copy(window, self.new_plain(value))
+    def alias(self, value: ir.Value, view: Tensor) -> None:
+        """A result whose elements are in memory already, as a view with any strides."""
+        buffer = view.buffer
+        if buffer.place is Place.FIXED and not self.is_constant(view) and value in self.uses.outputs:
+            self.copy(view, self.new_plain(value))
         else:
-            self._placement.window(value, window)
+            self._placement.view(value, view)
 
     def view(self, value: ir.Value, of: ir.Value) -> None:
         """A result that is another value's elements in the same order under another shape."""
         shape = self.shape(value)
-        if (window := reshaped(self.present(of), shape)) is None:
-            window = gapless(self.plain(of), shape)
-        self.alias(value, window)
+        if (view := reshaped(self.present(of), shape)) is None:
+            view = gapless(self.plain(of), shape)
+        self.alias(value, view)
 
     def scratch(self, elements: int, dtype: np.dtype[np.generic]) -> Buffer:
         """Memory for the length of one call, or until its last use."""

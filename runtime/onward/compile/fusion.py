@@ -1,4 +1,4 @@
-"""Lets a producing kernel compute the element-wise group after it."""
+"""Operator fusion: lets a producing kernel compute the element-wise group after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups element-wise operations that one kernel computes in one pass over memory."""
+"""Element-wise fusion: groups operations that one kernel computes in one pass over memory."""
 
 from __future__ import annotations
 

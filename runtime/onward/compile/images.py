@@ -1,4 +1,4 @@
-"""Which values are kept channels-last, and how wide a border of zeros each one needs."""
+"""Layout assignment: which values are kept channels-last (NHWC), inside how wide a border of zeros."""
 
 from __future__ import annotations
 

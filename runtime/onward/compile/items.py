@@ -73,10 +73,12 @@ class Copy:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it."""
         return (self.source.buffer,)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes."""
         return (self.target.buffer,)
 
 
@@ -91,14 +93,17 @@ class Fallback:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it."""
         return tuple(t.buffer for t in self.inputs if t is not None)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes."""
         return tuple(t.buffer for t in self.outputs if t is not None)
 
     @property
     def label(self) -> str:
+        """The operator, for reports."""
         return self.operation.label
 
 
@@ -114,14 +119,17 @@ class Check:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it."""
         return (self.tensor.buffer,)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes."""
         return ()
 
     @property
     def label(self) -> str:
+        """The operator, for reports."""
         return self.operation.label
 
 
@@ -144,10 +152,12 @@ class ForeignCall:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
+        """The memory whose contents matter to it."""
         return (self.block.buffer,)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
+        """The memory that it changes."""
         return (self.block.buffer,)
 
 

@@ -1,4 +1,4 @@
-"""Packs buffers that do not live at the same time into one arena."""
+"""Memory planning: packs buffers that do not live at the same time into one arena."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from onward.compile.barriers import epochs
+from onward.compile.barriers import barriers_before
 from onward.compile.items import Item
 from onward.compile.kernels.layout import Image
 from onward.compile.tensors import Buffer, Place, Tensor
@@ -44,7 +44,7 @@ def lifetimes(calls: Sequence[Item], prologue: Sequence[Item], outputs: Collecti
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
     end = len(calls)
-    for i, item in zip(epochs(calls), calls, strict=True):
+    for i, item in zip(barriers_before(calls), calls, strict=True):
         for buffer in (*item.reads, *item.writes):
             if buffer.place is Place.ARENA:
                 first.setdefault(buffer, i)

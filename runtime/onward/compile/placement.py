@@ -1,4 +1,4 @@
-"""Where the values of a program are: in ONNX's order, channels-last, or as windows on other values.
+"""Where the values of a program are: in ONNX's order, channels-last, or as views on other values.
 
 Values that convolutions, pooling and batch normalization touch are kept channels-last with a border of zeros
 wide enough for every convolution that reads them; conversions happen where such a value meets an operator
@@ -34,8 +34,8 @@ class Placement:
     Attributes:
         plain: values in ONNX's order without gaps.
         images: values kept channels-last.
-        strided: values that are windows with gaps, or another order of axes.
-        aliases: the values of state, or windows on it, by buffer.
+        strided: values that are views with gaps, or another order of axes.
+        aliases: the values of state, or views on it, by buffer.
         constant: memory whose contents stay for as long as the plan lives, or until weights are swapped.
         targets: results that may be written over the state that they replace.
         reserved: where results are to be computed, side by side in blocks.
@@ -58,19 +58,19 @@ class Placement:
                 return found[value]
         return None
 
-    def window(self, value: ir.Value, window: Tensor) -> None:
+    def view(self, value: ir.Value, view: Tensor) -> None:
         """Put a value where another one's elements are, with any strides."""
-        window = replace(window, image=None)
-        if window.plain:
-            self.plain[value] = window
+        view = replace(view, image=None)
+        if view.plain:
+            self.plain[value] = view
         else:
-            self.strided[value] = window
+            self.strided[value] = view
         image = self.geometry.get(value)
-        if image is not None and image.contiguous and window.offset == 0:
-            found = image_tensor(window.buffer, window.shape, image, window.dtype)
-            if strides_agree(found, window):
+        if image is not None and image.contiguous and view.offset == 0:
+            found = image_tensor(view.buffer, view.shape, image, view.dtype)
+            if strides_agree(found, view):
                 self.images[value] = found
-        self.aliases.setdefault(window.buffer, []).append(value)
+        self.aliases.setdefault(view.buffer, []).append(value)
 
     def keep(self, buffer: Buffer) -> None:
         """Give a buffer memory of its own for as long as the plan lives; its contents do not change."""
@@ -120,14 +120,14 @@ def whole(buffer: Buffer, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -
     return Tensor(buffer, shape, row_major(shape), dtype)
 
 
-def side_by_side(block: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Tensors of these shapes, one behind the other in a block."""
-    windows = []
-    offset = block.offset
+def side_by_side(block: Tensor, shapes: Sequence[tuple[int, ...]], first: int = 0) -> list[Tensor]:
+    """Tensors of these shapes, one behind the other in a block, from element `first` on."""
+    views = []
+    offset = block.offset + first
     for shape in shapes:
-        windows.append(Tensor(block.buffer, shape, row_major(shape), block.dtype, offset))
+        views.append(Tensor(block.buffer, shape, row_major(shape), block.dtype, offset))
         offset += prod(shape)
-    return windows
+    return views
 
 
 def _block(unit: Unit, request: StartCall) -> dict[ir.Value, Tensor]:
@@ -140,12 +140,12 @@ def _block(unit: Unit, request: StartCall) -> dict[ir.Value, Tensor]:
     block = whole(Buffer(max(1, prod(shape) * dtype.itemsize)), shape, dtype)
     found = {request.block: block}
     makers = {v: o for o in program.operations for v in o.outputs}
-    windows = side_by_side(block, [program.shapes[x] for x in request.operands])
-    for x, window in zip(request.operands, windows, strict=True):
+    views = side_by_side(block, [program.shapes[x] for x in request.operands], request.offset)
+    for x, view in zip(request.operands, views, strict=True):
         value: ir.Value = x
         while request.operands.count(x) == 1 and value not in uses.outputs and len(uses.groups(value)) == 1:
             extents = program.shapes[value]
-            found[value] = replace(window, shape=extents, strides=row_major(extents))
+            found[value] = replace(view, shape=extents, strides=row_major(extents))
             asked = makers[value].request if value in makers else None
             if not isinstance(asked, View | Identity):
                 break

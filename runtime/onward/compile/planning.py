@@ -22,8 +22,8 @@ from onward.compile.placement import place
 from onward.compile.program import specialize
 from onward.compile.recompute import recompute
 from onward.compile.splitting import split
-from onward.compile.sweeps import joined
 from onward.compile.unit import Unit
+from onward.compile.updates import joined
 from onward.compile.uses import Uses
 from onward.compile.writing import Planned, write
 from onward.errors import ShapeError

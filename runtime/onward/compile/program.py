@@ -1,4 +1,4 @@
-"""A graph at fixed input shapes: every extent known, everything that follows from constants computed."""
+"""A graph at fixed input shapes: shapes propagated to every value, constants folded."""
 
 from __future__ import annotations
 
@@ -277,7 +277,8 @@ def _specialize_node(
         raise
     outputs = tuple(node.outputs[: operator.output_count])
     operation = Operation(node, operator, tuple(node.inputs), outputs)
-    if operator.varies:  # a plan does once what follows from constants
+    constants = [None if v is None else program.constants.get(v) for v in node.inputs]
+    if operator.varies_on(constants):  # a plan does once what follows from constants
         raise NotStaticError(f"node {node.name!r}, operator {node.op_type}: it has no seed")
     program.trace.append(operation)
     results = _fold(operation, program)

@@ -1,4 +1,4 @@
-"""Values that their readers compute again, where that moves fewer bytes than keeping them in memory.
+"""Recomputation (rematerialization): readers compute a value again where that moves fewer bytes.
 
 A group's traffic is what it reads and writes. An element-wise value costs one write, and one read in every
 group that uses it. A group that computes it again reads what the value is made of instead, which costs

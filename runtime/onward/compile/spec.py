@@ -22,11 +22,11 @@ __all__ = [
     "PlanFallback",
     "PlanRow",
     "PlanSpec",
+    "PlanStart",
     "PlanStep",
     "PlanTensor",
+    "PlanWait",
     "Region",
-    "Start",
-    "Wait",
 ]
 
 NONE = -1
@@ -146,11 +146,11 @@ class PlanFallback:
 
 
 @dataclass(frozen=True)
-class Start:
+class PlanStart:
     """A call that starts something which goes on while later calls run, such as a collective.
 
-    Everything before it is done, and what it reads and writes is left alone until its `Wait`. One thread of
-    the team calls it; the others go on.
+    Everything before it is done, and what it reads and writes is left alone until its `PlanWait`. One thread
+    of the team calls it; the others go on.
 
     Attributes:
         name: under which the function is known (`graph.foreign`).
@@ -162,17 +162,17 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Wait:
-    """A call that returns when what a `Start` began has ended; everything after it comes after that.
+class PlanWait:
+    """A call that returns when what a `PlanStart` began has ended; everything after it comes after that.
 
-    Attributes: as of `Start`.
+    Attributes: as of `PlanStart`.
     """
 
     name: str
     arguments: tuple[tuple[int, int], ...]
 
 
-PlanStep: TypeAlias = "PlanCall | PlanCopy | PlanCheck | PlanFallback | Start | Wait"
+PlanStep: TypeAlias = "PlanCall | PlanCopy | PlanCheck | PlanFallback | PlanStart | PlanWait"
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from onward.compile.spec import (
     PlanFallback,
     PlanRow,
     PlanSpec,
+    PlanStart,
     PlanStep,
     PlanTensor,
+    PlanWait,
     Region,
-    Start,
-    Wait,
 )
 from onward.graph import Array, Op
 from onward.graph.op import versions_of
@@ -63,7 +63,7 @@ def write_plan(plan: PlanSpec) -> bytes:
         "checks": [writer.step(check) for check in plan.checks],
         "prologue": [writer.step(step) for step in plan.prologue],
         "steps": [writer.step(step) for step in plan.steps],
-        "outputs": {name: _window(window) for name, window in plan.outputs.items()},
+        "outputs": {name: _flat_tensor(tensor) for name, tensor in plan.outputs.items()},
         "rows": [[r.kernel, r.operators, r.flops, r.bytes, r.reason] for r in plan.rows],
     }
     text = json.dumps({**head, "arrays": writer.table}, separators=(",", ":")).encode()
@@ -107,18 +107,18 @@ class _Writer:
         match step:
             case PlanCall():
                 return ["call", step.kernel, int(step.no_barrier), _flat(step.arguments)]
-            case Start():
+            case PlanStart():
                 return ["start", step.name, _flat(step.arguments)]
-            case Wait():
+            case PlanWait():
                 return ["wait", step.name, _flat(step.arguments)]
             case PlanCopy():
-                return ["copy", _window(step.source), _window(step.target)]
+                return ["copy", _flat_tensor(step.source), _flat_tensor(step.target)]
             case PlanCheck():
-                tensor = _window(step.tensor)
+                tensor = _flat_tensor(step.tensor)
                 return ["check", step.node, step.op_type, tensor, step.low, step.extent, step.what]
             case PlanFallback():
-                inputs = [None if w is None else _window(w) for w in step.inputs]
-                outputs = [None if w is None else _window(w) for w in step.outputs]
+                inputs = [None if w is None else _flat_tensor(w) for w in step.inputs]
+                outputs = [None if w is None else _flat_tensor(w) for w in step.outputs]
                 return ["fallback", step.node, step.op_type, self._operator(step.operator), inputs, outputs]
 
     def _operator(self, operator: Op) -> list[Any]:
@@ -150,8 +150,8 @@ def _pairs(flat: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _window(window: PlanTensor) -> list[Any]:
-    return [window.buffer, window.shape, window.strides, window.dtype.name, window.offset]
+def _flat_tensor(tensor: PlanTensor) -> list[Any]:
+    return [tensor.buffer, tensor.shape, tensor.strides, tensor.dtype.name, tensor.offset]
 
 
 def _read(data: bytes) -> PlanSpec:
@@ -171,7 +171,7 @@ def _read(data: bytes) -> PlanSpec:
         checks=tuple(_check_step(*rest) for _, *rest in head["checks"]),
         prologue=tuple(_step(step, arrays) for step in head["prologue"]),
         steps=tuple(_step(step, arrays) for step in head["steps"]),
-        outputs={name: _read_window(window) for name, window in head["outputs"].items()},
+        outputs={name: _read_tensor(tensor) for name, tensor in head["outputs"].items()},
         rows=tuple(PlanRow(*row) for row in head["rows"]),
     )
 
@@ -183,13 +183,13 @@ def _array(data: bytes, start: int, dtype: str, shape: list[int], offset: int) -
     return np.frombuffer(data, kind, count, start + offset).reshape(shape).copy()
 
 
-def _read_window(window: list[Any]) -> PlanTensor:
-    buffer, shape, strides, dtype, offset = window
+def _read_tensor(tensor: list[Any]) -> PlanTensor:
+    buffer, shape, strides, dtype, offset = tensor
     return PlanTensor(buffer, tuple(shape), tuple(strides), np.dtype(dtype), offset)
 
 
 def _check_step(node: str, op_type: str, tensor: list[Any], low: int, extent: int, what: str) -> PlanCheck:
-    return PlanCheck(node, op_type, _read_window(tensor), low, extent, what)
+    return PlanCheck(node, op_type, _read_tensor(tensor), low, extent, what)
 
 
 def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
@@ -200,13 +200,13 @@ def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
             return PlanCall(kernel, _pairs(flat), bool(no_barrier))
         case "start":
             name, flat = rest
-            return Start(name, _pairs(flat))
+            return PlanStart(name, _pairs(flat))
         case "wait":
             name, flat = rest
-            return Wait(name, _pairs(flat))
+            return PlanWait(name, _pairs(flat))
         case "copy":
             source, target = rest
-            return PlanCopy(_read_window(source), _read_window(target))
+            return PlanCopy(_read_tensor(source), _read_tensor(target))
         case "check":
             return _check_step(*rest)
         case "fallback":
@@ -215,8 +215,8 @@ def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
                 node,
                 op_type,
                 _operator(operator, arrays),
-                tuple(None if w is None else _read_window(w) for w in inputs),
-                tuple(None if w is None else _read_window(w) for w in outputs),
+                tuple(None if w is None else _read_tensor(w) for w in inputs),
+                tuple(None if w is None else _read_tensor(w) for w in outputs),
             )
     raise ValueError(f"a step of kind {kind!r}")
 
@@ -251,11 +251,11 @@ def _check(plan: PlanSpec) -> None:
     for step in (*plan.prologue, *plan.steps):
         if isinstance(step, PlanCall) and not 0 <= step.kernel < len(plan.kernels):
             raise ValueError("a call of an unknown kernel")
-        if isinstance(step, PlanCall | Start | Wait):
+        if isinstance(step, PlanCall | PlanStart | PlanWait):
             for buffer, offset in step.arguments:
                 if not NONE <= buffer < len(plan.buffers) or (
                     buffer != NONE and not 0 <= offset <= limits[buffer]
                 ):
                     raise ValueError("an argument is outside its buffer")
-        if isinstance(step, Start | Wait) and not isinstance(step.name, str):
+        if isinstance(step, PlanStart | PlanWait) and not isinstance(step.name, str):
             raise ValueError("a function's name is text")

@@ -1,4 +1,4 @@
-"""Puts several operations in the place of one, where parts of it fuse with others or are shared."""
+"""Decomposition: several operations in the place of one, where parts of it fuse with others or are shared."""
 
 from __future__ import annotations
 

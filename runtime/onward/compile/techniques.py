@@ -1,4 +1,4 @@
-"""Which kernels compute a convolution forward and backward-data: the choice and what each needs."""
+"""The algorithm for a convolution (direct, depthwise, Winograd, …): the choice, and what each needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a plan keeps its values: buffers, and tensors that are strided windows into them."""
+"""Where a plan keeps its values: buffers, and tensors that are strided views into them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "Buffer",
     "Place",
     "Tensor",
+    "expanded",
     "gapless",
     "permuted",
     "reshaped",
@@ -102,12 +103,12 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def strides_agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two windows of one shape walk memory alike; axes of extent 1 do not walk."""
+    """Whether two views of one shape walk memory alike; axes of extent 1 do not walk."""
     return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
 def permuted(tensor: Tensor, perm: Sequence[int]) -> Tensor:
-    """Axis perm[i] as axis i: another window on the same elements."""
+    """Axis perm[i] as axis i: another view on the same elements."""
     shape, strides = (tuple(values[a] for a in perm) for values in (tensor.shape, tensor.strides))
     return replace(tensor, shape=shape, strides=strides, image=None)
 
@@ -130,6 +131,15 @@ def taken(tensor: Tensor, axis: int, index: int) -> Tensor:
     shape, strides = ((*values[:axis], *values[axis + 1 :]) for values in (tensor.shape, tensor.strides))
     offset = tensor.offset + index * tensor.strides[axis]
     return replace(tensor, shape=shape, strides=strides, offset=offset, image=None)
+
+
+def expanded(tensor: Tensor, axis: int) -> Tensor:
+    """One axis more, of extent 1."""
+    stride = math.prod(tensor.shape[axis:])
+    shape, strides = (
+        (*values[:axis], new, *values[axis:]) for values, new in ((tensor.shape, 1), (tensor.strides, stride))
+    )
+    return replace(tensor, shape=shape, strides=strides, image=None)
 
 
 def gapless(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one plan is made of before it is lowered: a program in groups, and the machine that it is for."""
+"""The compilation unit: a program in groups before it is lowered, and the machine that it is for."""
 
 from __future__ import annotations
 

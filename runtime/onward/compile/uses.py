@@ -1,4 +1,4 @@
-"""Who reads what in a program whose operations are in groups."""
+"""Use lists: who reads which value of a program whose operations are in groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Element-wise operations that a producing kernel computes before it writes its result back."""
+"""Epilogues: element-wise operations that a producing kernel computes before it writes its result back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as plain data: buffers and kernels numbered, and the calls that refer to them."""
+"""Writes a plan down as plain data: buffers and kernels numbered, and the calls that refer to them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(unit: Unit, lowered: Lowered, arena: Arena) -> Planned:
     prologue = writer.steps(lowered.prologue)
     steps = writer.steps(lowered.calls)
     checks = tuple(writer.check(check) for check in lowered.input_checks)
-    windows = {name: writer.window(tensor) for name, tensor in lowered.outputs.items()}
+    outputs = {name: writer.tensor(tensor) for name, tensor in lowered.outputs.items()}
     made = PlanSpec(
         threads=unit.threads,
         arena_bytes=arena.nbytes,
@@ -66,7 +66,7 @@ def write(unit: Unit, lowered: Lowered, arena: Arena) -> Planned:
         checks=checks,
         prologue=prologue,
         steps=steps,
-        outputs=windows,
+        outputs=outputs,
         rows=tuple(_row(item) for item in lowered.calls),
     )
     return Planned(made, tuple(writer.texts), lowered.calls, writer.index)
@@ -92,10 +92,10 @@ class _Writer:
     def check(self, item: Check) -> spec.PlanCheck:
         """A check of indices."""
         node = item.operation.node
-        tensor = self.window(item.tensor)
+        tensor = self.tensor(item.tensor)
         return spec.PlanCheck(node.name or "", node.op_type, tensor, item.low, item.extent, item.what)
 
-    def window(self, tensor: Tensor) -> PlanTensor:
+    def tensor(self, tensor: Tensor) -> PlanTensor:
         """A tensor in a numbered buffer."""
         number = self._number(tensor.buffer)
         return PlanTensor(number, tensor.shape, tensor.strides, tensor.dtype, tensor.offset)
@@ -106,17 +106,17 @@ class _Writer:
             slots = item.kernel.arguments(item.slots)
             return spec.PlanCall(kernel, tuple(self._argument(slot) for slot in slots), no_barrier)
         if isinstance(item, Copy):
-            return spec.PlanCopy(self.window(item.source), self.window(item.target))
+            return spec.PlanCopy(self.tensor(item.source), self.tensor(item.target))
         if isinstance(item, Check):
             return self.check(item)
         if isinstance(item, ForeignCall):
             kind = int(ir.DataType.from_numpy(item.block.dtype))
             block = self._argument(item.block)
             numbers = ((spec.NONE, n) for n in (item.block.size, kind, item.tag))
-            return (spec.Wait if item.waits else spec.Start)(item.name, (block, *numbers))
+            return (spec.PlanWait if item.waits else spec.PlanStart)(item.name, (block, *numbers))
         node = item.operation.node
-        inputs = tuple(None if t is None else self.window(t) for t in item.inputs)
-        outputs = tuple(None if t is None else self.window(t) for t in item.outputs)
+        inputs = tuple(None if t is None else self.tensor(t) for t in item.inputs)
+        outputs = tuple(None if t is None else self.tensor(t) for t in item.outputs)
         return spec.PlanFallback(node.name or "", node.op_type, item.operation.operator, inputs, outputs)
 
     def _argument(self, slot: Slot) -> tuple[int, int]:

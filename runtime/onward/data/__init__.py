@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onward.data.array_rows import ArrayRows, load_npy, open_npy
 from onward.data.audio import Spectrogram, load_audio_folder, read_wav
 from onward.data.augment import (
     Augmentation,
@@ -26,18 +27,10 @@ from onward.data.images import load_image_folder, read_image
 from onward.data.loader import Loader
 from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
+from onward.data.parquet_rows import ParquetRows, open_parquet
 from onward.data.preparation import NumberPreparation, Preparation, TextPreparation
 from onward.data.registry import Source, available, resolve
-from onward.data.rows import (
-    ArrayRows,
-    ParquetRows,
-    PartRows,
-    Rows,
-    SampleRows,
-    load_npy,
-    open_npy,
-    open_parquet,
-)
+from onward.data.rows import PartRows, Rows, SampleRows
 from onward.data.split import Splits, folds, split
 from onward.data.stream import IterableBatches, Kind, StreamLoader, batches_of
 from onward.data.stream_fit import fit_in_one_pass

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from onward.data.array_rows import load_npy
 from onward.data.audio import load_audio_folder
 from onward.data.builtin import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from onward.data.dataset import Dataset
@@ -15,7 +16,6 @@ from onward.data.frame import TABLE_SUFFIXES
 from onward.data.idx import load_idx_folder
 from onward.data.images import load_image_folder
 from onward.data.npz import load_npz
-from onward.data.rows import load_npy
 from onward.data.split import Splits, split
 from onward.data.table import load_table
 from onward.data.text import load_texts

@@ -1,4 +1,4 @@
-"""Whether a run's parts are worth a team just now: measured, not assumed.
+"""One thread or the thread team: which is faster for a run just now, measured.
 
 Where another process keeps a core busy, a team's second thread runs half of the time, and the first waits for
 the part that it was stopped in: several milliseconds, many times what a small network takes. Neither thread

@@ -1,4 +1,4 @@
-"""What follows from weights alone: computed once for all plans in which it is equal.
+"""Packed weights: what follows from weights alone, computed once for all plans in which it is equal.
 
 The calls of a plan's prologue fall into components that share no KEPT buffer. Their results follow from the
 component's kernels, its arguments and the contents of the weights and constants among them: that is the key

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import onnx_ir as ir
 
+from onward.autodiff import expand_gradients
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.batches import Batches
 from onward.engine.engines import EngineName, make_engine
@@ -177,12 +178,12 @@ def _opened(model: ir.Model | str | Path | Any) -> tuple[ir.Model, list[Weight]]
     """A model; one that is read here has the weights that sessions share for its own."""
     model = getattr(model, "model", model)
     if isinstance(model, ir.Model):
-        return model, []
+        return expand_gradients(model), []
     if not isinstance(model, str | Path):
         raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
     from onward.model import load
 
-    opened = load(model)
+    opened = expand_gradients(load(model))
     return opened, share_initializers(opened)
 
 

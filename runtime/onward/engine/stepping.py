@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import onnx_ir as ir
 
+from onward.autodiff import expand_gradients
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.engine.engines import EngineName, resolve
 from onward.engine.interpreter import Interpreter
@@ -48,6 +49,7 @@ class StepSession:
         threads: int | None = None,
         options: CompileOptions = DEFAULT_OPTIONS,
     ) -> None:
+        model = expand_gradients(model)
         graph = model.graph
         given, names = {v.name for v in graph.inputs}, {v.name for v in graph.outputs}
         for source, target in bindings.items():

@@ -33,8 +33,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 
 __all__ = ["ALONE", "FOREIGN", "NO_BARRIER", "Code", "code", "slots"]
 

@@ -16,11 +16,11 @@ from onward.compile.spec import (
     PlanCopy,
     PlanFallback,
     PlanSpec,
+    PlanStart,
     PlanStep,
     PlanTensor,
+    PlanWait,
     Region,
-    Start,
-    Wait,
 )
 from onward.engine.packing import zeros
 from onward.engine.team import FOREIGN, NO_BARRIER, Step, Steps, Team
@@ -75,9 +75,9 @@ class Workspace:
         self.steps = self._assemble(spec.steps)
         self._checks = [(check, self._getter(check.tensor)) for check in spec.checks]
         self._views = {
-            name: self._view(window)
-            for name, window in spec.outputs.items()
-            if spec.buffers[window.buffer].region is not Region.INPUT
+            name: self._view(tensor)
+            for name, tensor in spec.outputs.items()
+            if spec.buffers[tensor.buffer].region is not Region.INPUT
         }
 
     def memory(self, buffer: int) -> Array | None:
@@ -124,12 +124,12 @@ class Workspace:
             else:
                 team.run(self.steps)
         except BaseException:
-            self.lost = any(isinstance(step, Start) for step in self._spec.steps)
+            self.lost = any(isinstance(step, PlanStart) for step in self._spec.steps)
             raise
         results = {name: view.copy() for name, view in self._views.items()}
-        for name, window in self._spec.outputs.items():
+        for name, tensor in self._spec.outputs.items():
             if name not in results:
-                results[name] = _cut(self._arrays[self._spec.buffers[window.buffer].name], window).copy()
+                results[name] = _cut(self._arrays[self._spec.buffers[tensor.buffer].name], tensor).copy()
         return results
 
     def release(self) -> None:
@@ -144,30 +144,30 @@ class Workspace:
             return np.empty(memory.nbytes // np.dtype(object).itemsize, object)
         return self.arena[memory.offset : memory.offset + memory.nbytes]
 
-    def _view(self, window: PlanTensor) -> Array:
+    def _view(self, tensor: PlanTensor) -> Array:
         """A tensor as a NumPy array."""
-        if window.size == 0:
-            return np.empty(window.shape, window.dtype)
-        memory = self._memories[window.buffer]
+        if tensor.size == 0:
+            return np.empty(tensor.shape, tensor.dtype)
+        memory = self._memories[tensor.buffer]
         assert memory is not None
-        size = window.dtype.itemsize
-        return _cut(memory[: memory.nbytes // size * size], window)
+        size = tensor.dtype.itemsize
+        return _cut(memory[: memory.nbytes // size * size], tensor)
 
-    def _getter(self, window: PlanTensor) -> Callable[[], Array]:
+    def _getter(self, tensor: PlanTensor) -> Callable[[], Array]:
         """How a NumPy kernel gets at a tensor: inputs are known at each run only."""
-        memory = self._spec.buffers[window.buffer]
-        if self._memories[window.buffer] is not None:
-            view = self._view(window)
+        memory = self._spec.buffers[tensor.buffer]
+        if self._memories[tensor.buffer] is not None:
+            view = self._view(tensor)
             return lambda: view
         arrays = self._arrays
-        return lambda: _cut(arrays[memory.name], window)
+        return lambda: _cut(arrays[memory.name], tensor)
 
     def _assemble(self, steps: Sequence[PlanStep]) -> Steps:
         pairs: list[tuple[int, int]] = []
         for step in steps:
-            if isinstance(step, Start | Wait):
+            if isinstance(step, PlanStart | PlanWait):
                 pairs.append((-1, foreign(step.name).context))
-            if isinstance(step, PlanCall | Start | Wait):
+            if isinstance(step, PlanCall | PlanStart | PlanWait):
                 pairs += step.arguments
         address = self._block(pairs).ctypes.data
         made: list[Step | Callable[[], object]] = []
@@ -178,11 +178,11 @@ class Workspace:
                         Step(self._addresses[step.kernel], address, NO_BARRIER if step.no_barrier else 0)
                     )
                     address += 8 * len(step.arguments)
-                case Start() | Wait():
+                case PlanStart() | PlanWait():
                     found = foreign(step.name)
                     entry, flags = (
                         (found.start, FOREIGN | NO_BARRIER)
-                        if isinstance(step, Start)
+                        if isinstance(step, PlanStart)
                         else (found.wait, FOREIGN)
                     )
                     made.append(Step(entry, address, flags, step.name))
@@ -250,13 +250,13 @@ class Workspace:
 
 def _of_objects(spec: PlanSpec) -> frozenset[int]:
     """Buffers that hold strings, which are references to objects: only NumPy kernels see them."""
-    windows = [*(check.tensor for check in spec.checks), *spec.outputs.values()]
+    tensors = [*(check.tensor for check in spec.checks), *spec.outputs.values()]
     for step in (*spec.prologue, *spec.steps):
         if isinstance(step, PlanFallback):
-            windows += [w for w in (*step.inputs, *step.outputs) if w is not None]
+            tensors += [w for w in (*step.inputs, *step.outputs) if w is not None]
         elif isinstance(step, PlanCopy):
-            windows += [step.source, step.target]
-    return frozenset(w.buffer for w in windows if w.dtype.hasobject)
+            tensors += [step.source, step.target]
+    return frozenset(w.buffer for w in tensors if w.dtype.hasobject)
 
 
 def _small_inputs(spec: PlanSpec) -> list[PlanBuffer]:
@@ -278,13 +278,13 @@ def _check(check: PlanCheck, get: Callable[[], Array]) -> None:
     check.apply(get())
 
 
-def _cut(array: Array, window: PlanTensor) -> Array:
+def _cut(array: Array, tensor: PlanTensor) -> Array:
     """A tensor's elements in the memory that an array without gaps holds."""
-    if window.size == 0:
-        return np.empty(window.shape, window.dtype)
-    size = window.dtype.itemsize
-    strides = [s * size for s in window.strides]
+    if tensor.size == 0:
+        return np.empty(tensor.shape, tensor.dtype)
+    size = tensor.dtype.itemsize
+    strides = [s * size for s in tensor.strides]
     if array.dtype == object:
-        return np.lib.stride_tricks.as_strided(array.reshape(-1)[window.offset :], window.shape, strides)
+        return np.lib.stride_tricks.as_strided(array.reshape(-1)[tensor.offset :], tensor.shape, strides)
     memory = array.reshape(-1).view(np.uint8)
-    return np.ndarray(window.shape, window.dtype, memory.data, window.offset * size, strides)
+    return np.ndarray(tensor.shape, tensor.dtype, memory.data, tensor.offset * size, strides)

@@ -98,7 +98,7 @@ class Evaluator:
                 for slot, content in zip(step.outputs, results, strict=False):
                     plain = content is None or isinstance(content, list)
                     memory[slot] = content if plain else np.asarray(content)
-                    # a window that repeats elements takes none of the memory that its size says
+                    # a view that repeats elements takes none of the memory that its size says
                     if not plain and (reason := too_large(memory[slot].nbytes)) is not None:
                         raise ShapeError(f"{self._where(step.node)}: {reason}")
                 if observer is not None:

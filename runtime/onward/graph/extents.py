@@ -1,4 +1,4 @@
-"""What is known of small integer tensors before anything runs: arithmetic on shapes, element by element.
+"""Partial data propagation: what is known of small integer tensors, such as shapes, before anything runs.
 
 An element is a number, the name of a symbolic dimension (an unknown extent of 0 or more), or None where
 nothing is known. So a vector of which some elements are known keeps them:

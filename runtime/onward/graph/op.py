@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -48,12 +48,13 @@ import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph.own import load_own
-from onward.graph.types import TextTensor
+from onward.graph.types import Array, TextTensor
 
 __all__ = [
     "CONSUMED_INPUTS",
     "ONWARD_DOMAIN",
     "Op",
+    "attributes_of",
     "bind",
     "find",
     "has_schemas",
@@ -92,6 +93,10 @@ class Op:
     def varies(self) -> bool:
         """Whether two runs on the same operands differ: random numbers without a seed."""
         return False
+
+    def varies_on(self, operands: Sequence[Array | None]) -> bool:
+        """Whether two runs differ on operands of which the constants are known."""
+        return self.varies
 
 
 _O = TypeVar("_O", bound=Op)
@@ -250,6 +255,12 @@ def _attribute_value(attribute: ir.Attr) -> Any:
             return tensor.numpy()
         case _:
             return attribute.value
+
+
+def attributes_of(operator: Op, shared: type[Op] | None = None) -> dict[str, Any]:
+    """An operator's attributes by name, or those that it has in common with a base, for a node of another."""
+    names = (f.name for f in fields(operator if shared is None else shared))
+    return {name: getattr(operator, name) for name in names if name != "output_count"}
 
 
 def bind(node: ir.Node, opset: int) -> Op:

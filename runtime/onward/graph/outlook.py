@@ -1,5 +1,8 @@
-"""How large a node's results will be, asked before its kernel runs wherever they may be far larger than its
-operands: numbers among its operands or attributes say extents, or operands are large already."""
+"""Memory limits: how large a node's results will be, asked before its kernel runs.
+
+It is asked wherever they may be far larger than its operands: numbers among its operands or attributes say
+extents, or operands are large already.
+"""
 
 from __future__ import annotations
 

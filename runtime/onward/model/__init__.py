@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onward.model.adapter_file import read_adapter, write_adapter
 from onward.model.atomic import atomic_write
 from onward.model.inspection import LayerReport, ModelReport, ValueReport, inspect_model
 from onward.model.limits import Limits
@@ -25,10 +26,12 @@ __all__ = [
     "infer_shapes",
     "inspect_model",
     "load",
+    "read_adapter",
     "read_provenance",
     "save",
     "to_bytes",
     "trainable_initializers",
     "upgrade",
+    "write_adapter",
     "write_provenance",
 ]

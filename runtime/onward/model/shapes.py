@@ -19,6 +19,7 @@ from onward.model.structure import all_nodes
 __all__ = ["KEEP_BYTES", "infer_shapes", "root_cause", "skeleton", "survives"]
 
 KEEP_BYTES = 1024
+_TRAINING = "ai.onnx.preview.training"
 _NESTED = "Inference error(s):"
 _NODE = re.compile(r"\(op_type:\s*(?P<op>[^,)]*)(?:,\s*node name:\s*(?P<name>[^)]*))?\)")
 
@@ -83,6 +84,7 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         _infer_by_node(model.graph, dict(model.opset_imports))
         return model
     hidden = _hide_steps(proto)
+    added = _show_gradients(proto)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
@@ -92,6 +94,8 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=False, strict_mode=False, data_prop=True
         )
+    for place in reversed(added):
+        del inferred.graph.node[place]
     _merge_graph(model.graph, inferred.graph)
     if hidden:
         for node in model.graph.all_nodes():
@@ -188,6 +192,28 @@ def _hide_steps(proto: onnx.ModelProto) -> bool:
             )
         node.input[4] = hidden[name]
     return bool(hidden)
+
+
+def _show_gradients(proto: onnx.ModelProto) -> list[int]:
+    """Put an Identity in the place of each result of Gradient, which has the type of what it is taken by.
+
+    Inference knows nothing of Gradient, and refuses what reads its results. Returned is where nodes were
+    added.
+    """
+    nodes: list[onnx.NodeProto] = []
+    added: list[int] = []
+    for node in proto.graph.node:
+        pairs = [(x, y) for x, y in zip(node.input, node.output, strict=False) if y]
+        if node.op_type != "Gradient" or node.domain != _TRAINING or not pairs:
+            nodes.append(node)
+            continue
+        added += range(len(nodes) + 1, len(nodes) + len(pairs))
+        nodes += [onnx.helper.make_node("Identity", [x], [y], name=node.name) for x, y in pairs]
+    if any(node.op_type == "Gradient" for node in proto.graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del proto.graph.node[:]
+        proto.graph.node.extend(copies)
+    return added
 
 
 def _contradiction(message: str) -> OnwardError:

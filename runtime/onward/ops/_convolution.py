@@ -8,17 +8,52 @@ Pointwise kernels need no columns; depthwise ones go tap by tap. float16 and bfl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import ml_dtypes
 import numpy as np
 
 from onward.errors import ShapeError
-from onward.graph import Array
-from onward.ops._window import Geometry, inner, padded, tap_slices
+from onward.graph import Array, Op
+from onward.ops._window import Extents, Geometry, Window, inner, padded, resolve, tap_slices
 
-__all__ = ["convolve", "convolve_grad_input", "convolve_grad_weight", "working_dtype"]
+__all__ = ["Convolving", "convolve", "convolve_grad_input", "convolve_grad_weight", "working_dtype"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolving(Op):
+    """The window attributes that convolutions have in common, quantised and fused ones among them."""
+
+    auto_pad: str = "NOTSET"
+    dilations: tuple[int, ...] | None = None
+    group: int = 1
+    kernel_shape: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def window(self, kernel: Extents) -> Window:
+        """The node's window for weights of this kernel."""
+        if self.kernel_shape is not None and tuple(self.kernel_shape) != kernel:
+            raise ShapeError(f"attribute 'kernel_shape' is {list(self.kernel_shape)}, W's is {list(kernel)}")
+        return resolve(
+            kernel, strides=self.strides, pads=self.pads, dilations=self.dilations, auto_pad=self.auto_pad
+        )
+
+    def geometry_of(self, X: Extents, W: Extents) -> Geometry:
+        """The geometry of a convolution of X [N, C, *] with W [O, C/group, *] of these shapes.
+
+        Raises:
+            ShapeError: the kernel does not fit.
+            InvalidModelError: an attribute has the wrong length or an impossible value.
+        """
+        if len(X) != len(W) or len(X) < 3:
+            raise ShapeError(f"X {list(X)} and W {list(W)} are not [N, C, *] and [O, C/group, *]")
+        geometry = self.window(W[2:]).over(X[2:])
+        if 0 in geometry.out:
+            raise ShapeError(f"the kernel {list(W[2:])} does not fit into X {list(X)} with its pads")
+        return geometry
+
 
 _COLUMN_BYTES = 1 << 21
 """How large the columns of one chunk of samples may be, unless one sample alone is larger."""

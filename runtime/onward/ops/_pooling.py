@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, dtype_of, numpy_dtype
+from onward.graph import Array, Builder, Op, attributes_of, dtype_of, numpy_dtype
 from onward.ops._window import Extents, Geometry, Window, padded, resolve, tap_slices
 
 __all__ = ["Pooling", "counted", "first_hits", "lowest", "spread", "window_maximum", "window_sum"]
@@ -39,14 +39,8 @@ class Pooling(Op):
 
     def attributes(self) -> dict[str, Any]:
         """The window's attributes, for a node of another pooling operator over the same windows."""
-        return {
-            "auto_pad": self.auto_pad,
-            "ceil_mode": self.ceil_mode,
-            "dilations": self.dilations,
-            "kernel_shape": self.kernel_shape,
-            "pads": self.pads if self.auto_pad == "NOTSET" else None,
-            "strides": self.strides,
-        }
+        pads = self.pads if self.auto_pad == "NOTSET" else None
+        return {**attributes_of(self, Pooling), "pads": pads}
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, requests
+from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, attributes_of, requests
 from onward.graph.requests import Static, Values
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Earlier",
     "Recurrent",
     "Weights",
-    "attributes_of",
     "recurrence",
 ]
 
@@ -294,8 +293,3 @@ def recurrence(
         before_reset=bool(getattr(operator, "linear_before_reset", 0)),
         input_forget=bool(getattr(operator, "input_forget", 0)),
     )
-
-
-def attributes_of(operator: Attributes) -> dict[str, Any]:
-    """The node attributes of a recurrent operator; those that are absent are None."""
-    return {f.name: getattr(operator, f.name) for f in fields(operator) if f.name != "output_count"}

@@ -13,11 +13,13 @@ from fractions import Fraction
 from typing import TypeAlias, final
 
 import numpy as np
+import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import Array, Resampling
+from onward.graph import Array, Op, Resampling
+from onward.graph.requests import Static
 
-__all__ = ["Lines", "Style", "by_growth", "lines_of", "resampled"]
+__all__ = ["Lines", "Resizing", "by_growth", "resampled"]
 
 Lines: TypeAlias = tuple[tuple[int, Resampling], ...]
 """Resamplings and their axes, in the order in which they are applied."""
@@ -46,9 +48,54 @@ _NEAREST: dict[str, Callable[[Fraction], bool]] = {
 """Whether a coordinate that is this much above a position goes to the next one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resizing(Op):
+    """The attributes that Resize and its gradient have in common."""
+
+    antialias: int = 0
+    axes: tuple[int, ...] | None = None
+    coordinate_transformation_mode: str = "half_pixel"
+    cubic_coeff_a: float = -0.75
+    exclude_outside: int = 0
+    keep_aspect_ratio_policy: str = "stretch"
+    mode: str = "nearest"
+    nearest_mode: str = "round_prefer_floor"
+
+    def resamplings(
+        self,
+        shape: Sequence[int],
+        roi: Array | None,
+        scales: Array | None,
+        sizes: Array | None,
+        *,
+        extrapolation_value: float = 0.0,
+    ) -> Lines:
+        """What Resize does along each axis of an operand of this shape.
+
+        Raises:
+            ShapeError: as `_lines_of` says, or an attribute is unknown.
+        """
+        style = _Style(
+            self.mode,
+            self.coordinate_transformation_mode,
+            self.nearest_mode,
+            self.cubic_coeff_a,
+            bool(self.exclude_outside),
+            bool(self.antialias),
+            extrapolation_value,
+        )
+        return _lines_of(shape, style, self.axes, self.keep_aspect_ratio_policy, roi, scales, sizes)
+
+    def constants(self, static: Static, *operands: ir.Value | None) -> list[Array | None] | None:
+        """roi, scales and sizes, if all that are there are known."""
+        known = [None if v is None else static.known(v) for v in operands]
+        told = all(v is None or k is not None for v, k in zip(operands, known, strict=True))
+        return known if told else None
+
+
 @final
 @dataclass(frozen=True)
-class Style:
+class _Style:
     """Resize's attributes, as far as they say how values are made."""
 
     mode: str
@@ -71,9 +118,9 @@ class Style:
             raise ShapeError("antialias needs mode linear or cubic")
 
 
-def lines_of(
+def _lines_of(
     shape: Sequence[int],
-    style: Style,
+    style: _Style,
     axes: Sequence[int] | None,
     policy: str,
     roi: Array | None,
@@ -168,7 +215,7 @@ def _factors(
     return [(factor or Fraction(1), math.floor(factor * n + _HALF)) for n in extents]
 
 
-def _place(style: Style, extent: int, out: int, factor: Fraction, roi: _Roi) -> tuple[Fraction, Fraction]:
+def _place(style: _Style, extent: int, out: int, factor: Fraction, roi: _Roi) -> tuple[Fraction, Fraction]:
     """(slope, offset): position i of the result lies at slope · i + offset of the operand."""
     length = factor * extent
     match style.coordinate_transformation_mode:
@@ -194,7 +241,7 @@ def _place(style: Style, extent: int, out: int, factor: Fraction, roi: _Roi) -> 
 
 
 @functools.lru_cache(1024)
-def _line(extent: int, out: int, factor: Fraction, roi: _Roi, style: Style) -> Resampling:
+def _line(extent: int, out: int, factor: Fraction, roi: _Roi, style: _Style) -> Resampling:
     slope, offset = _place(style, extent, out, factor, roi)
     common = math.lcm(slope.denominator, offset.denominator)
     step, first = int(slope * common), int(offset * common)
@@ -220,7 +267,7 @@ def _line(extent: int, out: int, factor: Fraction, roi: _Roi, style: Style) -> R
     )
 
 
-def _taps(position: int, rest: Fraction, factor: Fraction, extent: int, style: Style) -> dict[int, float]:
+def _taps(position: int, rest: Fraction, factor: Fraction, extent: int, style: _Style) -> dict[int, float]:
     """Positions of the operand and their weights, at `rest` above a position."""
     if style.mode == "nearest":
         nearest = position + _NEAREST[style.nearest_mode](rest)

@@ -1,79 +1,24 @@
 from __future__ import annotations
 
-from typing import Protocol
-
 import onnx_ir as ir
 
-from onward.errors import ShapeError, UnsupportedError
-from onward.graph import Array, Builder, Op, dims_of, op, requests
+from onward.errors import UnsupportedError
+from onward.graph import Array, Builder, dims_of, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._convolution import convolve
-from onward.ops._window import Extents, Geometry, Window, resolve, shaped_like
-
-
-class Convolving(Protocol):
-    """The attributes of Conv, ConvInteger and QLinearConv."""
-
-    @property
-    def auto_pad(self) -> str: ...
-    @property
-    def dilations(self) -> tuple[int, ...] | None: ...
-    @property
-    def kernel_shape(self) -> tuple[int, ...] | None: ...
-    @property
-    def pads(self) -> tuple[int, ...] | None: ...
-    @property
-    def strides(self) -> tuple[int, ...] | None: ...
-
-
-def conv_geometry(node: Convolving, X: Extents, W: Extents) -> Geometry:
-    """The geometry of a convolution of X [N, C, *] with W [O, C/group, *] of these shapes.
-
-    Raises:
-        ShapeError: the kernel does not fit.
-        InvalidModelError: an attribute has the wrong length or an impossible value.
-    """
-    if len(X) != len(W) or len(X) < 3:
-        raise ShapeError(f"X {list(X)} and W {list(W)} are not [N, C, *] and [O, C/group, *]")
-    geometry = _window(node, W[2:]).over(X[2:])
-    if 0 in geometry.out:
-        raise ShapeError(f"the kernel {list(W[2:])} does not fit into X {list(X)} with its pads")
-    return geometry
-
-
-def _window(node: Convolving, kernel: Extents) -> Window:
-    if node.kernel_shape is not None and tuple(node.kernel_shape) != kernel:
-        raise ShapeError(f"attribute 'kernel_shape' is {list(node.kernel_shape)}, W's is {list(kernel)}")
-    return resolve(
-        kernel, strides=node.strides, pads=node.pads, dilations=node.dilations, auto_pad=node.auto_pad
-    )
+from onward.ops._convolution import Convolving, convolve
+from onward.ops._window import shaped_like
 
 
 @op("Conv", since=(1, 11, 22))
-class Conv(Op):
+class Conv(Convolving):
     """Y[n, o, p] = B[o] + Σ_{c, k} X[n, c, p·strides + k·dilations − pads] · W[o, c, k], in groups."""
 
-    auto_pad: str = "NOTSET"
-    dilations: tuple[int, ...] | None = None
-    group: int = 1
-    kernel_shape: tuple[int, ...] | None = None
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-
-    def window(self, kernel: tuple[int, ...]) -> Window:
-        """The node's window for weights of this kernel."""
-        return _window(self, kernel)
-
     def kernel(self, X: Array, W: Array, B: Array | None = None) -> Array:
-        geometry = conv_geometry(self, X.shape, W.shape)
+        geometry = self.geometry_of(X.shape, W.shape)
         y = convolve(X, W, geometry, self.group)
         if B is not None:
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
-
-    def geometry_of(self, X: Extents, W: Extents) -> Geometry:
-        """The convolution's geometry for operands of these shapes."""
-        return self.window(W[2:]).over(X[2:])
 
     def lower(
         self, static: Static, outputs: Values, X: ir.Value, W: ir.Value, B: ir.Value | None = None

@@ -1,32 +1,49 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
 from onward.graph.requests import Static, Unsupported, Values
+from onward.ops._random import uniforms
+from onward.ops._shape import constant_of
 
 
-@op("Dropout", since=(12, 13, 22))
+@op("Dropout", since=(12, 13, 22), multiple_outputs=True)
 class Dropout(Op):
-    """output = data, and mask true everywhere: the inference form.
+    """output = data, and mask true everywhere; in training mode elements are 0 with probability ratio.
 
-    The training form draws from hidden state; `onward.passes.to_training` replaces it by a counter-based one.
+    With a seed the elements that fall are those of the standard's reference: NumPy's generator MT19937. The
+    specification leaves the stream open, and names no other. Without one they are others in each run.
+    `onward.passes.to_training` puts in the place of either what depends on the trainer's seed and step.
     """
 
     seed: int | None = None
 
+    def varies_on(self, operands: Sequence[Array | None]) -> bool:
+        mode = operands[2] if len(operands) > 2 else None
+        return self.seed is None and operands[0] is not None and mode is not None and bool(np.any(mode))
+
     def kernel(
         self, data: Array, ratio: Array | None = None, training_mode: Array | None = None
     ) -> tuple[Array, Array]:
-        drops = ratio is None or np.any(ratio != 0)
-        if training_mode is not None and np.any(training_mode) and drops:
-            raise UnsupportedError(
-                "Dropout with training_mode=true is not run as it stands: its random numbers depend on "
-                "hidden state; onward.passes.to_training replaces it by one that depends on seed and step"
-            )
-        return data, np.ones(data.shape, np.bool_)
+        share = 0.5 if ratio is None else float(np.reshape(ratio, ()))
+        if training_mode is None or not np.any(training_mode) or share == 0:
+            return data, np.ones(data.shape, np.bool_)
+        if not 0 <= share < 1:
+            raise UnsupportedError(f"ratio {share} is not in [0, 1)")
+        mask = np.asarray(self._draw(data.shape) >= share)
+        kept = data * np.asarray(1 / (1 - share)).astype(data.dtype)
+        return np.where(mask, kept, np.zeros((), data.dtype)), mask
+
+    def _draw(self, shape: tuple[int, ...]) -> Array:
+        if self.seed is None:
+            return uniforms(None, shape, ir.DataType.FLOAT, 0, 1)
+        # the generator takes 32 bits
+        return np.asarray(np.random.RandomState(self.seed & 0xFFFFFFFF).uniform(0, 1, shape))
 
     def lower(
         self,
@@ -47,13 +64,32 @@ class Dropout(Op):
     def gradient(
         self,
         g: Builder,
-        dy: ir.Value,
-        y: ir.Value,
+        dys: tuple[ir.Value | None, ...],
+        ys: tuple[ir.Value, ...],
         data: ir.Value,
         ratio: ir.Value | None = None,
         training_mode: ir.Value | None = None,
     ) -> tuple[ir.Value | None, ...]:
-        return dy, None, None
+        dy, mode, share = dys[0], constant_of(training_mode), constant_of(ratio)
+        drops = training_mode is not None and (mode is None or mode.any())
+        if dy is None or not drops or (share is not None and not share.any()):
+            return dy, None, None
+        kept = g.Sub(g.const(1, dy.dtype), g.Cast(0.5 if ratio is None else ratio, to=int(dtype_of(dy))))
+        whole = g.Where(training_mode, g.Div(dy, kept), dy)
+        return g.Where(_mask_of(g, ys), whole, g.zeros_like(dy)), None, None
+
+
+def _mask_of(g: Builder, ys: tuple[ir.Value, ...]) -> ir.Value:
+    """What stayed: the second output, which a node that has none gets."""
+    node = ys[0].producer()
+    assert node is not None
+    if len(node.outputs) == 1:
+        node.resize_outputs(2)
+    mask = node.outputs[1]
+    if not mask.name:
+        mask.name = g.unique(f"{node.name}/mask", scoped=False)
+        mask.type, mask.shape = ir.TensorType(ir.DataType.BOOL), ys[0].shape
+    return mask
 
 
 @op("Dropout", since=10)

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onward.graph import ONWARD_DOMAIN, Array, op
-from onward.ops._recurrent import Activation, Weights, attributes_of
+from onward.graph import ONWARD_DOMAIN, Array, attributes_of, op
+from onward.ops._recurrent import Activation, Weights
 from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
 from onward.ops.gru import GRU
 

@@ -3,21 +3,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Op, numpy_dtype, op
-from onward.ops._random import uniforms
+from onward.graph import Array, numpy_dtype, op
+from onward.ops._random import Random, uniforms
 
 
 @op("Multinomial", since=(7, 22))
-class Multinomial(Op):
+class Multinomial(Random):
     """sample_size classes for each row of unnormalised log-probabilities: the same for the same seed."""
 
     dtype: int = int(ir.DataType.INT32)
     sample_size: int = 1
-    seed: float | None = None
-
-    @property
-    def varies(self) -> bool:
-        return self.seed is None
 
     def kernel(self, input: Array) -> Array:
         wide = input.astype(np.float64)

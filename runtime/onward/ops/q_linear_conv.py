@@ -3,27 +3,20 @@ from __future__ import annotations
 import numpy as np
 
 from onward.errors import ShapeError
-from onward.graph import Array, Op, op
+from onward.graph import Array, op
+from onward.ops._convolution import Convolving
 from onward.ops._quantization import requantized, wrapped
 from onward.ops._quantized_product import by_channel, integer_convolve
-from onward.ops.conv import conv_geometry
 
 
 @op("QLinearConv", since=10)
-class QLinearConv(Op):
+class QLinearConv(Convolving):
     """y = saturate(round(total · x_scale · w_scale / y_scale) + y_zero_point).
 
     total = conv(x − x_zero_point, w − w_zero_point) + B. The convolution and B are in int32, the three
     scales are one factor in float32. w_scale and w_zero_point are one for the tensor, or one an output
     channel.
     """
-
-    auto_pad: str = "NOTSET"
-    dilations: tuple[int, ...] | None = None
-    group: int = 1
-    kernel_shape: tuple[int, ...] | None = None
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
 
     def kernel(
         self,
@@ -39,7 +32,7 @@ class QLinearConv(Op):
     ) -> Array:
         if y_scale.size != 1 or x_scale.size != 1:
             raise ShapeError("x_scale and y_scale are one number each; only w may have one a channel")
-        geometry = conv_geometry(self, x.shape, w.shape)
+        geometry = self.geometry_of(x.shape, w.shape)
         total = wrapped(integer_convolve(x, w, x_zero_point, w_zero_point, geometry, self.group))
         rank = len(geometry.out) + 1
         if B is not None:

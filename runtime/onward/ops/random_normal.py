@@ -2,23 +2,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Op, op
-from onward.ops._random import normals
+from onward.graph import Array, op
+from onward.ops._random import Normal
 
 
 @op("RandomNormal", since=(1, 22))
-class RandomNormal(Op):
+class RandomNormal(Normal):
     """Normally distributed numbers: the same for the same seed."""
 
     shape: tuple[int, ...]
     dtype: int = int(ir.DataType.FLOAT)
-    mean: float = 0.0
-    scale: float = 1.0
-    seed: float | None = None
-
-    @property
-    def varies(self) -> bool:
-        return self.seed is None
 
     def kernel(self) -> Array:
-        return normals(self.seed, self.shape, ir.DataType(self.dtype), self.mean, self.scale)
+        return self.draw(self.shape, ir.DataType(self.dtype))

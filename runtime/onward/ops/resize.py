@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op, requests
+from onward.graph import Array, Builder, Op, attributes_of, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._resize import Lines, Style, lines_of, resampled
+from onward.ops._resize import Lines, Resizing, resampled
 from onward.ops._shape import constant_of, like
 
 
@@ -39,7 +39,7 @@ class Resize10(Op):
 
 
 @op("Resize", since=(11, 13, 18, 19))
-class Resize(Op):
+class Resize(Resizing):
     """X resampled along axes by scales or to sizes.
 
     A linear map, so its gradient is its transpose; roi, scales and sizes have none.
@@ -47,30 +47,13 @@ class Resize(Op):
 
     static_operands = ("roi", "scales", "sizes")
 
-    antialias: int = 0
-    axes: tuple[int, ...] | None = None
-    coordinate_transformation_mode: str = "half_pixel"
-    cubic_coeff_a: float = -0.75
-    exclude_outside: int = 0
     extrapolation_value: float = 0.0
-    keep_aspect_ratio_policy: str = "stretch"
-    mode: str = "nearest"
-    nearest_mode: str = "round_prefer_floor"
 
     def lines(
         self, shape: tuple[int, ...], roi: Array | None, scales: Array | None, sizes: Array | None
     ) -> Lines:
         """What happens along each axis of an operand of this shape."""
-        style = Style(
-            self.mode,
-            self.coordinate_transformation_mode,
-            self.nearest_mode,
-            self.cubic_coeff_a,
-            bool(self.exclude_outside),
-            bool(self.antialias),
-            self.extrapolation_value,
-        )
-        return lines_of(shape, style, self.axes, self.keep_aspect_ratio_policy, roi, scales, sizes)
+        return self.resamplings(shape, roi, scales, sizes, extrapolation_value=self.extrapolation_value)
 
     def kernel(
         self,
@@ -90,8 +73,8 @@ class Resize(Op):
         scales: ir.Value | None = None,
         sizes: ir.Value | None = None,
     ) -> requests.Request:
-        known = [None if v is None else static.known(v) for v in (roi, scales, sizes)]
-        if any(v is not None and k is None for v, k in zip((roi, scales, sizes), known, strict=True)):
+        known = self.constants(static, roi, scales, sizes)
+        if known is None:
             return requests.Unsupported("roi or scales are not constant")
         lines = self.lines(static.shape(X), *known)
         return requests.Resample(outputs[0], X, lines) if lines else requests.Identity(outputs[0], X)
@@ -112,13 +95,6 @@ class Resize(Op):
             roi,
             scales,
             sizes,
-            antialias=self.antialias,
-            axes=self.axes,
-            coordinate_transformation_mode=self.coordinate_transformation_mode,
-            cubic_coeff_a=self.cubic_coeff_a,
-            exclude_outside=self.exclude_outside,
-            keep_aspect_ratio_policy=self.keep_aspect_ratio_policy,
-            mode=self.mode,
-            nearest_mode=self.nearest_mode,
+            **attributes_of(self, Resizing),
         )
         return like(dx, X), None, None, None

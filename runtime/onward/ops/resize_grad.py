@@ -9,7 +9,7 @@ from onward.graph import (
     Array,
     Builder,
     Dim,
-    Op,
+    attributes_of,
     dims_of,
     dtype_of,
     numpy_dtype,
@@ -17,46 +17,23 @@ from onward.graph import (
     requests,
 )
 from onward.graph.requests import Static, Values
-from onward.ops._resize import Lines, by_growth, resampled
+from onward.ops._resize import Lines, Resizing, by_growth, resampled
 from onward.ops._shape import constant_of, normalized
-from onward.ops.resize import Resize
 
 
 @op("ResizeGrad", since=1, domain=ONWARD_DOMAIN)
-class ResizeGrad(Op):
+class ResizeGrad(Resizing):
     """The gradient of Resize: dX = Rᵀ dY, where Y = R X but for what is extrapolated.
 
     Inputs: dY; shape, int64, that of X; roi, scales and sizes as Resize has them. The attributes are those of
     Resize.
     """
 
-    antialias: int = 0
-    axes: tuple[int, ...] | None = None
-    coordinate_transformation_mode: str = "half_pixel"
-    cubic_coeff_a: float = -0.75
-    exclude_outside: int = 0
-    keep_aspect_ratio_policy: str = "stretch"
-    mode: str = "nearest"
-    nearest_mode: str = "round_prefer_floor"
-
-    def forward(self) -> Resize:
-        """The operator whose gradient this is, zeros where it extrapolates."""
-        return Resize(
-            antialias=self.antialias,
-            axes=self.axes,
-            coordinate_transformation_mode=self.coordinate_transformation_mode,
-            cubic_coeff_a=self.cubic_coeff_a,
-            exclude_outside=self.exclude_outside,
-            keep_aspect_ratio_policy=self.keep_aspect_ratio_policy,
-            mode=self.mode,
-            nearest_mode=self.nearest_mode,
-        )
-
     def lines(
         self, shape: tuple[int, ...], roi: Array | None, scales: Array | None, sizes: Array | None
     ) -> Lines:
         """What happens to dY along each axis."""
-        forward = self.forward().lines(shape, roi, scales, sizes)
+        forward = self.resamplings(shape, roi, scales, sizes)
         return by_growth((axis, line.transposed()) for axis, line in forward)
 
     def kernel(
@@ -88,8 +65,8 @@ class ResizeGrad(Op):
         scales: ir.Value | None = None,
         sizes: ir.Value | None = None,
     ) -> requests.Request:
-        known = [None if v is None else static.known(v) for v in (roi, scales, sizes)]
-        if any(v is not None and k is None for v, k in zip((roi, scales, sizes), known, strict=True)):
+        known = self.constants(static, roi, scales, sizes)
+        if known is None:
             return requests.Unsupported("roi or scales are not constant")
         lines = self.lines(static.shape(outputs[0]), *known)
         return requests.Resample(outputs[0], dY, lines) if lines else requests.Identity(outputs[0], dY)
@@ -114,7 +91,7 @@ class ResizeGrad(Op):
         told = all(v is None or k is not None for v, k in zip((roi, scales, sizes), known, strict=True))
         if told and all(isinstance(dims[a], int) or _stays(k, *known) for k, a in enumerate(resized)):
             fixed = tuple(d if isinstance(d, int) else 1 for d in dims)
-            for axis, line in self.forward().lines(fixed, *known):
+            for axis, line in self.resamplings(fixed, *known):
                 dY = _multiplied(g, dY, g.const(line.matrix().astype(dtype)), axis, rank)
             return dY
         if self.keep_aspect_ratio_policy != "stretch":
@@ -149,13 +126,7 @@ class ResizeGrad(Op):
             roi if self.coordinate_transformation_mode == "tf_crop_and_resize" else None,
             None if scales is None else g.Slice(scales, [k], [k + 1]),
             out if scales is None else None,
-            antialias=self.antialias,
-            axes=[0],
-            coordinate_transformation_mode=self.coordinate_transformation_mode,
-            cubic_coeff_a=self.cubic_coeff_a,
-            exclude_outside=self.exclude_outside,
-            mode=self.mode,
-            nearest_mode=self.nearest_mode,
+            **{**attributes_of(self), "axes": [0]},
         )
 
     def gradient(
@@ -174,14 +145,7 @@ class ResizeGrad(Op):
             roi,
             scales,
             sizes,
-            antialias=self.antialias,
-            axes=self.axes,
-            coordinate_transformation_mode=self.coordinate_transformation_mode,
-            cubic_coeff_a=self.cubic_coeff_a,
-            exclude_outside=self.exclude_outside,
-            keep_aspect_ratio_policy=self.keep_aspect_ratio_policy,
-            mode=self.mode,
-            nearest_mode=self.nearest_mode,
+            **attributes_of(self),
         )
         return ddy, None, None, None, None
 

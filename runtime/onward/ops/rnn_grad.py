@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from onward.graph import ONWARD_DOMAIN, Array, op
-from onward.ops._recurrent import Activation, Weights, attributes_of
+from onward.graph import ONWARD_DOMAIN, Array, attributes_of, op
+from onward.ops._recurrent import Activation, Weights
 from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
 from onward.ops.rnn import RNN
 

@@ -1,6 +1,6 @@
 """Several processes train one model: each has a share of every batch, and sums are exchanged."""
 
-from onward.parallel.communicator import Communicator
+from onward.parallel.communicator import Communicator, PieceCommunicator
 from onward.parallel.group import Group, Times, ranks_of
 from onward.parallel.mpi import MPICommunicator, launched, threads_each, together, world
 from onward.parallel.threads import ThreadCommunicator, run_ranks
@@ -9,6 +9,7 @@ __all__ = [
     "Communicator",
     "Group",
     "MPICommunicator",
+    "PieceCommunicator",
     "ThreadCommunicator",
     "Times",
     "launched",

@@ -1,24 +1,35 @@
-"""All-reduce as a function that plans call by address."""
+"""What ranks exchange, as functions that plans call by address."""
 
 from __future__ import annotations
 
 import ctypes
 import time
-from typing import Any, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 
+from onward.graph import Array
 from onward.graph.foreign import Foreign
 from onward.parallel.communicator import Communicator
 
-__all__ = ["Calls", "PythonCalls"]
+__all__ = ["Calls", "Operation", "PythonCalls", "sent_share"]
 
 _FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+Operation = Literal["all-reduce", "all-to-all", "all-gather"]
+"""All-to-all blocks have two halves, what is sent and what is received."""
+
 _KINDS: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 11: np.dtype(np.float64)}
+_MOVED = {**_KINDS, 16: np.dtype(np.uint16)}
+"""bfloat16 may be moved; it is never added up by a communicator."""
+
+
+def sent_share(operation: Operation, ranks: int) -> float:
+    """What part of a block's bytes each rank sends, at the least."""
+    return (1 - 1 / ranks) * {"all-reduce": 2.0, "all-to-all": 0.5, "all-gather": 1.0}[operation]
 
 
 class Calls(Protocol):
-    """An all-reduce that a plan calls, and what it counted.
+    """An operation that a plan calls, and what it counted.
 
     Attributes:
         functions: what is registered by a name.
@@ -29,7 +40,7 @@ class Calls(Protocol):
     active: bool
 
     def counted(self) -> tuple[float, float, int]:
-        """Seconds that plans waited, seconds that sums were under way, and bytes that were summed."""
+        """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""
 
 
 @final
@@ -38,10 +49,12 @@ class PythonCalls:
 
     Args:
         communicator: it must not raise for want of a rank for ever; what it raises ends the run.
+        operation: what is called.
     """
 
-    def __init__(self, communicator: Communicator) -> None:
+    def __init__(self, communicator: Communicator, operation: Operation) -> None:
         self.active = True
+        self._operation: Operation = operation
         self._communicator = communicator
         self._pending: dict[int, tuple[Any, float]] = {}
         self._waited = self._under_way = 0.0
@@ -51,24 +64,32 @@ class PythonCalls:
         self.functions = Foreign(start, wait)
 
     def counted(self) -> tuple[float, float, int]:
-        """Seconds that plans waited, seconds that sums were under way, and bytes that were summed."""
+        """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""
         return self._waited, self._under_way, self._bytes
 
     def _start(self, args: Any) -> int:
         _, address, count, kind, tag = args[:5]
         if not self.active:
             return 0
-        dtype = _KINDS.get(kind)
+        dtype = (_KINDS if self._operation == "all-reduce" else _MOVED).get(kind)
         if dtype is None:
             return -3
         memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
         self._bytes += count * dtype.itemsize
         try:
-            pending = self._communicator.all_reduce_start(np.frombuffer(memory, dtype))
+            pending = self._begin(np.frombuffer(memory, dtype))
         except Exception:  # noqa: BLE001 - nothing may be raised into native code
             return -1
         self._pending[tag] = pending, time.perf_counter()
         return 0
+
+    def _begin(self, block: Array) -> Any:
+        communicator: Any = self._communicator
+        if self._operation == "all-reduce":
+            return communicator.all_reduce_start(block)
+        if self._operation == "all-to-all":
+            return communicator.all_to_all_start(*np.split(block, 2))
+        return communicator.all_gather_start(block)
 
     def _wait(self, args: Any) -> int:
         if not self.active:

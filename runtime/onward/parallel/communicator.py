@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from onward.graph import Array
 
-__all__ = ["Communicator"]
+__all__ = ["Communicator", "PieceCommunicator"]
 
 
 class Communicator(Protocol):
@@ -38,3 +38,19 @@ class Communicator(Protocol):
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
+
+
+class PieceCommunicator(Communicator, Protocol):
+    """One that gradients may be summed by in pieces: needed where they travel as bfloat16, and where the
+    optimizer's state is divided. `all_reduce_wait` waits for these calls too.
+    """
+
+    def all_to_all_start(self, sent: Array, received: Array) -> Any:
+        """Begin to give piece r of `sent`, of as many equal pieces as there are ranks, to rank r, and to take
+        what it has for this rank as piece r of `received`.
+
+        Both are vectors of float32, float64 or uint16 without gaps.
+        """
+
+    def all_gather_start(self, array: Array) -> Any:
+        """Begin to fill a vector of as many equal pieces as there are ranks; each has put its own there."""

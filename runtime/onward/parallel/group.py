@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import pickle
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, final
 
@@ -13,7 +15,7 @@ import numpy as np
 from onward.errors import ConfigError, OnwardError
 from onward.graph import Array
 from onward.graph.foreign import forget_foreign, register_foreign
-from onward.parallel.calls import PythonCalls
+from onward.parallel.calls import Calls, Operation, PythonCalls, sent_share
 from onward.parallel.communicator import Communicator
 from onward.parallel.mpi import launched, world
 
@@ -31,13 +33,18 @@ class Times:
         steps: seconds in training steps.
         waiting: of these, seconds in which the step could not go on for want of sums.
         communicating: seconds that sums were under way, those under way together each counted.
-        exchanged: bytes that were summed.
+        exchanged: bytes that the rank sent, if its library sends no more than it has to: 2 (R - 1) / R of
+            what R ranks add up.
+        optimizer_bytes: the optimizer's state that is here.
+        peak_bytes: the most memory that the process ever held.
     """
 
     steps: float
     waiting: float
     communicating: float
     exchanged: int
+    optimizer_bytes: int = 0
+    peak_bytes: int = 0
 
 
 @final
@@ -51,36 +58,63 @@ class Group:
         function: the name by which plans call an all-reduce in every step.
         gradients: the name by which they call that of gradients, which is left out where `exchanging` is
             False.
+        pieces: the names of an all-to-all and an all-gather for gradients, left out as well; asked for by all
+            ranks together.
     """
 
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
-        make = getattr(communicator, "calls", None)
-        self._calls = [PythonCalls(communicator) if make is None else make() for _ in range(2)]
-        self.function, self.gradients = (
-            _register(name, calls.functions)
-            for name, calls in zip(("all-reduce", "all-reduce-gradients"), self._calls, strict=True)
-        )
+        self._calls: dict[str, tuple[Operation, Calls]] = {}
+        self.function = self._called("all-reduce", "all-reduce")
+        self.gradients = self._called("all-reduce-gradients", "all-reduce")
+
+    @functools.cached_property
+    def pieces(self) -> tuple[str, str]:
+        """The names of an all-to-all and an all-gather.
+
+        Raises:
+            ConfigError: the communicator has none.
+        """
+        needed = ("all_to_all_start", "all_gather_start")
+        if lacking := [name for name in needed if not hasattr(self.communicator, name)]:
+            raise ConfigError(
+                f"{type(self.communicator).__name__} has no method {lacking[0]}: gradients can only be "
+                "summed whole, as float32, with the optimizer's state on every rank"
+            )
+        return self._called("all-to-all", "all-to-all"), self._called("all-gather", "all-gather")
 
     def close(self) -> None:
         """Let the names stand for nothing."""
-        forget_foreign(self.function)
-        forget_foreign(self.gradients)
+        for name in self._calls:
+            forget_foreign(name)
 
     @property
     def exchanging(self) -> bool:
         """Whether the next steps exchange gradients."""
-        return self._calls[1].active
+        return self._calls[self.gradients][1].active
 
     @exchanging.setter
     def exchanging(self, value: bool) -> None:
-        self._calls[1].active = value
+        for name, (_, calls) in self._calls.items():
+            calls.active = value or name == self.function
 
-    def times(self, steps: float) -> Times:
-        """What was counted since the start, for so many seconds of steps."""
-        waits, under_way, nbytes = zip(*(calls.counted() for calls in self._calls), strict=True)
-        return Times(steps, sum(waits), sum(under_way), sum(nbytes))
+    def times(self, steps: float, optimizer_bytes: int = 0) -> Times:
+        """What was counted since the start, for so many seconds of steps and bytes of optimizer state."""
+        waited = under_way = sent = 0.0
+        for operation, calls in self._calls.values():
+            waits, busy, nbytes = calls.counted()
+            waited, under_way = waited + waits, under_way + busy
+            sent += nbytes * sent_share(operation, self.size)
+        return Times(steps, waited, under_way, round(sent), optimizer_bytes, peak_bytes())
+
+    def _called(self, name: str, operation: Operation) -> str:
+        """Register an operation; its name."""
+        make = getattr(self.communicator, "calls", None)
+        calls = PythonCalls(self.communicator, operation) if make is None else make(operation)
+        found = _register(name, calls.functions)
+        self._calls[found] = operation, calls
+        return found
 
     def sum(self, array: Array) -> Array:
         """The sum of an array of all ranks; float64 or int64 where the array is of another type."""
@@ -89,6 +123,19 @@ class Group:
         total = np.array(array, dtype=wide, order="C", ndmin=1)
         self.communicator.all_reduce_wait(self.communicator.all_reduce_start(total))
         return total.reshape(np.shape(array))
+
+    def whole(self, part: Array, start: int, shape: Sequence[int]) -> Array:
+        """An array of which each rank has some elements, without gaps and each once, to the bit.
+
+        Args:
+            part: this rank's, a vector.
+            start: where they begin in the flat array.
+            shape: of the whole.
+        """
+        bits = np.dtype(f"i{part.dtype.itemsize}")
+        found = np.zeros(math.prod(shape), bits)
+        found[start : start + part.size] = part.view(bits)
+        return self.sum(found).astype(bits).view(part.dtype).reshape(shape)
 
     def any(self, value: bool) -> bool:
         """Whether it holds on some rank."""
@@ -177,6 +224,16 @@ class Group:
     def share(self, array: Array) -> None:
         """Replace an array by that of rank 0."""
         self.communicator.broadcast(array)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _plain(error: OnwardError) -> OnwardError:

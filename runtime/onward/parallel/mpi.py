@@ -14,7 +14,7 @@ from typing import Any, NoReturn, final
 
 from onward.errors import ConfigError
 from onward.graph import Array
-from onward.parallel.calls import Calls, PythonCalls
+from onward.parallel.calls import Calls, Operation, PythonCalls
 
 __all__ = ["MPICommunicator", "launched", "threads_each", "together", "world"]
 
@@ -24,8 +24,8 @@ _LOCAL = (
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "SLURM_NTASKS_PER_NODE",
 )
-_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-_NUMBERS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_NUMBERS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 _GRACE = 3.0
 """Seconds in which the other ranks may come to the same error."""
 
@@ -70,6 +70,7 @@ class MPICommunicator:
         chosen = mpi.COMM_WORLD if communicator is None else communicator
         self._communicator = chosen.Dup()
         self._errors = chosen.Dup()
+        self._plans: list[Any] = []
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
 
@@ -91,18 +92,26 @@ class MPICommunicator:
         """Wait until all ranks are here."""
         self._communicator.Barrier()
 
-    def calls(self) -> Calls:
-        """An all-reduce for plans: native where llvmlite is installed."""
+    def all_to_all_start(self, sent: Array, received: Array) -> Any:
+        """Begin to give a piece to each rank, and to take one from each."""
+        return self._communicator.Ialltoall(sent, received)
+
+    def all_gather_start(self, array: Array) -> Any:
+        """Begin to take the other ranks' pieces."""
+        return self._communicator.Iallgather(self._mpi.IN_PLACE, array)
+
+    def calls(self, operation: Operation) -> Calls:
+        """An operation for plans: native where llvmlite is installed."""
         mpi = self._mpi
         try:
             from onward.parallel.mpi_code import NativeCalls
         except ImportError:
-            return PythonCalls(self)
+            return PythonCalls(self, operation)
         own = self._communicator.Dup()
-        self._plans = own  # keeps the handle valid
+        self._plans.append(own)  # keeps the handle valid
         handles = (*(mpi._handleof(h) for h in (own, mpi.SUM)), int(mpi.IN_PLACE))
-        types = tuple(mpi._handleof(h) for h in (mpi.FLOAT, mpi.DOUBLE))
-        return NativeCalls(ctypes.CDLL(mpi.__file__), (*handles, *types))
+        types = tuple(mpi._handleof(h) for h in (mpi.FLOAT, mpi.DOUBLE, mpi.UINT16_T))
+        return NativeCalls(ctypes.CDLL(mpi.__file__), operation, self.size, (*handles, *types))
 
     def fail_together(self) -> bool:
         """Called with an error, before it is told: whether this rank is the one to tell it.

@@ -1,4 +1,4 @@
-"""`MPI_Iallreduce` and `MPI_Test` as functions that plans call by address, without Python in between.
+"""MPI's started collectives and `MPI_Test` as functions that plans call by address, past Python.
 
 Handles and addresses are in the context, since they differ from process to process: the machine code does
 not. Handles are passed as 64-bit numbers: some libraries have pointers, others ints, and every calling
@@ -12,16 +12,17 @@ from typing import Any, final
 
 import numpy as np
 
-from onward.compile.codegen.builder import ENTRY
 from onward.compile.codegen.jit import default_jit
+from onward.compile.codegen.symbols import ENTRY
 from onward.graph.foreign import Foreign
+from onward.parallel.calls import Operation
 
 __all__ = ["NativeCalls"]
 
 _TAGS = 4096
 _TABLE = 16
 (
-    _IALLREDUCE,
+    _START_CALL,
     _TEST,
     _CLOCK,
     _YIELD,
@@ -30,12 +31,14 @@ _TABLE = 16
     _IN_PLACE,
     _FLOAT,
     _DOUBLE,
+    _SHORT,
+    _RANKS,
     _ACTIVE,
     _SINCE,
     _WAITED,
     _UNDER_WAY,
     _BYTES,
-) = range(14)
+) = range(16)
 """Words of the context; the table follows: for each tag its request and the time of its start, or 0."""
 
 _NOW = f"""
@@ -116,9 +119,37 @@ entry:
   br i1 %off, label %done, label %on
 """
 
-_START = (
-    _HEAD
-    + f"""
+_FUNCTIONS: dict[Operation, str] = {
+    "all-reduce": "MPI_Iallreduce",
+    "all-to-all": "MPI_Ialltoall",
+    "all-gather": "MPI_Iallgather",
+}
+_CALLS: dict[Operation, str] = {
+    "all-reduce": """
+  %code = call i32 %f(ptr %in, ptr %address, i32 %n, i64 %type, i64 %sum, i64 %comm, ptr %request)
+""",
+    "all-to-all": """
+  %pieces = mul i64 %ranks, 2
+  %piece = udiv i64 %count, %pieces
+  %m = trunc i64 %piece to i32
+  %half = udiv i64 %bytes, 2
+  %received = getelementptr i8, ptr %address, i64 %half
+  %code = call i32 %f(ptr %address, i32 %m, i64 %type, ptr %received, i32 %m, i64 %type, i64 %comm,
+                      ptr %request)
+""",
+    "all-gather": """
+  %piece = udiv i64 %count, %ranks
+  %m = trunc i64 %piece to i32
+  %code = call i32 %f(ptr %in, i32 0, i64 %type, ptr %address, i32 %m, i64 %type, i64 %comm, ptr %request)
+""",
+}
+
+
+def _start(operation: Operation) -> str:
+    """Numbers of two bytes are only moved."""
+    return (
+        _HEAD
+        + f"""
 on:
   %addressp = getelementptr i64, ptr %args, i64 1
   %address = load ptr, ptr %addressp, align 8
@@ -128,19 +159,22 @@ on:
   %kind = load i64, ptr %kindp, align 8
   %single = icmp eq i64 %kind, 1
   %double = icmp eq i64 %kind, 11
-  %known = or i1 %single, %double
+  %short = icmp eq i64 %kind, {-1 if operation == "all-reduce" else 16}
+  %wide = or i1 %single, %double
+  %known = or i1 %wide, %short
   br i1 %known, label %typed, label %untyped
 untyped:
   ret i64 -1003
 typed:
-  %short = icmp ult i64 %tag, {_TAGS}
+  %few = icmp ult i64 %tag, {_TAGS}
   %fits = icmp ult i64 %count, 2147483648
-  %fine = and i1 %short, %fits
+  %fine = and i1 %few, %fits
   br i1 %fine, label %go, label %toobig
 toobig:
   ret i64 -1004
 go:
-  %word = select i1 %single, i64 {_FLOAT}, i64 {_DOUBLE}
+  %word1 = select i1 %single, i64 {_FLOAT}, i64 {_DOUBLE}
+  %word = select i1 %short, i64 {_SHORT}, i64 %word1
   %typep = getelementptr i64, ptr %c, i64 %word
   %type = load i64, ptr %typep, align 8
   %commp = getelementptr i64, ptr %c, i64 {_COMMUNICATOR}
@@ -149,26 +183,29 @@ go:
   %sum = load i64, ptr %sump, align 8
   %inp = getelementptr i64, ptr %c, i64 {_IN_PLACE}
   %in = load ptr, ptr %inp, align 8
+  %ranksp = getelementptr i64, ptr %c, i64 {_RANKS}
+  %ranks = load i64, ptr %ranksp, align 8
   %twice = mul i64 %tag, 2
   %at = add i64 %twice, {_TABLE}
   %request = getelementptr i64, ptr %c, i64 %at
   %start = getelementptr i64, ptr %request, i64 1
   %now = call i64 @{ENTRY}_now(ptr %c)
   %n = trunc i64 %count to i32
-  %fp = getelementptr i64, ptr %c, i64 {_IALLREDUCE}
+  %each1 = select i1 %single, i64 4, i64 8
+  %each = select i1 %short, i64 2, i64 %each1
+  %bytes = mul i64 %count, %each
+  %fp = getelementptr i64, ptr %c, i64 {_START_CALL}
   %f = load ptr, ptr %fp, align 8
-  %code = call i32 %f(ptr %in, ptr %address, i32 %n, i64 %type, i64 %sum, i64 %comm, ptr %request)
+{_CALLS[operation]}
   %bad = icmp ne i32 %code, 0
   br i1 %bad, label %fail, label %begun
 fail:
-  %wide = sext i32 %code to i64
-  %size = call i64 @llvm.abs.i64(i64 %wide, i1 false)
+  %failure = sext i32 %code to i64
+  %size = call i64 @llvm.abs.i64(i64 %failure, i1 false)
   %minus = sub i64 0, %size
   ret i64 %minus
 begun:
   store i64 %now, ptr %start, align 8
-  %nbytes = select i1 %single, i64 4, i64 8
-  %bytes = mul i64 %count, %nbytes
   call void @{ENTRY}_add(ptr %c, i64 {_BYTES}, i64 %bytes)
   %first = icmp eq i64 %tag, 0
   br i1 %first, label %done, label %push
@@ -183,8 +220,9 @@ done:
   ret i64 0
 }}
 """
-    + _NOW
-)
+        + _NOW
+    )
+
 
 _WAIT = (
     _HEAD
@@ -224,27 +262,37 @@ done:
 
 @final
 class NativeCalls:
-    """An MPI library's all-reduce on one of its communicators.
+    """An operation of an MPI library on one of its communicators.
 
     Args:
-        library: has `MPI_Iallreduce` and `MPI_Test`.
-        handles: of the communicator, MPI_SUM, MPI_IN_PLACE, MPI_FLOAT and MPI_DOUBLE.
+        library: has the operation's `MPI_I...`, and `MPI_Test`.
+        operation: what is called.
+        ranks: how many the communicator has.
+        handles: of the communicator, MPI_SUM, MPI_IN_PLACE, MPI_FLOAT, MPI_DOUBLE and MPI_UINT16_T.
     """
 
-    def __init__(self, library: ctypes.CDLL, handles: tuple[int, int, int, int, int]) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        operation: Operation,
+        ranks: int,
+        handles: tuple[int, int, int, int, int, int],
+    ) -> None:
         self._context = np.zeros(_TABLE + 2 * _TAGS, np.int64)
         process = ctypes.CDLL(None)
+        named = (_COMMUNICATOR, _SUM, _IN_PLACE, _FLOAT, _DOUBLE, _SHORT)
         words = {
-            _IALLREDUCE: _address(library.MPI_Iallreduce),
+            _START_CALL: _address(getattr(library, _FUNCTIONS[operation])),
             _TEST: _address(library.MPI_Test),
             _CLOCK: _address(process.clock_gettime),
             _YIELD: _address(process.sched_yield),
+            _RANKS: ranks,
             _ACTIVE: 1,
-            **dict(zip((_COMMUNICATOR, _SUM, _IN_PLACE, _FLOAT, _DOUBLE), handles, strict=True)),
+            **dict(zip(named, handles, strict=True)),
         }
         for word, value in words.items():
             self._context[word] = np.uint64(value & 0xFFFFFFFFFFFFFFFF).astype(np.int64)
-        start, wait = default_jit().addresses((_START, _WAIT))
+        start, wait = default_jit().addresses((_start(operation), _WAIT))
         self.functions = Foreign(start, wait, self._context.ctypes.data)
 
     @property
@@ -257,7 +305,7 @@ class NativeCalls:
         self._context[_ACTIVE] = value
 
     def counted(self) -> tuple[float, float, int]:
-        """Seconds that plans waited, seconds that sums were under way, and bytes that were summed."""
+        """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""
         waited, under_way, nbytes = (int(self._context[i]) for i in (_WAITED, _UNDER_WAY, _BYTES))
         return waited * 1e-9, under_way * 1e-9, nbytes
 

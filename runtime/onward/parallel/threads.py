@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, final
@@ -20,8 +21,8 @@ class _Shared:
     def __init__(self, size: int) -> None:
         self.size = size
         self.changed = threading.Condition()
-        self.given: dict[int, dict[int, Array]] = {}
-        self.sums: dict[int, tuple[Array, int]] = {}
+        self.given: dict[tuple[str, int], dict[int, Array]] = {}
+        self.made: dict[tuple[str, int], tuple[list[Array], int]] = {}
         self.broken = False
 
 
@@ -31,30 +32,39 @@ class ThreadCommunicator:
 
     def __init__(self, shared: _Shared, rank: int) -> None:
         self._shared = shared
-        self._turn = 0
+        self._turns: dict[str, int] = {}
         self.rank = rank
         self.size = shared.size
 
-    def all_reduce_start(self, array: Array) -> tuple[int, Array]:
+    def all_reduce_start(self, array: Array) -> Any:
         """Give an array; the last rank to give sums them."""
-        shared, turn = self._shared, self._turn
-        self._turn += 1
+        return self._give("sum", array, array)
+
+    def all_to_all_start(self, sent: Array, received: Array) -> Any:
+        """Give pieces to all ranks."""
+        return self._give("deal", sent, received)
+
+    def all_gather_start(self, array: Array) -> Any:
+        """Give this rank's piece to all."""
+        return self._give("gather", np.split(array, self.size)[self.rank], array)
+
+    def _give(self, what: str, array: Array, target: Array) -> tuple[tuple[str, int], Array]:
+        shared, turn = self._shared, (what, self._turns.get(what, 0))
+        self._turns[what] = turn[1] + 1
         with shared.changed:
             given = shared.given.setdefault(turn, {})
             given[self.rank] = array.copy()
             if len(given) == self.size:
-                total = given[0]
-                for rank in range(1, self.size):
-                    if given[rank].shape != total.shape or given[rank].dtype != total.dtype:
-                        shared.broken = True
-                    else:
-                        total = total + given[rank]
-                shared.sums[turn] = total, self.size
+                arrays = [given[rank] for rank in range(self.size)]
+                if len({(a.shape, a.dtype) for a in arrays}) > 1:
+                    shared.broken = True
+                else:
+                    shared.made[turn] = _made(what, arrays), self.size
                 del shared.given[turn]
                 shared.changed.notify_all()
-        return turn, array
+        return turn, target
 
-    def all_reduce_wait(self, pending: tuple[int, Array]) -> None:
+    def all_reduce_wait(self, pending: tuple[tuple[str, int], Array]) -> None:
         """Wait until a sum is there.
 
         Raises:
@@ -63,15 +73,15 @@ class ThreadCommunicator:
         turn, array = pending
         shared = self._shared
         with shared.changed:
-            shared.changed.wait_for(lambda: shared.broken or turn in shared.sums)
+            shared.changed.wait_for(lambda: shared.broken or turn in shared.made)
             if shared.broken:
                 raise TrainingError("another rank has ended")
-            total, left = shared.sums[turn]
-            array[...] = total
+            results, left = shared.made[turn]
+            array[...] = results[self.rank]
             if left == 1:
-                del shared.sums[turn]
+                del shared.made[turn]
             else:
-                shared.sums[turn] = total, left - 1
+                shared.made[turn] = results, left - 1
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         """Replace an array by that of a rank."""
@@ -83,6 +93,16 @@ class ThreadCommunicator:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.all_reduce_wait(self.all_reduce_start(np.zeros(1)))
+
+
+def _made(what: str, arrays: list[Array]) -> list[Array]:
+    """What each rank gets."""
+    if what == "sum":
+        return [functools.reduce(np.add, arrays)] * len(arrays)
+    if what == "gather":
+        return [np.concatenate(arrays)] * len(arrays)
+    pieces = [np.split(array, len(arrays)) for array in arrays]
+    return [np.concatenate(own) for own in zip(*pieces, strict=True)]
 
 
 def run_ranks(size: int, function: Callable[[ThreadCommunicator], _T]) -> list[_T]:

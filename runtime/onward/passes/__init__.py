@@ -3,10 +3,12 @@
 from onward.passes.cast import cast_floats
 from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
+from onward.passes.float32 import half_types, in_float32
 from onward.passes.fold_normalization import fold_normalization
 from onward.passes.fold_shapes import fold_shapes
 from onward.passes.functions import with_functions
 from onward.passes.half_precision import to_half
+from onward.passes.lora import Adapter, LoRA, adapters_of, add_lora, merge_lora, open_adapters
 from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
 from onward.passes.quantize_dynamic import quantize_dynamic
@@ -17,8 +19,12 @@ from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
 
 __all__ = [
+    "Adapter",
     "Head",
+    "LoRA",
     "TrainingForm",
+    "adapters_of",
+    "add_lora",
     "cast_floats",
     "detach_preparation",
     "detach_table",
@@ -28,8 +34,12 @@ __all__ = [
     "fix_shapes",
     "fold_normalization",
     "fold_shapes",
+    "half_types",
+    "in_float32",
     "in_floats",
     "in_integers",
+    "merge_lora",
+    "open_adapters",
     "prepend_preparation",
     "quantize_dynamic",
     "quantize_static",

@@ -29,8 +29,8 @@ def _cast_graph(graph: ir.Graph, opsets: Mapping[str, int], to: ir.DataType, sou
     for value in [*graph.inputs, *graph.initializers.values()]:
         if value in fixed:
             continue
-        if value.dtype == source:
-            value.type = ir.TensorType(to)
+        if value.dtype == source and value.type is not None:
+            value.type = _retyped(value.type, to)
         if value.const_value is not None and value.const_value.dtype == source:
             value.const_value = _cast(value.const_value, to)
     for node in graph:
@@ -50,6 +50,13 @@ def _cast_graph(graph: ir.Graph, opsets: Mapping[str, int], to: ir.DataType, sou
         infer_node(node, opsets.get(node.domain, 1 if node.domain == ONWARD_DOMAIN else 0))
         for value, shape in zip(node.outputs, shapes, strict=True):
             value.shape = shape
+
+
+def _retyped(given: ir.TypeProtocol, to: ir.DataType) -> ir.TypeProtocol:
+    """The type with other elements: of a tensor, or of a sequence or an optional of them."""
+    if isinstance(given, ir.SequenceType | ir.OptionalType):
+        return type(given)(_retyped(given.elem_type, to))
+    return ir.TensorType(to)
 
 
 def _of_fixed_type(node: ir.Node, opsets: Mapping[str, int], source: ir.DataType) -> Iterator[ir.Value]:

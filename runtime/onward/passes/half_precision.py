@@ -141,13 +141,25 @@ class _Writer:
             self._graph.outputs[i] = cast
 
     def remove_unread(self) -> None:
-        """Drop float32 weights that nothing reads any more; their converted copies take over the names."""
-        for (old, _), new in self._copies.items():
-            if not old.is_initializer() or old.uses() or old.is_graph_output() or old.is_graph_input():
+        """Drop float32 weights that nothing reads any more; their converted copies take over the names.
+
+        Those that something reads are cast where they are read in 16 bits: two copies of one weight would be
+        more bytes, and two weights to whoever trains the file.
+        """
+        for (old, dtype), new in self._copies.items():
+            if not old.is_initializer() or old.is_graph_input():
                 continue
             name = old.name or ""
-            self._graph.initializers.pop(name)
-            new.name = name
+            if not old.uses() and not old.is_graph_output():
+                self._graph.initializers.pop(name)
+                new.name = name
+            elif new.is_initializer() and new.const_value is not None and new.const_value.size > 1:
+                self._graph.initializers.pop(new.name or "")
+                self._g.at(next(iter(self._graph)))
+                new_name, new.name = new.name or "", None
+                (cast,) = self._g.emit("Cast", old, to=int(dtype), outputs=[new_name])
+                cast.shape = new.shape
+                ir.convenience.replace_all_uses_with(new, cast)
 
     def _typed(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         if value.dtype == dtype:

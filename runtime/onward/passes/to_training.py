@@ -34,7 +34,9 @@ class TrainingForm:
     share: ir.Value | None = None
 
 
-def to_training(model: ir.Model, trainable: Collection[str], *, shares: bool = False) -> TrainingForm:
+def to_training(
+    model: ir.Model, trainable: Collection[str], *, shares: bool = False, drop: bool = True
+) -> TrainingForm:
     """The model in training form, for parameters that are going to be trained.
 
     Dropout becomes a function of (seed, step, output name). BatchNormalization with a trainable scale or bias
@@ -44,6 +46,7 @@ def to_training(model: ir.Model, trainable: Collection[str], *, shares: bool = F
         model: an inference model at the opset that gradient rules write (21), put in canonical form here.
         trainable: names of the initializers that will be trained.
         shares: the model will be given parts of batches: units are dropped by their place in the whole batch.
+        drop: whether Dropout drops; else it stays as it is.
 
     Raises:
         UnsupportedError: a Dropout whose ratio is computed, running statistics that are not initializers, or
@@ -72,6 +75,8 @@ def to_training(model: ir.Model, trainable: Collection[str], *, shares: bool = F
 
     for node in list(graph):
         if node.op_type == "Dropout" and node.domain == "":
+            if not drop:
+                continue
             _replace_dropout(g, node, scalar, shares)
         elif (
             node.op_type == "BatchNormalization"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -17,19 +18,23 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import detach_preparation, detach_table, find_head, replace_head
+from onward.passes import LoRA, detach_preparation, detach_table, find_head, replace_head
 from onward.runs.config import RunConfig
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
+    Averaging,
     Callback,
     Checkpoints,
     Clip,
     CSVLog,
+    Distillation,
     EarlyStopping,
     Loss,
     Optimizer,
+    Pruning,
     Schedule,
     TensorBoardLog,
+    averaging_named,
     balanced_class_weights,
     loss_named,
     optimizer_named,
@@ -40,18 +45,23 @@ from onward.train.task import Task, infer_task
 __all__ = [
     "Base",
     "Targets",
+    "averaging_of",
     "base_of",
     "build_network",
     "callbacks_of",
     "checkpoints_of",
     "clip_of",
+    "distillation_of",
     "fit_head",
+    "lora_of",
     "numbered_classes",
     "optimizer_of",
     "output_of",
     "prepared_parts",
+    "pruning_of",
     "schedule_of",
     "targets_of",
+    "teacher_of",
     "untouched_inputs",
 ]
 
@@ -118,6 +128,72 @@ def base_of(run: RunConfig) -> Base | None:
         return None
     if run.model.options:
         raise ConfigError(f"model options are for networks of the zoo, {name} is a file")
+    return _base(name)
+
+
+def teacher_of(run: RunConfig, base: Base | None) -> Base | None:
+    """The file whose scores are learned from too, its preparation taken out of the graph.
+
+    Raises:
+        ConfigError: options without a teacher, or one that prepares its inputs unlike the trained file.
+        InvalidModelError, StorageError: the file cannot be read.
+    """
+    options = run.distillation.given()
+    if run.distillation.teacher is None:
+        if options:
+            raise ConfigError(f"distillation.{next(iter(options))} needs distillation.teacher (--teacher)")
+        return None
+    teacher = _base(str(run.distillation.teacher))
+    if base is not None and base.prepared.preparation.to_json() != teacher.prepared.preparation.to_json():
+        raise ConfigError(
+            f"teacher {run.distillation.teacher} prepares its inputs unlike {run.model.name}: train both on "
+            "the same data, or give the teacher a student of the zoo, which takes over its preparation"
+        )
+    return teacher
+
+
+def distillation_of(run: RunConfig, teacher: Base | None) -> Distillation | None:
+    """What is learned from a teacher, if there is one."""
+    if teacher is None:
+        return None
+    return Distillation(**{**run.distillation.given(), "teacher": teacher.model})
+
+
+def pruning_of(run: RunConfig) -> Pruning | None:
+    """The pruning, if any.
+
+    Raises:
+        ConfigError: options without a sparsity.
+    """
+    options = run.pruning.given()
+    if run.pruning.sparsity is None:
+        if options:
+            raise ConfigError(f"pruning.{next(iter(options))} needs pruning.sparsity (--sparsity)")
+        return None
+    return Pruning(**options)
+
+
+def lora_of(run: RunConfig, model: ir.Model, base: Base | None) -> tuple[LoRA | None, Sequence[str] | None]:
+    """The adapters, if any, and patterns of the weights that are trained.
+
+    A head that is not the file's is trained as it is.
+
+    Raises:
+        ConfigError: adapters on a network of the zoo, whose weights are random.
+    """
+    if run.lora is None:
+        return None, run.model.trainable
+    if base is None:
+        raise ConfigError(f"adapters (--lora) are for .onnx files; {run.model.name} has nothing to adapt")
+    lora = LoRA(rank=run.lora.rank, alpha=run.lora.alpha, targets=run.lora.targets)
+    if model is base.model:
+        return lora, run.model.trainable
+    head = find_head(model)
+    names = [glob.escape(name) for name in (head.weight, head.bias) if name is not None]
+    return lora, (*(run.model.trainable or ()), *names)
+
+
+def _base(name: str) -> Base:
     model = load(name)
     provenance = read_provenance(model)
     prepared = Prepared.of(provenance)
@@ -269,6 +345,20 @@ def schedule_of(run: RunConfig) -> Schedule:
     return schedule_named(run.schedule.name, **run.schedule.given())
 
 
+def averaging_of(run: RunConfig) -> Averaging | None:
+    """The average of weights, if any.
+
+    Raises:
+        ConfigError: options without a name, or of another kind of average.
+    """
+    options = run.averaging.given()
+    if run.averaging.name is None:
+        if options:
+            raise ConfigError(f"averaging.{next(iter(options))} needs averaging.name: ema or swa")
+        return None
+    return averaging_named(run.averaging.name, **options)
+
+
 def clip_of(run: RunConfig) -> Clip | None:
     """Gradient clipping, if any."""
     if run.clip_norm is None and run.clip_value is None:
@@ -276,8 +366,12 @@ def clip_of(run: RunConfig) -> Clip | None:
     return Clip(value=run.clip_value, norm=run.clip_norm)
 
 
-def callbacks_of(run: RunConfig) -> list[Callback]:
+def callbacks_of(run: RunConfig, *, first: bool = True) -> list[Callback]:
     """Early stopping and logs, as configured; folders are made.
+
+    Args:
+        run: what to do.
+        first: whether this is rank 0: the others keep no logs.
 
     Raises:
         StorageError: a folder cannot be made.
@@ -286,22 +380,28 @@ def callbacks_of(run: RunConfig) -> list[Callback]:
     callbacks: list[Callback] = []
     if run.early_stopping.patience is not None:
         callbacks.append(EarlyStopping(run.early_stopping.monitor, run.early_stopping.patience))
-    if run.log.csv is not None:
+    if run.log.csv is not None and first:
         callbacks.append(CSVLog(_with_folder(run.log.csv)))
-    if run.log.tensorboard is not None:
+    if run.log.tensorboard is not None and first:
         callbacks.append(TensorBoardLog(run.log.tensorboard))
     return callbacks
 
 
-def checkpoints_of(run: RunConfig, written: Any) -> Checkpoints | None:
+def checkpoints_of(run: RunConfig, written: Any, *, first: bool = True) -> Checkpoints | None:
     """The writer of checkpoints, as configured; `written` is called after each.
+
+    Args:
+        run: what to do.
+        written: see above.
+        first: whether this is rank 0: the others write nothing, and may have no such folder.
 
     Raises:
         StorageError: the folder cannot be made.
         ConfigError: `every` without a path.
     """
     if run.checkpoint.path is not None:
-        return Checkpoints(_with_folder(run.checkpoint.path), run.checkpoint.every, written=written)
+        path = _with_folder(run.checkpoint.path) if first else run.checkpoint.path
+        return Checkpoints(path, run.checkpoint.every, written=written)
     if run.checkpoint.every is not None:
         raise ConfigError("checkpoint.every needs checkpoint.path")
     return None

@@ -15,7 +15,14 @@ from onward.runs.options import Option
 
 __all__ = ["DataTable", "RunConfig", "read_run", "run_of", "to_toml"]
 
-_SHORT = {"model": "name", "data": "spec", "loss": "name", "optimizer": "name", "schedule": "name"}
+_SHORT = {
+    "model": "name",
+    "data": "spec",
+    "loss": "name",
+    "optimizer": "name",
+    "schedule": "name",
+    "averaging": "name",
+}
 """Tables that a file may give as a text alone: `model = "lenet5"`."""
 _REQUIRED = dict.fromkeys(("model", "model.name"), "a model") | dict.fromkeys(
     ("data", "data.spec"), "a data set (--data)"
@@ -203,6 +210,70 @@ class ScheduleTable(_Table):
 
 
 @final
+class AveragingTable(_Table):
+    """`[averaging]` of weights over the run: the average is what is validated and exported."""
+
+    name: Annotated[
+        Literal["ema", "swa"] | None,
+        Option(
+            "Export an average of weights: of updates (ema) or of the ends of epochs (swa).", name="averaging"
+        ),
+    ] = None
+    decay: Annotated[float | None, Option("Of ema: 0.999.", name="averaging-decay")] = None
+    warmup: bool | None = None
+    start: Annotated[
+        float | None,
+        Option("Of swa: the first epoch, or the share of epochs before it: 0.75.", name="averaging-start"),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        Option("Of swa: factor of the learning rate from its start on.", name="averaging-rate"),
+    ] = None
+
+
+@final
+class LoraTable(_Table):
+    """`[lora]`: low-rank adapters on the products of an .onnx file, whose own weights stay."""
+
+    rank: _Positive = 8
+    alpha: float | None = None
+    targets: tuple[str, ...] = ("*",)
+    export: Literal["merged", "adapter"] = "merged"
+
+
+@final
+class PruningTable(_Table):
+    """`[pruning]`; off without a sparsity."""
+
+    sparsity: Annotated[
+        float | None, Option("Prune weights of smallest magnitude until this share is 0.", name="sparsity")
+    ] = None
+    start: Annotated[float | None, Option("Share of updates before pruning: 0.", name="pruning-start")] = None
+    end: Annotated[
+        float | None, Option("Share of updates at which the sparsity is there: 0.75.", name="pruning-end")
+    ] = None
+    every: _Positive | None = None
+    targets: tuple[str, ...] | None = None
+    scope: Annotated[
+        Literal["layer", "global"] | None,
+        Option("Whether each weight gets the sparsity (layer) or all together.", name="pruning-scope"),
+    ] = None
+
+
+@final
+class DistillationTable(_Table):
+    """`[distillation]` from a teacher; off without one."""
+
+    teacher: Annotated[
+        Path | None, Option("Learn from the scores of this .onnx file too.", name="teacher")
+    ] = None
+    alpha: Annotated[
+        float | None, Option("Share of the labels in the loss, the rest is the teacher's: 0.5.", name="alpha")
+    ] = None
+    temperature: Annotated[float | None, Option("That both scores are divided by: 2.")] = None
+
+
+@final
 class CheckpointTable(_Table):
     """`[checkpoint]`: the file, and after how many steps it is written (without: after each epoch)."""
 
@@ -282,12 +353,29 @@ class RunConfig(_Table):
     synchronise: Annotated[
         bool, Option("With ranks: batch normalization by the whole batch.", only_on=True)
     ] = False
+    exchange: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("With ranks: the type in which gradients travel; they are summed as float32."),
+    ] = "float32"
+    shard: Annotated[bool, Option("With ranks: divide the optimizer's state among them.", only_on=True)] = (
+        False
+    )
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()
+    averaging: AveragingTable = AveragingTable()
+    lora: Annotated[
+        LoraTable | None,
+        Option(
+            "Train adapters on an .onnx file: rank=8,alpha=16,targets=*query*|*value*,export=adapter.",
+            form="fields",
+        ),
+    ] = None
+    pruning: PruningTable = PruningTable()
+    distillation: DistillationTable = DistillationTable()
     checkpoint: CheckpointTable = CheckpointTable()
     early_stopping: StoppingTable = StoppingTable()
     log: LogTable = LogTable()

@@ -22,6 +22,7 @@ __all__ = [
     "FoldMeasured",
     "Measured",
     "MetricsSoFar",
+    "Pruned",
     "RanksTimed",
     "Started",
     "StepEnded",
@@ -91,6 +92,8 @@ class Started:
         epochs, batches: of the run, and of an epoch.
         output: the file that will be written.
         resumed: the checkpoint that the run goes on from, if any.
+        half_types: the 16-bit types of the file's tensors, which are trained in float32 and written as they
+            were; empty where there are none.
     """
 
     model: str
@@ -101,6 +104,7 @@ class Started:
     batches: int
     output: Path
     resumed: Path | None = None
+    half_types: tuple[str, ...] = ()
 
 
 @final
@@ -160,6 +164,22 @@ class Measured:
 
     part: Literal["test", "validation"]
     measures: Measures
+
+
+@final
+@dataclass(frozen=True)
+class Pruned:
+    """How sparse the trained weights are.
+
+    Attributes:
+        zeros: elements that are 0.
+        weights: elements of all weights that are pruned.
+        shares: of zeros, by weight.
+    """
+
+    zeros: int
+    weights: int
+    shares: Mapping[str, float]
 
 
 @final
@@ -225,6 +245,7 @@ Event: TypeAlias = (
     | EpochEnded
     | CheckpointWritten
     | Measured
+    | Pruned
     | Exported
     | RanksTimed
     | Warned

@@ -30,10 +30,12 @@ from onward.data import (
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
 from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec, dims_of
-from onward.model import Provenance, atomic_write, current_versions
-from onward.parallel import ranks_of
+from onward.graph import Array, TensorSpec, dims_of, spec_of
+from onward.model import Provenance, atomic_write, current_versions, write_adapter
+from onward.parallel import Group, ranks_of
+from onward.passes import open_adapters
 from onward.runs import assembly
+from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import LogTable, RunConfig
 from onward.runs.events import (
     CheckpointWritten,
@@ -46,6 +48,7 @@ from onward.runs.events import (
     FoldMeasured,
     Measured,
     MetricsSoFar,
+    Pruned,
     RanksTimed,
     Started,
     StepEnded,
@@ -75,7 +78,7 @@ __all__ = ["CancelToken", "RunResult", "execute"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
-_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers")
+_RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers", "shard")
 """Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
 
 Listener = Callable[[Event], None]
@@ -137,7 +140,8 @@ def execute(
         events: called in this thread with each event, in order; what it raises ends the run.
         cancel: when it is cancelled, the run stops after its step, keeps a checkpoint if the configuration
             names one, and exports nothing.
-        resume: a checkpoint to go on from; the run then equals one that never stopped.
+        resume: a checkpoint to go on from; the run then equals one that never stopped. "auto": the one that
+            the configuration names, if it is there, as a job that is started again by a cluster needs it.
 
     Raises:
         OnwardError: whatever is wrong with configuration, data or files; before the first step where that
@@ -149,13 +153,16 @@ def execute(
     token = cancel if cancel is not None else CancelToken()
     if first:
         _refuse_early(config)
+    if resume == "auto":
+        resume = _kept(config, group)
     base = assembly.base_of(config)
+    teacher = assembly.teacher_of(config, base)
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     if (streamed := open_stream(config)) is not None:
-        return _execute_streamed(config, base, streamed, tell, token, resume)
-    source, named = _read(config, base)
+        return _execute_streamed(config, base, teacher, streamed, tell, token, resume)
+    source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
         config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
@@ -164,12 +171,12 @@ def execute(
     _tell_data(config, source, parts, tell)
     raw = parts
     if config.folds is not None:
-        _measure_folds(config, base, source, named, tell, token)
+        _measure_folds(config, base, teacher, source, named, tell, token)
         if token.cancelled:
             finished = Finished("cancelled", token.reason, None, None)
             tell(finished)
             return RunResult(finished, None, History(), {}, None)
-    setup = _set_up(config, base, named, parts, tell)
+    setup = _set_up(config, base, teacher, named, parts, tell)
     parts = setup.parts
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
@@ -189,9 +196,19 @@ def execute(
     )
 
 
+def _kept(config: RunConfig, group: Group | None) -> Path | None:
+    """The checkpoint that the configuration names, where rank 0 has it."""
+    path = config.checkpoint.path
+    if path is None:
+        raise ConfigError("to go on by itself a run needs a checkpoint of its own: --checkpoint FILE")
+    there = path.exists() if group is None else group.from_first(path.exists)
+    return path if there else None
+
+
 def _execute_streamed(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     streamed: Streamed,
     tell: Listener,
     token: CancelToken,
@@ -202,9 +219,10 @@ def _execute_streamed(
     train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
     tell(DataRead(config.data.spec, train, validation, test, _inputs_of(raw.train), streamed.notes))
     config = streamed.weigh_classes(config)
-    known = Preparation() if base is None else base.prepared.preparation
+    guide = base or teacher
+    known = Preparation() if guide is None else guide.prepared.preparation
     preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train))
-    setup = _set_up(config, base, False, raw, tell, preparation)
+    setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
     held = 2 if streamed.parts[2] is not None else 1
@@ -254,8 +272,9 @@ def _finish(
     first = group is None or group.rank == 0
     trainer, targets = setup.trainer, setup.targets
     bridge = _Bridge(tell, token)
-    hooks: list[Callback] = [*assembly.callbacks_of(config), bridge]
-    if (checkpoints := assembly.checkpoints_of(config, bridge.checkpoint_written)) is not None:
+    hooks: list[Callback] = [*assembly.callbacks_of(config, first=first), bridge]
+    checkpoints = assembly.checkpoints_of(config, bridge.checkpoint_written, first=first)
+    if checkpoints is not None:
         bridge.checkpoints = checkpoints
         hooks.append(checkpoints)
     output = assembly.output_of(config) if first else Path()
@@ -269,6 +288,7 @@ def _finish(
             batches=len(loader),
             output=output,
             resumed=None if resume is None else Path(resume),
+            half_types=trainer.half_types,
         )
     )
     history = trainer.fit(
@@ -293,6 +313,8 @@ def _finish(
             with atomic_write(output.with_name("history.csv")) as file:
                 file.write(history.to_csv().encode())
         figures = _measure(config, trainer, answers(trainer), title, tell)
+        if config.pruning.sparsity is not None:
+            figures["sparsity"] = _sparsity(trainer, tell)
         return figures, _export(
             config, trainer, targets.first, setup.preparation, sample, digest, figures, output, tell
         )
@@ -321,6 +343,7 @@ class _Setup:
 def _set_up(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     named: bool,
     parts: Splits,
     tell: Listener,
@@ -329,7 +352,8 @@ def _set_up(
     """Measure the training part, unless that is done, and make a network and a trainer that fit it."""
     if preparation is None:
         untouched = assembly.untouched_inputs(config, base, parts.train)
-        known = None if base is None else base.prepared
+        guide = base or teacher
+        known = None if guide is None else guide.prepared
         preparation = fit_preparation(parts.train, config.data, known, untouched)
     if preparation.table is not None:
         tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
@@ -344,6 +368,7 @@ def _set_up(
         head = ""
     targets = assembly.targets_of(config, model, prepared_train)
     parts = assembly.prepared_parts(parts, preparation, targets)
+    lora, trainable = assembly.lora_of(config, model, base)
     metrics = config.metrics if config.metrics is not None else default_metrics(targets.first)
     trainer = Trainer(
         model,
@@ -353,13 +378,19 @@ def _set_up(
         schedule=assembly.schedule_of(config),
         clip=assembly.clip_of(config),
         accumulate=config.accumulate,
-        trainable=config.model.trainable,
+        averaging=assembly.averaging_of(config),
+        lora=lora,
+        pruning=assembly.pruning_of(config),
+        distillation=assembly.distillation_of(config, teacher),
+        trainable=trainable,
         freeze=config.model.freeze,
         seed=config.seed,
         engine=config.engine,
         threads=config.threads,
         options=CompileOptions(config.winograd),
         synchronise=config.synchronise,
+        exchange=config.exchange,
+        shard=config.shard,
         parallel=None if ranks_of(config.parallel) is None else "mpi",
     )
     return _Setup(trainer, parts, targets, preparation, metrics, head)
@@ -368,6 +399,7 @@ def _set_up(
 def _measure_folds(
     config: RunConfig,
     base: assembly.Base | None,
+    teacher: assembly.Base | None,
     source: Source,
     named: bool,
     tell: Listener,
@@ -379,7 +411,7 @@ def _measure_folds(
     share = validation / (train + validation)
     divided = folds(source.dataset, config.folds, config.data.split_seed, share)
     for number, parts in enumerate(divided, start=1):
-        setup = _set_up(config, base, named, parts, _silent)
+        setup = _set_up(config, base, teacher, named, parts, _silent)
         augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
         loader = Loader(setup.parts.train, config.batch_size, config.seed, augment=augment)
         bridge = _Bridge(_silent, token)
@@ -437,6 +469,15 @@ class _Bridge(Callback):
         self._tell(CheckpointWritten(self.checkpoints.path, run.step))
 
 
+def _sparsity(trainer: Trainer, tell: Listener) -> float:
+    """The share of zeros in all weights that are pruned."""
+    shares, weights = trainer.sparsity(), trainer.weights()
+    sizes = {name: weights[name].size for name in shares}
+    zeros = sum(round(share * sizes[name]) for name, share in shares.items())
+    tell(Pruned(zeros, sum(sizes.values()), shares))
+    return zeros / sum(sizes.values())
+
+
 def _silent(event: Event) -> None:
     """Nobody listens."""
 
@@ -485,8 +526,8 @@ def _inputs_of(dataset: Dataset) -> dict[str, str]:
 
 
 def _answers(trainer: Trainer, held: Dataset) -> tuple[Array, Dataset]:
-    """The output that is measured, and what it is measured against."""
-    return trainer.predict(held)[next(iter(trainer.loss))], held
+    """The output that is measured, in the types that are written, and what it is measured against."""
+    return trainer.predict(held, own_types=True)[next(iter(trainer.loss))], held
 
 
 def _served_answers(trainer: Trainer, served: StreamLoader, kind: Kind) -> tuple[Array, Dataset]:
@@ -495,7 +536,8 @@ def _served_answers(trainer: Trainer, served: StreamLoader, kind: Kind) -> tuple
     with contextlib.closing(served.epoch(0)) as batches:
         for batch in batches:
             assert batch.targets is not None
-            found = trainer.predict(Dataset(batch.inputs, name=served.rows.name))
+            samples = Dataset(batch.inputs, name=served.rows.name)
+            found = trainer.predict(samples, own_types=True)
             outputs.append(found[next(iter(trainer.loss))])
             targets.append(batch.targets)
     places = {"row": np.arange(sum(map(len, targets)))}
@@ -538,7 +580,10 @@ def _export(
     output: Path,
     tell: Listener,
 ) -> Report:
-    names = [spec.name for spec in trainer.inputs]
+    model = trainer.model
+    initializers = model.graph.initializers
+    takes_now = [spec_of(v) for v in model.graph.inputs if v.name not in initializers]
+    names = [spec.name for spec in takes_now]
     whole = sample
     sample = sample.take(range(min(_SAMPLES, len(sample))))
     encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
@@ -564,19 +609,33 @@ def _export(
             for name, dtype in graph.table.takes.items()
         ]
     elif inside:
-        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in trainer.inputs]
+        specs = [_raw_spec(spec, graph.numbers.get(spec.name)) for spec in takes_now]
         inputs = feeds_of(encoded, specs)
     else:
-        specs = list(trainer.inputs)
+        specs = takes_now
         inputs = feeds_of(preparation.apply(sample), specs)
+    model, adapter = trainer.model, None
+    if config.lora is not None:
+        check_merged(trainer, feeds_of(preparation.apply(sample), trainer.inputs))
+        if config.lora.export == "adapter":
+            model, adapter = open_adapters(trainer.adapted), output.with_suffix(".onnx_adapter")
     report = export(
-        trainer.model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
+        model, output, provenance=provenance, preparation=graph if inside else None, inputs=inputs
     )
     assert report is not None
+    notes = _notes(graph, inside)
+    if adapter is not None:
+        matrices = adapter_matrices(trainer.adapted)
+        write_adapter(adapter, matrices)
+        notes += (
+            f"{output} is the file that was adapted, with inputs for an adapter; what was learned is in "
+            f"{adapter} ({sum(a.size for a in matrices.values()):,} numbers), which onnxruntime takes by "
+            f"RunOptions.add_active_adapter; `onward export {output} FILE --adapter {adapter}` merges both",
+        )
     takes = tuple(map(str, specs))
     if inside and graph.table is not None and not graph.table.matrix:
         takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
-    tell(Exported(output, report, takes, _notes(graph, inside)))
+    tell(Exported(output, report, takes, notes))
     return report
 
 

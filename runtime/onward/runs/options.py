@@ -19,6 +19,7 @@ class Option:
         short: further spellings, with their dashes.
         form: "value": one text. "list": texts with commas between them. "numbers": numbers with commas.
             "repeat": the option may be given again and again. "assignments": the same, each NAME=VALUE.
+            "fields": KEY=VALUE with commas; several values of a key with | between them.
             "weights": numbers with commas, or "balanced". "columns": the same as "repeat", each
             NAME:WORD or NAME:KEY=VALUE,KEY=VALUE.
         argument: whether it stands on the command line without a name.
@@ -28,6 +29,8 @@ class Option:
     help: str
     name: str | None = None
     short: tuple[str, ...] = ()
-    form: Literal["value", "list", "numbers", "repeat", "assignments", "weights", "columns"] = "value"
+    form: Literal["value", "list", "numbers", "repeat", "assignments", "fields", "weights", "columns"] = (
+        "value"
+    )
     argument: bool = False
     only_on: bool = False

@@ -1,6 +1,8 @@
 """Training: `Trainer`, losses, optimizers, schedules, metrics, callbacks and checkpoints."""
 
 from onward.autodiff import Clip, GradientTransform, Weighted
+from onward.passes.lora import LoRA
+from onward.train.averaging import EMA, SWA, Averaging, averaging_named
 from onward.train.callbacks import (
     Callback,
     Checkpoints,
@@ -11,6 +13,7 @@ from onward.train.callbacks import (
     TensorBoardLog,
 )
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from onward.train.distillation import Distillation
 from onward.train.history import History
 from onward.train.label_metrics import LabelScore
 from onward.train.losses import (
@@ -36,6 +39,7 @@ from onward.train.optimizers import (
     RMSprop,
     optimizer_named,
 )
+from onward.train.pruning import Pruning
 from onward.train.schedules import (
     Constant,
     Cosine,
@@ -49,12 +53,15 @@ from onward.train.task import Task, infer_task, metric_for
 from onward.train.trainer import Trainer
 
 __all__ = [
+    "EMA",
     "L1",
     "MSE",
     "SGD",
+    "SWA",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Averaging",
     "BinaryCrossEntropy",
     "CSVLog",
     "Callback",
@@ -64,6 +71,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "CrossEntropy",
+    "Distillation",
     "EarlyStopping",
     "EpochLines",
     "Exponential",
@@ -75,9 +83,11 @@ __all__ = [
     "Huber",
     "KLDivergence",
     "LabelScore",
+    "LoRA",
     "Loss",
     "Metric",
     "Optimizer",
+    "Pruning",
     "RMSprop",
     "ReduceOnPlateau",
     "Schedule",
@@ -88,6 +98,7 @@ __all__ = [
     "Trainer",
     "Weighted",
     "available_metrics",
+    "averaging_named",
     "balanced_class_weights",
     "create_metric",
     "infer_task",

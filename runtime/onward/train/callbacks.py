@@ -67,7 +67,7 @@ class EarlyStopping(Callback):
 
     Counts as Keras does: with patience 1, and 0, the first epoch without improvement is the last, unless it
     is the run's first. NaN is no improvement, whatever came before, and is warned of; where no epoch had a
-    number, nothing is restored.
+    number, nothing is restored. Epochs in which weights are still being pruned do not count.
 
     Args:
         monitor: the history's figure to watch.
@@ -107,6 +107,8 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         figure = self._sign * _figure(run, self.monitor)
+        if not run.settled:
+            return
         if math.isnan(figure):
             warnings.warn(
                 f"{self.monitor} of epoch {len(run.history)} is NaN, which early stopping takes for no "

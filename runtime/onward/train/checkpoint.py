@@ -19,7 +19,7 @@ from onward.errors import StorageError, TrainingError
 from onward.graph import Array
 from onward.model.atomic import atomic_write
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "averaged", "read_checkpoint", "write_checkpoint"]
 
 _FORMAT = 2
 
@@ -38,6 +38,38 @@ class Checkpoint:
     state: Mapping[str, Array]
     arrays: Mapping[str, Array]
     meta: Mapping[str, Any]
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The state, with averages, where there are any, in the place of what they are of."""
+        beside = self.meta.get("beside", {})
+        return averaged(
+            self.state, beside.get("averages", {}), beside.get("averaged"), beside.get("masks", {})
+        )
+
+
+def averaged(
+    state: Mapping[str, Array],
+    averages: Mapping[str, str],
+    count: str | None,
+    masks: Mapping[str, str],
+) -> dict[str, Array]:
+    """A step's state with averages in the place of what they are of.
+
+    Args:
+        state: by name.
+        averages, count, masks: `averages`, `averaged` and `masks` of the `TrainingStep`.
+    """
+    found = dict(state)
+    if count is None or not state[count] > 0:
+        return found
+    for name, held in averages.items():
+        mask = masks.get(name)
+        # an average remembers what was pruned since
+        found[name] = (
+            state[held] if mask is None else np.where(state[mask] > 0, state[held], state[held].dtype.type(0))
+        )
+    return found
 
 
 def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -71,7 +71,10 @@ class Rewind:
             inputs, ends = run.inputs(next(batches), position, number, rate, updates)
             before = {name: array.copy() for name, array in run.session.state.items()}
             results = run.session.run(inputs)
-            if np.isfinite(results[run.layout.loss]) and not run.faulty(everywhere=True):
+            fault = not np.isfinite(results[run.layout.loss]) or bool(run.faulty(everywhere=True))
+            if run.group is not None:  # state of one rank alone may hold the fault, and all have to stop
+                fault = run.group.any(fault)
+            if not fault:
                 updates.add(sum(float(results[w]) for w in run.layout.totals.values()), ends)
                 continue
             run.session.load_state(before)

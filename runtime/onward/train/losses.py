@@ -82,7 +82,7 @@ class Loss(ABC):
         return Weighted(total, g.ReduceSum(weights, keepdims=0))
 
 
-def _before(output: ir.Value, activation: str, axis: int = 1) -> ir.Value:
+def logits_of(output: ir.Value, activation: str, axis: int = 1) -> ir.Value:
     """The operand of an output's final activation, if that is how it ends; of Softmax along this axis."""
     node = output.producer()
     if node is None or node.domain != "" or node.op_type != activation or node.inputs[0] is None:
@@ -126,7 +126,7 @@ class CrossEntropy(Loss):
             raise ConfigError(f"class_weights must be finite and at least 0, got {self.class_weights}")
 
     def output(self, output: ir.Value) -> ir.Value:
-        return _before(output, "Softmax", self.axis)
+        return logits_of(output, "Softmax", self.axis)
 
     def target(self, output: ir.Value) -> tuple[ir.DataType, Sequence[Dim]]:
         dims = dims_of(output)
@@ -143,7 +143,7 @@ class CrossEntropy(Loss):
         if weights is None and self.ignore_index is None:
             return self._reduced(g, output, target, "mean")
         total = self._reduced(g, output, target, "sum")
-        return Weighted(total, g.ReduceSum(self._label_weights(g, output, target, weights), keepdims=0))
+        return Weighted(total, g.ReduceSum(self._weights_of(g, output, target, weights), keepdims=0))
 
     def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         return self._reduced(g, output, target, "none")
@@ -157,8 +157,18 @@ class CrossEntropy(Loss):
         if of_class is None and self.ignore_index is None:
             mass = weights if rank < 2 else g.Expand(weights, g.shape(target))
         else:
-            mass = g.Mul(self._label_weights(g, output, target, of_class), weights)
+            mass = g.Mul(self._weights_of(g, output, target, of_class), weights)
         return Weighted(g.ReduceSum(g.Mul(each, weights), keepdims=0), g.ReduceSum(mass, keepdims=0))
+
+    def label_weights(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value | None:
+        """Write how much each label counts, by its class, and 0 where it is ignored: [N, ...].
+
+        None: all count 1.
+        """
+        of_class = self._class_weights(g, output)
+        if of_class is None and self.ignore_index is None:
+            return None
+        return self._weights_of(g, output, target, of_class)
 
     def _reduced(self, g: Builder, output: ir.Value, target: ir.Value, reduction: str) -> ir.Value:
         rank = len(dims_of(output) or ())
@@ -179,7 +189,7 @@ class CrossEntropy(Loss):
     def _class_weights(self, g: Builder, output: ir.Value) -> ir.Value | None:
         return None if self.class_weights is None else g.const(self.class_weights, dtype_of(output))
 
-    def _label_weights(
+    def _weights_of(
         self, g: Builder, output: ir.Value, labels: ir.Value, weights: ir.Value | None
     ) -> ir.Value:
         """The weight of each label, by its class; 0 where it does not count: [N, ...]."""
@@ -217,7 +227,7 @@ class BinaryCrossEntropy(_SameShape):
     positive_weight: float = 1.0
 
     def output(self, output: ir.Value) -> ir.Value:
-        return _before(output, "Sigmoid")
+        return logits_of(output, "Sigmoid")
 
     def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         # softplus(x) − x t, in the form that does not overflow: max(x, 0) + log(1 + e^−|x|)
@@ -284,7 +294,7 @@ class KLDivergence(_SameShape):
     """KL(t ‖ softmax(x)) of scores x [N, C, ...] and probabilities t: sum over C, mean over the rest."""
 
     def output(self, output: ir.Value) -> ir.Value:
-        return _before(output, "Softmax")
+        return logits_of(output, "Softmax")
 
     def each(self, g: Builder, output: ir.Value, target: ir.Value) -> ir.Value:
         positive = g.Greater(target, 0.0)

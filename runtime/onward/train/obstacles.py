@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias, final
 
 import onnx_ir as ir
 
-from onward.autodiff import OPSET, MissingGradientsError, NoGradient, training_step
+from onward.autodiff import OPSET, MissingGradientsError, NoGradient, expand_gradients, training_step
 from onward.errors import OnwardError, UnsupportedError
 from onward.graph import bodies_of, dims_of, find, is_float
 from onward.model import trainable_initializers
+from onward.passes import in_float32
 from onward.train.losses import MSE, CrossEntropy, Loss
 from onward.train.optimizers import SGD
 from onward.train.preparation import choose_parameters, prepare_model
@@ -62,13 +63,18 @@ def training_obstacles(model: ir.Model) -> tuple[Obstacle, ...]:
     Args:
         model: as `onward.model.load` leaves it; it is not changed.
     """
+    try:
+        model = expand_gradients(model)
+    except OnwardError as error:
+        return (_of_model(str(error)),)
     missing = list(_missing_operators(model.graph, model.graph.opset_imports, ""))
     if missing:
         return (*missing, *_without_gradients(model))
     try:
-        prepared = prepare_model(model)
+        own = prepare_model(model)
+        prepared = in_float32(own)
         losses = _losses(prepared)
-        names = choose_parameters(prepared, losses, None, ())
+        names = choose_parameters(own, losses, None, ())
         if not losses or not names:
             lacking = "weight that an output depends on" if losses else "floating-point output"
             return (_of_model(f"nothing can be trained: the model has no {lacking}"),)

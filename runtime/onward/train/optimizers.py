@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, final
 
@@ -68,6 +68,13 @@ class Optimizer(ABC):
         own = self.group(parameter.name or "").weight_decay
         return self.weight_decay if own is None else own
 
+    def of_elements(self, parameter: str) -> Optimizer | None:
+        """What updates some elements of a parameter as if all were there; None where it cannot be done.
+
+        It has no groups: the parameter's own options are those of all.
+        """
+        return None
+
     @abstractmethod
     def slots(self) -> Mapping[str, float]:
         """Names of the state kept for each parameter, and the value that fills it at the start."""
@@ -93,6 +100,10 @@ class _OneOperator(Optimizer):
 
     steps: ClassVar[bool] = False
     """Whether it takes the number of the step."""
+
+    def of_elements(self, parameter: str) -> Optimizer:
+        own = self.group(parameter).weight_decay
+        return replace(self, weight_decay=self.weight_decay if own is None else own, groups=())
 
     @abstractmethod
     def operator(self) -> tuple[str, dict[str, Any]]:

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias, cast
 
 import onnx_ir as ir
 
-from onward.autodiff import OPSET
+from onward.autodiff import OPSET, expand_gradients
 from onward.errors import ConfigError
 from onward.graph import Builder, canonical_model
 from onward.model import load, trainable_initializers, upgrade
+from onward.passes.lora import LoRA, adapters_of, add_lora
 from onward.passes.quantization import in_floats
 from onward.train.losses import FunctionLoss, Loss, loss_named
 from onward.train.optimizers import Optimizer
@@ -23,13 +24,14 @@ LossLike: TypeAlias = "Loss | str | Callable[[Builder, ir.Value, ir.Value], ir.V
 
 _MICROSOFT_DOMAIN = "com.microsoft"
 
-__all__ = ["LossLike", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
+__all__ = ["LossLike", "adapted", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     """A model of the trainer's own at the opset that gradients are written in.
 
-    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`.
+    What is quantised is there as floats and their rounding, see `onward.passes.in_floats`. Floats of 16 bits
+    stay: they are what the trained model has again, and `onward.passes.in_float32` is what is trained.
 
     Raises:
         ConfigError: neither a model, nor something that has one, nor a path.
@@ -39,6 +41,7 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     model = getattr(model, "model", model)
     if not isinstance(model, ir.Model):
         raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
+    model = expand_gradients(model)
     current = upgrade(model, OPSET) if model.graph.opset_imports.get("") != OPSET else model
     if any(n.op_type == "DequantizeLinear" or n.domain == _MICROSOFT_DOMAIN for n in current.graph):
         current = in_floats(canonical_model(current), trainable=True)
@@ -79,6 +82,13 @@ def choose_parameters(
         reached = _ancestors(v for v in graph.outputs if v.name in outputs)
         names = tuple(name for name in names if graph.initializers[name] in reached)
     return [name for name in names if name not in frozen]
+
+
+def adapted(model: ir.Model, lora: LoRA, trained: Sequence[str], seed: int) -> tuple[ir.Model, list[str]]:
+    """The model with adapters, and what is trained: their matrices, and weights as they are."""
+    model = add_lora(model, lora, leave=trained, seed=seed)
+    matrices = [name for each in adapters_of(model) for name in (each.a, each.b)]
+    return model, [*matrices, *trained]
 
 
 def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:

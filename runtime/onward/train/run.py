@@ -19,12 +19,14 @@ from onward.engine import StepSession
 from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
 from onward.parallel import Group
+from onward.train.averaging import Averaging
 from onward.train.callbacks import Callback
 from onward.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onward.train.faults import Rewind, is_finite
 from onward.train.history import History
 from onward.train.means import MeanLoss
 from onward.train.metrics import Metric
+from onward.train.pruning import Pruning, prune
 from onward.train.schedules import Progress, ReduceOnPlateau, Schedule
 
 __all__ = ["Run"]
@@ -54,6 +56,8 @@ class Run:
         mean: the loss of the epoch so far.
         stopped: why the run ends early; empty while it does not.
         halted: whether it ends before the next step, in the middle of an epoch.
+        averaging: how weights are averaged; None: they are not.
+        pruning: how weights are pruned; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
         asked: whether this rank would like the run to end.
         agreed: whether some rank would: the same on all, after the step that follows.
@@ -82,6 +86,8 @@ class Run:
     samples: int = 0
     stopped: str = ""
     halted: bool = False
+    averaging: Averaging | None = None
+    pruning: Pruning | None = None
     group: Group | None = None
     asked: bool = False
     agreed: bool = False
@@ -104,11 +110,33 @@ class Run:
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        # each epoch ends a window
+        if self.averaging is not None:
+            factor = self.averaging.learning_rate_at(self.epoch, self.epochs)
+            if factor is not None:
+                return self.base_rate * factor
+        return self.base_rate * self.schedule.factor(self.progress(), self._schedule_state)
+
+    def progress(self) -> Progress:
+        """Where the run stands, by windows of batches: each epoch ends one."""
         windows = math.ceil(len(self.loader) / self.accumulate)
-        done = (self.epoch - 1) * windows + self.batch // self.accumulate
-        at = Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
-        return self.base_rate * self.schedule.factor(at, self._schedule_state)
+        own = (
+            math.ceil(self.batch / self.accumulate)
+            if self.batch == len(self.loader)
+            else self.batch // self.accumulate
+        )
+        done = (self.epoch - 1) * windows + own
+        return Progress(done, self.epochs * windows, self.epoch - 1, self.epochs)
+
+    @property
+    def settled(self) -> bool:
+        """Whether weights are of the form that the run is to give: False while they are being pruned."""
+        return self.pruning is None or self.pruning.reached(self.progress())
+
+    def replace_state(self, state: Mapping[str, Array]) -> None:
+        """Put other parameters, optimizer state and statistics in the place of the session's."""
+        self.session.load_state(state)
+        # steps before it can no longer be done again
+        self._rewind = Rewind()
 
     def batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
         """This rank's shares of the batches of an epoch, which counts from 1, from a position on."""
@@ -162,6 +190,8 @@ class Run:
         self.batch += 1
         self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
         self.updates.add(self.mean.add(results), ends)
+        if self.pruning is not None and ends:
+            prune(self, self.pruning)
         counts = batch.share is None or batch.share.count > 0
         if self.metrics and batch.targets is not None and counts:
             output = results[next(iter(self.layout.targets))]
@@ -244,7 +274,7 @@ class Run:
         """
         own = 0
         for name, array in self.session.state.items():
-            if name not in self.layout.accumulated:
+            if name not in self.layout.accumulated and name not in self.layout.shards:
                 own = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, own)
         sums = group.gather(own)
         if others := [rank for rank, value in enumerate(sums) if value != sums[0]]:
@@ -264,6 +294,9 @@ class Run:
                 metric.join(self.group)
             for name in self.layout.accumulated:
                 state[name] = self.group.sum(state[name]).astype(state[name].dtype)
+            for name, (parameter, start, _) in self.layout.shards.items():
+                like = state[parameter]
+                state[name] = self.group.whole(state.get(name, like[:0]).reshape(-1), start, like.shape)
         for i, metric in enumerate(metrics):
             arrays |= {f"metric/{i}/{key}": a for key, a in metric.state().items()}
         memory: dict[str, Any] = {}
@@ -286,8 +319,13 @@ class Run:
             "updates": [self.updates.done, self.updates.weight],
             "history": self.history.rows,
             "callbacks": memory,
+            "beside": {
+                "averages": dict(self.layout.averages),
+                "averaged": self.layout.averaged,
+                "masks": dict(self.layout.masks),
+            },
         }
-        return Checkpoint(state, arrays, meta)
+        return Checkpoint(dict(sorted(state.items())), arrays, meta)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint of the run as it stands.
@@ -367,6 +405,10 @@ class Run:
         state, first = dict(saved.state), group is None or group.rank == 0
         if not first:  # rank 0 takes what a window under way, and metrics, have added up
             state |= {name: np.zeros_like(state[name]) for name in self.layout.accumulated}
+        for name, (_, begin, end) in self.layout.shards.items():
+            whole = state.pop(name)
+            if begin < end:
+                state[name] = whole.reshape(-1)[begin:end]
         self.session.load_state(state)
         self.epoch, self.batch, self.step = int(meta["epoch"]), int(meta["batch"]), int(meta["step"])
         self.stopped = str(meta["stopped"])

@@ -12,19 +12,33 @@ from typing import Any, Literal, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.autodiff import Clip, Collective, GradientTransform, Ranks, TrainingStep, training_step, with_loss
+from onward.autodiff import (
+    Clip,
+    Collective,
+    GradientTransform,
+    Pieces,
+    Ranks,
+    TrainingStep,
+    training_step,
+    with_loss,
+)
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.data import Batch, Batches, Dataset, Loader, batches_of
 from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
-from onward.errors import ConfigError
-from onward.graph import Array, TensorSpec
+from onward.errors import ConfigError, TrainingError
+from onward.graph import Array, TensorSpec, dtype_of, numpy_dtype
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
-from onward.passes.replace_head import replace_head
+from onward.passes.float32 import half_types, in_float32
+from onward.passes.lora import LoRA, merge_lora
+from onward.passes.replace_head import find_head, replace_head
+from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
+from onward.train.checkpoint import averaged
+from onward.train.distillation import Distillation, distilled, with_teacher
 from onward.train.feeding import (
     Inputs,
     Samples,
@@ -41,17 +55,20 @@ from onward.train.feeding import (
     split_off,
 )
 from onward.train.history import History
+from onward.train.losses import Loss
 from onward.train.means import MeanLoss
 from onward.train.metrics import FunctionMetric, Metric
 from onward.train.optimizers import Optimizer, optimizer_named
 from onward.train.preparation import (
     LossLike,
+    adapted,
     check_groups,
     choose_parameters,
     order_losses,
     prepare_model,
 )
 from onward.train.progress import ProgressBar
+from onward.train.pruning import Pruning, sparsity_of
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
 from onward.train.task import metric_for
@@ -65,7 +82,8 @@ class Trainer:
 
     Args:
         model: a model, something with a `model` attribute (a network of `onward.nn`), or an .onnx file.
-            Models of another opset are converted to the one that gradients are written in.
+            Models of another opset are converted to the one that gradients are written in. One of float16 or
+            bfloat16 is trained in float32, weights, inputs and outputs, and `model` has its own types again.
         loss: a loss, its name, a function (see `FunctionLoss`), or one for each of several outputs. The data
             set's targets are those of the first of these in the model's order; targets of the others are
             inputs named `<output>.target`.
@@ -78,6 +96,13 @@ class Trainer:
         gradient_transforms: functions that change the gradients before the update: see `GradientTransform`.
         accumulate: update once in this many batches, from the mean over all their samples that count. An
             epoch's last update takes those that are left.
+        averaging: average weights over the run: `EMA`, `SWA`, or "ema" or "swa". The average, once there is
+            one, is what `weights`, `model`, `evaluate`, `predict` and validation go by, and what the next
+            `fit` begins with.
+        lora: train low-rank adapters beside these weights, and nothing else but a new head and what
+            `trainable` matches. `model` has them merged into the weights, `adapted` has them beside.
+        pruning: make weights 0 by a schedule, which then stay 0.
+        distillation: learn from a teacher's scores too. `evaluate`, and so validation, is by labels alone.
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
@@ -101,6 +126,12 @@ class Trainer:
         synchronise: with `parallel`, batch normalization by the whole batch, at the price of two exchanges
             for each in either direction that nothing hides.
         bucket_bytes: gradients are exchanged in pieces of this size, during the backward pass.
+        exchange: with `parallel`, the type in which gradients of float32 travel. bfloat16 halves the traffic;
+            sums are of float32, but each gradient is rounded to 8 bits where it leaves a rank, and each sum
+            once more.
+        shard: with `parallel`, each rank has the optimizer's state of its part of the parameters alone,
+            updates that part, and gathers the others': for optimizers whose update is element by element, as
+            all of Onward's are, and no transforms of gradients but clipping.
 
     Raises:
         ConfigError: an option that does not fit the model, or ranks that disagree.
@@ -118,6 +149,10 @@ class Trainer:
         clip: Clip | None = None,
         gradient_transforms: Sequence[GradientTransform] = (),
         accumulate: int = 1,
+        averaging: Averaging | str | None = None,
+        lora: LoRA | None = None,
+        pruning: Pruning | None = None,
+        distillation: Distillation | None = None,
         trainable: Sequence[str] | None = None,
         freeze: Sequence[str] = (),
         loss_weights: Mapping[str, float] | None = None,
@@ -132,24 +167,28 @@ class Trainer:
         parallel: Literal["mpi"] | Communicator | None = None,
         synchronise: bool = False,
         bucket_bytes: int = 4 << 20,
+        exchange: Literal["float32", "bfloat16"] = "float32",
+        shard: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         if weighted_mean not in ("weights", "samples"):
             raise ConfigError(f"weighted_mean must be weights or samples, got {weighted_mean!r}")
+        if exchange not in ("float32", "bfloat16"):
+            raise ConfigError(f"exchange must be float32 or bfloat16, got {exchange!r}")
         if accumulate < 1:
             raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
         self._group, self._bucket_bytes = _group_of(parallel), bucket_bytes
-        self._synchronise = synchronise
+        self._synchronise, self._exchange, self._shard = synchronise, exchange, shard
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
-        self._model = prepare_model(model)
+        own = prepare_model(model)
         if constants is not None:
-            self._model = fix_inputs(self._model, constants)
+            own = fix_inputs(own, constants)
         if shapes is not None:
-            self._model = fix_shapes(self._model, shapes)
-        graph = self._model.graph
+            own = fix_shapes(own, shapes)
+        graph = own.graph
         outputs = [v.name or "" for v in graph.outputs]
         losses = order_losses(loss if isinstance(loss, Mapping) else {outputs[0]: loss}, outputs)
         if unknown := [name for name in loss_weights or {} if name not in losses]:
@@ -157,8 +196,22 @@ class Trainer:
                 f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
             )
         if head is not None:
-            self._model = replace_head(self._model, head, output=next(iter(losses)), seed=seed)
-            graph = self._model.graph
+            own = replace_head(own, head, output=next(iter(losses)), seed=seed)
+        if lora is not None and pruning is not None:
+            raise ConfigError("adapters and pruning exclude each other: merged weights would not be sparse")
+        self.lora, self.pruning = lora, pruning
+        if lora is None:
+            self.trainable = choose_parameters(own, losses, trainable, freeze)
+        else:
+            whole = [] if trainable is None else choose_parameters(own, losses, trainable, freeze)
+            if head is not None:
+                new = find_head(own, next(iter(losses)))
+                whole += [n for n in (new.weight, new.bias) if n is not None and n not in whole]
+            own, self.trainable = adapted(own, lora, whole, seed)
+        self.half_types: tuple[str, ...] = tuple(t.name.lower() for t in half_types(own))
+        """The types of 16 bits that `model` has: "float16", "bfloat16"."""
+        self._own, self._model = own, in_float32(own)
+        graph = self._model.graph
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
         self.schedule = schedule if schedule is not None else Constant()
@@ -174,11 +227,17 @@ class Trainer:
         )
         self.seed = seed
         self._accumulate = accumulate
+        self.averaging = averaging_named(averaging) if isinstance(averaging, str) else averaging
         self._over_samples = weighted_mean == "samples"
-        self.trainable = choose_parameters(self._model, losses, trainable, freeze)
+        self._masked = () if pruning is None else pruning.parameters(own, self.trainable)
         check_groups(self.optimizer, self.trainable)
         self._transforms = (*gradient_transforms, *([] if clip is None else [clip]))
         self._losses = (losses, loss_weights)
+        self._taught: tuple[ir.Model, Mapping[str, Loss]] = (self._model, losses)
+        if distillation is not None:
+            student = next(iter(losses))
+            with_both, scores = with_teacher(self._model, distillation, student)
+            self._taught = with_both, {**losses, student: distilled(losses[student], distillation, scores)}
         self._engine: EngineName = engine
         self._threads = threads
         self._options = options
@@ -201,16 +260,44 @@ class Trainer:
 
     @property
     def model(self) -> ir.Model:
-        """The inference model with the current weights and running statistics: a copy."""
-        model = self._model.clone()
-        for name, array in self.weights().items():
-            model.graph.initializers[name].const_value = ir.tensor(array.copy(), name=name)
+        """The inference model with the current weights and running statistics, adapters merged: a copy.
+
+        It is of the model's own types.
+        """
+        return self.adapted if self.lora is None else merge_lora(self.adapted)
+
+    @property
+    def adapted(self) -> ir.Model:
+        """The same with adapters beside the weights that they change, where there are any."""
+        model = self._own.clone()
+        for name, array in self._own_weights().items():
+            model.graph.initializers[name].const_value = ir.tensor(array, name=name)
         return model
 
+    def sparsity(self) -> dict[str, float]:
+        """The share of zeros in each weight that is pruned, by name."""
+        weights = self.weights()
+        return sparsity_of({name: weights[name] for name in self._masked})
+
+    def _own_weights(self) -> dict[str, Array]:
+        """Copies of what `weights` gives in the model's own types."""
+        found: dict[str, Array] = {}
+        for name, array in self.weights().items():
+            dtype = numpy_dtype(dtype_of(self._own.graph.initializers[name]))
+            with np.errstate(over="ignore"):
+                found[name] = array.astype(dtype, copy=True)
+            if dtype != array.dtype and not np.isfinite(found[name]).all() and np.isfinite(array).all():
+                raise TrainingError(
+                    f"weight {name!r} has come to {float(np.abs(array).max()):.4g}, which {dtype} does not "
+                    "reach; lower the learning rate, or train the file in float32 or bfloat16"
+                )
+        return found
+
     def weights(self) -> dict[str, Array]:
-        """Current parameters and running statistics by name."""
-        state = self._session.state
-        return {name: state[name] for name in (*self.step.parameters, *self.step.statistics)}
+        """Current parameters and running statistics by name: their averages, where there are any."""
+        step = self.step
+        state = averaged(self._session.state, step.averages, step.averaged, step.masks)
+        return {name: state[name] for name in (*step.parameters, *step.statistics)}
 
     @property
     def state(self) -> Mapping[str, Array]:
@@ -226,12 +313,15 @@ class Trainer:
         self._session.load_state(state)
 
     def _new_step(self, sample_weight: str | None, *, alone: bool = False) -> TrainingStep:
-        losses, loss_weights = self._losses
+        (model, losses), loss_weights = self._taught, self._losses[1]
         ranks = None
         if (group := self._group) is not None and not alone:
-            ranks = Ranks(group.function, Collective(group.gradients, self._bucket_bytes), self._synchronise)
+            gradients: Collective | Pieces = Collective(group.gradients, self._bucket_bytes)
+            if self._shard or self._exchange != "float32":
+                gradients = Pieces(*group.pieces, group.rank, group.size, self._exchange, self._bucket_bytes)
+            ranks = Ranks(group.function, gradients, self._shard, self._synchronise)
         return training_step(
-            self._model,
+            model,
             losses,
             self.optimizer,
             self.trainable,
@@ -241,6 +331,8 @@ class Trainer:
             sample_weight=sample_weight,
             over_samples=self._over_samples,
             ranks=ranks,
+            average=self.averaging,
+            masked=self._masked,
         )
 
     def _step_session(self) -> StepSession:
@@ -375,8 +467,11 @@ class Trainer:
             accumulate=self._accumulate,
             seed=self.seed,
             identity=self._identity(loader, epochs),
+            averaging=self.averaging,
+            pruning=self.pruning,
             group=group,
         )
+        statistics = self._batch_statistics(loader, epochs)
         if group is not None:
             self._check_ranks(group, run, held_out, resume)
             progress = progress if first else False
@@ -385,7 +480,7 @@ class Trainer:
         if resume is not None:
             run.resume(resume)
         elif not keep_optimizer_state:
-            self._session.load_state({**self._session.state, **self._fresh_slots()})
+            self._session.load_state({**self._session.state, **self.weights(), **self._fresh_slots()})
         if group is not None and resume is None:
             self._share_state(group)
         self.history = run.history
@@ -406,6 +501,7 @@ class Trainer:
                 if run.halted:
                     break
                 run.check_weights()
+                end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
                 bar.close_epoch(run.history.rows[-1])
@@ -413,8 +509,23 @@ class Trainer:
             hook.on_train_end(run)
         self.stopped = run.stopped
         if group is not None:
-            self.times = tuple(group.gather(group.times(run.seconds)))
+            step = self.step
+            others = {*step.accumulated, *step.averages.values(), step.averaged, *step.masks.values()}
+            slots = sum(self._session.state[name].nbytes for name in step.slots if name not in others)
+            self.times = tuple(group.gather(group.times(run.seconds, slots)))
         return run.history
+
+    def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
+        """What measures running statistics for averages that are taken at the ends of epochs."""
+        if self.averaging is None or not self.averaging.takes(epochs, epochs) or not self.step.statistics:
+            return None
+        if not loader.repeatable:
+            raise ConfigError(
+                "SWA measures the statistics of batch normalization by going through the training data once "
+                "more, which a generator cannot; give a function that makes a fresh generator"
+            )
+        options = {"engine": self._engine, "threads": self._threads, "options": self._options}
+        return BatchStatistics(self._model, self.trainable, **options)
 
     def _check_ranks(
         self, group: Group, run: Run, validation: Batches | None, resume: str | Path | None
@@ -427,6 +538,9 @@ class Trainer:
             **{f"the {key}": value for key, value in run.identity.items()},
             "the number of epochs": run.epochs,
             "the synchronisation of batch normalization": self._synchronise,
+            "the type in which gradients travel": self._exchange,
+            "whether the optimizer's state is divided": self._shard,
+            "the size of buckets of gradients": self._bucket_bytes,
             "the validation data": held,
             "whether the run is resumed": resume is not None,
         }
@@ -440,8 +554,9 @@ class Trainer:
     def _share_state(self, group: Group) -> None:
         """Begin with the weights of rank 0."""
         state = {name: np.array(array, order="C") for name, array in self._session.state.items()}
-        for array in state.values():
-            group.share(array)
+        for name, array in state.items():
+            if name not in self.step.shards:
+                group.share(array)
         self._session.load_state(state)
 
     def _training_data(
@@ -562,9 +677,15 @@ class Trainer:
         return {"loss": mean.value(), **{m.name: m.result() for m in metrics}}
 
     def predict(
-        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256
+        self, inputs: Dataset | Mapping[str, Array] | Array, *, batch_size: int = 256, own_types: bool = False
     ) -> dict[str, Array]:
         """Outputs by name for inputs [N, ...], computed in batches.
+
+        Args:
+            inputs: a data set, an array by input, or an array for the only one.
+            batch_size: samples that are computed at once.
+            own_types: compute with weights and tensors of 16 bits where `model` has them; outputs are float32
+                all the same.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong dtype or shape.
@@ -577,13 +698,30 @@ class Trainer:
             arrays = {self.inputs[0].name: array_of(self.inputs[0].name, inputs)}
         if not arrays or any(np.ndim(a) == 0 for a in arrays.values()):
             check_inputs(self.inputs, arrays)
-        self._inference.load_weights(self.weights(), copy=False)
+        session = self._inference
+        if halved := own_types and bool(self.half_types):
+            session = Session(self.model, engine=self._engine, threads=self._threads, options=self._options)
+        else:
+            session.load_weights(self.weights(), copy=False)
+        arrays = self._in_types(arrays, session.inputs)
         count = len(next(iter(arrays.values())))
         parts = [
-            self._inference.run({name: a[i : i + batch_size] for name, a in arrays.items()})
+            session.run({name: a[i : i + batch_size] for name, a in arrays.items()})
             for i in range(0, max(count, 1), batch_size)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._in_types(found, self.outputs) if halved else found
+
+    def _in_types(self, arrays: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """Arrays of a model of 16-bit floats in the types that are asked for: from or to float32."""
+        if not self.half_types:
+            return dict(arrays)
+        dtypes = {spec.name: spec.dtype for spec in specs}
+        floats = {np.dtype(np.float32), *(ir.DataType[name.upper()].numpy() for name in self.half_types)}
+        return {
+            name: a.astype(dtypes[name]) if name in dtypes and {a.dtype, dtypes[name]} <= floats else a
+            for name, a in ((name, np.asarray(a)) for name, a in arrays.items())
+        }
 
     def _scalars(self, loader: Batches) -> dict[str, float]:
         return {name: value for name, value in self.evaluate(loader).items() if isinstance(value, float)}
@@ -635,6 +773,8 @@ class Trainer:
             if name not in step.bindings and value.const_value is not None:
                 structure.update(f"{name}:".encode() + value.const_value.tobytes())
         return {
+            "averaging": None if self.averaging is None else repr(self.averaging.over(epochs)),
+            "pruning": None if self.pruning is None else f"{self.pruning!r} over {epochs} epochs",
             "training step": structure.hexdigest(),
             "data": loader.digest(),
             "batch size": loader.batch_size,

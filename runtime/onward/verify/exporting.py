@@ -13,9 +13,10 @@ import onnx
 import onnx_ir as ir
 
 from onward.data import Preparation
-from onward.errors import ConfigError, InvalidModelError, OnwardError, VerificationError
+from onward.errors import ConfigError, InvalidModelError, OnwardError, UnsupportedError, VerificationError
 from onward.graph import Array
 from onward.model import Provenance, infer_shapes, save, to_bytes, write_provenance
+from onward.passes.float32 import HALVES, half_types, in_float32
 from onward.passes.functions import with_functions
 from onward.passes.preparation import prepend_preparation
 from onward.passes.to_inference import to_inference
@@ -29,7 +30,6 @@ __all__ = ["agreement", "export", "write_checked"]
 _IN_MEMORY = 1_900_000_000
 
 _ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_COARSE = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 def export(
@@ -60,7 +60,8 @@ def export(
             metadata where `provenance` says nothing of a preparation.
         inputs, seed, batch, dims, ranges, tolerance: see `compare`.
         check: whether to compare with onnxruntime. The file passes `onnx.checker` and loads in onnxruntime
-            either way.
+            either way. Of a bfloat16 model that onnxruntime has no kernels for, the same graph with the same
+            weights in float32 is compared, and is what has to load.
 
     Returns:
         The report of the comparison; None without it.
@@ -81,11 +82,31 @@ def export(
     if provenance is not None:
         write_provenance(clean, provenance)
     report: Report | None = None
+    loads = True
     if check:
         options = {"seed": seed, "batch": batch, "dims": dims, "ranges": ranges, "tolerance": tolerance}
-        report = agreement(clean, path, inputs, **options)
-    write_checked(clean, path)
+        try:
+            report = agreement(clean, path, inputs, **options)
+        except UnsupportedError:
+            if ir.DataType.BFLOAT16 not in half_types(clean):
+                raise
+            report, loads = _agreement_in_float32(clean, path, inputs, options), False
+    write_checked(clean, path, witness=loads)
     return report
+
+
+def _agreement_in_float32(
+    model: ir.Model, path: str | Path, inputs: Mapping[str, Array] | None, options: Mapping[str, Any]
+) -> Report:
+    """The comparison of the same graph with the same numbers in float32."""
+    dtypes = {v.name: v.dtype for v in model.graph.inputs}
+    given = {
+        name: np.asarray(a).astype(np.float32) if dtypes.get(name) in HALVES else a
+        for name, a in (inputs or {}).items()
+    }
+    wide = in_float32(model)
+    wide.graph.name = f"{model.graph.name or 'model'} in float32"
+    return agreement(wide, path, given or None, **options)
 
 
 def agreement(
@@ -126,7 +147,7 @@ def _parted_by_steps(model: ir.Model, report: Report) -> bool:
     if found is None or found.cause not in ("accumulation", "optimization"):
         return False
     coarse = any(n.op_type in _ROUNDING and n.domain == "" for n in model.graph.all_nodes())
-    return coarse or any(v.dtype in _COARSE for n in model.graph.all_nodes() for v in n.outputs)
+    return coarse or any(v.dtype in HALVES for n in model.graph.all_nodes() for v in n.outputs)
 
 
 def _with_weights(model: ir.Model, weights: Mapping[str, Array]) -> ir.Model:

@@ -20,6 +20,7 @@ from onward.engine import Session
 from onward.engine.engines import EngineName
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec, canonical_model, dims_of, dtype_of, is_float, numpy_dtype
+from onward.passes import in_float32
 from onward.verify._steps import Comparison
 from onward.verify.inputs import draw, random_inputs
 from onward.verify.locate import refuse_random
@@ -54,7 +55,8 @@ def compare_training(
     Each engine feeds its own state back. Batches are drawn anew for each step unless they are given.
 
     Args:
-        model: an inference model; at another opset than 21 it is converted.
+        model: an inference model; at another opset than 21 it is converted, and floats of 16 bits are
+            float32, as a trainer has them.
         losses: by output; see `default_losses`.
         optimizer: SGD without momentum by default.
         trainable: names of initializers; by default every weight that the losses depend on.
@@ -82,6 +84,7 @@ def compare_training(
         from onward.model import upgrade
 
         model = upgrade(model, OPSET)
+    model = in_float32(model)
     if losses is None:
         losses = default_losses(model)
     if optimizer is None:

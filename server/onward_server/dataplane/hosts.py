@@ -30,6 +30,7 @@ from onward_server.workers.worker import spec_from
 __all__ = ["Host", "Instance", "ModelFile", "ProcessHost", "Run", "ThreadHost", "worker_memory"]
 
 _LOG = logging.getLogger(__name__)
+_LAST = 19
 
 
 @final
@@ -84,8 +85,13 @@ class Host(Protocol):
     async def open(self, model: ModelFile) -> Instance:
         """Open a model in a place of its own. Raises OnwardError."""
 
-    async def open_witness(self, model: ModelFile) -> Instance:
-        """Open a model beside other witnesses. Raises OnwardError."""
+    async def open_witness(self, model: ModelFile, *, awaited: bool) -> Instance:
+        """Open a model beside other witnesses. Raises OnwardError.
+
+        Args:
+            model: what to open.
+            awaited: whether answers wait for it; otherwise it gives way to everything.
+        """
 
     def close(self) -> None:
         """End everything that was opened."""
@@ -118,20 +124,22 @@ class ProcessHost:
         self._settings = settings
         self._zygote = Zygote()
         self._memory = worker_memory(settings.worker_memory_bytes)
-        self._witnesses = _Place(self._zygote)
+        self._nice = settings.worker_nice
+        self._witnesses = {True: _Place(self._zygote, self._nice), False: _Place(self._zygote, _LAST)}
         self._number = 0
 
     async def open(self, model: ModelFile) -> Instance:
         """See Host."""
-        return await self._open(model, _Place(self._zygote), own=True)
+        return await self._open(model, _Place(self._zygote, self._nice), own=True)
 
-    async def open_witness(self, model: ModelFile) -> Instance:
+    async def open_witness(self, model: ModelFile, *, awaited: bool) -> Instance:
         """See Host."""
-        return await self._open(model, self._witnesses, own=False)
+        return await self._open(model, self._witnesses[awaited], own=False)
 
     def close(self) -> None:
         """See Host."""
-        self._witnesses.close()
+        for place in self._witnesses.values():
+            place.close()
         self._zygote.close()
 
     async def _open(self, model: ModelFile, place: _Place, *, own: bool) -> Instance:
@@ -158,12 +166,13 @@ class ProcessHost:
 class _Place:
     """A worker, and the keys of the models that are open in it; forked again when it has ended."""
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, nice: int) -> None:
         self.lock = asyncio.Lock()
         self.opened: set[str] = set()
         self.forks = 0
         self.closed = False
         self._zygote = zygote
+        self._nice = nice
         self._worker: Worker | None = None
 
     @property
@@ -177,7 +186,7 @@ class _Place:
             raise WorkerLostError("the model is being unloaded")
         if self._worker is None or not self._worker.alive:
             self.opened.clear()
-            self._worker = await self._zygote.fork()
+            self._worker = await self._zygote.fork(self._nice)
             self.forks += 1
         return self._worker
 
@@ -320,7 +329,7 @@ class ThreadHost:
         self._pools.append(pool)
         return await self._open(model, pool, own=True)
 
-    async def open_witness(self, model: ModelFile) -> Instance:
+    async def open_witness(self, model: ModelFile, *, awaited: bool) -> Instance:
         """See Host."""
         return await self._open(model, self._witness, own=False)
 

@@ -73,6 +73,11 @@ class Inline:
         self._slow: dict[Signature, int] = {}
         self._off = path.stat().st_size > _MAX_FILE_BYTES
 
+    @property
+    def is_used(self) -> bool:
+        """Whether requests of any shapes run here."""
+        return bool(self._ready)
+
     def has(self, shapes: Signature) -> bool:
         """Whether requests of these shapes run here."""
         return shapes in self._ready

@@ -71,7 +71,7 @@ class Opener:
             if reason:
                 check = check.model_copy(update={"policy": "off"})
             if check.policy != "off":
-                witness = await self._witness(file)
+                witness = await self._witness(file, awaited=not check.answers_first)
             batching = settings.batching
             if batching is not None:
                 check_batchable(first.inputs, first.outputs)
@@ -129,10 +129,11 @@ class Opener:
             _LOG.warning("%s is served by onnxruntime, without a cross-check: %s", file.title, error)
             return other, instance, str(error)
 
-    async def _witness(self, file: ModelFile) -> Instance:
+    async def _witness(self, file: ModelFile, *, awaited: bool) -> Instance:
         other: Engine = "onnxruntime" if file.engine == "onward" else "onward"
         try:
-            return await self._host.open_witness(ModelFile(file.path, other, file.threads, file.title))
+            model = ModelFile(file.path, other, file.threads, file.title)
+            return await self._host.open_witness(model, awaited=awaited)
         except ModelError as error:
             raise ModelError(f"{other}, the cross-check's witness: {error}") from error
 

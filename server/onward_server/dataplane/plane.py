@@ -221,6 +221,19 @@ class DataPlane:
         finally:
             self.leave(size)
 
+    def check_room(self, name: str, version: str, deadline: float | None) -> None:
+        """Refuse a request for a model before anything is done for it, where it would be refused later.
+
+        Raises:
+            OverloadedError: too many requests of the model wait.
+        """
+        try:
+            model = self.model(name, version)
+        except (ModelNotFoundError, ModelUnavailableError):
+            return
+        if not self._caches(model):
+            model.check_room(deadline)
+
     async def infer(self, request: InferRequest) -> InferAnswer:
         """Answer one request.
 

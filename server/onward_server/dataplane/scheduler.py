@@ -100,6 +100,7 @@ class Scheduler:
         self._starting: asyncio.Task[None] | None = None
         self._delay: asyncio.TimerHandle | None = None
         self._run_seconds = 0.0
+        self._run_deviation = 0.0
         self._run_requests = 1.0
         self._closed = False
 
@@ -117,6 +118,18 @@ class Scheduler:
     def instances(self) -> Sequence[Instance]:
         """Those that were started."""
         return self._all
+
+    def check_room(self, deadline: float | None) -> None:
+        """Refuse what `run` would refuse before it looks at the request.
+
+        Args:
+            deadline: as `time.monotonic()`; None: never.
+
+        Raises:
+            OverloadedError: the queue is full, or so long that the deadline would pass.
+        """
+        if not self._idle:
+            self._admit(time.monotonic(), deadline)
 
     async def run(
         self,
@@ -190,7 +203,8 @@ class Scheduler:
         if deadline is None or not self._run_seconds:
             return
         runs = math.ceil((self._waiting + 1) / self._run_requests / len(self._all))
-        estimate = runs * self._run_seconds
+        # runs that are slow because the machine is busy come one after another
+        estimate = runs * (self._run_seconds + 2 * self._run_deviation)
         if self._waiting and estimate > deadline - now:
             raise OverloadedError(
                 f"{self._waiting} requests of this model wait already, and this one would take about "
@@ -313,9 +327,12 @@ class Scheduler:
                             job.future.set_exception(error)
             return
         ended = time.perf_counter_ns()
-        self._run_seconds += ((ended - start) / 1e9 - self._run_seconds) * (
-            _SMOOTHING if self._run_seconds else 1.0
-        )
+        took = (ended - start) / 1e9
+        if self._run_seconds:
+            self._run_deviation += (abs(took - self._run_seconds) - self._run_deviation) * _SMOOTHING
+            self._run_seconds += (took - self._run_seconds) * _SMOOTHING
+        else:
+            self._run_seconds = took
         self._run_requests += (len(jobs) - self._run_requests) * _SMOOTHING
         input_ns = prepared - start + max(computed - prepared - run.ns, 0)
         self._statistics.executed(sum(rows), len(jobs), input_ns, run.ns, ended - computed)

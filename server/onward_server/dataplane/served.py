@@ -109,8 +109,7 @@ class ServedModel:
         self._checks: set[asyncio.Task[None]] = set()
         self._active = 0
         self._known: set[tuple[object, ...]] = set()
-        # where the answer does not depend on the check, it does not wait for it
-        self._answers_first = check.on_mismatch == "log" and check.policy in ("sample", "shadow")
+        self._answers_first = check.answers_first
 
     @property
     def title(self) -> str:
@@ -170,6 +169,20 @@ class ServedModel:
             self._active -= 1
         self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, queue_ns)
         return replace(answer, queue_ns=queue_ns, infer_ns=infer_ns)
+
+    def check_room(self, deadline: float | None) -> None:
+        """Refuse a request that `infer` would refuse, whatever its inputs.
+
+        Raises:
+            OverloadedError: too much waits.
+        """
+        if self._inline is not None and self._inline.is_used:
+            return
+        try:
+            self.scheduler.check_room(deadline)
+        except OverloadedError as error:
+            self.infer_statistics.failed(_reason(error), 0)
+            raise
 
     def recalled(self, outputs: Mapping[str, Array], engine: Engine, took: int) -> Inference:
         """Count a request whose answer was kept from an earlier one; `took` ns."""

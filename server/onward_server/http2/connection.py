@@ -11,6 +11,7 @@ from typing import Any, Protocol, final
 from onward_server.http2 import frames
 from onward_server.http2.frames import FRAME, Code, ConnectionFault, Kind, Setting
 from onward_server.http2.headers import HeaderBlocks, Headers
+from onward_server.http2.turns import Turns
 
 __all__ = ["Application", "Connection", "Receiver", "Stream"]
 
@@ -24,15 +25,16 @@ _WRITE_HIGH = 1 << 20
 _JOIN_BYTES = 256 << 10
 _UNREAD_CONTROLS = 1000
 _EMPTY_FRAMES = 1000
-_TURN_SECONDS = 0.001
+_SMALL_BYTES = 4096
+_VIEW_BYTES = 16_384
 _PAIR = struct.Struct(">HI")
 
 
 class Receiver(Protocol):
     """What becomes of one stream's request."""
 
-    def data(self, payload: bytes) -> None:
-        """Bytes of its body."""
+    def data(self, payload: bytes | memoryview) -> None:
+        """Bytes of its body; a view keeps at most four times as many bytes alive."""
 
     def ended(self) -> None:
         """Its body is complete."""
@@ -47,6 +49,10 @@ class Application(Protocol):
     @property
     def header_bytes(self) -> int:
         """Bound on the headers of a request, as it is announced."""
+
+    @property
+    def turns(self) -> Turns:
+        """Shared by all of its connections."""
 
     def opened(self, connection: Connection) -> bool:
         """Whether one more connection is welcome."""
@@ -222,9 +228,11 @@ class Connection(asyncio.Protocol):
         self._welcome = False
         self._parts: list[bytes] = []
         self._have = 0
-        self._want = len(frames.PREFACE)
+        self._want = 0
         self._out: list[bytes | memoryview] = []
         self._reading = False
+        self._waits = False
+        self._turns = application.turns
         self._flushing = False
         self._paused = False
         self._leaving = False
@@ -263,43 +271,52 @@ class Connection(asyncio.Protocol):
         if self._leaving and not self.streams:
             return
         self.last_used = self._loop.time()
-        if self._parts:
-            self._parts.append(data)
-            self._have += len(data)
-            if self._have < self._want:
-                return
-            data = b"".join(self._parts)
-            self._parts.clear()
+        self._parts.append(data)
+        self._have += len(data)
+        if self._waits or self._have < self._want:
+            return
+        end = self._turns.end()
+        if (self._have > _SMALL_BYTES and time.perf_counter() > end) or not self._take(end):
+            # nothing more comes until what has come is read
+            self._waits = True
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._turns.wait(self._go_on)
+
+    def _go_on(self, end: float) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._take(end):
+            self._waits = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+        else:
+            self._turns.wait(self._go_on)
+
+    def _take(self, end: float) -> bool:
+        """Read the frames that have come, until the turn ends; whether that was all."""
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._have = 0
+        self._want = 0
         self._reading = True
-        begun = time.perf_counter()
         try:
-            at = self._read(data) if self.greeted else self._greet(data)
+            at = self._read(data, end) if self.greeted else self._greet(data, end)
             if at < len(data):
                 rest = data[at:]
                 self._parts.append(rest)
                 self._have = len(rest)
                 if self.greeted:
                     self._want = 9 + int.from_bytes(rest[:3], "big") if len(rest) >= 9 else 9
+                return not self.greeted or self._have < self._want
         except ConnectionFault as fault:
-            self._parts.clear()
             self.write(frames.goaway(self._last, fault.code, fault.text))
             self._flush()
             self._end()
         finally:
             self._reading = False
             self._flush()
-        if (
-            time.perf_counter() - begun > _TURN_SECONDS
-            and self._transport is not None
-            and not self._transport.is_closing()
-        ):
-            # the event loop would go on reading this connection while others wait
-            self._transport.pause_reading()
-            self._loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        return True
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol."""
@@ -407,18 +424,20 @@ class Connection(asyncio.Protocol):
 
     # ---- frames
 
-    def _greet(self, buffer: bytes) -> int:
+    def _greet(self, buffer: bytes, turn: float) -> int:
         """Take the preface, and what follows it."""
         if not frames.PREFACE.startswith(buffer[: len(frames.PREFACE)]):
             raise ConnectionFault(Code.PROTOCOL_ERROR, "this port speaks HTTP/2")
         if len(buffer) < len(frames.PREFACE):
+            self._want = len(frames.PREFACE)
             return 0
         self.greeted = True
-        return len(frames.PREFACE) + self._read(buffer[len(frames.PREFACE) :])
+        return len(frames.PREFACE) + self._read(buffer[len(frames.PREFACE) :], turn)
 
-    def _read(self, buffer: bytes) -> int:
-        """Take the whole frames of a buffer; returns how many bytes they are."""
+    def _read(self, buffer: bytes, turn: float) -> int:
+        """Take the whole frames of a buffer until the turn ends; returns how many bytes they are."""
         at, size = 0, len(buffer)
+        view = memoryview(buffer)
         while size - at >= 9:
             high, low, kind, flags, number = FRAME.unpack_from(buffer, at)
             length = high << 8 | low
@@ -433,7 +452,9 @@ class Connection(asyncio.Protocol):
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "a block of headers is interrupted")
             at = end
             if kind == Kind.DATA:
-                self._data(number, flags, buffer[begin:end])
+                # small slices of a large buffer must not keep it alive
+                whole = length >= _VIEW_BYTES and length * 4 >= size
+                self._data(number, flags, view[begin:end] if whole else buffer[begin:end])
             elif kind == Kind.HEADERS:
                 self._headers(number, flags, buffer[begin:end])
             elif kind == Kind.CONTINUATION:
@@ -442,9 +463,11 @@ class Connection(asyncio.Protocol):
                 self._control(kind, flags, number, buffer[begin:end])
             if self._transport is None:
                 return size
+            if time.perf_counter() > turn:
+                break
         return at
 
-    def _data(self, number: int, flags: int, payload: bytes) -> None:
+    def _data(self, number: int, flags: int, payload: bytes | memoryview) -> None:
         if not number or number > self._last:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "data on a stream that is not open")
         size = len(payload)
@@ -453,7 +476,7 @@ class Connection(asyncio.Protocol):
             self.write(frames.window_update(0, self._credit))
             self._credit = 0
         if flags & frames.PADDED:
-            payload = _unpadded(payload)
+            payload = _unpadded(bytes(payload))
         stream = self.streams.get(number)
         if stream is None or stream.ended:
             return

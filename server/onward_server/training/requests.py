@@ -26,7 +26,7 @@ _FILES = ("csv", "npz", "text")
 _FOLDERS = ("idx", "images")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_SPEC = 1024
-_SERVERS = (("output",), ("overwrite",), ("checkpoint", "path"), ("log",))
+_SERVERS = (("output",), ("overwrite",), ("checkpoint", "path"), ("log",), ("distillation", "teacher"))
 """What the server decides."""
 
 

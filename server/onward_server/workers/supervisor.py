@@ -50,8 +50,11 @@ class Zygote:
         self._codes: dict[int, asyncio.Future[int]] = {}
         self._closed = False
 
-    async def fork(self) -> Worker:
+    async def fork(self, nice: int = 0) -> Worker:
         """A new worker.
+
+        Args:
+            nice: by how much it gives way to the server, as nice(1) has it.
 
         Raises:
             WorkerLostError: it did not come up.
@@ -61,7 +64,7 @@ class Zygote:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             inputs, outputs = memory_file("onward-inputs"), memory_file("onward-outputs")
             try:
-                socket.send_fds(control, [b"fork"], [theirs.fileno(), inputs, outputs])
+                socket.send_fds(control, [b"fork %d" % nice], [theirs.fileno(), inputs, outputs])
             except OSError:
                 ours.close()
                 os.close(inputs)

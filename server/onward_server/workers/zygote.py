@@ -1,8 +1,9 @@
 """`python -m onward_server.workers.zygote FD`: imports the engines once and forks a worker when asked.
 
-The server's end of the socket sends `fork` with three descriptors: the worker's socket, and the memory files
-of its inputs and outputs. The zygote tells how workers ended, and ends with its socket. Workers are killed
-with it by the kernel, so nothing outlives a server, however that ends.
+The server's end of the socket sends `fork N` with three descriptors: the worker's socket, and the memory
+files of its inputs and outputs; the worker gives way by N, as nice(1) has it. The zygote tells how workers
+ended, and ends with its socket. Workers are killed with it by the kernel, so nothing outlives a server,
+however that ends.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 os.close(wake_read)
                 os.close(wake_write)
-                _become_worker(*descriptors)
+                _become_worker(int(message.split()[1]), *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -83,7 +84,8 @@ def _report(control: socket.socket) -> None:
             os._exit(0)
 
 
-def _become_worker(channel: int, inputs: int, outputs: int) -> None:
+def _become_worker(nice: int, channel: int, inputs: int, outputs: int) -> None:
+    os.nice(nice)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NAME, b"onward-worker", 0, 0, 0)

@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onward.compile.codegen.builder import Function, Module, Value, float_literal
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.jit import Jit
+from onward.compile.codegen.spelling import float_literal
 from onward.compile.codegen.target import LANES, Target, host_target
+from onward.compile.codegen.values import Value
 
 WIDTHS = [n for n in LANES if n <= host_target().lanes]
 

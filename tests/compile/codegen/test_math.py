@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 
 from onward.compile.codegen import math as native
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.jit import Jit
 from onward.compile.codegen.target import host_target
+from onward.compile.codegen.values import Value
 
 Array = npt.NDArray[np.floating]
 LANES = [n for n in (16, 8, 4) if n <= host_target().lanes]

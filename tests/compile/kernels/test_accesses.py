@@ -12,6 +12,7 @@ import pytest
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import depthwise
+from onward.compile.kernels.batched_update import batched_update
 from onward.compile.kernels.element import Element, contiguous, element
 from onward.compile.kernels.embedding import gather_rows, scatter_rows
 from onward.compile.kernels.expression import operand
@@ -28,7 +29,6 @@ from onward.compile.kernels.recurrent_grad import CellGradient, partial_sums, re
 from onward.compile.kernels.reduce import partial_size
 from onward.compile.kernels.rows import Rows, rows_kernel
 from onward.compile.kernels.scalars import adam_factors, integers
-from onward.compile.kernels.sweep import sweep
 
 RNG = np.random.default_rng(3)
 
@@ -152,7 +152,10 @@ def _cases(target: Target) -> dict[str, tuple[Kernel, dict[str, object]]]:
     sums = depthwise.depthwise_partial_size(conv, target, 3)
     return {
         "element": (element(pair, target), {"x0": floats(7), "x1": floats(7), "y0": floats(7), "batch": 7}),
-        "sweep": (sweep(pair, 2, target), {"rows": 2, "end 0": 7, **row, "end 1": 16, **more}),
+        "batched update": (
+            batched_update(pair, 2, target),
+            {"rows": 2, "end 0": 7, **row, "end 1": 16, **more},
+        ),
         "product": (gemm(product, target), operands),
         "added product": (gemm(replace(product, accumulate=True), target), operands),
         "packed product": (packed_gemm(product, target), operands),
@@ -165,7 +168,7 @@ def _cases(target: Target) -> dict[str, tuple[Kernel, dict[str, object]]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["element", "sweep", "product", "added product", "packed product", "finish", "indices"]
+    "name", ["element", "batched update", "product", "added product", "packed product", "finish", "indices"]
 )
 def test_every_declaration_turned_round_is_found(name: str, run, target: Target) -> None:
     kernel, values = _cases(target)[name]

@@ -13,6 +13,7 @@ from tests.compile.kernels.targets import tuned
 
 from onward.compile.codegen.target import Target
 from onward.compile.kernels import conv, conv_narrow, conv_pack, conv_weights, depthwise, winograd
+from onward.compile.kernels.batched_update import batched_update
 from onward.compile.kernels.copy import StridedCopy, clear, copy
 from onward.compile.kernels.dots import dots
 from onward.compile.kernels.element import Element, Operand, contiguous, element
@@ -28,7 +29,6 @@ from onward.compile.kernels.panels import block_width, pack_columns, packed_size
 from onward.compile.kernels.pool import Pool, pool_backward, pool_forward
 from onward.compile.kernels.reduce import Columns, Finish, finish_columns, partial_size, reduce_columns
 from onward.compile.kernels.rows import Rows, rows_kernel
-from onward.compile.kernels.sweep import sweep
 from onward.compile.kernels.tile import Epilogue
 from onward.compile.kernels.weight_finish import finish_weights
 
@@ -118,7 +118,7 @@ def test_casts_between_the_two(run: Any, target: Target) -> None:
     np.testing.assert_array_equal(again, single.astype("f8"))
 
 
-def test_sweeps_of_an_optimizer(run: Any, target: Target) -> None:
+def test_batched_updates_of_an_optimizer(run: Any, target: Target) -> None:
     """Momentum: v = 0.9 v + g; w = w - 0.1 v."""
     line = contiguous((), DOUBLE)
     v = operand(1) * 0.9 + operand(2)
@@ -131,7 +131,7 @@ def test_sweeps_of_an_optimizer(run: Any, target: Target) -> None:
         values |= {f"end {row}": end, f"x0 {row}": w, f"x1 {row}": m, f"x2 {row}": g}
         values |= {f"y0 {row}": w, f"y1 {row}": m}
         wanted.append((w, m, w - (m * 0.9 + g) * 0.1, m * 0.9 + g))
-    run(sweep(spec, 2, target), target, values)
+    run(batched_update(spec, 2, target), target, values)
     for w, m, new_w, new_m in wanted:
         close(w, new_w)
         close(m, new_m)

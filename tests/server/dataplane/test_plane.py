@@ -312,10 +312,16 @@ async def test_the_event_loop_stays_free_and_the_queue_is_bounded(repository: Pa
             await asyncio.sleep(0.001)
         with pytest.raises(OverloadedError, match="1 requests of this model wait"):
             await infer(plane, FLOAT_PAIR)
+        rejected = served.infer_statistics.failures["REJECTED"]
+        with pytest.raises(OverloadedError, match="1 requests of this model wait"):
+            plane.check_room("m", "", None)
+        assert served.infer_statistics.failures["REJECTED"] == rejected + 1
+        plane.check_room("unknown", "", None)
         assert not await plane.drain(0.05)
     finally:
         release.set()
     assert len(await asyncio.gather(*waiting)) == 2
+    plane.check_room("m", "", None)
     assert await plane.drain(10)
     with pytest.raises(DrainingError), plane.admitted():
         pass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from onward.compile.codegen.builder import Function, Value, is_float
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.spelling import is_float
+from onward.compile.codegen.values import Value
 
 __all__ = ["STORAGE", "as_stored", "computed", "converted"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 from onward.graph.expression import Expression
 
 __all__ = ["emit"]

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onward.compile.codegen.builder import ENTRY
+from onward.compile.codegen.symbols import ENTRY
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.disk import DiskCache, cache_folder
 

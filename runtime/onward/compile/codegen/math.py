@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 
 __all__ = [
     "Fraction",

@@ -1,19 +1,20 @@
-"""Squares of elements turned in registers."""
+"""Squares of elements transposed in registers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 
 __all__ = ["transposed"]
 
 
 def transposed(f: Function, rows: Sequence[Value]) -> list[Value]:
-    """A square of lanes x lanes elements, one vector a row, turned; missing rows give undefined lanes.
+    """A square of lanes x lanes elements, one vector a row, transposed; missing rows give undefined lanes.
 
-    Every step is one shuffle of the instruction set: for floats, 4 x 4 squares inside 128 bits are turned by
-    unpacking, then runs of 128 bits among themselves.
+    Every step is one shuffle of the instruction set: for floats, 4 x 4 squares inside 128 bits are transposed
+    by unpacking, then runs of 128 bits among themselves.
     """
     lanes = f.lanes
     rows = [*rows, *[Value(f, "poison", f.vector)] * (lanes - len(rows))]
@@ -40,7 +41,7 @@ def _unpack(size: int, lanes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _runs_turned(f: Function, rows: Sequence[Value]) -> list[Value]:
-    """A square of runs of four lanes turned: the even and the odd runs of neighbours, each half again."""
+    """A square of runs of four lanes transposed: the even and the odd runs of neighbours, each half again."""
     if len(rows) == 1:
         return list(rows)
     halves = []

@@ -1,7 +1,8 @@
-"""Where generated code is cut: blockings as shares of this machine's caches, and other measured choices.
+"""Tuning constants: tile and block sizes as shares of this machine's caches, and other measured choices.
 
 Every constant that decides how a kernel is blocked stands here, once, with its meaning and the command of
-`benchmarks/` that shows what it does (`kernels.py X` is `python benchmarks/kernels.py --only X`). None
+`benchmarks/` that shows what it does (`kernels.py X` is `python benchmarks/kernels.py --only X`): the named
+rows, or the plan of the named network, change with it, or they are the choices between which it decides. None
 changes what is computed beyond rounding: with a seed all of them are moved, and every test must hold.
 """
 
@@ -68,10 +69,10 @@ class Tuning:
 
     # Register tiles
 
-    tile_rows: int = _count(28, "kernels.py in place", most=28)
+    tile_rows: int = _count(28, "kernels.py 'in place'", most=28)
     """Rows of a tile at most: more of them save few loads and leave more rows over."""
 
-    tile_narrow: float = _ratio(1.75, "kernels.py in place")
+    tile_narrow: float = _ratio(1.75, "kernels.py 'in place'")
     """What a vector costs in a tile of its own, beside one in a wider tile: each FMA needs its own load."""
 
     # Matrix products
@@ -80,7 +81,7 @@ class Tuning:
     """Terms of a sum that are added at a time: so many rows of a panel, of two vectors or more, and a slab of
     A share the first-level cache. Whole vectors of any width."""
 
-    product_depth_turned: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16, multiple=16)
+    product_depth_transposed: int = _share("l1", 3 / 512, "kernels.py ' a'", least=16, multiple=16)
     """The same where A is transposed: a slab then takes a whole cache line for each row of B."""
 
     product_panels: int = _share("l2", 1, "kernels.py packed", least=4 * KIB)
@@ -101,32 +102,32 @@ class Tuning:
     product_copy: int = _count(8, "kernels.py packed")
     """Multiplications by one element that take as long as copying it."""
 
-    product_in_place_left: int = _share("l2", 1 / 4, "kernels.py 'in place'")
+    product_in_place_left: int = _share("l2", 1 / 4, "kernels.py product")
     """Bytes of the left side up to which tiles read it in place at full speed."""
 
-    product_in_place_right: int = _share("l2", 1, "kernels.py 'in place'")
+    product_in_place_right: int = _share("l2", 1, "kernels.py product")
     """The same of the right side."""
 
-    product_short: int = _count(128, "kernels.py packed")
+    product_short: int = _count(128, "kernels.py product")
     """Rows, or terms of a sum over transposed rows, from which packing costs little beside the product."""
 
     product_shared_rows: int = _count(8, "make bench ONLY=mlp")
     """Rows of tiles from which threads share out a weight gradient by rows: each then updates those weights
     whose gradient it made, where other shares would move half of them from core to core."""
 
-    pack_rows: int = _share("l1", 1 / 128, "kernels.py pack", least=16, multiple=16)
+    pack_rows: int = _share("l1", 1 / 128, "kernels.py 'pack columns'", least=16, multiple=16)
     """Rows of a panel that are packed as one unit of work."""
 
-    dots_rows: int = _count(8, "make bench ONLY=mlp")
+    dots_rows: int = _count(8, "kernels.py dots")
     """Rows of a tile of dot products at most: more of them save few loads and leave more rows over."""
 
-    dots_line: int = _count(64, "make bench ONLY=mlp")
+    dots_line: int = _count(64, "kernels.py product")
     """Length of lines from which dot products along them pay."""
 
-    dots_block: int = _count(1024, "make bench ONLY=mlp")
+    dots_block: int = _count(1024, "kernels.py product")
     """Length of lines up to which a block of them stays in the first-level cache while rows pass."""
 
-    dots_few: int = _count(16, "make bench ONLY=mlp")
+    dots_few: int = _count(16, "kernels.py product")
     """Rows that are so few that packing longer lines, too, takes as long as the product."""
 
     # Direct convolution
@@ -189,10 +190,10 @@ class Tuning:
 
     # Winograd
 
-    winograd_channels: int = _count(32, "kernels.py winograd")
+    winograd_channels: int = _count(32, "kernels.py resnet20")
     """Channels from which products outweigh transforms."""
 
-    winograd_extent: int = _count(8, "kernels.py winograd")
+    winograd_extent: int = _count(8, "kernels.py resnet18")
     """Rows and columns from which little is lost to whole squares."""
 
     winograd_squares: int = _count(56, "kernels.py 'F winograd'")
@@ -244,7 +245,7 @@ class Tuning:
     reduce_run: int = _count(64, "python -m benchmarks.layers resnet20", least=8, most=256)
     """Rows summed by themselves, so that rounding errors do not pile up along a whole batch."""
 
-    sweep_small: int = _share("l2", 1 / 2, "make bench ONLY=mlp")
+    update_small: int = _share("l2", 1 / 2, "make bench ONLY=mlp")
     """Bytes of a parameter that is updated together with others at most: a larger one is better updated while
     its gradient is still in the cache."""
 
@@ -254,7 +255,7 @@ class Tuning:
     group_operands: int = _count(12, "python -m benchmarks.layers transformer_encoder", least=4, most=24)
     """Tensors that a fused group reads at most."""
 
-    recompute_flops: int = _count(10, "make bench ONLY=transformer_encoder", least=0)
+    recompute_flops: int = _count(10, "make bench ONLY=mobilenet_v2", least=0)
     """Arithmetic of a value that is computed again where it is read, at most."""
 
     # Recurrent operators
@@ -268,7 +269,7 @@ class Tuning:
     recurrent_weights: int = _share("l2", 1, "make bench ONLY=lstm_classifier")
     """Bytes of packed weights that may be read again at every step."""
 
-    recurrent_shared: int = _count(4, "make bench ONLY=lstm_classifier")
+    recurrent_shared: int = _count(4, "python -m benchmarks.layers lstm_classifier --inference --batch 8")
     """Rows of a thread from which reading them pays."""
 
 

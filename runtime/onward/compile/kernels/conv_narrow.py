@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
@@ -48,8 +49,8 @@ def narrow_forward_pack(conv: Convolution, target: Target, weights: Weights) -> 
 
 def narrow_backward_pack(conv: Convolution, target: Target, weights: Weights) -> Kernel:
     """Weights from any order to what `narrow_backward_data` reads. Slots: w, packed."""
-    turned = replace(weights, output=weights.input, input=weights.output)
-    return _pack("conv_backward_pack", required(conv, target, True), turned)
+    swapped = replace(weights, output=weights.input, input=weights.output)
+    return _pack("conv_backward_pack", required(conv, target, True), swapped)
 
 
 def narrow_forward(conv: Convolution, target: Target, epilogue: Epilogue = IDENTITY) -> Kernel:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.conv import (
     Blocks,
     Grid,

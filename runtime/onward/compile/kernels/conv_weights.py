@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.conv import check_halo, label
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution

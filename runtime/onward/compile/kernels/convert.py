@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Module, Value
+from onward.compile.codegen.builder import Module
 from onward.compile.codegen.conversions import STORAGE, converted
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 
 __all__ = ["Lookup", "convert", "lookup"]

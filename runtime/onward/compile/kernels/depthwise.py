@@ -6,9 +6,10 @@ pixels; backward-data has a grid for each pair of remainders under the strides.
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import element_type
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.conv import (
     Grid,
     backward_blocks,

@@ -1,4 +1,4 @@
-"""Products with a turned right side in place: C[m, n] = A[m, k] B[n, k]^T as dot products along k.
+"""Products with a transposed right side in place: C[m, n] = A[m, k] B[n, k]^T as dot products along k.
 
 Lanes run along k, which is contiguous on both sides, so a weight that changes at every step needs no packing.
 A tile keeps a vector of partial sums for each pair of a row and a column; shuffles then add up the lanes of
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm, describe, result_of
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from onward.compile.codegen.builder import Function, Module, Value, is_float
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.conversions import STORAGE, as_stored, computed
+from onward.compile.codegen.spelling import is_float
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import INTEGER_TYPES
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.walk import flat, merge, nested

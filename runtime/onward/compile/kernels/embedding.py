@@ -1,4 +1,4 @@
-"""Rows of a table by index, and the gradient that adds rows back.
+"""Embedding lookup (Gather along the first axis), and its gradient, which adds rows back.
 
 Rows are of the target's type. Indices are int64. Negative ones count from the end, as in ONNX's Gather; the
 caller checks their range.
@@ -6,8 +6,9 @@ caller checks their range.
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, update, write
 
 __all__ = ["gather_rows", "scatter_rows"]

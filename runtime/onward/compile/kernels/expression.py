@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onward.compile.codegen import integers, math
-from onward.compile.codegen.builder import Function, Value, is_float
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.spelling import is_float
+from onward.compile.codegen.values import Value
 from onward.graph.expression import OPS, Expression, Number, constant, operand
 
 __all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_of", "operand"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import element_type
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 

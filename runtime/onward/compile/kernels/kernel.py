@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 
 __all__ = ["Access", "Affine", "Kernel", "Parameter", "integer", "read", "slot_values", "update", "write"]
 

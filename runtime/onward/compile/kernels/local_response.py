@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onward.compile.codegen import math
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Image
 from onward.errors import ShapeError

@@ -19,8 +19,8 @@ from typing import Any, final
 
 import numpy as np
 
-from onward.compile.codegen.builder import ENTRY
 from onward.compile.codegen.jit import optimised_module
+from onward.compile.codegen.symbols import ENTRY
 from onward.compile.codegen.target import Target
 from onward.compile.disk import DiskCache, cache_folder
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, write

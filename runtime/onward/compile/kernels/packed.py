@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import final
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.gemm import Gemm, describe, result_of
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile
@@ -206,7 +207,7 @@ class _Driver:
         f, spec, most = self.f, self.spec, self.blocking.rows[0]
         if self.blocking.dense and spec.k is not None:
             # A transposed A is fetched a whole matrix ahead: a slab of it is spread over all of it.
-            distance = spec.m if self.blocking.turned and spec.m is not None else most
+            distance = spec.m if self.blocking.transposed and spec.m is not None else most
             return f.at(self.values["a"], a + (row + distance) * spec.k)
         more = f.compare("slt", row + most, last)
         after = f.select(more, row + most, first)

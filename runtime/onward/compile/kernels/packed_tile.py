@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.gemm import Gemm
 from onward.compile.kernels.product_blocking import ProductBlocking
@@ -16,7 +17,7 @@ def define_slab(module: Module, spec: Gemm, blocking: ProductBlocking) -> Functi
     f = module.function("slab", (("a", "ptr"), ("slab", "ptr"), ("rows", "i64"), ("k", "i64")))
     a, slab, rows, k = f.arguments
     lanes, most = f.lanes, blocking.rows[0]
-    if blocking.turned:
+    if blocking.transposed:
         whole = rows // most
         starts = range(0, most, lanes)
 

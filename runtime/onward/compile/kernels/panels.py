@@ -1,7 +1,7 @@
 """Panels: a matrix in blocks of columns, [block][k][column], as tiles of products read it.
 
-A transposed matrix is turned by shuffles of lanes x lanes squares in registers: element by element the
-turning of a weight takes longer than a product of 64 rows with it.
+A transposed matrix is transposed back by shuffles of lanes x lanes squares in registers: element by
+element that of a weight takes longer than a product of 64 rows with it.
 """
 
 from __future__ import annotations

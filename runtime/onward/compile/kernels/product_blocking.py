@@ -17,7 +17,7 @@ _UNBOUNDED = 1 << 62
 def needs_partial(k: int | None, target: Target) -> bool:
     """Whether C may be stored more than once, so that an epilogue operand may not be C itself."""
     tuning = target.tuning
-    return k is None or k > min(tuning.product_depth, tuning.product_depth_turned)
+    return k is None or k > min(tuning.product_depth, tuning.product_depth_transposed)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ProductBlocking:
         chunk: panels that stay in the second-level cache while rows pass.
         own: whether the kernel packs them.
         tall: rows of C that pass at once.
-        turned: whether A's rows, not its columns, are contiguous.
+        transposed: whether A's rows, not its columns, are contiguous.
         in_place: whether slabs of a transposed A are read where they are.
         group: slabs of A that are copied together.
         slab: elements of a slab; `a_row` and `a_k` are the steps of its rows and of k in it.
@@ -48,7 +48,7 @@ class ProductBlocking:
     panels: int
     chunk: int
     own: bool
-    turned: bool
+    transposed: bool
     tall: int
     in_place: bool
     group: int
@@ -88,8 +88,8 @@ def product_blocking(spec: Gemm, target: Target) -> ProductBlocking:
     width = block_width(spec.n, target)
     most = rows_for(target, width // lanes)
     rows = tuple(sorted({most, -(-most * 4 // 7), -(-most * 2 // 7)}, reverse=True))
-    turned = spec.a_row == 1 and spec.a_k != 1
-    most_depth = tuning.product_depth_turned if turned else tuning.product_depth
+    transposed = spec.a_row == 1 and spec.a_k != 1
+    most_depth = tuning.product_depth_transposed if transposed else tuning.product_depth
     if spec.k is None:
         depth, blocks = most_depth, None
     else:
@@ -98,7 +98,7 @@ def product_blocking(spec: Gemm, target: Target) -> ProductBlocking:
         blocks = max(1, -(-spec.k // depth))
     panels = -(-spec.n // width)
     chunk, tall = panels, _UNBOUNDED
-    if turned and blocks != 1 and spec.m is not None:
+    if transposed and blocks != 1 and spec.m is not None:
         # C stays in the cache while k passes: in pieces as square as its shape allows.
         area = tuning.product_area // target.nbytes
         side = int(area**0.5)
@@ -106,8 +106,8 @@ def product_blocking(spec: Gemm, target: Target) -> ProductBlocking:
         slabs = -(-spec.m // most)
         tall = most * _even(slabs, max(side, area // spec.n) // most)
     chunk = _even(panels, min(chunk, tuning.product_panels // (depth * width * target.nbytes)))
-    in_place = turned and spec.a_k * target.nbytes < tuning.product_far
-    dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (turned and spec.a_k == spec.m))
+    in_place = transposed and spec.a_k * target.nbytes < tuning.product_far
+    dense = blocks == 1 and ((spec.a_row, spec.a_k) == (spec.k, 1) or (transposed and spec.a_k == spec.m))
     pitch = depth + lanes
     return ProductBlocking(
         width=width,
@@ -117,17 +117,17 @@ def product_blocking(spec: Gemm, target: Target) -> ProductBlocking:
         panels=panels,
         chunk=chunk,
         own=not spec.b_block,
-        turned=turned,
+        transposed=transposed,
         tall=tall,
         in_place=in_place,
-        group=tuning.product_group if turned and not in_place else 1,
-        slab=whole_lanes(depth * most + lanes, target) if turned else pitch * most,
+        group=tuning.product_group if transposed and not in_place else 1,
+        slab=whole_lanes(depth * most + lanes, target) if transposed else pitch * most,
         dense=dense,
-        fetched=1 if dense else 0 if turned else min(tuning.product_fetched, -(-most // chunk)),
-        walk=-(-most // chunk) if dense else 0 if turned else 1,
+        fetched=1 if dense else 0 if transposed else min(tuning.product_fetched, -(-most // chunk)),
+        walk=-(-most // chunk) if dense else 0 if transposed else 1,
         line=spec.k if dense and spec.k is not None else spec.a_row,
-        a_row=1 if turned else pitch,
-        a_k=most if turned else 1,
+        a_row=1 if transposed else pitch,
+        a_k=most if transposed else 1,
     )
 
 

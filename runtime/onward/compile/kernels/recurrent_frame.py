@@ -1,19 +1,24 @@
-"""What recurrent kernels go by: a direction as a `Cell`, products with packed weights, a thread's rows."""
+"""What recurrent kernels share, forward and backward: the loop through time over a thread's rows.
+
+A kernel is one direction, described by a `Cell`. `RecurrentKernel` has its slots, the steps in their order,
+the states before and after each, and walks over the units of the batch's rows, a vector at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onward.compile.codegen import math
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
-from onward.compile.kernels.kernel import Affine, Kernel, Parameter, slot_values
-from onward.compile.kernels.panels import block_width, panel_size
-from onward.compile.kernels.tile import ACCUMULATOR, Epilogue, Tile, define, rows_for
-from onward.graph.expression import operand
+from onward.compile.codegen.values import Value
+from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, slot_values
+from onward.compile.kernels.recurrent_product import RowProduct
 
-__all__ = ["ACTIVATIONS", "GATES", "Cell", "Frame", "RowProduct", "cell_flops"]
+__all__ = ["ACTIVATIONS", "GATES", "Cell", "RecurrentKernel", "Units", "cell_flops"]
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -62,9 +67,9 @@ class Cell:
     dtype: str = "float32"
 
     @property
-    def states(self) -> int:
-        """How many states a step takes and gives."""
-        return 2 if self.kind == "LSTM" else 1
+    def states(self) -> tuple[str, ...]:
+        """The states that a step takes and gives."""
+        return ("h", "c") if self.kind == "LSTM" else ("h",)
 
 
 def cell_flops(spec: Cell) -> int:
@@ -72,162 +77,118 @@ def cell_flops(spec: Cell) -> int:
     return 2 * GATES[spec.kind] * spec.size * (spec.size + spec.features)
 
 
-class RowProduct:
-    """C[rows, n] (+)= A[rows, k] B, for a run-time range of rows; B is packed in blocks of `block_width`."""
-
-    def __init__(
-        self,
-        module: Module,
-        target: Target,
-        name: str,
-        *,
-        n: int,
-        k: int,
-        a_row: int,
-        c_row: int,
-        accumulate: bool,
-    ) -> None:
-        self._a_row, self._c_row = a_row, c_row
-        self._width = block_width(n, target)
-        self._block = panel_size(n, k, target)
-        lanes = target.lanes
-        vectors = self._width // lanes
-        self._whole, rest = divmod(n, self._width)
-        # C is read when the sums are done, so that they need not wait for it
-        epilogue = Epilogue(ACCUMULATOR + operand(1), ("full",)) if accumulate else Epilogue()
-        self._extra = accumulate
-
-        def tile(rows: int, columns: int, blocks: int = 1) -> Function:
-            count = -(-columns // lanes)
-            made = Tile(
-                a=tuple(i * a_row for i in range(rows)),
-                c=tuple(i * c_row for i in range(rows)),
-                vectors=count,
-                tail=columns - (count - 1) * lanes,
-                k=k,
-                a_step=1,
-                b_step=self._width,
-                epilogue=epilogue,
-                b=tuple(v // vectors * self._block + v % vectors * lanes for v in range(count)),
-            )
-            return define(module, f"{name}_{rows}x{columns}x{blocks}", made)
-
-        most = max(2, min(target.tuning.recurrent_rows, rows_for(target, vectors)) // 2 * 2)
-        self._sizes = sorted({most, min(4, most), 2}, reverse=True)
-        widths = [(self._width, self._whole), (rest, 1 if rest else 0)]
-        self._tiles = {
-            (rows, columns): tile(rows, columns)
-            for columns, count in widths
-            if count
-            for rows in (*self._sizes, 1)
-        }
-        joined = target.tuning.recurrent_joined
-        fits = self._whole >= joined and target.registers >= 2 * joined * vectors
-        self._joined = joined if fits else 1
-        if self._joined > 1:
-            self._tiles[1, self._width * self._joined] = tile(1, self._width * self._joined, self._joined)
-        self._rest = rest
-
-    def emit(self, f: Function, low: Value, high: Value, a: Value, b: Value, c: Value) -> None:
-        """Write the product of rows [low, high); pointers are those of row 0."""
-        end = low + (high - low) // 2 * 2
-        if self._whole:
-            with f.range(0, self._whole) as block:
-                self._pairs(f, low, end, a, b, c, block, self._width)
-        if self._rest:
-            self._pairs(f, low, end, a, b, c, f.value(self._whole), self._rest)
-        with f.range(end, high) as row:
-            joined = self._whole // self._joined * self._joined
-            if self._joined > 1:
-                with f.range(0, joined, self._joined) as block:
-                    self._call(f, row, a, b, c, block, 1, self._width * self._joined)
-            first = joined if self._joined > 1 else 0
-            if first < self._whole:
-                with f.range(first, self._whole) as block:
-                    self._call(f, row, a, b, c, block, 1, self._width)
-            if self._rest:
-                self._call(f, row, a, b, c, f.value(self._whole), 1, self._rest)
-
-    def _pairs(
-        self, f: Function, low: Value, end: Value, a: Value, b: Value, c: Value, block: Value, columns: int
-    ) -> None:
-        row = low
-        for size in self._sizes:
-            until = row + (end - row) // size * size
-            with f.range(row, until, size) as r:
-                self._call(f, r, a, b, c, block, size, columns)
-            row = until
-
-    def _call(
-        self, f: Function, row: Value, a: Value, b: Value, c: Value, block: Value, rows: int, columns: int
-    ) -> None:
-        sink = f.at(c, row * self._c_row + block * self._width)
-        operands = [f.at(a, row * self._a_row), f.at(b, block * self._block), sink]
-        f.invoke(self._tiles[rows, columns], [*operands, *([sink] if self._extra else [])])
-
-
-class Frame:
-    """What forward and backward kernels share: slots, a thread's rows, walks over columns."""
+class RecurrentKernel(ABC):
+    """One direction's kernel: each thread takes its rows of the batch through all time steps."""
 
     def __init__(self, spec: Cell, target: Target, parameters: Sequence[Parameter]) -> None:
         self.spec = spec
+        self.size = spec.size
         self.target = target = target.typed(spec.dtype)
         self.module = Module(target)
         self.f = f = self.module.entry()
-        self.parameters = tuple(parameters)
+        self.parameters = (*parameters, *integer("time", "batch"))
         self.values = slot_values(f, self.parameters)
         self.batch, self.time = self.values["batch"], self.values["time"]
-        self.low, self.high = f.share(self.batch, *f.arguments[1:])
-        self.rows = self.batch * spec.size
+        self._low, self._high = f.share(self.batch, *f.arguments[1:])
+        self._state = self.batch * spec.size
         """Elements of the states of one step."""
 
-    def position(self, step: Value) -> Value:
-        """The place in the sequence of a step, counted in the order in which it is read."""
-        return self.time - 1 - step if self.spec.reverse else step
+    @abstractmethod
+    def step(self, t: Value) -> None:
+        """One step, at a place of the sequence."""
 
-    def gates(self, t: Value) -> Value:
+    # The loops
+
+    @contextlib.contextmanager
+    def own_rows(self) -> Iterator[None]:
+        """Where this thread has rows."""
+        with self.f.when(self.f.compare("slt", self._low, self._high)):
+            yield
+
+    def time_steps(self, *, backward: bool = False) -> Iterator[Value]:
+        """The places of the sequence in the order in which it is read, or from the last one back."""
+        with self.f.range(0, self.time) as step:
+            step = self.time - 1 - step if backward else step
+            yield self.time - 1 - step if self.spec.reverse else step
+
+    def units(self, gates: Value | None = None) -> Iterator[Units]:
+        """Every vector of units of this thread's rows; `gates` are those of a step.
+
+        Units are the inner loop: from row to row, addresses may be a multiple of 4 KiB apart, and loads would
+        wait for stores of other rows.
+        """
+        f = self.f
+        whole = self.size // f.lanes * f.lanes
+        with f.range(self._low, self._high) as n:
+            if whole:
+                with f.range(0, whole, f.lanes) as j:
+                    yield Units(self, n, j, None, gates)
+            if self.size > whole:
+                yield Units(self, n, f.value(whole), f.mask(self.size - whole), gates)
+
+    # Products
+
+    def product(
+        self,
+        name: str,
+        *,
+        accumulate: bool,
+        n: int | None = None,
+        k: int | None = None,
+        a_row: int | None = None,
+        c_row: int | None = None,
+    ) -> RowProduct:
+        """C (+)= A · B with packed B [k, n]; extents and steps from row to row are `size` unless given."""
+        n, k, a_row, c_row = (self.size if v is None else v for v in (n, k, a_row, c_row))
+        return RowProduct(
+            self.module, self.target, name, n=n, k=k, a_row=a_row, c_row=c_row, accumulate=accumulate
+        )
+
+    def multiply(self, product: RowProduct, a: Value, packed: str, c: Value) -> None:
+        """A product of this thread's rows with the weights in a slot."""
+        product.emit(self.f, self._low, self._high, a, self.values[packed], c)
+
+    # Tensors
+
+    def of_step(self, name: str, t: Value, row: int, *, kept: bool = True) -> Value:
+        """The rows of one step in a buffer that holds all steps, or one."""
+        return self.f.at(self.values[name], t * (self.batch * row)) if kept else self.values[name]
+
+    def gates_of(self, t: Value) -> Value:
         """The gates of a step."""
-        return self.step_of("gates", t, self.spec.row, kept=self.spec.trained or not self.spec.features)
+        return self.of_step("gates", t, self.spec.row, kept=self.spec.trained or not self.spec.features)
 
     def states(self, name: str, t: Value) -> tuple[Value, Value]:
         """The states before and after the step at a place: slots of their own where they are kept."""
         start = self.values[name]
         if not self.spec.kept:
             return start, start
-        first, second = self.f.at(start, t * self.rows), self.f.at(start, (t + 1) * self.rows)
+        first, second = self.f.at(start, t * self._state), self.f.at(start, (t + 1) * self._state)
         return (second, first) if self.spec.reverse else (first, second)
 
-    def edge(self, name: str) -> Value:
-        """Where the initial states are."""
+    def initial(self, name: str) -> Value:
+        """Where the states before the first step are."""
         start = self.values[name]
-        return self.f.at(start, self.time * self.rows) if self.spec.kept and self.spec.reverse else start
+        return self.f.at(start, self.time * self._state) if self.spec.kept and self.spec.reverse else start
 
-    def step_of(self, name: str, t: Value, row: int, *, kept: bool = True) -> Value:
-        """The rows of one step in a buffer that holds all steps, or one."""
-        return self.f.at(self.values[name], t * (self.batch * row)) if kept else self.values[name]
+    def fill(self, places: Mapping[str, Value], made: Callable[[Units, str], Value | None]) -> None:
+        """Write the states at an end of the sequence: what is made, or 0 for None or an empty sequence."""
+        f = self.f
+        for u in self.units():
+            for name, place in places.items():
+                value = made(u, name)
+                if value is not None and self.spec.lens:
+                    value = f.select(f.compare("sgt", u.length(), 0), value, f.zero())
+                u.store(f.zero() if value is None else value, place)
 
-    def cells(self, body: Callable[[Value, Value, Value | None], None]) -> None:
-        """`body(row, first unit, mask)` for every vector of units of this thread's rows.
+    def hold(self, u: Units, t: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
+        """The new ones where the sequence reaches to t, the old ones beyond its end."""
+        if not self.spec.lens:
+            return list(new)
+        alive = self.f.compare("sgt", u.length(), t)
+        return [self.f.select(alive, a, b) for a, b in zip(new, old, strict=True)]
 
-        Units are the inner loop: from row to row, addresses may be a multiple of 4 KiB apart, and loads would
-        wait for stores of other rows.
-        """
-        f, size = self.f, self.spec.size
-        whole = size // f.lanes * f.lanes
-        with f.range(self.low, self.high) as n:
-            if whole:
-                with f.range(0, whole, f.lanes) as j:
-                    body(n, j, None)
-            if size > whole:
-                body(n, f.value(whole), f.mask(size - whole))
-
-    def alive(self, n: Value, t: Value) -> Value:
-        """Whether the sequence of a row reaches to a place."""
-        return self.f.compare("sgt", self.length(n), t)
-
-    def length(self, n: Value) -> Value:
-        """Of the sequence of a row."""
-        return self.f.cast("sext", self.f.load(self.values["lens"], "i32", n), "i64")
+    # Activations
 
     def acts(self, *operands: tuple[int, Value]) -> list[Value]:
         """Activations by number, their operands clipped as the attributes say; they share a division."""
@@ -257,16 +218,10 @@ class Frame:
         """One activation."""
         return self.acts((index, x))[0]
 
-    def peephole(self, index: int, j: Value, mask: Value | None) -> Value | None:
-        """A vector of P: 0 of the input gate, 1 of the output gate, 2 of the forget gate."""
-        if not self.spec.peepholes:
-            return None
-        return self.f.vload(self.values["p"], j + index * self.spec.size, mask)
-
-    def kernel(self, name: str) -> Kernel:
+    def finished(self, name: str) -> Kernel:
         """The finished kernel; costs are those of one row of the batch in one step."""
         self.f.ret()
-        moved = self.target.nbytes * (2 * GATES[self.spec.kind] + 2 * self.spec.states) * self.spec.size
+        moved = self.target.nbytes * (2 * GATES[self.spec.kind] + 2 * len(self.spec.states)) * self.spec.size
         return Kernel(
             name=f"{name} {self.spec.size}",
             ir=self.module.text(),
@@ -274,3 +229,63 @@ class Frame:
             flops=Affine(0, cell_flops(self.spec)),
             bytes=Affine(0, moved),
         )
+
+
+class Units:
+    """A vector of units, from unit `j`, of row `n` of the batch: what a kernel's tensors hold for them."""
+
+    def __init__(
+        self, kernel: RecurrentKernel, n: Value, j: Value, mask: Value | None, gates: Value | None
+    ) -> None:
+        f, spec = kernel.f, kernel.spec
+        self._f, self._spec, self._values = f, spec, kernel.values
+        self.n, self.j, self._mask = n, j, mask
+        self._state = n * spec.size + j
+        self._gates = None if gates is None else f.at(gates, n * spec.row + j)
+
+    def load(self, states: Value) -> Value:
+        """Of states [N, size]."""
+        return self._f.vload(states, self._state, self._mask)
+
+    def store(self, x: Value, states: Value) -> None:
+        """Into states [N, size]."""
+        self._f.vstore(x, states, self._state, self._mask)
+
+    def gate(self, number: int) -> Value:
+        """A gate of the step, or its gradient."""
+        assert self._gates is not None
+        return self._f.vload(self._gates, number * self._spec.size, self._mask)
+
+    def set_gate(self, number: int, x: Value) -> None:
+        """Write over a gate of the step."""
+        assert self._gates is not None
+        self._f.vstore(x, self._gates, number * self._spec.size, self._mask)
+
+    def vector(self, name: str, number: int) -> Value:
+        """One of the vectors [size] that a slot holds one after another: of B, of P."""
+        return self._f.vload(self._values[name], self.j + number * self._spec.size, self._mask)
+
+    def peephole(self, number: int) -> Value | None:
+        """A vector of P: 0 of the input gate, 1 of the output gate, 2 of the forget gate."""
+        return self.vector("p", number) if self._spec.peepholes else None
+
+    def given(self, name: str) -> Value | None:
+        """Of states that a caller gives, in rows of `state_row`; None where there is no such slot."""
+        if name not in self._values:
+            return None
+        return self._f.vload(self._values[name], self.n * self._spec.state_row + self.j, self._mask)
+
+    def of_sequence(self, name: str, t: Value) -> Value:
+        """One step of Y or its gradient, whose steps in memory are `y_time` and `y_row`."""
+        return self._f.vload(self._values[name], self._at(t), self._mask)
+
+    def set_of_sequence(self, name: str, t: Value, x: Value) -> None:
+        """Write one step of Y."""
+        self._f.vstore(x, self._values[name], self._at(t), self._mask)
+
+    def _at(self, t: Value) -> Value:
+        return t * self._values["y_time"] + self.n * self._values["y_row"] + self.j
+
+    def length(self) -> Value:
+        """Of the row's sequence."""
+        return self._f.cast("sext", self._f.load(self._values["lens"], "i32", self.n), "i64")

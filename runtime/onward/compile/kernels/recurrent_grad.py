@@ -7,15 +7,15 @@ the biases and peepholes, are partial results of each thread.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Value
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.expression import constant
-from onward.compile.kernels.kernel import Kernel, integer, read, update, write
-from onward.compile.kernels.recurrent_frame import GATES, Cell, Frame, RowProduct
+from onward.compile.kernels.kernel import Kernel, Parameter, integer, read, update, write
+from onward.compile.kernels.recurrent_frame import GATES, Cell, RecurrentKernel, Units
 from onward.compile.kernels.reduce import Columns
 
 __all__ = ["CellGradient", "partial_sums", "recurrent_gradient"]
@@ -53,12 +53,21 @@ def recurrent_gradient(spec: CellGradient, target: Target) -> Kernel:
     r alone, and rh packed [size, size]; sums, twice the partial results. A GRU whose reset comes after the
     product has `extra` too, which becomes the gradient of Ht₋₁ · Rhᵀ + Rbh, another one back [N, size].
     """
+    kernel = _CELLS[spec.cell.kind](spec, target)
+    kernel.clear_sums(0)
+    with kernel.own_rows():
+        kernel.begin()
+        for t in kernel.time_steps(backward=True):
+            kernel.back(t)
+        kernel.end()
+    return kernel.finished(f"{spec.cell.kind} gradient")
+
+
+def _slots(spec: CellGradient) -> list[Parameter]:
     cell = spec.cell
-    states = ("h", "c")[: cell.states]
-    kept = "c" if cell.kind == "LSTM" else "h"
     gates = write("gates") if cell.kind == "RNN" else update("gates")
-    parameters = [*gates, *read("r", kept), *write(*(f"d{s}" for s in states))]
-    parameters += read(*(f"d{s}_last" for s, given in zip(states, spec.last, strict=True) if given))
+    parameters = [*gates, *read("r", cell.states[-1]), *write(*(f"d{s}" for s in cell.states))]
+    parameters += read(*(f"d{s}_last" for s, given in zip(cell.states, spec.last, strict=True) if given))
     parameters += (*read("dy"), *integer("y_time", "y_row")) if spec.sequence else ()
     parameters += read("lens") if cell.lens else ()
     parameters += read("p") if cell.peepholes else ()
@@ -66,93 +75,71 @@ def recurrent_gradient(spec: CellGradient, target: Target) -> Kernel:
         parameters += read("rh")
         parameters += update("extra") if cell.before_reset else write("back")
     parameters += write("sums") if spec.sums else ()
-    frame = Frame(cell, target, [*parameters, *integer("time", "batch")])
-    f = frame.f
-    maker = _STEPS[cell.kind](frame, spec)
-    maker.clear_sums(0)
-    with f.when(f.compare("slt", frame.low, frame.high)):
-        maker.begin()
-        with f.range(0, frame.time) as step:
-            maker.back(frame.position(frame.time - 1 - step))
-        if cell.lens:
-            maker.end()
-    return frame.kernel(f"{cell.kind} gradient")
+    return parameters
 
 
-class _Backward(ABC):
+class _Backward(RecurrentKernel, ABC):
     """What the operators' steps share."""
 
-    def __init__(self, frame: Frame, spec: CellGradient) -> None:
-        self.frame = frame
-        self.f = frame.f
-        self.whole = spec
-        self.spec = frame.spec
-        self.size = frame.spec.size
-        self.width = -(-self.size // self.f.lanes) * self.f.lanes
-        self.count = len(partial_sums(self.spec).expressions)
+    def __init__(self, spec: CellGradient, target: Target) -> None:
+        super().__init__(spec.cell, target, _slots(spec))
+        self._whole = spec
+        self._width = -(-self.size // self.f.lanes) * self.f.lanes
+        self._count = len(partial_sums(self.spec).expressions)
 
-    @abstractmethod
-    def step(self, t: Value) -> None:
-        """Back through one step, at a place of the sequence."""
+    def begin(self) -> None:
+        """The gradients of the last states, where they arrive; none for a sequence that is empty."""
+        self.fill(self._gradients(), lambda u, name: u.given(f"{name}_last"))
 
-    def product(self, name: str, k: int, *, accumulate: bool, a_row: int) -> RowProduct:
-        """Of gradients with a part of R."""
-        return RowProduct(
-            self.frame.module,
-            self.frame.target,
-            name,
-            n=self.size,
-            k=k,
-            a_row=a_row,
-            c_row=self.size,
-            accumulate=accumulate,
-        )
+    def end(self) -> None:
+        """No gradient goes to the initial state of a sequence that is empty."""
+        if self.spec.lens:
+            places = self._gradients()
+            self.fill(places, lambda u, name: u.load(places[name]))
+
+    def _gradients(self) -> dict[str, Value]:
+        """Where the gradients of the states are."""
+        return {name: self.values[name] for name in (f"d{s}" for s in self.spec.states)}
+
+    def back(self, t: Value) -> None:
+        """Back through one step, whose sums are added to those of all steps: so rounding does not pile up."""
+        f = self.f
+        self.clear_sums(1)
+        self.step(t)
+        if self._whole.sums:
+            with f.range(0, self._count * self._width, f.lanes) as i:
+                f.vstore(f.vload(self._sums(0), i) + f.vload(self._sums(1), i), self._sums(0), i)
 
     def clear_sums(self, level: int) -> None:
         """Every thread's sums start at zero, also those of one without rows."""
-        if self.whole.sums:
-            with self.f.range(0, self.count * self.width, self.f.lanes) as i:
+        if self._whole.sums:
+            with self.f.range(0, self._count * self._width, self.f.lanes) as i:
                 self.f.vstore(self.f.zero(), self._sums(level), i)
 
     def _sums(self, level: int) -> Value:
         """This thread's sums over all steps (0), or over the rows of one step (1)."""
         _, thread, threads = self.f.arguments
         number = thread if level == 0 else threads + thread
-        return self.f.at(self.frame.values["sums"], number * (self.count * self.width))
+        return self.f.at(self.values["sums"], number * (self._count * self._width))
 
-    def begin(self) -> None:
-        """The gradients of the last states, where they arrive; none for a sequence that is empty."""
-        self._edge(self._last)
+    def sum(self, u: Units, values: Sequence[Value], first: int = 0) -> None:
+        """Add to the sums of the step, from number `first` on."""
+        if self._whole.sums:
+            for e, value in enumerate(values):
+                place = self.f.at(self._sums(1), u.j + (first + e) * self._width)
+                self.f.vstore(self.f.vload(place) + value, place)
 
-    def end(self) -> None:
-        """No gradient goes to the initial state of a sequence that is empty."""
-        self._edge(lambda name, n, j, mask: self.f.vload(self.frame.values[name], n * self.size + j, mask))
-
-    def _last(self, name: str, n: Value, j: Value, mask: Value | None) -> Value:
-        if f"{name}_last" not in self.frame.values:
-            return self.f.zero()
-        return self.f.vload(self.frame.values[f"{name}_last"], n * self.spec.state_row + j, mask)
-
-    def _edge(self, made: Callable[[str, Value, Value, Value | None], Value]) -> None:
-        f, frame = self.f, self.frame
-
-        def cell(n: Value, j: Value, mask: Value | None) -> None:
-            for name in ("dh", "dc")[: self.spec.states]:
-                value = made(name, n, j, mask)
-                if self.spec.lens:
-                    value = f.select(f.compare("sgt", frame.length(n), 0), value, f.zero())
-                f.vstore(value, frame.values[name], n * self.size + j, mask)
-
-        frame.cells(cell)
-
-    def arriving(self, t: Value, n: Value, j: Value, mask: Value | None) -> Value:
+    def arriving(self, u: Units, t: Value) -> Value:
         """The gradient of H after a step."""
-        f, frame = self.f, self.frame
-        dh = f.vload(frame.values["dh"], n * self.size + j, mask)
-        if self.whole.sequence:
-            at = t * frame.values["y_time"] + n * frame.values["y_row"] + j
-            dh = dh + f.vload(frame.values["dy"], at, mask)
-        return dh
+        dh = u.load(self.values["dh"])
+        return dh + u.of_sequence("dy", t) if self._whole.sequence else dh
+
+    def clear_ended(self, u: Units, t: Value) -> None:
+        """0 for the gradient of H, to which the product with R adds, unless the sequence has ended."""
+        if self.spec.lens:
+            dh = self.values["dh"]
+            (rest,) = self.hold(u, t, [self.f.zero()], [u.load(dh)])
+            u.store(rest, dh)
 
     def slope(self, index: int, y: Value) -> Value:
         """The derivative of an activation, from its result."""
@@ -169,48 +156,22 @@ class _Backward(ABC):
                 return 1.0 - y * y
         raise ValueError(f"activation {self.spec.activations[index]!r} is not compiled")
 
-    def hold(self, n: Value, t: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
-        """The new ones where the sequence reaches to t, the old ones beyond its end."""
-        if not self.spec.lens:
-            return list(new)
-        alive = self.frame.alive(n, t)
-        return [self.f.select(alive, a, b) for a, b in zip(new, old, strict=True)]
 
-    def sum(self, j: Value, values: Sequence[Value], first: int = 0) -> None:
-        """Add to the sums of the step, from number `first` on."""
-        if self.whole.sums:
-            for e, value in enumerate(values):
-                place = self.f.at(self._sums(1), j + (first + e) * self.width)
-                self.f.vstore(self.f.vload(place) + value, place)
-
-    def back(self, t: Value) -> None:
-        """Back through one step, whose sums are added to those of all steps: so rounding does not pile up."""
-        f = self.f
-        self.clear_sums(1)
-        self.step(t)
-        if self.whole.sums:
-            with f.range(0, self.count * self.width, f.lanes) as i:
-                f.vstore(f.vload(self._sums(0), i) + f.vload(self._sums(1), i), self._sums(0), i)
-
-
-class _Long(_Backward):
-    def __init__(self, frame: Frame, spec: CellGradient) -> None:
-        super().__init__(frame, spec)
-        self.by_r = self.product("dh", 4 * self.size, accumulate=self.spec.lens, a_row=self.spec.row)
+class _LSTM(_Backward):
+    def __init__(self, spec: CellGradient, target: Target) -> None:
+        super().__init__(spec, target)
+        self._by_r = self.product("dh", k=4 * self.size, a_row=self.spec.row, accumulate=self.spec.lens)
 
     def step(self, t: Value) -> None:
-        f, frame, spec, size = self.f, self.frame, self.spec, self.size
-        gates = frame.step_of("gates", t, spec.row)
-        c_before, c_after = frame.states("c", t)
-
-        def cell(n: Value, j: Value, mask: Value | None) -> None:
-            Pi, Po, Pf = (frame.peephole(g, j, mask) for g in range(3))
-            at = n * size + j
-            row = f.at(gates, n * spec.row + j)
-            i, o, forget, cand = (f.vload(row, g * size, mask) for g in range(4))
-            before, after = f.vload(c_before, at, mask), f.vload(c_after, at, mask)
-            dH, dC_old = self.arriving(t, n, j, mask), f.vload(frame.values["dc"], at, mask)
-            top = frame.act(2, after)
+        f, spec = self.f, self.spec
+        gates = self.gates_of(t)
+        c_before, c_after = self.states("c", t)
+        for u in self.units(gates):
+            Pi, Po, Pf = (u.peephole(g) for g in range(3))
+            i, o, forget, cand = (u.gate(g) for g in range(4))
+            before, after = u.load(c_before), u.load(c_after)
+            dH, dC_old = self.arriving(u, t), u.load(self.values["dc"])
+            top = self.act(2, after)
             do = dH * top * self.slope(0, o)
             dC = f.fma(dH * o, self.slope(2, top), dC_old)
             dC = dC if Po is None else f.fma(do, Po, dC)
@@ -225,112 +186,82 @@ class _Long(_Backward):
             dC = dC * forget
             dC = dC if Pi is None else f.fma(di, Pi, dC)
             dC = dC if Pf is None else f.fma(df, Pf, dC)
-            zero = f.zero()
-            *d_gates, dC = self.hold(n, t, (di, do, df, dc, dC), (zero, zero, zero, zero, dC_old))
+            *d_gates, dC = self.hold(u, t, (di, do, df, dc, dC), (*[f.zero()] * 4, dC_old))
             for g, value in enumerate(d_gates):
-                f.vstore(value, row, g * size, mask)
-            f.vstore(dC, frame.values["dc"], at, mask)
-            if spec.lens:
-                (rest,) = self.hold(n, t, (zero,), (f.vload(frame.values["dh"], at, mask),))
-                f.vstore(rest, frame.values["dh"], at, mask)
+                u.set_gate(g, value)
+            u.store(dC, self.values["dc"])
+            self.clear_ended(u, t)
             if spec.peepholes:
                 di, do, df, _ = d_gates
-                self.sum(j, (di * before, do * after, df * before), 4)
-            self.sum(j, d_gates)
-
-        frame.cells(cell)
-        self.by_r.emit(f, frame.low, frame.high, gates, frame.values["r"], frame.values["dh"])
+                self.sum(u, (di * before, do * after, df * before), 4)
+            self.sum(u, d_gates)
+        self.multiply(self._by_r, gates, "r", self.values["dh"])
 
 
-class _Gated(_Backward):
-    def __init__(self, frame: Frame, spec: CellGradient) -> None:
-        super().__init__(frame, spec)
+class _GRU(_Backward):
+    def __init__(self, spec: CellGradient, target: Target) -> None:
+        super().__init__(spec, target)
         size, row, before = self.size, self.spec.row, self.spec.before_reset
-        self.by_r = self.product("dh", 2 * size, accumulate=True, a_row=row)
-        self.by_rh = self.product("back", size, accumulate=before, a_row=size if before else row)
+        self._by_r = self.product("dh", k=2 * size, a_row=row, accumulate=True)
+        self._by_rh = self.product("back", a_row=size if before else row, accumulate=before)
 
     def step(self, t: Value) -> None:
-        f, frame, spec, size = self.f, self.frame, self.spec, self.size
-        gates = frame.step_of("gates", t, spec.row)
-        extra = frame.step_of("extra", t, size) if spec.before_reset else frame.values["back"]
-        h, _ = frame.states("h", t)
-        dh = frame.values["dh"]
-        ends = (frame.low, frame.high)
-
-        def cell(n: Value, j: Value, mask: Value | None) -> None:
-            at = n * size + j
-            row = f.at(gates, n * spec.row + j)
-            z, cand, before = f.vload(row, 0, mask), f.vload(row, 2 * size, mask), f.vload(h, at, mask)
-            old = f.vload(dh, at, mask)
-            dH = self.arriving(t, n, j, mask)
+        f, spec, size = self.f, self.spec, self.size
+        gates = self.gates_of(t)
+        extra = self.of_step("extra", t, size) if spec.before_reset else self.values["back"]
+        h, _ = self.states("h", t)
+        dh = self.values["dh"]
+        for u in self.units(gates):
+            z, cand, before, old = u.gate(0), u.gate(2), u.load(h), u.load(dh)
+            dH = self.arriving(u, t)
             d_cand = dH * (1.0 - z) * self.slope(1, cand)
             dz = dH * (before - cand) * self.slope(0, z)
             found = [dz, d_cand]
             if spec.before_reset:
-                r, linear = f.vload(row, size, mask), f.vload(extra, at, mask)
+                r, linear = u.gate(1), u.load(extra)
                 found = [dz, d_cand * linear * self.slope(0, r), d_cand, d_cand * r]
-            zeros = [f.zero()] * len(found)
-            *found, through = self.hold(n, t, (*found, dH * z), (*zeros, old))
-            f.vstore(found[0], row, 0, mask)
+            *found, through = self.hold(u, t, (*found, dH * z), (*[f.zero()] * len(found), old))
+            u.set_gate(0, found[0])
             if spec.before_reset:
-                f.vstore(found[1], row, size, mask)
-                f.vstore(found[3], extra, at, mask)
-            f.vstore(found[2 if spec.before_reset else 1], row, 2 * size, mask)
-            f.vstore(through, dh, at, mask)
-            self.sum(j, found[:1])
-            self.sum(j, found[1:], 1 if spec.before_reset else 2)
-
-        frame.cells(cell)
+                u.set_gate(1, found[1])
+                u.store(found[3], extra)
+            u.set_gate(2, found[2 if spec.before_reset else 1])
+            u.store(through, dh)
+            self.sum(u, found[:1])
+            self.sum(u, found[1:], 1 if spec.before_reset else 2)
         if spec.before_reset:
-            self.by_rh.emit(f, *ends, extra, frame.values["rh"], dh)
+            self.multiply(self._by_rh, extra, "rh", dh)
         else:
-            self.by_rh.emit(f, *ends, f.at(gates, 2 * size), frame.values["rh"], extra)
+            self.multiply(self._by_rh, f.at(gates, 2 * size), "rh", extra)
             self._reset(gates, h)
-        self.by_r.emit(f, *ends, gates, frame.values["r"], dh)
+        self.multiply(self._by_r, gates, "r", dh)
 
     def _reset(self, gates: Value, h: Value) -> None:
         """Through r ⊙ H, whose gradient is in `back`."""
-        f, frame, size = self.f, self.frame, self.size
-
-        def cell(n: Value, j: Value, mask: Value | None) -> None:
-            at = n * size + j
-            place = f.at(gates, n * self.spec.row + j + size)
-            r, back = f.vload(place, 0, mask), f.vload(frame.values["back"], at, mask)
-            dr = back * f.vload(h, at, mask) * self.slope(0, r)
-            f.vstore(dr, place, 0, mask)
-            f.vstore(f.fma(back, r, f.vload(frame.values["dh"], at, mask)), frame.values["dh"], at, mask)
-            self.sum(j, (dr,), 1)
-
-        frame.cells(cell)
+        dh = self.values["dh"]
+        for u in self.units(gates):
+            r, back = u.gate(1), u.load(self.values["back"])
+            dr = back * u.load(h) * self.slope(0, r)
+            u.set_gate(1, dr)
+            u.store(self.f.fma(back, r, u.load(dh)), dh)
+            self.sum(u, (dr,), 1)
 
 
-class _Simple(_Backward):
-    def __init__(self, frame: Frame, spec: CellGradient) -> None:
-        super().__init__(frame, spec)
-        self.by_r = self.product("dh", self.size, accumulate=self.spec.lens, a_row=self.spec.row)
+class _RNN(_Backward):
+    def __init__(self, spec: CellGradient, target: Target) -> None:
+        super().__init__(spec, target)
+        self._by_r = self.product("dh", a_row=self.spec.row, accumulate=self.spec.lens)
 
     def step(self, t: Value) -> None:
-        f, frame, spec, size = self.f, self.frame, self.spec, self.size
-        gates = frame.step_of("gates", t, spec.row)
-        _, h = frame.states("h", t)
-        dh = frame.values["dh"]
-
-        def cell(n: Value, j: Value, mask: Value | None) -> None:
-            at = n * size + j
-            dx = self.arriving(t, n, j, mask) * self.slope(0, f.vload(h, at, mask))
-            (dx,) = self.hold(n, t, (dx,), (f.zero(),))
-            f.vstore(dx, f.at(gates, n * spec.row + j), 0, mask)
-            if spec.lens:
-                (rest,) = self.hold(n, t, (f.zero(),), (f.vload(dh, at, mask),))
-                f.vstore(rest, dh, at, mask)
-            self.sum(j, (dx,))
-
-        frame.cells(cell)
-        self.by_r.emit(f, frame.low, frame.high, gates, frame.values["r"], dh)
+        gates = self.gates_of(t)
+        _, h = self.states("h", t)
+        for u in self.units(gates):
+            dx = self.arriving(u, t) * self.slope(0, u.load(h))
+            (dx,) = self.hold(u, t, [dx], [self.f.zero()])
+            u.set_gate(0, dx)
+            self.clear_ended(u, t)
+            self.sum(u, (dx,))
+        self.multiply(self._by_r, gates, "r", self.values["dh"])
 
 
-_STEPS: dict[str, Callable[[Frame, CellGradient], _Backward]] = {
-    "LSTM": _Long,
-    "GRU": _Gated,
-    "RNN": _Simple,
-}
+_CELLS: dict[str, Callable[[CellGradient, Target], _Backward]] = {"LSTM": _LSTM, "GRU": _GRU, "RNN": _RNN}

@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.element import DTYPES, Operand, load_operand
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write

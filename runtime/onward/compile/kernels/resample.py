@@ -1,4 +1,4 @@
-"""Rows and columns of images made of a few others each: y[i, j] = Σ rows[i, a] · columns[j, b] · x[a, b].
+"""Resize (interpolation): y[i, j] = Σ rows[i, a] · columns[j, b] · x[a, b], each sum over a few positions.
 
 Which positions and with which weights is in tables, not in the code, so that an upsampling, its gradient and
 a cubic filter are one kernel. What lies inside a pixel, its channels, is in the lanes. Sums have one order
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, write
 
 __all__ = ["Grid", "Taps", "resample"]

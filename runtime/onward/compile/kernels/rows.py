@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.element import DTYPES, Operand, load_operand, store_result
 from onward.compile.kernels.expression import Expression, emit, flops
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 
 __all__ = ["adam_factors"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of, operand
 
 __all__ = ["ACCUMULATOR", "IDENTITY", "Epilogue", "Tile", "define", "rows_for", "split", "vectors_for"]

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.transpose import transposed
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.conv import label
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
+from onward.compile.codegen.values import Value
 
 __all__ = ["Loop", "WeightTile", "define_weight_tile"]
 

@@ -24,11 +24,11 @@ def start_call(c: Context, request: requests.StartCall) -> None:
             f"{request.tag} has it: nothing else may read it"
         )
     block = c.new_plain(request.block)
-    windows = side_by_side(block, [c.shape(x) for x in request.operands])
-    for x, window in zip(request.operands, windows, strict=True):
+    views = side_by_side(block, [c.shape(x) for x in request.operands], request.offset)
+    for x, view in zip(request.operands, views, strict=True):
         source = c.present(x)
         if source.buffer is not block.buffer:
-            c.copy(source, window)
+            c.copy(source, view)
     c.foreign(request.function, block, request.tag, waits=False)
 
 

@@ -1,4 +1,4 @@
-"""Rows of tables by index, and the gradient that adds them back."""
+"""Gather (embedding lookup): rows of tables by index, and the gradient that adds them back."""
 
 from __future__ import annotations
 

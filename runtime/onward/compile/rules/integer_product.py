@@ -133,9 +133,9 @@ def _taps_first(c: Context, w: ir.Value) -> Tensor:
     plain = c.plain(w)
     order = [*range(2, len(plain.shape)), 1, 0]
     shape = tuple(plain.shape[a] for a in order)
-    turned = replace(plain, shape=shape, strides=tuple(plain.strides[a] for a in order), image=None)
+    transposed = replace(plain, shape=shape, strides=tuple(plain.strides[a] for a in order), image=None)
     target = Tensor(Buffer(plain.nbytes), shape, row_major(shape), plain.dtype)
-    c.copy(turned, target)
+    c.copy(transposed, target)
     columns = shape[-1]
     return replace(target, shape=(plain.size // columns, columns), strides=(columns, 1))
 

@@ -1,4 +1,4 @@
-"""What moves elements without computing: windows on memory where one does, else copies."""
+"""Reshape, transpose, slice, concat, pad, tile, cast: views on memory where one does, else copies."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def reinterpret(c: Context, request: requests.Reinterpret) -> None:
 
 @lowers(requests.Transpose)
 def transpose(c: Context, request: requests.Transpose) -> None:
-    """A window with the strides in another order."""
+    """A view with the strides in another order."""
     c.alias(request.y, permuted(c.present(request.x), request.perm))
 
 
 @lowers(requests.Slices)
 def slices(c: Context, request: requests.Slices) -> None:
-    """A window for each result."""
+    """A view for each result."""
     for y, picked in zip(request.outputs, request.picked, strict=True):
         source = c.present(request.x)
         offset, shape, strides = source.offset, [], []
@@ -65,7 +65,7 @@ def slices(c: Context, request: requests.Slices) -> None:
 
 
 def _at(whole: Tensor, request: requests.Positions | requests.PositionsGradient) -> Tensor:
-    """The window of a tensor that a request names."""
+    """The view of a tensor that a request names."""
     axis, places = request.axis, request.positions
     shape, strides = list(whole.shape), list(whole.strides)
     offset = whole.offset + strides[axis] * places.start
@@ -77,7 +77,7 @@ def _at(whole: Tensor, request: requests.Positions | requests.PositionsGradient)
 
 @lowers(requests.Positions)
 def positions(c: Context, request: requests.Positions) -> None:
-    """A window."""
+    """A view."""
     c.alias(request.y, _at(c.present(request.x), request))
 
 
@@ -87,7 +87,7 @@ def _positions_gradient_unsuited(q: Queries, request: requests.PositionsGradient
 
 @lowers(requests.PositionsGradient, suits=_positions_gradient_unsuited)
 def positions_gradient(c: Context, request: requests.PositionsGradient) -> None:
-    """Zeros, and a copy into a window on them."""
+    """Zeros, and a copy into a view on them."""
     source = c.present(request.dy)
     target = c.new_plain(request.dx)
     zero = c.constant(np.zeros((), source.dtype))
@@ -97,7 +97,7 @@ def positions_gradient(c: Context, request: requests.PositionsGradient) -> None:
 
 @lowers(requests.Broadcast)
 def broadcast(c: Context, request: requests.Broadcast) -> None:
-    """A window with strides of 0."""
+    """A view with strides of 0."""
     source, shape = c.present(request.x), c.shape(request.y)
     lead = len(shape) - len(source.shape)
     strides = [0] * lead + [
@@ -109,7 +109,7 @@ def broadcast(c: Context, request: requests.Broadcast) -> None:
 
 @lowers(requests.Fill)
 def fill(c: Context, request: requests.Fill) -> None:
-    """A window on one element."""
+    """A view on one element."""
     shape = c.shape(request.y)
     one = c.constant(np.asarray(request.value))
     c.alias(request.y, replace(one, shape=shape, strides=(0,) * len(shape)))
@@ -144,7 +144,7 @@ def _pad_unsuited(q: Queries, request: requests.Pad) -> str | None:
 
 @lowers(requests.Pad, suits=_pad_unsuited)
 def pad(c: Context, request: requests.Pad) -> None:
-    """A copy of what is inside, and one of the value for each side of each axis; a window where none is."""
+    """A copy of what is inside, and one of the value for each side of each axis; a view where none is."""
     extents = c.shape(request.y)
     if isinstance(request.value, ir.Value):
         value = c.plain(request.value)
@@ -172,7 +172,7 @@ def pad(c: Context, request: requests.Pad) -> None:
 
 @lowers(requests.Tile)
 def tile(c: Context, request: requests.Tile) -> None:
-    """A copy from a window that walks along the operand again and again."""
+    """A copy from a view that walks along the operand again and again."""
     source, target = c.present(request.x), c.new_plain(request.y)
     shape = tuple(n for pair in zip(request.repeats, source.shape, strict=True) for n in pair)
     steps = tuple(n for stride in source.strides for n in (0, stride))

@@ -1,6 +1,6 @@
 """Matrix products: tiles on operands in place where these are small, on packed ones elsewhere.
 
-Operands are windows with any strides, so that transposes, splits into heads and broadcasts cost nothing.
+Operands are views with any strides, so that transposes, splits into heads and broadcasts cost nothing.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _destination(c: Context, request: Product) -> WriteBack:
         for axis, step in zip(perm, row_major([shape[a] for a in perm]), strict=True):
             strides[axis] = step
         if len(shape) > 1 and 1 in strides[-2:]:
-            window = Tensor(Buffer(c.dtype(y).itemsize * prod(shape)), shape, tuple(strides), c.dtype(y))
-            c.alias(y, window)
-            return WriteBack(window)
+            view = Tensor(Buffer(c.dtype(y).itemsize * prod(shape)), shape, tuple(strides), c.dtype(y))
+            c.alias(y, view)
+            return WriteBack(view)
     return c.write_back(y, image=False)
 
 
@@ -225,7 +225,7 @@ def _in_place(spec: Gemm, m: int, k: int, target: Target) -> bool:
 
 
 def _shared(q: Queries, spec: Gemm, w: ir.Value, right: Tensor) -> bool:
-    """Whether a right side is packed once for all: a constant, or one that several products need turned."""
+    """Whether a right side is packed once: a constant, or one that several products need transposed."""
     if q.is_constant(right):
         return spec.b_column != 1 or right.nbytes > q.target.tuning.product_in_place_right
     return spec.b_column != 1 and _products_by(q, w) > 1

@@ -26,7 +26,7 @@ from onward.compile.kernels.reduce import Finish, finish_columns, partial_size
 from onward.compile.placement import whole
 from onward.compile.registry import lowers
 from onward.compile.rules.product import product
-from onward.compile.tensors import Buffer, Tensor, gapless, reshaped, sliced, swapped, taken
+from onward.compile.tensors import Buffer, Tensor, expanded, gapless, reshaped, sliced, swapped, taken
 from onward.graph.requests import Recurrence, Recurrent, RecurrentGradient
 
 __all__: list[str] = []
@@ -63,6 +63,15 @@ class _Sizes:
     def row(self) -> int:
         """Floats of the gates of a row in all directions."""
         return self.directions * self.width
+
+    @property
+    def rows(self) -> int:
+        """Rows of all steps."""
+        return self.time * self.batch
+
+    def steps(self, count: int, columns: int) -> Tensor:
+        """New memory [count, N, columns]."""
+        return _tensor((count, self.batch, columns), self.dtype)
 
 
 def _sizes(q: Queries, of: Recurrence) -> _Sizes:
@@ -117,7 +126,7 @@ def _steps(c: Context, of: Recurrence, sizes: _Sizes) -> Tensor:
     """X as [T · N, features], copied where its memory is in another order."""
     source = c.present(of.x)
     source = swapped(source, 0, 1) if of.batch_major else source
-    flat = reshaped(source, (sizes.time * sizes.batch, sizes.features))
+    flat = reshaped(source, (sizes.rows, sizes.features))
     if (
         flat is not None
         and (flat.strides[1] == 1 or sizes.features == 1)
@@ -126,7 +135,7 @@ def _steps(c: Context, of: Recurrence, sizes: _Sizes) -> Tensor:
         return flat
     target = _tensor(source.shape, source.dtype)
     c.copy(source, target)
-    return gapless(target, (sizes.time * sizes.batch, sizes.features))
+    return gapless(target, (sizes.rows, sizes.features))
 
 
 def _packed(
@@ -165,6 +174,44 @@ def _inside(q: Queries, sizes: _Sizes) -> bool:
     return packed <= tuning.recurrent_weights and sizes.batch >= tuning.recurrent_shared * q.threads
 
 
+def _of_state(of: Recurrence, tensor: Tensor, d: int) -> Tensor:
+    """A direction of states [directions, N, size], or [N, directions, size]."""
+    return taken(tensor, 1 if of.batch_major else 0, d)
+
+
+def _of_sequence(name: str, of: Recurrence, tensor: Tensor, d: int) -> dict[str, Slot]:
+    """A direction of Y [T, directions, N, size], or [N, T, directions, size], or of its gradient as slots."""
+    one = taken(tensor, 2 if of.batch_major else 1, d)
+    time, row = (one.strides[1], one.strides[0]) if of.batch_major else one.strides[:2]
+    return {name: one, "y_time": time, "y_row": row}
+
+
+def _operands(
+    c: Context, of: Recurrence, sizes: _Sizes, kept: _Kept, d: int, *, transposed: bool
+) -> dict[str, Slot]:
+    """What the kernels of a direction work on, forward and backward: R `transposed`, or as it is."""
+    found: dict[str, Slot] = {"time": sizes.time, "batch": sizes.batch}
+    found["gates"] = sliced(kept.gates, 1, d * sizes.width, sizes.width)
+    found |= _by_r(c, of, d, sizes.size, transposed=transposed)
+    found |= dict(zip(("h", "c"), kept.states[d], strict=False))
+    if (extra := kept.extras[d]) is not None:
+        found["extra"] = extra
+    for name, value in (("bias", of.bias), ("p", of.peepholes)):
+        if value is not None:
+            found[name] = taken(c.plain(value), 0, d)
+    if of.lens is not None:
+        found["lens"] = c.plain(of.lens)
+    for name, value in zip(("h0", "c0"), of.initial, strict=False):
+        if value is not None:
+            found[name] = _of_state(of, c.plain(value), d)
+    return found
+
+
+def _call(c: Context, kernel: Kernel, slots: dict[str, Slot], sizes: _Sizes) -> None:
+    """What a kernel has no slot for is not given to it."""
+    c.call(kernel, {name: slots[name] for name in kernel.slots}, batch=sizes.rows)
+
+
 @lowers(Recurrent, suits=_unsuited)
 def recurrent(c: Context, request: Recurrent) -> None:
     """One product with W for all steps or within the kernel, then one call for each direction."""
@@ -176,95 +223,50 @@ def recurrent(c: Context, request: Recurrent) -> None:
     # where the states of all steps are kept they are Y, unless Y has zeros beyond an end or two directions
     apart = Y is not None and (sizes.directions > 1 or of.lens is not None)
     kept = trained or (Y is not None and not apart)
-    flat = _steps(c, of, sizes)
-    inside = _inside(c, sizes) and flat.strides[0] == sizes.features
+    x = _steps(c, of, sizes)
+    inside = _inside(c, sizes) and x.strides[0] == sizes.features
     gates = _tensor((sizes.batch * (sizes.time if trained or not inside else 1), sizes.row), sizes.dtype)
     if not inside:
         W = replace(c.plain(of.w), shape=(sizes.features, sizes.row), strides=(1, sizes.features))
-        product(c, gates, flat, W, of.w)
+        product(c, gates, x, W, of.w)
     y = c.new_plain(Y) if Y is not None and apart else None
-    slots_count = sizes.time + 1 if kept else 1
-    states: list[tuple[Tensor, ...]] = []
-    extras: list[Tensor | None] = []
+    states = tuple(
+        tuple(sizes.steps(sizes.time + 1 if kept else 1, sizes.size) for _ in of.initial)
+        for _ in range(sizes.directions)
+    )
+    extras = tuple(
+        sizes.steps(sizes.time if trained else 1, sizes.size) if of.kind == "GRU" else None
+        for _ in range(sizes.directions)
+    )
+    left = _Kept(x, gates, states, extras)
     for d in range(sizes.directions):
         spec = _cell(of, sizes, d, kept=kept, trained=trained, sequence=apart)
+        slots = _operands(c, of, sizes, left, d, transposed=True)
         if inside:
             spec = replace(spec, features=sizes.features)
-        held = tuple(_tensor((slots_count, sizes.batch, sizes.size), sizes.dtype) for _ in of.initial)
-        extra = (
-            _tensor((sizes.time if trained else 1, sizes.batch, sizes.size), sizes.dtype)
-            if of.kind == "GRU"
-            else None
-        )
-        slots: dict[str, Slot] = {**_small_operands(c, of, d)}
-        slots["gates"] = sliced(gates, 1, d * sizes.width, sizes.width)
-        slots |= _by_r(c, of, d, sizes.size, transposed=True)
-        if inside:
-            slots["x"] = flat
+            slots["x"] = x
             slots["w"] = _packed(c, of.w, d, 0, sizes.width, sizes.features, transposed=True)
-        slots |= dict(zip(("h", "c"), held, strict=False))
-        if extra is not None:
-            slots["extra"] = extra
         if y is not None:
-            one = taken(y, 2 if of.batch_major else 1, d)
-            slots |= {"y": one, **_strides(of, one)}
+            slots |= _of_sequence("y", of, y, d)
         _call(c, _forward(spec, c.target), slots, sizes)
-        states.append(held)
-        extras.append(extra)
         end = 0 if spec.reverse or not kept else sizes.time
-        for value, tensor in zip(last, held, strict=True):
+        for value, tensor in zip(last, states[d], strict=True):
             if value is not None:
                 _give_last(c, of, sizes, value, d, taken(tensor, 0, end))
         if Y is not None and y is None:
-            whole = sliced(held[0], 0, 0 if spec.reverse else 1, sizes.time)
-            axis = 2 if of.batch_major else 1
-            whole = swapped(whole, 0, 1) if of.batch_major else whole
-            shape, strides = (
-                (*values[:axis], step, *values[axis:])
-                for values, step in ((whole.shape, 1), (whole.strides, sizes.size))
-            )
-            c.alias(Y, replace(whole, shape=shape, strides=strides))
+            steps = sliced(states[d][0], 0, 0 if spec.reverse else 1, sizes.time)
+            c.alias(Y, expanded(swapped(steps, 0, 1), 2) if of.batch_major else expanded(steps, 1))
     if trained:
-        c.keep(of, _Kept(flat, gates, tuple(states), tuple(extras)))
-
-
-def _small_operands(c: Context, of: Recurrence, d: int) -> dict[str, Tensor]:
-    """Biases, peepholes, lengths and initial states of a direction."""
-    found: dict[str, Tensor] = {}
-    for name, value in (("bias", of.bias), ("p", of.peepholes)):
-        if value is not None:
-            found[name] = taken(c.plain(value), 0, d)
-    if of.lens is not None:
-        found["lens"] = c.plain(of.lens)
-    for name, value in zip(("h0", "c0"), of.initial, strict=False):
-        if value is not None:
-            found[name] = taken(c.plain(value), 1 if of.batch_major else 0, d)
-    return found
-
-
-def _strides(of: Recurrence, y: Tensor) -> dict[str, int]:
-    """How a kernel walks along one direction of Y, [T, N, size] or [N, T, size]."""
-    time, row = (y.strides[1], y.strides[0]) if of.batch_major else y.strides[:2]
-    return {"y_time": time, "y_row": row}
-
-
-def _call(c: Context, kernel: Kernel, slots: dict[str, Slot], sizes: _Sizes) -> None:
-    """What a kernel has no slot for is not given to it."""
-    slots |= {"time": sizes.time, "batch": sizes.batch}
-    c.call(kernel, {name: slots[name] for name in kernel.slots}, batch=sizes.time * sizes.batch)
+        c.keep(of, left)
 
 
 def _give_last(c: Context, of: Recurrence, sizes: _Sizes, value: ir.Value, d: int, state: Tensor) -> None:
     """A last state [N, size] of a direction as the operator's result."""
-    axis = 1 if of.batch_major else 0
     if sizes.directions == 1:
-        shape, strides = (
-            (*v[:axis], one, *v[axis:]) for v, one in ((state.shape, 1), (state.strides, sizes.size))
-        )
-        c.alias(value, replace(state, shape=shape, strides=strides))
+        c.alias(value, expanded(state, 1 if of.batch_major else 0))
         return
     target = c.new_plain(value) if d == 0 else c.plain(value)
-    c.copy(state, taken(target, axis, d))
+    c.copy(state, _of_state(of, target, d))
 
 
 def _gradient_unsuited(q: Queries, request: RecurrentGradient) -> str | None:
@@ -292,24 +294,15 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
     for d in range(sizes.directions):
         cell = _cell(of, sizes, d, kept=True, trained=True, sequence=False)
         spec = CellGradient(cell, dY is not None, tuple(v is not None for v in d_last), sums)
-        gates = sliced(kept.gates, 1, d * sizes.width, sizes.width)
-        states, extra = kept.states[d], kept.extras[d]
-        shared = _small_operands(c, of, d)
-        slots: dict[str, Slot] = {name: shared[name] for name in ("lens", "p") if name in shared}
-        slots["gates"] = gates
-        slots |= _by_r(c, of, d, sizes.size, transposed=False)
-        slots |= dict(zip(("h", "c"), states, strict=False))
+        slots = _operands(c, of, sizes, kept, d, transposed=False)
         for name, value in zip(("dh_last", "dc_last"), d_last, strict=False):
             if value is not None:
-                slots[name] = taken(c.plain(value), 1 if of.batch_major else 0, d)
+                slots[name] = _of_state(of, c.plain(value), d)
         if dY is not None:
-            arriving = taken(c.plain(dY), 2 if of.batch_major else 1, d)
-            slots |= {"dy": arriving, **_strides(of, arriving)}
-        begun = [_tensor((sizes.batch, sizes.size), sizes.dtype) for _ in states]
+            slots |= _of_sequence("dy", of, c.plain(dY), d)
+        begun = [_tensor((sizes.batch, sizes.size), sizes.dtype) for _ in of.initial]
         slots |= dict(zip(("dh", "dc"), begun, strict=False))
         slots["back"] = c.scratch(sizes.batch * sizes.size, sizes.dtype)
-        if extra is not None:
-            slots["extra"] = extra
         partial = slots["sums"] = c.scratch(
             2 * partial_size(gradients.partial_sums(cell), c.target, c.threads), sizes.dtype
         )
@@ -320,23 +313,16 @@ def recurrent_gradient(c: Context, request: RecurrentGradient) -> None:
         if sums:
             _give_sums(c, cell, partial, dB_whole, dP_whole, d)
         if dR_whole is not None:
-            _give_recurrent(c, cell, sizes, taken(dR_whole, 0, d), gates, states[0], extra, of.r)
-    whole = kept.gates
+            _give_recurrent(c, cell, sizes, kept, taken(dR_whole, 0, d), d, of.r)
     if dX is not None:
         W = gapless(c.plain(of.w), (sizes.row, sizes.features))
-        target = (
-            _tensor((sizes.time, sizes.batch, sizes.features), sizes.dtype)
-            if of.batch_major
-            else c.new_plain(dX)
-        )
-        place = gapless(target, (sizes.time * sizes.batch, sizes.features))
-        product(c, place, whole, W, of.w)
+        target = sizes.steps(sizes.time, sizes.features) if of.batch_major else c.new_plain(dX)
+        product(c, gapless(target, (sizes.rows, sizes.features)), kept.gates, W, of.w)
         if of.batch_major:
             c.alias(dX, swapped(target, 0, 1))
     if dW is not None:
-        target = c.new_plain(dW)
-        place = gapless(target, (sizes.row, sizes.features))
-        product(c, place, swapped(whole, 0, 1), kept.x, of.x)
+        place = gapless(c.new_plain(dW), (sizes.row, sizes.features))
+        product(c, place, swapped(kept.gates, 0, 1), kept.x, of.x)
 
 
 def _give_sums(
@@ -365,23 +351,16 @@ def _give_sums(
 
 
 def _give_recurrent(
-    c: Context,
-    cell: Cell,
-    sizes: _Sizes,
-    dR: Tensor,
-    gates: Tensor,
-    h: Tensor,
-    extra: Tensor | None,
-    R: ir.Value,
+    c: Context, cell: Cell, sizes: _Sizes, kept: _Kept, dR: Tensor, d: int, R: ir.Value
 ) -> None:
     """dR of a direction: gradients of the gates, transposed, times the states before each step."""
-    rows, size = sizes.time * sizes.batch, sizes.size
-    before = sliced(h, 0, 1 if cell.reverse else 0, sizes.time)
-    states = gapless(before, (rows, size))
+    size = sizes.size
+    gates, extra = sliced(kept.gates, 1, d * sizes.width, sizes.width), kept.extras[d]
+    states = gapless(sliced(kept.states[d][0], 0, 1 if cell.reverse else 0, sizes.time), (sizes.rows, size))
     if extra is None:
         product(c, dR, swapped(gates, 0, 1), states, R)
         return
-    flat = gapless(extra, (rows, size))
+    flat = gapless(extra, (sizes.rows, size))
     product(c, sliced(dR, 0, 0, 2 * size), swapped(sliced(gates, 1, 0, 2 * size), 0, 1), states, R)
     rest = sliced(dR, 0, 2 * size, size)
     if cell.before_reset:

@@ -1,7 +1,7 @@
 """Work along some axes, one row at a time: reductions, softmax, layer and group normalization, positions.
 
 The axes may be any: where they are not the innermost ones in memory, the operand is first copied so that they
-are, and a result of the operand's shape is a window on the rows.
+are, and a result of the operand's shape is a view on the rows.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def _order(axes: Sequence[int], rank: int) -> list[int]:
 def _as_rows(c: Context, x: Tensor, axes: Sequence[int]) -> Tensor:
     """[rows, columns] with the elements along `axes` next to each other, copied if need be."""
     order = _order(axes, len(x.shape))
-    turned = permuted(x, order)
+    transposed = permuted(x, order)
     columns = prod(x.shape[a] for a in axes)
     shape = (x.size // columns, columns)
-    window = reshaped(turned, shape)
-    if window is not None and (window.strides[1] == 1 or columns == 1):
-        return window
-    target = Tensor(Buffer(x.nbytes), turned.shape, row_major(turned.shape), x.dtype)
-    c.copy(turned, target)
+    view = reshaped(transposed, shape)
+    if view is not None and (view.strides[1] == 1 or columns == 1):
+        return view
+    target = Tensor(Buffer(x.nbytes), transposed.shape, row_major(transposed.shape), x.dtype)
+    c.copy(transposed, target)
     return gapless(target, shape)
 
 
@@ -62,9 +62,9 @@ def _new_rows(c: Context, y: ir.Value, axes: Sequence[int]) -> Tensor:
     rows = (prod(shape) // columns, columns)
     if order == list(range(len(shape))) and not c.has_image(y):
         return gapless(c.new_plain(y), rows)
-    turned = [shape[a] for a in order]
+    transposed = [shape[a] for a in order]
     strides = [0] * len(shape)
-    for axis, step in zip(order, row_major(turned), strict=True):
+    for axis, step in zip(order, row_major(transposed), strict=True):
         strides[axis] = step
     buffer = Buffer(c.dtype(y).itemsize * prod(shape))
     c.alias(y, Tensor(buffer, shape, tuple(strides), c.dtype(y)))

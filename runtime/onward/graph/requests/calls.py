@@ -21,6 +21,7 @@ class StartCall(Request):
     Attributes:
         function: the name under which the function is known.
         tag: what tells calls of one function apart.
+        offset: elements of the block before the operands; behind them there may be others too.
     """
 
     starts = True
@@ -29,6 +30,7 @@ class StartCall(Request):
     operands: Values
     function: str
     tag: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)

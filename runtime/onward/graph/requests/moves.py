@@ -67,7 +67,7 @@ class Transpose(Request):
 
 @dataclass(frozen=True)
 class Slices(Request):
-    """Windows on x: outputs[i] = x[picked[i]], with a slice for each axis."""
+    """Views of x: outputs[i] = x[picked[i]], with a slice for each axis."""
 
     outputs: Values
     x: ir.Value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Builder, dims_of
+from onward.graph import Builder, Op, dims_of
 
-__all__ = ["channels_first", "channels_last", "dequantize", "quantize"]
+__all__ = ["QuantizedBinary", "QuantizedUnary", "channels_first", "channels_last", "dequantize", "quantize"]
 
 
 def dequantize(
@@ -43,3 +46,49 @@ def channels_last(g: Builder, x: ir.Value, rank: int | None = None) -> ir.Value:
     """[N, C, *] as [N, *, C]."""
     n = _rank(x, rank)
     return g.Transpose(x, perm=[0, *range(2, n), 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedUnary(Op, ABC):
+    """An operator on the numbers that a quantised tensor stands for, its result quantised again."""
+
+    @abstractmethod
+    def of_numbers(self, g: Builder, x: ir.Value) -> ir.Value:
+        """The result before it is quantised."""
+
+    def canonical(
+        self,
+        g: Builder,
+        X: ir.Value,
+        X_scale: ir.Value,
+        X_zero_point: ir.Value | None,
+        Y_scale: ir.Value,
+        Y_zero_point: ir.Value | None = None,
+    ) -> ir.Value:
+        return quantize(
+            g, self.of_numbers(g, dequantize(g, X, X_scale, X_zero_point)), Y_scale, Y_zero_point, X
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedBinary(Op, ABC):
+    """The same of two quantised tensors, which broadcast."""
+
+    @abstractmethod
+    def of_numbers(self, g: Builder, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The result before it is quantised."""
+
+    def canonical(
+        self,
+        g: Builder,
+        A: ir.Value,
+        A_scale: ir.Value,
+        A_zero_point: ir.Value | None,
+        B: ir.Value,
+        B_scale: ir.Value,
+        B_zero_point: ir.Value | None,
+        C_scale: ir.Value,
+        C_zero_point: ir.Value | None = None,
+    ) -> ir.Value:
+        a, b = dequantize(g, A, A_scale, A_zero_point), dequantize(g, B, B_scale, B_zero_point)
+        return quantize(g, self.of_numbers(g, a, b), C_scale, C_zero_point, A)

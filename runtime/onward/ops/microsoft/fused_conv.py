@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Builder, Op, op
+from onward.graph import Builder, attributes_of, op
+from onward.ops._convolution import Convolving
 from onward.ops.microsoft import DOMAIN
 from onward.ops.microsoft._activation import activated
 
 
 @op("FusedConv", domain=DOMAIN, since=1)
-class FusedConv(Op):
+class FusedConv(Convolving):
     """activation(Conv(X, W, B) + Z)."""
 
     activation: str = ""
     activation_params: tuple[float, ...] = ()
-    auto_pad: str = "NOTSET"
-    dilations: tuple[int, ...] | None = None
-    group: int = 1
-    kernel_shape: tuple[int, ...] | None = None
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
 
     def canonical(
         self,
@@ -32,12 +27,7 @@ class FusedConv(Op):
             X,
             W,
             B,
-            auto_pad=self.auto_pad,
-            dilations=self.dilations,
-            group=self.group,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
+            **attributes_of(self, Convolving),
         )
         y = y if Z is None else g.Add(y, Z)
         return activated(g, y, self.activation, self.activation_params)

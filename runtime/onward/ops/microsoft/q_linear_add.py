@@ -2,26 +2,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Builder, Op, op
+from onward.graph import Builder, op
 from onward.ops.microsoft import DOMAIN
-from onward.ops.microsoft._quantized import dequantize, quantize
+from onward.ops.microsoft._quantized import QuantizedBinary
 
 
 @op("QLinearAdd", domain=DOMAIN, since=1)
-class QLinearAdd(Op):
+class QLinearAdd(QuantizedBinary):
     """C = A + B on quantised tensors, which broadcast."""
 
-    def canonical(
-        self,
-        g: Builder,
-        A: ir.Value,
-        A_scale: ir.Value,
-        A_zero_point: ir.Value | None,
-        B: ir.Value,
-        B_scale: ir.Value,
-        B_zero_point: ir.Value | None,
-        C_scale: ir.Value,
-        C_zero_point: ir.Value | None = None,
-    ) -> ir.Value:
-        y = g.Add(dequantize(g, A, A_scale, A_zero_point), dequantize(g, B, B_scale, B_zero_point))
-        return quantize(g, y, C_scale, C_zero_point, A)
+    def of_numbers(self, g: Builder, a: ir.Value, b: ir.Value) -> ir.Value:
+        return g.Add(a, b)

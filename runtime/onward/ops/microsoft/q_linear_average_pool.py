@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Builder, Op, op
+from onward.graph import Builder, op
 from onward.ops.microsoft import DOMAIN
-from onward.ops.microsoft._quantized import channels_first, channels_last, dequantize, quantize
+from onward.ops.microsoft._quantized import QuantizedUnary, channels_first, channels_last
 
 
 @op("QLinearAveragePool", domain=DOMAIN, since=1)
-class QLinearAveragePool(Op):
+class QLinearAveragePool(QuantizedUnary):
     """AveragePool on quantised tensors."""
 
     auto_pad: str = "NOTSET"
@@ -19,16 +19,7 @@ class QLinearAveragePool(Op):
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
 
-    def canonical(
-        self,
-        g: Builder,
-        X: ir.Value,
-        X_scale: ir.Value,
-        X_zero_point: ir.Value | None,
-        Y_scale: ir.Value,
-        Y_zero_point: ir.Value | None = None,
-    ) -> ir.Value:
-        x = dequantize(g, X, X_scale, X_zero_point)
+    def of_numbers(self, g: Builder, x: ir.Value) -> ir.Value:
         rank = len(self.kernel_shape) + 2
         y = g.AveragePool(
             channels_first(g, x, rank) if self.channels_last else x,
@@ -39,5 +30,4 @@ class QLinearAveragePool(Op):
             pads=self.pads,
             strides=self.strides,
         )
-        y = channels_last(g, y, rank) if self.channels_last else y
-        return quantize(g, y, Y_scale, Y_zero_point, X)
+        return channels_last(g, y, rank) if self.channels_last else y

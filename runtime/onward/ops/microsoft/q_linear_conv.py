@@ -2,22 +2,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Builder, Op, op
+from onward.graph import Builder, attributes_of, op
+from onward.ops._convolution import Convolving
 from onward.ops.microsoft import DOMAIN
 from onward.ops.microsoft._quantized import channels_first, channels_last
 
 
 @op("QLinearConv", domain=DOMAIN, since=1)
-class QLinearConv(Op):
+class QLinearConv(Convolving):
     """The standard's QLinearConv, on tensors whose channels may be last."""
 
-    auto_pad: str = "NOTSET"
     channels_last: int = 0
-    dilations: tuple[int, ...] | None = None
-    group: int = 1
-    kernel_shape: tuple[int, ...] | None = None
-    pads: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
 
     def canonical(
         self,
@@ -36,11 +31,6 @@ class QLinearConv(Op):
         y = g.QLinearConv(
             channels_first(g, x) if self.channels_last else x,
             *operands,
-            auto_pad=self.auto_pad,
-            dilations=self.dilations,
-            group=self.group,
-            kernel_shape=self.kernel_shape,
-            pads=self.pads,
-            strides=self.strides,
+            **attributes_of(self, Convolving),
         )
         return channels_last(g, y) if self.channels_last else y

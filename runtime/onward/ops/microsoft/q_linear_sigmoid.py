@@ -2,23 +2,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Builder, Op, op
+from onward.graph import Builder, op
 from onward.ops.microsoft import DOMAIN
-from onward.ops.microsoft._quantized import dequantize, quantize
+from onward.ops.microsoft._quantized import QuantizedUnary
 
 
 @op("QLinearSigmoid", domain=DOMAIN, since=1)
-class QLinearSigmoid(Op):
+class QLinearSigmoid(QuantizedUnary):
     """Y = sigmoid(X) on quantised tensors."""
 
-    def canonical(
-        self,
-        g: Builder,
-        X: ir.Value,
-        X_scale: ir.Value,
-        X_zero_point: ir.Value | None,
-        Y_scale: ir.Value,
-        Y_zero_point: ir.Value | None = None,
-    ) -> ir.Value:
-        y = g.Sigmoid(dequantize(g, X, X_scale, X_zero_point))
-        return quantize(g, y, Y_scale, Y_zero_point, X)
+    def of_numbers(self, g: Builder, x: ir.Value) -> ir.Value:
+        return g.Sigmoid(x)

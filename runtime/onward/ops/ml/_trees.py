@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Builder, dtype_of, numpy_dtype
+from onward.graph import Array, Builder, Op, dtype_of, numpy_dtype
 from onward.ops.ml._common import as_rows
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
@@ -118,20 +118,42 @@ def numbers(name: str, plain: Sequence[float] | None, tensor: Any) -> Array:
     )
 
 
-def forest_of(
-    nodes: Any, splits: Array, ids: tuple[Sequence[int], Sequence[int], Sequence[int]], weights: Array
+@dataclass(frozen=True, kw_only=True)
+class TreeNodes(Op):
+    """The attributes that TreeEnsembleClassifier and TreeEnsembleRegressor have in common."""
+
+    base_values: tuple[float, ...] | None = None
+    base_values_as_tensor: Any = None
+    nodes_falsenodeids: tuple[int, ...] | None = None
+    nodes_featureids: tuple[int, ...] | None = None
+    nodes_hitrates: tuple[float, ...] | None = None
+    nodes_hitrates_as_tensor: Any = None
+    nodes_missing_value_tracks_true: tuple[int, ...] | None = None
+    nodes_modes: tuple[str, ...] | None = None
+    nodes_nodeids: tuple[int, ...] | None = None
+    nodes_treeids: tuple[int, ...] | None = None
+    nodes_truenodeids: tuple[int, ...] | None = None
+    nodes_values: tuple[float, ...] | None = None
+    nodes_values_as_tensor: Any = None
+    post_transform: str = "NONE"
+
+    def base(self) -> Array:
+        """The base values; empty where there are none."""
+        return numbers("base_values", self.base_values, self.base_values_as_tensor)
+
+    def forest(self, ids: tuple[Sequence[int] | None, ...], weights: Array) -> Forest:
+        """The trees, given of each weight its tree, node and target.
+
+        Raises:
+            InvalidModelError: attributes of unequal lengths, or nodes that are not there.
+        """
+        splits = numbers("nodes_values", self.nodes_values, self.nodes_values_as_tensor)
+        return _forest_of(self, splits, ids, weights)
+
+
+def _forest_of(
+    nodes: TreeNodes, splits: Array, ids: tuple[Sequence[int] | None, ...], weights: Array
 ) -> Forest:
-    """The trees of TreeEnsembleClassifier or TreeEnsembleRegressor.
-
-    Args:
-        nodes: the operator, whose attributes nodes_… are read.
-        splits: nodes_values.
-        ids: of each weight its tree, node and target.
-        weights: the weights.
-
-    Raises:
-        InvalidModelError: attributes of unequal lengths, or nodes that are not there.
-    """
     names = ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids")
     parts = [np.asarray(getattr(nodes, f"nodes_{name}") or (), np.int64) for name in names]
     modes = nodes.nodes_modes or ()
@@ -182,7 +204,7 @@ def forest_of(
     tracks = np.asarray(nodes.nodes_missing_value_tracks_true or np.zeros(len(modes)), np.int64)
     if len(tracks) != len(modes):
         raise InvalidModelError("nodes_missing_value_tracks_true has another length than nodes_modes")
-    owner, number, target = (np.asarray(i, np.int64) for i in ids)
+    owner, number, target = (np.asarray(i or (), np.int64) for i in ids)
     if len({len(owner), len(number), len(target), len(weights)}) != 1:
         raise InvalidModelError("trees, nodes, targets and weights of leaves are of unequal lengths")
     place = position[found(owner, number, "the node of a weight")] - len(inner)

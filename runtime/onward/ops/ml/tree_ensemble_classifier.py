@@ -7,14 +7,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import Builder, Op, dtype_of, numpy_dtype, op
+from onward.graph import Builder, dtype_of, numpy_dtype, op
 from onward.ops.ml import DOMAIN
 from onward.ops.ml._common import as_float, class_labels, named_labels, transformed, two_columns
-from onward.ops.ml._trees import Forest, features_of, forest_of, numbers
+from onward.ops.ml._trees import Forest, TreeNodes, features_of, numbers
 
 
 @op("TreeEnsembleClassifier", domain=DOMAIN, since=(1, 3, 5))
-class TreeEnsembleClassifier(Op):
+class TreeEnsembleClassifier(TreeNodes):
     """Labels and scores of the sums of what the leaves say, with base_values.
 
     Y is the class with the highest score among those that some leaf named. Where leaves name only one of two
@@ -23,8 +23,6 @@ class TreeEnsembleClassifier(Op):
     the logistic function of ∓z with LOGISTIC. One base value for two classes is the first one's.
     """
 
-    base_values: tuple[float, ...] | None = None
-    base_values_as_tensor: Any = None
     class_ids: tuple[int, ...] | None = None
     class_nodeids: tuple[int, ...] | None = None
     class_treeids: tuple[int, ...] | None = None
@@ -32,30 +30,17 @@ class TreeEnsembleClassifier(Op):
     class_weights_as_tensor: Any = None
     classlabels_int64s: tuple[int, ...] | None = None
     classlabels_strings: tuple[str, ...] | None = None
-    nodes_falsenodeids: tuple[int, ...] | None = None
-    nodes_featureids: tuple[int, ...] | None = None
-    nodes_hitrates: tuple[float, ...] | None = None
-    nodes_hitrates_as_tensor: Any = None
-    nodes_missing_value_tracks_true: tuple[int, ...] | None = None
-    nodes_modes: tuple[str, ...] | None = None
-    nodes_nodeids: tuple[int, ...] | None = None
-    nodes_treeids: tuple[int, ...] | None = None
-    nodes_truenodeids: tuple[int, ...] | None = None
-    nodes_values: tuple[float, ...] | None = None
-    nodes_values_as_tensor: Any = None
-    post_transform: str = "NONE"
 
     def canonical(self, g: Builder, X: ir.Value) -> tuple[ir.Value, ir.Value]:
         labels = class_labels(self.classlabels_int64s, self.classlabels_strings)
         count = len(labels)
-        splits = numbers("nodes_values", self.nodes_values, self.nodes_values_as_tensor)
         weights = numbers("class_weights", self.class_weights, self.class_weights_as_tensor)
-        ids = (self.class_treeids or (), self.class_nodeids or (), self.class_ids or ())
-        forest = forest_of(self, splits, ids, weights)
-        base = numbers("base_values", self.base_values, self.base_values_as_tensor)
+        ids = (self.class_treeids, self.class_nodeids, self.class_ids)
+        forest = self.forest(ids, weights)
+        base = self.base()
         if len(base) not in (0, count) and (len(base), count) != (1, 2):
             raise InvalidModelError(f"{len(base)} base_values for {count} classes")
-        named = sorted({int(i) for i in ids[2]})
+        named = sorted({int(i) for i in self.class_ids or ()})
         if named == [1] and len(base) == 1:
             raise UnsupportedError("one base value where leaves name the second of two classes only")
         x = features_of(g, X)

@@ -5,14 +5,14 @@ from typing import Any
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Builder, Op, dtype_of, numpy_dtype, op
+from onward.graph import Array, Builder, dtype_of, numpy_dtype, op
 from onward.ops.ml import DOMAIN
 from onward.ops.ml._common import as_float, transformed
-from onward.ops.ml._trees import Forest, features_of, forest_of, numbers
+from onward.ops.ml._trees import Forest, TreeNodes, features_of, numbers
 
 
 @op("TreeEnsembleRegressor", domain=DOMAIN, since=(1, 3, 5))
-class TreeEnsembleRegressor(Op):
+class TreeEnsembleRegressor(TreeNodes):
     """Y = post_transform(aggregate of what the leaves say + base_values).
 
     A target that no leaf names has 0 before base_values are added. Of a single target only PROBIT is
@@ -20,21 +20,7 @@ class TreeEnsembleRegressor(Op):
     """
 
     aggregate_function: str = "SUM"
-    base_values: tuple[float, ...] | None = None
-    base_values_as_tensor: Any = None
     n_targets: int | None = None
-    nodes_falsenodeids: tuple[int, ...] | None = None
-    nodes_featureids: tuple[int, ...] | None = None
-    nodes_hitrates: tuple[float, ...] | None = None
-    nodes_hitrates_as_tensor: Any = None
-    nodes_missing_value_tracks_true: tuple[int, ...] | None = None
-    nodes_modes: tuple[str, ...] | None = None
-    nodes_nodeids: tuple[int, ...] | None = None
-    nodes_treeids: tuple[int, ...] | None = None
-    nodes_truenodeids: tuple[int, ...] | None = None
-    nodes_values: tuple[float, ...] | None = None
-    nodes_values_as_tensor: Any = None
-    post_transform: str = "NONE"
     target_ids: tuple[int, ...] | None = None
     target_nodeids: tuple[int, ...] | None = None
     target_treeids: tuple[int, ...] | None = None
@@ -44,11 +30,10 @@ class TreeEnsembleRegressor(Op):
     def canonical(self, g: Builder, X: ir.Value) -> ir.Value:
         if self.n_targets is None or self.n_targets < 1:
             raise InvalidModelError(f"n_targets is {self.n_targets}; a number above 0 is needed")
-        splits = numbers("nodes_values", self.nodes_values, self.nodes_values_as_tensor)
         weights = numbers("target_weights", self.target_weights, self.target_weights_as_tensor)
-        ids = (self.target_treeids or (), self.target_nodeids or (), self.target_ids or ())
-        forest = forest_of(self, splits, ids, weights)
-        base = numbers("base_values", self.base_values, self.base_values_as_tensor)
+        ids = (self.target_treeids, self.target_nodeids, self.target_ids)
+        forest = self.forest(ids, weights)
+        base = self.base()
         x = features_of(g, X)
         scores = aggregated(g, x, forest, self.n_targets, self.aggregate_function, base)
         return transformed(g, as_float(g, scores), self.post_transform, self.n_targets)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.tile import Tile, define, rows_for, split, vectors_for
 from onward.compile.kernels.winograd.problem import Chunk
 

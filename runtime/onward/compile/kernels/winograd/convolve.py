@@ -1,4 +1,4 @@
-"""Winograd convolution forward and backward-data, which is the same with the taps turned round.
+"""Winograd convolution forward and backward-data, which is the same with the taps flipped.
 
 Each square of outputs comes from a square of inputs that is two wider: inputs are transformed, and the
 positions of transformed squares are independent matrix products over channels.
@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.expression import emit
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write

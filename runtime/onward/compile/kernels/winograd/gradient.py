@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Int, Module, Value
+from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.conv import check_halo
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
 from onward.compile.kernels.layout import Convolution, Weights
@@ -207,7 +208,7 @@ class _WeightGradient:
     def _transform_input(
         self, i: Value, image: Value, row: Value, j: Value, square: Value, low: Value, high: Value
     ) -> None:
-        """Row i of Bᵀ d B, its last position with the sign turned."""
+        """Row i of Bᵀ d B, its last position negated."""
         f, blocking, buffers, conv = self.f, self.blocking, self.buffers, self.conv
         x = conv.x
         at = image * x.size + row * (2 * x.row) + j * (2 * x.pixel)
@@ -233,7 +234,7 @@ class _WeightGradient:
                 put(f.value(blocking.inputs - tail), f.mask(tail))
 
     def _transform_gradient(self, i: Value, image: Value, row: Value, j: Value, square: Value) -> None:
-        """Row i of A dy Aᵀ, its last position with the sign turned; dy past an odd edge is zero."""
+        """Row i of A dy Aᵀ, its last position negated; dy past an odd edge is zero."""
         f, blocking, y = self.f, self.blocking, self.conv.y
         source = f.at(self.values["b"], image * y.size + row * (2 * y.row) + j * (2 * y.pixel) + y.origin)
         zero, one = f.value(0.0, f.float), f.value(1.0, f.float)

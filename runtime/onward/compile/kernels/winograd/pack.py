@@ -34,7 +34,7 @@ def winograd_pack(conv: Convolution, target: Target, weights: Weights, *, size: 
     """Weights for the forward direction. Slots: w, packed."""
     forward_problem(conv)
     return _pack(
-        "winograd_pack", conv.inputs, conv.outputs, weights, target.typed(conv.dtype), size, turned=False
+        "winograd_pack", conv.inputs, conv.outputs, weights, target.typed(conv.dtype), size, flipped=False
     )
 
 
@@ -49,12 +49,12 @@ def winograd_backward_pack(conv: Convolution, target: Target, weights: Weights, 
         swapped,
         target.typed(conv.dtype),
         size,
-        turned=True,
+        flipped=True,
     )
 
 
 def _pack(
-    name: str, inputs: int, outputs: int, weights: Weights, target: Target, size: int, *, turned: bool
+    name: str, inputs: int, outputs: int, weights: Weights, target: Target, size: int, *, flipped: bool
 ) -> Kernel:
     scheme = scheme_of(size)
     module = Module(target)
@@ -73,7 +73,7 @@ def _pack(
         mask = None if outputs % width == 0 else f.mask(outputs - first)
         taps = []
         for t in range(9):
-            i, j = divmod(8 - t if turned else t, 3)
+            i, j = divmod(8 - t if flipped else t, 3)
             taps.append(f.gather(f.at(source, i * weights.row + j * weights.column), weights.output, mask))
         columns = [scheme.filter(taps[j], taps[3 + j], taps[6 + j]) for j in range(3)]
         sink = f.at(values["packed"], (block * inputs + k) * width + v * lanes)

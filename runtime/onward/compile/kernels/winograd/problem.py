@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.layout import Convolution, Image
 from onward.errors import ShapeError
 

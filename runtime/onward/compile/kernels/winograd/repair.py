@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen.builder import Function, Value
+from onward.compile.codegen.builder import Function
+from onward.compile.codegen.values import Value
 
 __all__ = ["any_not_finite", "repaired"]
 

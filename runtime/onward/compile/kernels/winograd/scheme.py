@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import final
 
-from onward.compile.codegen.builder import Value
+from onward.compile.codegen.values import Value
 
 __all__ = ["Scheme", "scheme_of"]
 

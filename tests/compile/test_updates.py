@@ -10,8 +10,8 @@ from onward.compile.codegen.target import host_target
 from onward.compile.items import Call, Item, Slot
 from onward.compile.kernels.element import Element, contiguous, element
 from onward.compile.kernels.expression import operand
-from onward.compile.sweeps import joined
 from onward.compile.tensors import Buffer, Place, Tensor
+from onward.compile.updates import joined
 
 TARGET = host_target()
 
@@ -40,18 +40,18 @@ def _names(items: Sequence[Item]) -> list[str]:
 def test_updates_alike_become_one_call() -> None:
     states = [_state(n) for n in (3, 100, 7)]
     calls = joined([_update(s, _state(s.size)) for s in states], TARGET)
-    assert _names(calls) == ["sweep"]
+    assert _names(calls) == ["batched update"]
     assert [calls[0].slots[f"end {i}"] for i in range(3)] == [3, 103, 110]  # type: ignore[union-attr]
     assert set(calls[0].writes) == {s.buffer for s in states}
 
 
 def test_other_expressions_are_other_calls() -> None:
     calls = [_update(_state(5), _state(5), rate) for rate in (0.5, 0.25, 0.5)]
-    assert sorted(_names(joined(calls, TARGET))) == ["element", "sweep"]
+    assert sorted(_names(joined(calls, TARGET))) == ["batched update", "element"]
 
 
 def test_large_tensors_and_memory_of_the_arena_stay_where_they_are() -> None:
-    elements = TARGET.tuning.sweep_small // 4 + 1
+    elements = TARGET.tuning.update_small // 4 + 1
     large, gradient = _state(elements), _state(elements)
     passing = Tensor(Buffer(20), (5,), (1,), np.dtype(np.float32))
     calls = [_update(large, gradient), _update(_state(elements), _state(elements))]
@@ -63,7 +63,7 @@ def test_an_update_does_not_pass_what_reads_its_result() -> None:
     first, second = _state(5), _state(5)
     calls = [_update(first, _state(5)), _update(second, first), _update(_state(5), _state(5))]
     after = joined(calls, TARGET)
-    assert _names(after) == ["element", "sweep"]
+    assert _names(after) == ["element", "batched update"]
     assert after[0] is calls[0]
 
 

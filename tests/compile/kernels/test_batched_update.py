@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onward.compile.codegen.target import Target
+from onward.compile.kernels.batched_update import batched_update, row_slots
 from onward.compile.kernels.element import Element, contiguous, scalar
 from onward.compile.kernels.expression import operand
-from onward.compile.kernels.sweep import row_slots, sweep
 from onward.errors import ShapeError
 
 Run = Callable[..., None]
@@ -25,7 +25,7 @@ def _update() -> Element:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("sizes", [[1, 0, 300, 17, 2000, 64], [5], [0, 0], [4096, 1, 1]])
-def test_many_tensors_in_one_sweep(sizes: list[int], threads: int, target: Target, run: Run) -> None:
+def test_many_tensors_in_one_update(sizes: list[int], threads: int, target: Target, run: Run) -> None:
     rng = np.random.default_rng(0)
     tensors = [[rng.standard_normal(n + 1).astype(np.float32) for n in sizes] for _ in range(3)]
     before = [[t.copy() for t in row] for row in tensors]
@@ -36,7 +36,7 @@ def test_many_tensors_in_one_sweep(sizes: list[int], threads: int, target: Targe
     for i, end in enumerate(np.cumsum(sizes).tolist()):
         p, g, v = (row[i] for row in tensors)
         values |= dict(zip(row_slots(spec, i), (end, p, g, v, rates[i], decay, p, v), strict=True))
-    run(sweep(spec, len(sizes), target), target, values, threads)
+    run(batched_update(spec, len(sizes), target), target, values, threads)
     for i, n in enumerate(sizes):
         old_p, old_g, old_v = (row[i][:n].astype(np.float64) for row in before)
         moved = 0.9 * old_v + old_g + 0.01 * old_p
@@ -48,6 +48,6 @@ def test_many_tensors_in_one_sweep(sizes: list[int], threads: int, target: Targe
 
 def test_only_flat_passes_are_swept(target: Target) -> None:
     with pytest.raises(ShapeError, match="single float32"):
-        sweep(Element((3,), (contiguous((3,)),), (contiguous((3,)),), (operand(0),)), 2, target)
+        batched_update(Element((3,), (contiguous((3,)),), (contiguous((3,)),), (operand(0),)), 2, target)
     with pytest.raises(ShapeError, match="single float32"):
-        sweep(Element((), (contiguous((), "bool"),), (contiguous(()),), (operand(0),)), 2, target)
+        batched_update(Element((), (contiguous((), "bool"),), (contiguous(()),), (operand(0),)), 2, target)

@@ -1,4 +1,4 @@
-"""Updates of many small tensors as one call: each alone would cost more to start than to compute."""
+"""Batched updates: many small parameters in one call, as each alone costs more to start than to compute."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import final
 
 from onward.compile.codegen.target import Target
 from onward.compile.items import Call, Item, Slot
+from onward.compile.kernels.batched_update import batched_update, row_slots
 from onward.compile.kernels.element import Element
-from onward.compile.kernels.sweep import row_slots, sweep
 from onward.compile.tensors import Buffer, Place
 
 __all__ = ["joined"]
@@ -53,7 +53,7 @@ class _Waiting:
 
 def _may_wait(call: Call, element: Element, target: Target) -> bool:
     """Whether a call updates a small tensor of state."""
-    small = call.batch * target.typed(element.dtype).nbytes <= target.tuning.sweep_small
+    small = call.batch * target.typed(element.dtype).nbytes <= target.tuning.update_small
     return small and all(b.place is Place.FIXED for b in call.writes)
 
 
@@ -68,4 +68,4 @@ def _together(spec: Element, calls: Sequence[Call], target: Target) -> Call:
             kind = name.split()[0]
             slots[name] = end if kind == "end" else call.slots[kind]
     label = ", ".join(call.label for call in calls)
-    return Call(sweep(spec, len(calls), target), slots, label, end)
+    return Call(batched_update(spec, len(calls), target), slots, label, end)

@@ -1,4 +1,4 @@
-"""One pass of an element expression over many tensors: all parameters' updates as one kernel.
+"""Batched update: one pass of an element expression over many tensors, such as all small parameters.
 
 All elements of all tensors form one range that is split over threads, whatever the tensors' sizes. The
 argument block holds a row for each tensor: where it ends in the whole range, then its operands' and results'
@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from onward.compile.codegen.builder import Module, Value
+from onward.compile.codegen.builder import Module
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.values import Value
 from onward.compile.kernels.element import Element, ElementBody
 from onward.compile.kernels.expression import flops
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, write
 from onward.errors import ShapeError
 
-__all__ = ["row_slots", "sweep"]
+__all__ = ["batched_update", "row_slots"]
 
 
 def row_slots(spec: Element, row: int) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def _row_parameters(spec: Element, row: int) -> tuple[Parameter, ...]:
     return (*integer(f"end {row}"), *read(*operands), *write(*results))
 
 
-def sweep(spec: Element, rows: int, target: Target) -> Kernel:
+def batched_update(spec: Element, rows: int, target: Target) -> Kernel:
     """The kernel for `rows` tensors [batch] whose passes are `spec`. Slots: rows, then each row's.
 
     The code does not depend on the number of rows. `units`, flops and bytes are for one element.
@@ -40,14 +41,14 @@ def sweep(spec: Element, rows: int, target: Target) -> Kernel:
         ShapeError: `spec` is not over a batch of single elements of the type that it computes in.
     """
     parameters = (*integer("rows"), *(p for row in range(rows) for p in _row_parameters(spec, row)))
-    return replace(_sweep(spec, target), parameters=parameters)
+    return replace(_batched_update(spec, target), parameters=parameters)
 
 
 @functools.lru_cache(512)
-def _sweep(spec: Element, target: Target) -> Kernel:
+def _batched_update(spec: Element, target: Target) -> Kernel:
     tensors = (*spec.operands, *spec.results)
     if spec.shape or any(o.dtype != spec.dtype for o in tensors):
-        raise ShapeError(f"a sweep is over a batch of single {spec.dtype} elements")
+        raise ShapeError(f"a batched update is over a batch of single {spec.dtype} elements")
     target = target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
@@ -72,7 +73,7 @@ def _sweep(spec: Element, target: Target) -> Kernel:
     f.loop(0, rows, carry=[f.value(0)], body=one, nonempty=True)
     f.ret()
     return Kernel(
-        name="sweep",
+        name="batched update",
         ir=module.text(),
         parameters=(),
         flops=Affine(0, flops(spec.expressions)),

@@ -1,0 +1,215 @@
+"""Samples in arrays: in memory, or in .npy files of which a batch reads its part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from onward.data._files import PathLike, reading
+from onward.data.dataset import Array, Dataset
+from onward.data.rows import Indices, Rows, Samples
+from onward.errors import DataError
+
+__all__ = ["ArrayRows", "load_npy", "open_npy"]
+
+_BLOCK_BYTES = 1 << 20
+
+
+@final
+class ArrayRows(Rows):
+    """Samples of arrays [N, ...]; those of .npy files and `numpy.memmap` are read from the file as needed.
+
+    A file is read, not mapped: what has been read does not stay in the process's memory.
+
+    Args:
+        inputs: arrays, or paths of .npy files, by input name.
+        targets: an array or a path.
+        weights: how much each sample counts.
+        name: of the data, in messages.
+
+    Raises:
+        DataError: a file is no .npy file of numbers in C order, or lengths differ.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Array | PathLike],
+        targets: Array | PathLike | None = None,
+        weights: Array | PathLike | None = None,
+        *,
+        name: str = "data",
+    ) -> None:
+        if not inputs:
+            raise DataError(f"data set {name!r} has no inputs")
+        self.name = name
+        self._inputs = {key: _stored(key, value) for key, value in inputs.items()}
+        self._targets = None if targets is None else _stored("targets", targets)
+        self._weights = None if weights is None else _stored("weights", weights)
+        others = {"targets": self._targets, "weights": self._weights}
+        stored = self._inputs | {key: each for key, each in others.items() if each is not None}
+        lengths = {key: len(each) for key, each in stored.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"data set {name!r}: numbers of samples differ: {lengths}")
+        self._count = next(iter(lengths.values()))
+        if not self._count:
+            raise DataError(f"data set {name!r} is empty")
+        self._row_bytes = sum(each.row_bytes for each in stored.values())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Indices) -> Samples:
+        return Samples(
+            {key: each.read(indices) for key, each in self._inputs.items()},
+            None if self._targets is None else self._targets.read(indices),
+            None if self._weights is None else self._weights.read(indices),
+        )
+
+    def all_targets(self) -> Array | None:
+        """The targets of all samples, [N, ...]."""
+        return None if self._targets is None else self._targets.read(np.arange(self._count))
+
+    def blocks(self) -> Indices:
+        rows = max(1, _BLOCK_BYTES // max(1, self._row_bytes))
+        return np.append(np.arange(0, self._count, rows, dtype=np.int64), self._count)
+
+
+def open_npy(folder: PathLike) -> ArrayRows:
+    """The samples of a folder with x.npy, y.npy and maybe weights.npy, read as they are needed.
+
+    Other .npy files are inputs of their names; x.npy may then be missing.
+
+    Raises:
+        StorageError: there is no such folder.
+        DataError: there is no input, or a file cannot be read.
+    """
+    root = Path(folder)
+    with reading(root):
+        files = {file.stem: file for file in sorted(root.iterdir()) if file.suffix == ".npy"}
+    targets, weights = files.pop("y", None), files.pop("weights", None)
+    if not files:
+        raise DataError(f"{folder}: no x.npy; a folder with x.npy [N, ...] and y.npy [N, ...] is needed")
+    return ArrayRows(files, targets, weights, name=root.resolve().name)
+
+
+def load_npy(folder: PathLike) -> Dataset:
+    """The samples of a folder with x.npy, y.npy and maybe weights.npy, whose arrays stay in their files."""
+    rows = open_npy(folder)
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(Path(folder).glob("*.npy"))}
+    targets, weights = arrays.pop("y", None), arrays.pop("weights", None)
+    numbers = targets is not None and targets.dtype.kind == "f"
+    return Dataset(
+        arrays, targets, name=rows.name, task="regression" if numbers else "classification", weights=weights
+    )
+
+
+@final
+class _File:
+    """An array [N, ...] in C order that stands in a file from `offset` on."""
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._path, self._offset, self._shape, self._dtype = path, offset, shape, dtype
+        self.row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptor": None}
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def read(self, indices: Indices) -> Array:
+        first, last = int(indices[0]), int(indices[-1])
+        if last - first + 1 == len(indices):
+            return self._run(first, last + 1)
+        if last - first + 1 <= 2 * len(indices):
+            return self._run(first, last + 1)[indices - first]
+        starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
+        runs = np.split(indices, starts[1:])
+        out = np.empty((len(indices), *self._shape[1:]), self._dtype)
+        place = 0
+        for run in runs:
+            self._fill(out[place : place + len(run)], int(run[0]))
+            place += len(run)
+        return out.astype(self._dtype.newbyteorder("="), copy=False)
+
+    def _run(self, start: int, stop: int) -> Array:
+        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
+        self._fill(out, start)
+        return out.astype(self._dtype.newbyteorder("="), copy=False)
+
+    def _fill(self, out: Array, start: int) -> None:
+        with reading(self._path):
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+            at, done = self._offset + start * self.row_bytes, 0
+            while done < len(view):
+                read = os.preadv(self._descriptor, [view[done:]], at + done)
+                if not read:
+                    raise DataError(f"{self._path}: the file ends within row {start}; it is truncated")
+                done += read
+
+
+@final
+class _Memory:
+    """An array [N, ...] in memory."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self.row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def read(self, indices: Indices) -> Array:
+        return np.asarray(self._array[indices])
+
+
+def _stored(key: str, value: Array | PathLike) -> _File | _Memory:
+    if isinstance(value, str | os.PathLike):
+        return _npy_file(Path(value))
+    if isinstance(value, np.memmap) and value.flags.c_contiguous and value.filename and value.ndim:
+        root: Any = value
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        at = value.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+        return _File(Path(value.filename), root.offset + at, value.shape, value.dtype)
+    array = np.asanyarray(value)
+    if array.ndim == 0:
+        raise DataError(f"{key!r} is a scalar; the first dimension must count the samples")
+    return _Memory(array)
+
+
+def _npy_file(path: Path) -> _File:
+    with reading(path), path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(file)
+        except ValueError as error:
+            raise DataError(f"{path}: not a readable .npy file ({error})") from None
+        offset, size = file.tell(), path.stat().st_size
+    if dtype.hasobject or dtype.kind not in "biuf" or not shape:
+        raise DataError(f"{path}: holds {dtype} {list(shape)}; an array of numbers [N, ...] is needed")
+    if fortran and len(shape) > 1:
+        raise DataError(
+            f"{path}: the array is in Fortran order; save numpy.ascontiguousarray of it, so that a sample "
+            "stands in one place"
+        )
+    needed = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size < needed:
+        raise DataError(f"{path}: has {size:,} bytes where its header asks for {needed:,}; it is truncated")
+    return _File(path, offset, shape, dtype)

@@ -5,7 +5,8 @@
 The bare handler (`bare.py`) decodes, runs onnxruntime and encodes; no checks, no isolation, no statistics.
 ONWARD_MLSERVER_PYTHON and ONWARD_KSERVE_PYTHON name interpreters of environments with these servers
 (and onnxruntime); without them they are left out. Kinds: `calls` (one row each), `rows` (32 rows each),
-`streams` (one row a message, eight unanswered a stream).
+`streams` (one row a message, eight unanswered a stream), `checks` (calls with the default cross-check over
+calls without, medians of pairs in turns). A verdict for each goal that was measured; exit code 0: all hold.
 """
 
 from __future__ import annotations
@@ -28,8 +29,17 @@ import uvloop
 from benchmarks.service.models import write_mlp
 from benchmarks.service.starting import INFER, STREAM, cpu_seconds, request, server
 
-_KINDS: dict[str, tuple[int, ...]] = {"calls": (1, 8, 32), "rows": (1, 8), "streams": (1, 4)}
+_KINDS: dict[str, tuple[int, ...]] = {
+    "calls": (1, 8, 32),
+    "rows": (1, 8),
+    "streams": (1, 4),
+    "checks": (1, 8, 32),
+}
 """Kinds of load, and their concurrencies."""
+_RATES = {"calls": {1: 0.85, 8: 1.0, 32: 1.3}, "rows": {1: 1.0, 8: 1.0}, "streams": {1: 1.0, 4: 1.0}}
+"""What our rate has to be at least, of the bare handler's."""
+_CHECKED = 0.95
+_PAIRS = 20
 _ROWS = 32
 _UNANSWERED = 8
 
@@ -89,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (4)")
     parser.add_argument("--rounds", type=int, default=2, help="(2)")
-    parser.add_argument("--kinds", default=",".join(_KINDS), help="calls,rows,streams")
+    parser.add_argument("--kinds", default=",".join(_KINDS), help="calls,rows,streams,checks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = write_mlp(Path(folder))
@@ -109,14 +119,44 @@ def main() -> int:
             found = stack.enter_context(other(name, f"benchmarks.service.{module}", path))
             if found is not None:
                 peers[name] = (*found, "mlp")
+        verdicts: dict[str, bool] = {}
         for kind in options.kinds.split(","):
             print(f"\n{kind}")
-            table(peers, kind, options.rounds, options.seconds)
-    return 0
+            measured = checks if kind == "checks" else table
+            verdicts |= measured(peers, kind, options.rounds, options.seconds)
+    print()
+    for name, holds in verdicts.items():
+        print(f"{'pass' if holds else 'FAIL'}: {name}")
+    return 0 if all(verdicts.values()) else 1
 
 
-def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> None:
-    """Print what each of the peers does with requests of a kind."""
+def checks(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:
+    """Print what the cross-check costs, from pairs of short measurements in turns."""
+    data = request("mlp", np.random.default_rng(0).standard_normal((1, 784)).astype(np.float32))
+    holds = {}
+    for concurrency in _KINDS[kind]:
+        rates, used = [], []
+        for turn in range(_PAIRS * rounds):
+            found = {}
+            # neither is always the first
+            for name in ("ours", "ours, no cross-check")[:: 1 if turn % 2 else -1]:
+                address, pid, _ = peers[name]
+                found[name] = uvloop.run(measure(address, pid, data, concurrency, seconds / 8, "calls"))
+            with_, without = found["ours"], found["ours, no cross-check"]
+            rates.append(with_[0] / without[0])
+            used.append(with_[3] / without[3])
+        low, middle, high = statistics.quantiles(rates, n=4)
+        print(
+            f"{concurrency:2} at a time: {middle:.3f} of the rate without (quartiles {low:.3f}, {high:.3f}), "
+            f"{statistics.median(used):.3f} of the processor time a request"
+        )
+        holds[f"cross-check, {concurrency} at a time: {_CHECKED} of the rate without"] = middle >= _CHECKED
+    return holds
+
+
+def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:
+    """Print what each of the peers does with requests of a kind; which goals hold."""
+    verdicts = {}
     rows = _ROWS if kind == "rows" else 1
     x = np.random.default_rng(0).standard_normal((rows, 784)).astype(np.float32)
     columns = (
@@ -141,6 +181,16 @@ def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, second
             ratio = rate / best["bare handler"][0]
             figures = (f"{rate * rows:11.0f}", f"{ratio:11.2f}", f"{median:11.2f}", f"{tail:11.2f}")
             print(f"{name:26} {concurrency:11}", *figures, f"{used:11.0f}")
+        ours, bare = best["ours"], best["bare handler"]
+        goal = _RATES[kind][concurrency]
+        verdicts[f"{kind}, {concurrency} at a time: {goal} of the bare handler's rate"] = (
+            ours[0] >= goal * bare[0]
+        )
+        if kind == "calls" and concurrency > 1:
+            tails = {name: min(tail for _, _, tail, _ in found[name]) for name in ("ours", "bare handler")}
+            holds = tails["ours"] <= tails["bare handler"]
+            verdicts[f"calls, {concurrency} at a time: p99 no higher than the bare handler's"] = holds
+    return verdicts
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     │   ├── InvalidModelError     malformed, truncated, inconsistent, unsafe to open
     │   └── UnsupportedError      well formed, but an operator, opset, type or gradient is missing
     ├── ShapeError            shapes or dtypes that do not fit together
+    │   └── LimitError            a run asks for more memory or iterations than it may have
     ├── DataError             a data set, a batch or a label that cannot be used
     ├── InputError            a named input of a run is missing, unknown, or of the wrong dtype or shape
     ├── ConfigError           an option, a configuration file or a combination of them
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "InputError",
     "InvalidModelError",
+    "LimitError",
     "ModelError",
     "OnwardError",
     "ShapeError",
@@ -51,6 +53,10 @@ class UnsupportedError(ModelError):
 
 class ShapeError(OnwardError):
     """Shapes or dtypes that do not fit together."""
+
+
+class LimitError(ShapeError):
+    """A run that asks for more memory or more iterations than it may have."""
 
 
 class DataError(OnwardError):

@@ -147,6 +147,11 @@ class _Collector:
             ],
             "outcome",
         )
+        yield counter(
+            "onward_cross_checks_unchecked",
+            "Requests that the witness could not compute within its limits",
+            [(k, m.check_statistics.unchecked) for k, m, _ in counts],
+        )
         yield gauge(
             "onward_cross_check_max_absolute_error",
             "Largest difference between two engines",

@@ -79,7 +79,9 @@ class CrossCheckSettings(BaseModel):
     Attributes:
         policy: `off`; `sample` checks the fraction `rate` of the requests, evenly spread; `every` checks
             each before it is answered; `shadow` answers at once and checks afterwards.
-        rate: fraction of requests that `sample` checks, in (0, 1].
+        rate: fraction of requests that `sample` checks at most, in (0, 1].
+        share: of the machine's time that `sample` may take where answers do not wait for checks: of the
+            process that answers and of all cores together. Fewer are checked where they would take more.
         on_mismatch: `log` answers with the serving engine's outputs; `fail` refuses with an error;
             `prefer-onnxruntime` answers with onnxruntime's. `shadow` answers before it knows: only `log`.
         tolerance: replaces the default of a dtype, e.g. `{"float32": {"rtol": 1e-3, "atol": 1e-4}}`.
@@ -90,6 +92,7 @@ class CrossCheckSettings(BaseModel):
 
     policy: Policy = "sample"
     rate: float = Field(default=0.05, gt=0, le=1)
+    share: float = Field(default=0.01, gt=0, le=1)
     on_mismatch: OnMismatch = "log"
     tolerance: dict[Literal["float16", "bfloat16", "float32", "float64"], Tolerance] = Field(
         default_factory=dict
@@ -399,7 +402,7 @@ class ServerSettings(BaseSettings):
     instances: int = Field(default=2, ge=1, le=256)
     isolation: Literal["process", "thread"] = "process"
     in_process: Literal["auto", "never"] = "auto"
-    in_process_us: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    in_process_us: float = Field(default=250.0, ge=0, allow_inf_nan=False)
     worker_nice: int = Field(default=5, ge=0, le=19)
     worker_memory_bytes: int = Field(default=0, ge=0)
     run_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)

@@ -8,6 +8,7 @@ from onward.errors import (
     ConfigError,
     DataError,
     InputError,
+    LimitError,
     ModelError,
     OnwardError,
     ShapeError,
@@ -41,6 +42,7 @@ MAX_TEXT_BYTES = 1024
 STATUSES: dict[type[OnwardError], tuple[str, int]] = {
     InputError: ("INVALID_ARGUMENT", 400),
     ShapeError: ("INVALID_ARGUMENT", 400),
+    LimitError: ("RESOURCE_EXHAUSTED", 507),
     DataError: ("INVALID_ARGUMENT", 400),
     UnsupportedError: ("UNIMPLEMENTED", 501),
     ModelError: ("FAILED_PRECONDITION", 409),

@@ -147,6 +147,31 @@ async def test_a_witness_that_dies_is_a_mismatch_and_is_started_again(repository
     assert served.restarts == 0
 
 
+async def test_a_request_that_ends_the_witness_costs_those_checked_with_it_nothing(
+    repository: Path, planes: Any
+) -> None:
+    put(repository, "divide", 1, divide())
+    plane = await planes(repository, cross_check={"policy": "shadow"})
+    served = plane.model("divide")
+    for inputs in (SIX_BY_TWO, OVERFLOW, SIX_BY_TWO):
+        assert (await infer(plane, "divide", **inputs)).parameters["cross_check"] == "shadow"
+    await served.settle()
+    counts = served.check_statistics
+    assert (counts.passed, counts.failed, counts.dropped) == (2, 1, 0)
+    assert "SIGFPE" in counts.last_mismatch
+
+
+async def test_a_witness_gives_way_to_what_answers(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository, worker_nice=3, cross_check={"policy": "sample"})
+    served = plane.model("m")
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    (instance,) = served.scheduler.instances
+    pids = [i._place._worker.pid for i in (instance, served._witness)]  # type: ignore[attr-defined,union-attr]
+    found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
+    assert found == [min(own + 3, 19), 19]
+
+
 async def test_memory_is_bounded(repository: Path, planes: Any) -> None:
     put(repository, "blow_up", 1, blow_up())
     put(repository, "m", 1, two_by_two())

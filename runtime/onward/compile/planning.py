@@ -26,7 +26,7 @@ from onward.compile.unit import Unit
 from onward.compile.updates import joined
 from onward.compile.uses import Uses
 from onward.compile.writing import Planned, write
-from onward.errors import ShapeError
+from onward.errors import LimitError
 from onward.graph import Array
 from onward.graph.memory import too_large
 
@@ -59,7 +59,8 @@ def plan_model(
 
     Raises:
         NotStaticError: a shape depends on data.
-        ShapeError: the shapes contradict an operator, or a run would take more memory than the machine has.
+        ShapeError: the shapes contradict an operator.
+        LimitError: a run would take more memory than the machine has.
     """
     program = split(in_float32(specialize(model, shapes, swapped, contents)))
     groups = ordered(recompute(grouped(program, target), program, target))
@@ -72,7 +73,7 @@ def plan_model(
     lives = lifetimes(calls, lowered.prologue, lowered.outputs.values())
     arena = pack(lives)
     if (reason := too_large(arena.nbytes)) is not None:
-        raise ShapeError(f"{_largest(calls, lives)}: with what it works on, {reason}")
+        raise LimitError(f"{_largest(calls, lives)}: with what it works on, {reason}")
     return write(unit, replace(lowered, calls=calls), arena)
 
 

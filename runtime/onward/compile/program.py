@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import InvalidModelError, OnwardError, ShapeError
+from onward.errors import InvalidModelError, LimitError, OnwardError, ShapeError
 from onward.graph import (
     ONWARD_DOMAIN,
     Array,
@@ -186,7 +186,7 @@ def specialize(
         program.dtypes[value] = numpy_dtype(value.dtype)
         reason = too_large(math.prod(shape) * program.dtypes[value].itemsize)
         if reason is not None and maker is not None:
-            raise ShapeError(f"{_where(maker)}: {reason}")
+            raise LimitError(f"{_where(maker)}: {reason}")
     program.operations = [asked(program, o) for o in program.operations]
     return program
 
@@ -339,7 +339,8 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         with np.errstate(all="ignore"):
             results = kernel(*operands)
     except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, MemoryError, ShapeError) as error:
-        raise ShapeError(f"{_where(operation.node)}: {error}") from error
+        kind = LimitError if isinstance(error, LimitError | MemoryError) else ShapeError
+        raise kind(f"{_where(operation.node)}: {error}") from error
     results = results if isinstance(results, tuple) else (results,)
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         return None  # a sequence or an optional

@@ -340,7 +340,7 @@ class CompiledEngine:
             try:
                 found.append(self._execute(plan, part))
             except ShapeError as error:
-                raise ShapeError(f"samples {start} to {start + rows - 1} of the batch: {error}") from error
+                raise type(error)(f"samples {start} to {start + rows - 1} of the batch: {error}") from error
             start += rows
         return {name: np.concatenate([results[name] for results in found]) for name in found[0]}
 

@@ -14,7 +14,7 @@ from onward.engine.engines import EngineName, resolve
 from onward.engine.interpreter import Interpreter
 from onward.engine.session import check_inputs, named_arrays
 from onward.errors import InputError, TrainingError
-from onward.graph import Array, TensorSpec, spec_of
+from onward.graph import Array, TensorSpec, is_float, spec_of
 
 if TYPE_CHECKING:
     from onward.engine.compiled import CompiledEngine
@@ -58,11 +58,16 @@ class StepSession:
         self._bindings = dict(bindings)
         initial = {name: _initial(graph.initializers[name]) for name in bindings}
         self._engine: Interpreter | CompiledEngine
+        self._fed = list(bindings)
         if resolve(engine) == "compiled":
             from onward.engine.compiled import CompiledEngine
 
-            self._engine = CompiledEngine(model, bindings, threads, options)
-            self._state = {name: self._engine.fixed[name] for name in bindings}
+            # what is not of floats, such as a count, is fed to plans like an input
+            floats = {n: output for n, output in bindings.items() if is_float(graph.initializers[n])}
+            self._engine = CompiledEngine(model, floats, threads, options)
+            fixed = self._engine.fixed
+            self._state = {n: fixed[n] if n in floats else np.array(initial[n]) for n in bindings}
+            self._fed = [name for name in bindings if name not in floats]
         else:
             self._engine = Interpreter(graph)
             self._state = {name: np.array(array) for name, array in initial.items()}
@@ -93,10 +98,9 @@ class StepSession:
                 raise TrainingError(
                     f"state {name!r}: expected {old.dtype}{list(old.shape)}, got {new.dtype}{list(new.shape)}"
                 )
-        if isinstance(self._engine, Interpreter):
-            self._state = {name: np.array(state[name]) for name in self._bindings}
-        else:
-            self._engine.load({name: state[name] for name in self._bindings})
+        if not isinstance(self._engine, Interpreter):
+            self._engine.load({name: state[name] for name in self._bindings if name not in self._fed})
+        self._state |= {name: np.array(state[name]) for name in self._fed}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one step: the state advances, the other outputs are returned.
@@ -109,10 +113,8 @@ class StepSession:
         if clash := [name for name in inputs if name in self._bindings]:
             raise InputError(f"{clash[0]!r} is state of the training step, not an input")
         check_inputs(self.inputs, inputs)
-        if not isinstance(self._engine, Interpreter):
-            return self._engine.run(inputs)
-        results = self._engine.run({**inputs, **self._state})
-        self._state = {name: results.pop(target) for name, target in self._bindings.items()}
+        results = self._engine.run({**inputs, **{name: self._state[name] for name in self._fed}})
+        self._state |= {name: results.pop(self._bindings[name]) for name in self._fed}
         return results
 
 

@@ -24,7 +24,7 @@ from onward.compile.spec import (
 )
 from onward.engine.packing import zeros
 from onward.engine.team import FOREIGN, NO_BARRIER, Step, Steps, Team
-from onward.errors import OnwardError, ShapeError
+from onward.errors import LimitError, OnwardError, ShapeError
 from onward.graph import Array, BodyOp
 from onward.graph.foreign import foreign
 
@@ -53,7 +53,7 @@ class Workspace:
         try:
             self.arena = zeros(spec.arena_bytes) if arena is None else arena
         except MemoryError as error:
-            raise ShapeError(
+            raise LimitError(
                 f"a run on inputs of these shapes works on {spec.arena_bytes:,} bytes, which the system does "
                 "not give: give smaller inputs"
             ) from error

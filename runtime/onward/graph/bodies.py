@@ -160,6 +160,8 @@ def _computed(node: ir.Node, opset: int) -> tuple[Array, ...]:
             results = operator.kernel(*operands)  # type: ignore[attr-defined]
         except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:
             raise ShapeError(f"node {node.name!r}, operator {node.op_type}: {error}") from error
+        except ShapeError as error:
+            raise type(error)(f"node {node.name!r}, operator {node.op_type}: {error}") from error
     return tuple(map(np.asarray, results if isinstance(results, tuple) else (results,)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import InvalidModelError, OnwardError, ShapeError, UnsupportedError
+from onward.errors import InvalidModelError, LimitError, OnwardError, ShapeError, UnsupportedError
 from onward.graph.memory import too_large
 from onward.graph.op import bind
 from onward.graph.origin import opset_of
@@ -75,6 +75,7 @@ class Evaluator:
 
         Raises:
             ShapeError: an operator could not take its operands; names the node, operator and opset.
+            LimitError: a result would take more memory than there is.
         """
         memory: list[Any] = [None] * (len(self._slots) + 1)
         for contents in (self.constants, given):
@@ -85,7 +86,7 @@ class Evaluator:
                 operands = [memory[i] for i in step.inputs]
                 opset = self._opsets.get(step.node.domain, 1)
                 if (reason := refusal(step.node, opset, operands, step.much)) is not None:
-                    raise ShapeError(f"{self._where(step.node)}: {reason}")
+                    raise LimitError(f"{self._where(step.node)}: {reason}")
                 try:
                     results = step.kernel(*operands)
                     del operands
@@ -100,7 +101,7 @@ class Evaluator:
                     memory[slot] = content if plain else np.asarray(content)
                     # a view that repeats elements takes none of the memory that its size says
                     if not plain and (reason := too_large(memory[slot].nbytes)) is not None:
-                        raise ShapeError(f"{self._where(step.node)}: {reason}")
+                        raise LimitError(f"{self._where(step.node)}: {reason}")
                 if observer is not None:
                     observer(step.node, tuple(memory[i] for i in step.outputs))
                 for slot in step.frees:
@@ -157,4 +158,5 @@ class Evaluator:
 
     def _failure(self, node: ir.Node, error: Exception) -> ShapeError:
         reason = str(error).strip().splitlines()
-        return ShapeError(f"{self._where(node)}: {reason[0] if reason else type(error).__name__}")
+        kind = LimitError if isinstance(error, MemoryError) else ShapeError
+        return kind(f"{self._where(node)}: {reason[0] if reason else type(error).__name__}")

@@ -32,7 +32,7 @@ def too_large(nbytes: int) -> str | None:
     """Why a tensor of this size is refused; None where it is not."""
     if nbytes <= largest_tensor():
         return None
-    return f"its result would take {nbytes:,} bytes, and the machine has {largest_tensor():,}"
+    return f"its result would take {nbytes:,} bytes, more than the machine has"
 
 
 def free_memory() -> int:
@@ -50,6 +50,6 @@ def no_room(nbytes: int) -> str | None:
     Results below 1 GiB are left to the operating system.
     """
     reason = too_large(nbytes)
-    if reason is not None or nbytes < _LARGE or nbytes <= (free := free_memory()):
+    if reason is not None or nbytes < _LARGE or nbytes <= free_memory():
         return reason
-    return f"its result would take {nbytes:,} bytes, and {free:,} are free"
+    return f"its result would take {nbytes:,} bytes, more than is free"

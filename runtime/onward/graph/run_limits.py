@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import final
 
-from onward.errors import ConfigError, ShapeError
+from onward.errors import ConfigError, LimitError
 
 __all__ = ["Budget", "RunLimits", "budget", "run_limits"]
 
@@ -49,29 +49,29 @@ class Budget:
         """Refuse a loop that is known to run so often, before it runs.
 
         Raises:
-            ShapeError: that is more than the limit.
+            LimitError: that is more than the limit.
         """
         if self.iterations + iterations > self.limits.max_iterations:
-            raise ShapeError(f"it asks for {iterations:,} iterations, {self._most()}")
+            raise LimitError(f"it asks for {iterations:,} iterations, {self._most()}")
 
     def iterate(self) -> None:
         """Count an iteration that is about to run.
 
         Raises:
-            ShapeError: the limit has been reached.
+            LimitError: the limit has been reached.
         """
         if self.iterations >= self.limits.max_iterations:
-            raise ShapeError(f"it goes on after {self.iterations:,} iterations, {self._most()}")
+            raise LimitError(f"it goes on after {self.iterations:,} iterations, {self._most()}")
         self.iterations += 1
 
     def go_on(self, done: int) -> None:
         """Refuse the next iteration of a loop that only its condition ends.
 
         Raises:
-            ShapeError: the limit has been reached.
+            LimitError: the limit has been reached.
         """
         if done >= self.limits.max_open_iterations:
-            raise ShapeError(
+            raise LimitError(
                 f"its condition is still true after {done:,} iterations, the limit where nothing else ends "
                 "it: bound it with a smaller M, or raise the limit with run_limits(max_open_iterations=...)"
             )
@@ -80,10 +80,10 @@ class Budget:
         """Refuse a loop that holds, or is known to end up with, so many bytes.
 
         Raises:
-            ShapeError: that is more than the limit.
+            LimitError: that is more than the limit.
         """
         if kept > self.limits.max_loop_bytes:
-            raise ShapeError(
+            raise LimitError(
                 f"{when} its states and collected outputs hold {kept:,} bytes, and the limit is "
                 f"{self.limits.max_loop_bytes:,}: raise it with run_limits(max_loop_bytes=...)"
             )

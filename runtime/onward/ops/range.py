@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from onward.errors import LimitError
 from onward.graph import Array, Op, op
 from onward.graph.memory import too_large
 from onward.ops._floats import is_integer
@@ -27,5 +28,5 @@ def _range(start: Array, limit: Array, delta: Array) -> Array:
     first, last, step = (x.reshape(-1)[0].item() for x in (start, limit, delta))
     count = max(0, math.ceil((last - first) / step))
     if (reason := too_large(count * start.dtype.itemsize)) is not None:
-        raise ValueError(reason)
+        raise LimitError(reason)
     return start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(())

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import ShapeError, UnsupportedError
+from onward.errors import LimitError, ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, dtype_of, numpy_dtype, op, requests
 from onward.graph.memory import too_large
 from onward.graph.requests import Static, Values
@@ -100,7 +100,7 @@ class RoiAlign(Op):
             found = []
             points = bins[0] * rows[0].shape[1] * bins[1] * columns[0].shape[1]
             if (reason := too_large(4 * points * X.shape[1] * X.dtype.itemsize)) is not None:
-                raise ShapeError(reason)
+                raise LimitError(reason)
             for row, row_weight in zip(rows[:2], rows[2:4], strict=True):
                 for column, weight in zip(columns[:2], columns[2:4], strict=True):
                     pixels = X[n][:, row[:, :, None, None], column]

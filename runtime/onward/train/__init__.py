@@ -51,6 +51,7 @@ from onward.train.schedules import (
 )
 from onward.train.task import Task, infer_task, metric_for
 from onward.train.trainer import Trainer
+from onward.train.training_info import StoredTraining
 
 __all__ = [
     "EMA",
@@ -93,6 +94,7 @@ __all__ = [
     "Schedule",
     "Step",
     "StopOnNaN",
+    "StoredTraining",
     "Task",
     "TensorBoardLog",
     "Trainer",

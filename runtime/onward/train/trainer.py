@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.autodiff import (
+    OPSET,
     Clip,
     Collective,
     GradientTransform,
@@ -28,9 +29,10 @@ from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError, TrainingError
-from onward.graph import Array, TensorSpec, dtype_of, numpy_dtype
+from onward.graph import Array, Builder, TensorSpec, dtype_of, numpy_dtype
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
+from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
@@ -72,6 +74,7 @@ from onward.train.pruning import Pruning, sparsity_of
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
 from onward.train.task import metric_for
+from onward.train.training_info import with_training_info
 
 __all__ = ["Trainer"]
 
@@ -278,6 +281,42 @@ class Trainer:
         """The share of zeros in each weight that is pruned, by name."""
         weights = self.weights()
         return sparsity_of({name: weights[name] for name in self._masked})
+
+    def training_model(self, *, start: bool = True) -> ir.Model:
+        """The training step in standard operators: a copy.
+
+        Any ONNX runtime that runs it and feeds the outputs of `step.bindings` back trains; the names are in
+        the metadata `onward.training_step`. See examples/in_onnxruntime.
+
+        Args:
+            start: whether the model carries the current state, as initializers that are inputs too. Runtimes
+                in which such inputs cannot be fed, as onnxruntime's for JavaScript, need it without, and what
+                `state_model` gives for their first step.
+        """
+        model = expand_onward(self.step.model)
+        for name, array in self.state.items():
+            if start:
+                model.graph.initializers[name].const_value = ir.tensor(np.array(array), name=name)
+            else:
+                model.graph.initializers.pop(name).const_value = None
+        return model
+
+    def state_model(self) -> ir.Model:
+        """A model without inputs that gives the current state, by the names of the step's inputs."""
+        graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="state")
+        g = Builder(graph)
+        for name, array in self.state.items():
+            held = g.initializer(f"{name}.held", np.array(array))
+            g.output(g.Identity(held), name)
+        return ir.Model(graph, ir_version=10)
+
+    def with_training_info(self) -> ir.Model:
+        """`model`, in inference form, with the training step in the file's `training_info`.
+
+        Raises:
+            UnsupportedError: the step trains other numbers than the file has, of 16 bits or quantised.
+        """
+        return with_training_info(self.model, self.step, self.state)
 
     def _own_weights(self) -> dict[str, Array]:
         """Copies of what `weights` gives in the model's own types."""

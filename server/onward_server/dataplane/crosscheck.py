@@ -35,11 +35,14 @@ class CheckStatistics:
     Attributes:
         requests: requests that were computed.
         checks: requests that both engines computed; passed + failed.
-        skipped: requests that the policy did not select.
+        skipped: requests that the policy did not select, or that the witness could not compute within its
+            limits.
         dropped: shadow checks given up because their queue was full or the server stopped.
         max_absolute_error: largest |a - b| between finite elements.
         max_relative_error: largest |a - b| / |b| between finite elements where b is not 0.
         last_mismatch: text of the latest mismatch, empty when there was none.
+        unchecked: how many of those skipped the witness could not compute within its limits.
+        last_unchecked: why, at the latest of them.
     """
 
     requests: int = 0
@@ -50,6 +53,8 @@ class CheckStatistics:
     max_absolute_error: float = 0.0
     max_relative_error: float = 0.0
     last_mismatch: str = ""
+    unchecked: int = 0
+    last_unchecked: str = ""
 
     @property
     def checks(self) -> int:
@@ -80,15 +85,15 @@ class Sampler:
     def __init__(self, rate: float) -> None:
         exact = Fraction(str(rate))
         self._part, self._whole = exact.numerator, exact.denominator
-        self._seen = 0
-        self._lock = threading.Lock()
+        self._sum = self._whole - 1
 
     def select(self) -> bool:
         """Whether the next request is selected."""
-        with self._lock:
-            before = -(-self._seen * self._part // self._whole)
-            self._seen += 1
-            return -(-self._seen * self._part // self._whole) > before
+        self._sum += self._part
+        if self._sum < self._whole:
+            return False
+        self._sum -= self._whole
+        return True
 
 
 @final
@@ -114,6 +119,13 @@ class CheckRecorder:
             self._requests += requests
             self._skipped += skipped
             self._dropped += dropped
+
+    def leave_unchecked(self, reason: str) -> None:
+        """Count a request that was selected, and that the witness could not compute within its limits."""
+        with self._lock:
+            self._skipped += 1
+            old = self._statistics
+            self._statistics = replace(old, unchecked=old.unchecked + 1, last_unchecked=reason)
 
     def record(self, comparison: Comparison) -> None:
         """Add one comparison."""

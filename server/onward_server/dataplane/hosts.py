@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Any, Protocol, TypeVar, final
 
 from onward.errors import OnwardError, StorageError
 from onward.graph import Array, TensorSpec
+from onward_server.dataplane.crosscheck import Comparison
 from onward_server.dataplane.executors import EngineFactory, Executor
 from onward_server.dataplane.validation import check_transferable
+from onward_server.dataplane.witness import Finding, Pair, checked
 from onward_server.errors import (
     ExecutionError,
     MemoryLimitError,
@@ -23,14 +25,15 @@ from onward_server.errors import (
     RunTimeoutError,
     WorkerLostError,
 )
-from onward_server.settings import Engine, ServerSettings
-from onward_server.workers.supervisor import Worker, Zygote
+from onward_server.settings import CrossCheckSettings, Engine, ServerSettings
+from onward_server.workers.supervisor import Worker, Zygote, error_of
 from onward_server.workers.worker import spec_from
 
-__all__ = ["Host", "Instance", "ModelFile", "ProcessHost", "Run", "ThreadHost", "worker_memory"]
+__all__ = ["Checks", "Host", "Instance", "ModelFile", "ProcessHost", "Run", "ThreadHost", "worker_memory"]
 
 _LOG = logging.getLogger(__name__)
 _LAST = 19
+_Result = TypeVar("_Result")
 
 
 @final
@@ -53,6 +56,15 @@ class Run:
     ns: int
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What checks found, and the seconds of processor time that the witness took."""
+
+    findings: Sequence[Finding]
+    seconds: float
+
+
 class Instance(Protocol):
     """A model that was opened; one run at a time."""
 
@@ -73,6 +85,21 @@ class Instance(Protocol):
 
         Raises:
             OnwardError: what the engine raised; WorkerLostError or RunTimeoutError where its process ended.
+        """
+
+    async def check(
+        self, pairs: Sequence[Pair], settings: CrossCheckSettings, timeout: float, *, is_reference: bool
+    ) -> Checks:
+        """Compute again what was answered, and compare.
+
+        Args:
+            pairs: requests and answers.
+            settings: tolerances.
+            timeout: seconds for all of them.
+            is_reference: whether this instance is onnxruntime's.
+
+        Raises:
+            OnwardError: none was compared: WorkerLostError or RunTimeoutError where the process ended.
         """
 
     def close(self) -> None:
@@ -259,10 +286,31 @@ class _ProcessInstance:
             "outputs": None if outputs is None else list(outputs),
             "limit": self._response_bytes,
         }
+        answer, arrays = await self._call(header, inputs, timeout)
+        return Run(arrays, int(answer["ns"]))
+
+    async def check(
+        self, pairs: Sequence[Pair], settings: CrossCheckSettings, timeout: float, *, is_reference: bool
+    ) -> Checks:
+        arrays = {f"{n}i{name}": a for n, pair in enumerate(pairs) for name, a in pair.inputs.items()}
+        arrays |= {f"{n}o{name}": a for n, pair in enumerate(pairs) for name, a in pair.outputs.items()}
+        header = {
+            "call": "check",
+            "key": self._key,
+            "pairs": [[list(pair.inputs), list(pair.outputs)] for pair in pairs],
+            "settings": settings.model_dump_json(include={"tolerance"}),
+            "is_reference": is_reference,
+        }
+        answer, _ = await self._call(header, arrays, timeout)
+        return Checks([_finding(result) for result in answer["results"]], answer["ns"] / 1e9)
+
+    async def _call(
+        self, header: Mapping[str, Any], arrays: Mapping[str, Array], timeout: float
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         async with self._place.lock:
             worker = await self.opened()
             try:
-                answer, arrays = await worker.call(header, inputs, timeout, self._model.title)
+                return await worker.call(header, arrays, timeout, self._model.title)
             except (WorkerLostError, RunTimeoutError) as error:
                 _LOG.error("%s", error)
                 self._come_back()
@@ -272,7 +320,6 @@ class _ProcessInstance:
                 worker.kill()
                 self._come_back()
                 raise
-        return Run(arrays, int(answer["ns"]))
 
     def close(self) -> None:
         if self._again is not None:
@@ -296,6 +343,10 @@ class _ProcessInstance:
         else:
             seconds = time.perf_counter() - start
             _LOG.warning("%s: another worker is ready after %.2f s", self._model.title, seconds)
+
+
+def _finding(result: dict[str, Any]) -> Finding:
+    return error_of(result) if "error" in result else Comparison(**result)
 
 
 def _identity(path: Path) -> tuple[tuple[int, int, int, int], ...]:
@@ -377,6 +428,19 @@ class _ThreadInstance:
                 )
             return Run(found, time.perf_counter_ns() - start)
 
+        return await self._done(job)
+
+    async def check(
+        self, pairs: Sequence[Pair], settings: CrossCheckSettings, timeout: float, *, is_reference: bool
+    ) -> Checks:
+        def job() -> Checks:
+            start = time.thread_time()
+            findings = checked(self._executor, pairs, settings, is_reference=is_reference)
+            return Checks(findings, time.thread_time() - start)
+
+        return await self._done(job)
+
+    async def _done(self, job: Callable[[], _Result]) -> _Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, job)
         except RuntimeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from concurrent.futures import Executor as Pool
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from onward.errors import ConfigError, ModelError, OnwardError, UnsupportedError
 from onward.graph import Array, TensorSpec
 from onward_server.dataplane.batching import check_batchable, filled_size, probe, split
+from onward_server.dataplane.budget import Budget
 from onward_server.dataplane.hosts import Host, Instance, ModelFile
 from onward_server.dataplane.inline import Inline
 from onward_server.dataplane.repository import Entry
@@ -46,6 +48,7 @@ class Opener:
     """
 
     def __init__(self, host: Host, in_process: bool, in_process_us: float, pool: Pool) -> None:
+        self._budget = Budget(len(os.sched_getaffinity(0)))
         self._host = host
         self._in_process = in_process
         self._in_process_us = in_process_us
@@ -103,6 +106,7 @@ class Opener:
             engine=file.engine,
             reason=reason,
             check=check,
+            budget=self._budget,
             first=first,
             scheduler=scheduler,
             statistics=statistics,

@@ -348,6 +348,8 @@ class DataPlane:
                     where = f"output {output.name!r}"
                     placed[output.name] = self.regions.write(where, output.placement, encode_raw(array))
         parameters = {"cross_check": found.outcome.value, "engine": found.engine}
+        if found.outcome is CheckOutcome.SKIPPED and found.reason:
+            parameters["cross_check_reason"] = "the witness could not compute it within its limits"
         return InferAnswer(model.name, model.version, request.id, arrays, parameters, placed)
 
     async def load(self, name: str, override: Override | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import final
 
 from onward.errors import InputError, OnwardError, ShapeError, VerificationError
 from onward.graph import Array, TensorSpec
+from onward_server.dataplane.budget import Budget, Meter, metered
 from onward_server.dataplane.crosscheck import (
     CheckOutcome,
     CheckRecorder,
@@ -24,6 +25,7 @@ from onward_server.dataplane.hosts import Instance
 from onward_server.dataplane.inline import Inline, Signature, signature
 from onward_server.dataplane.scheduler import Scheduler
 from onward_server.dataplane.statistics import InferStatistics
+from onward_server.dataplane.witness import LIMITS, Finding, Pair
 from onward_server.errors import (
     DeadlineError,
     ExecutionError,
@@ -40,16 +42,21 @@ _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
 _NUMBERS = itertools.count(1)
 _KNOWN = 1024
+_GATHER_SECONDS = 0.05
+_GATHER_CHECKS = 16
+_GATHER_BYTES = 4 << 20
+_GATHER_TENSORS = 512
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Outputs of one request, their engine, what became of the cross-check, and its times."""
+    """Outputs of one request, their engine, what became of the cross-check and why, and its times."""
 
     outputs: Mapping[str, Array]
     engine: Engine
     outcome: CheckOutcome
+    reason: str = ""
     queue_ns: int = 0
     infer_ns: int = 0
 
@@ -65,6 +72,7 @@ class ServedModel:
         engine: the engine that answers.
         reason: why that is not the engine that was asked for; else empty.
         check: the cross-check's settings.
+        budget: what checks may take that no answer waits for.
         first: the model in that engine.
         scheduler: the queue before it.
         statistics: what the scheduler counts in.
@@ -82,6 +90,7 @@ class ServedModel:
         engine: Engine,
         reason: str,
         check: CrossCheckSettings,
+        budget: Budget,
         first: Instance,
         scheduler: Scheduler,
         statistics: InferStatistics,
@@ -106,6 +115,11 @@ class ServedModel:
         self._witness_engine: Engine = "onnxruntime" if engine == "onward" else "onward"
         self._inline = inline
         self._sampler = Sampler(check.rate)
+        self._account = budget.account(check.share) if check.policy == "sample" else None
+        self._owed = False
+        self._later: list[Pair] = []
+        self._gathering: asyncio.TimerHandle | None = None
+        self._in_check = 0
         self._checks: set[asyncio.Task[None]] = set()
         self._active = 0
         self._known: set[tuple[object, ...]] = set()
@@ -211,7 +225,6 @@ class ServedModel:
         except OnwardError as error:
             self.infer_statistics.failed(_reason(error), time.perf_counter_ns() - start)
             raise
-        self.recorder.count(requests=1)
         answer = self._answered_first(inputs, found)
         self.infer_statistics.succeeded(rows, time.perf_counter_ns() - start, 0)
         return answer
@@ -228,12 +241,14 @@ class ServedModel:
 
     async def settle(self) -> None:
         """Wait for the checks that are under way."""
+        self._check_gathered()
         while self._checks:
             await asyncio.wait(set(self._checks))
 
     async def retire(self, timeout: float) -> None:
         """Finish what it has, at most `timeout` s, and close."""
         deadline = time.monotonic() + timeout
+        self._check_gathered()
         while (self.pending or self._checks) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         self.close()
@@ -243,6 +258,10 @@ class ServedModel:
         if self._inline is not None:
             self._inline.close()
         self.scheduler.close()
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self.recorder.count(dropped=len(self._later))
+        self._later.clear()
         for task in self._checks:
             task.cancel()
         if self._witness is not None:
@@ -301,42 +320,104 @@ class ServedModel:
         return computed.outputs, computed.queue_ns, computed.infer_ns, rows
 
     async def _checked(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
-        self.recorder.count(requests=1)
         if self._answers_first or not self._selects():
             return self._answered_first(inputs, outputs)
-        outcome, witnessed, mismatch = await self._compared(inputs, outputs)
-        if outcome is CheckOutcome.PASSED or self.check.on_mismatch == "log":
-            return Inference(outputs, self.engine, outcome)
+        self.recorder.count(requests=1)
+        outcome, witnessed, reason = await self._compared(inputs, outputs)
+        if outcome is not CheckOutcome.FAILED or self.check.on_mismatch == "log":
+            return Inference(outputs, self.engine, outcome, reason)
         if self.check.on_mismatch == "prefer-onnxruntime":
             if self.engine == "onnxruntime":
                 return Inference(outputs, "onnxruntime", outcome)
             if witnessed is not None:
                 return Inference(witnessed, "onnxruntime", outcome)
-        raise VerificationError(f"{self.title}: the engines disagree: {mismatch}")
+        raise VerificationError(f"{self.title}: the engines disagree: {reason}")
 
     def _selects(self) -> bool:
+        """Whether a request is checked that waits for it."""
         policy = self.check.policy
         return policy != "off" and (policy != "sample" or self._sampler.select())
 
+    def _selects_later(self) -> bool:
+        """Whether a request is checked that does not."""
+        if self._account is None:
+            return True
+        if not self._owed and not self._sampler.select():
+            return False
+        # what the budget does not allow now is made good with a later request
+        self._owed = not self._account.allows()
+        return not self._owed
+
     def _answered_first(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:
         """The answer, and a check of it afterwards where it is selected."""
-        if not self._answers_first or not self._selects():
-            self.recorder.count(skipped=1)
+        if not self._answers_first or not self._selects_later():
+            self.recorder.count(requests=1, skipped=1)
             return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
-        if len(self._checks) >= self.check.shadow_queue:
-            self.recorder.count(dropped=1)
+        if len(self._later) + self._in_check >= self.check.shadow_queue:
+            self.recorder.count(requests=1, dropped=1)
             return Inference(outputs, self.engine, CheckOutcome.SKIPPED)
-        task = asyncio.get_running_loop().create_task(self._check_later(inputs, outputs))
-        self._checks.add(task)
-        task.add_done_callback(self._checks.discard)
+        self.recorder.count(requests=1)
+        self._later.append(Pair(inputs, outputs))
+        if len(self._later) >= _GATHER_CHECKS:
+            self._check_gathered()
+        elif self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(_GATHER_SECONDS, self._check_gathered)
         return Inference(outputs, self.engine, CheckOutcome.SHADOW)
 
-    async def _check_later(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def _check_gathered(self) -> None:
+        """Give the witness what was gathered: once for several requests is cheaper than once for each."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if not self._later:
+            return
+        pairs, self._later = self._later, []
+        self._in_check += len(pairs)
+        task = asyncio.get_running_loop().create_task(self._check_metered(pairs))
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+
+    async def _check_metered(self, pairs: list[Pair]) -> None:
+        spent, seconds = Meter(), Meter()
         try:
-            await self._compared(inputs, outputs)
-        except asyncio.CancelledError:
-            self.recorder.count(dropped=1)
-            raise
+            await metered(self._check_all(pairs, seconds), spent)
+        finally:
+            if self._account is not None:
+                self._account.spent(len(pairs), spent.seconds, seconds.seconds)
+
+    async def _check_all(self, pairs: list[Pair], witness: Meter) -> None:
+        left = len(pairs)
+        try:
+            for batch in _parts(pairs):
+                await self._check_later(batch, witness)
+                left -= len(batch)
+                self._in_check -= len(batch)
+        finally:
+            self._in_check -= left
+            if left:
+                self.recorder.count(dropped=left)
+
+    async def _check_later(self, pairs: list[Pair], witness: Meter) -> None:
+        assert self._witness is not None
+        timeout = (self.settings.run_timeout or 60.0) * len(pairs)
+        findings: list[Finding]
+        try:
+            checks = await self._witness.check(
+                pairs, self.check, timeout, is_reference=self.engine == "onward"
+            )
+        except OnwardError as error:
+            if len(pairs) > 1:
+                # the witness ended: over which of them is found one by one
+                for pair in pairs:
+                    await self._check_later([pair], witness)
+                return
+            findings = [error]
+        else:
+            findings = list(checks.findings)
+            witness.seconds += checks.seconds
+        for finding in findings:
+            self._found(finding)
 
     async def _compared(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
@@ -344,27 +425,56 @@ class ServedModel:
         if self._witness is None:
             raise ExecutionError(f"policy {self.check.policy!r} needs a second engine, and none is loaded")
         witnessed: Mapping[str, Array] | None = None
+        finding: Finding
         try:
             run = await self._witness.run(inputs, list(outputs), self.settings.run_timeout or 60.0)
         except OnwardError as error:
-            comparison = Comparison(f"{self._witness_engine} failed: {error}")
+            finding = error
         else:
             witnessed = run.outputs
             ours, reference = (outputs, witnessed) if self.engine == "onward" else (witnessed, outputs)
             if sum(array.nbytes for array in outputs.values()) > _LARGE:
-                comparison = await asyncio.to_thread(compare, ours, reference, self.check)
+                finding = await asyncio.to_thread(compare, ours, reference, self.check)
             else:
-                comparison = compare(ours, reference, self.check)
-        self.recorder.record(comparison)
-        if not comparison.mismatch:
-            return CheckOutcome.PASSED, witnessed, ""
+                finding = compare(ours, reference, self.check)
+        outcome, text = self._found(finding)
+        return outcome, witnessed, text
+
+    def _found(self, finding: Finding) -> tuple[CheckOutcome, str]:
+        """Count what a check found; the outcome, and the mismatch or why there was no comparison."""
+        if isinstance(finding, LIMITS):
+            reason = f"{self._witness_engine}: {finding}"
+            self.recorder.leave_unchecked(reason)
+            _LOG.warning("%s: a request was not cross-checked: %s", self.title, reason)
+            return CheckOutcome.SKIPPED, reason
+        if isinstance(finding, OnwardError):
+            finding = Comparison(f"{self._witness_engine} failed: {finding}")
+        self.recorder.record(finding)
+        if not finding.mismatch:
+            return CheckOutcome.PASSED, ""
         _LOG.error(
             "cross-check of %s version %d: %s (onward against onnxruntime)",
             self.name,
             self.version,
-            comparison.mismatch,
+            finding.mismatch,
         )
-        return CheckOutcome.FAILED, witnessed, comparison.mismatch
+        return CheckOutcome.FAILED, finding.mismatch
+
+
+def _parts(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs that go to the witness together."""
+    parts: list[list[Pair]] = []
+    size = tensors = 0
+    for pair in pairs:
+        arrays = [*pair.inputs.values(), *pair.outputs.values()]
+        size += sum(array.nbytes for array in arrays)
+        tensors += len(arrays)
+        if parts and size <= _GATHER_BYTES and tensors <= _GATHER_TENSORS:
+            parts[-1].append(pair)
+        else:
+            parts.append([pair])
+            size, tensors = sum(array.nbytes for array in arrays), len(arrays)
+    return parts
 
 
 def _kinds(inputs: Mapping[str, Array]) -> tuple[object, ...]:

@@ -25,7 +25,7 @@ from onward_server.errors import ExecutionError, RunTimeoutError, WorkerLostErro
 from onward_server.workers.memory import Region, memory_file
 from onward_server.workers.worker import MAX_HEADER_BYTES
 
-__all__ = ["Worker", "Zygote"]
+__all__ = ["Worker", "Zygote", "error_of"]
 
 _LOG = logging.getLogger(__name__)
 _FORK_SECONDS = 30.0
@@ -219,7 +219,7 @@ class Worker:
             raise WorkerLostError(f"{what}: the worker had ended") from None
         answer = json.loads(await self._answer(timeout, what))
         if "error" in answer:
-            raise _ERRORS.get(answer["error"], ExecutionError)(answer["text"])
+            raise error_of(answer)
         entries = answer.pop("tensors", [])
         if sum(entry[4] for entry in entries) > _LARGE:
             return answer, await asyncio.to_thread(self._outputs.read, entries, copy=True)
@@ -272,6 +272,11 @@ class Worker:
             self.kill()
             if self.on_idle_end is not None:
                 self.on_idle_end()
+
+
+def error_of(answer: Mapping[str, Any]) -> OnwardError:
+    """The error that a worker describes."""
+    return _ERRORS.get(answer["error"], ExecutionError)(answer["text"])
 
 
 def _how(code: int | None) -> str:

@@ -8,6 +8,8 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from onward.graph import Array, TensorSpec
 from onward_protos.tensors import datatype_of
 from onward_server.dataplane.executors import ENGINES, Executor
 from onward_server.dataplane.validation import check_transferable
+from onward_server.dataplane.witness import Pair, checked
 from onward_server.errors import ExecutionError, MemoryLimitError
+from onward_server.settings import CrossCheckSettings
 from onward_server.workers.memory import Region
 
 __all__ = ["MAX_HEADER_BYTES", "spec_from", "work"]
@@ -31,6 +35,7 @@ def work(channel: socket.socket, inputs: int, outputs: int) -> None:
     source, target = Region(inputs), Region(outputs)
     executors: dict[str, Executor] = {}
     channel.send(json.dumps({"pid": os.getpid()}).encode())
+    spent = time.process_time_ns()
     while message := channel.recv(MAX_HEADER_BYTES):
         header = json.loads(message)
         try:
@@ -41,6 +46,10 @@ def work(channel: socket.socket, inputs: int, outputs: int) -> None:
             answer = _failed(error)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is an answer too
             answer = _failed(ExecutionError(f"{type(error).__name__}: {error}"))
+        if header["call"] == "check":
+            # reading the call, and what was left to do behind the last answer, belongs to it
+            answer["ns"] = time.process_time_ns() - spent
+        spent = time.process_time_ns()
         data = json.dumps(answer).encode()
         if len(data) > MAX_HEADER_BYTES // 2:
             data = json.dumps(
@@ -85,6 +94,27 @@ def _run(
     return {"tensors": target.write(outputs), "ns": ended - start}
 
 
+def _check(
+    executors: dict[str, Executor], header: Mapping[str, Any], source: Region, target: Region
+) -> dict[str, Any]:
+    arrays = source.read(header["tensors"], copy=False)
+    pairs = [
+        Pair(
+            {name: arrays[f"{number}i{name}"] for name in inputs},
+            {name: arrays[f"{number}o{name}"] for name in outputs},
+        )
+        for number, (inputs, outputs) in enumerate(header["pairs"])
+    ]
+    settings = _settings(header["settings"])
+    results = checked(executors[header["key"]], pairs, settings, is_reference=header["is_reference"])
+    return {"results": [_failed(r) if isinstance(r, OnwardError) else asdict(r) for r in results]}
+
+
+@lru_cache(64)
+def _settings(text: str) -> CrossCheckSettings:
+    return CrossCheckSettings.model_validate_json(text)
+
+
 def _close(
     executors: dict[str, Executor], header: Mapping[str, Any], source: Region, target: Region
 ) -> dict[str, Any]:
@@ -92,7 +122,12 @@ def _close(
     return {}
 
 
-_CALLS: Mapping[str, Callable[..., dict[str, Any]]] = {"open": _open, "run": _run, "close": _close}
+_CALLS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "open": _open,
+    "run": _run,
+    "check": _check,
+    "close": _close,
+}
 
 
 def _entry(spec: TensorSpec) -> list[Any]:

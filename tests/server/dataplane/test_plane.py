@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onward.errors import VerificationError
+from onward.errors import LimitError, OnwardError, UnsupportedError, VerificationError
 from onward.graph import Array
 from onward_server.dataplane import CheckOutcome, DataPlane, InferRequest, RequestedOutput
 from onward_server.dataplane.executors import EngineFactory
 from onward_server.errors import (
     DrainingError,
     ExecutionError,
+    MemoryLimitError,
     ModelNotFoundError,
     ModelUnavailableError,
     OverloadedError,
@@ -235,6 +238,26 @@ async def test_a_witness_that_fails_is_a_mismatch(repository: Path, planes: Any)
     )
 
 
+@pytest.mark.parametrize("error", [LimitError, MemoryLimitError, UnsupportedError])
+@pytest.mark.parametrize("on_mismatch", ["log", "fail", "prefer-onnxruntime"])
+async def test_a_witness_at_its_limits_says_nothing_about_the_answer(
+    repository: Path, planes: Any, error: type[OnwardError], on_mismatch: str
+) -> None:
+    def limited(outputs: dict[str, Array]) -> dict[str, Array]:
+        raise error("its result would take 1 byte")
+
+    put(repository, "m", 1, two_by_two())
+    check = {"policy": "every", "on_mismatch": on_mismatch}
+    plane = await planes(repository, engines(limited), cross_check=check, engine="onnxruntime")
+    answer = await infer(plane, FLOAT_PAIR)
+    assert (outcome_of(answer), answer.parameters["engine"]) == (CheckOutcome.SKIPPED, "onnxruntime")
+    assert answer.parameters["cross_check_reason"] == "the witness could not compute it within its limits"
+    counts = plane.model("m").check_statistics
+    assert (counts.requests, counts.checks, counts.skipped, counts.unchecked) == (1, 0, 1, 1)
+    assert counts.last_unchecked == "onward: its result would take 1 byte"
+    assert not counts.last_mismatch
+
+
 async def test_an_engine_that_fails_is_an_execution_error(repository: Path, planes: Any) -> None:
     def broken(outputs: dict[str, Array]) -> dict[str, Array]:
         raise FloatingPointError("engine trouble")
@@ -271,6 +294,44 @@ async def test_policy_sample_answers_first_where_it_only_logs(repository: Path, 
     assert outcome_of(answer) is CheckOutcome.SHADOW
     await plane.model("m").settle()
     assert plane.model("m").check_statistics.failed == 1
+
+
+async def test_policy_sample_checks_fewer_where_they_would_take_more_than_their_share(
+    repository: Path, planes: Any
+) -> None:
+    def slow(outputs: dict[str, Array]) -> dict[str, Array]:
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+        return outputs
+
+    put(repository, "m", 1, two_by_two())
+    check = {"policy": "sample", "rate": 1.0, "share": 0.1}
+    plane = await planes(repository, engines(slow), cross_check=check, engine="onnxruntime")
+    served = plane.model("m")
+    begun = time.monotonic()
+    outcomes = []
+    for _ in range(60):
+        outcomes.append(outcome_of(await infer(plane, FLOAT_PAIR)))
+        await served.settle()
+        await asyncio.sleep(0.02)
+    took = time.monotonic() - begun
+    checks = served.check_statistics.checks
+    assert outcomes[0] is CheckOutcome.SHADOW
+    assert checks == outcomes.count(CheckOutcome.SHADOW)
+    assert 2 <= checks <= 0.1 * (took + 1) / (0.05 / len(os.sched_getaffinity(0))) + 2
+    assert served.check_statistics.skipped == 60 - checks
+
+
+async def test_requests_are_checked_together(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository, engines(one_wrong), cross_check={"policy": "shadow"})
+    served = plane.model("m")
+    for number in range(1, 40):
+        assert outcome_of(await infer(plane, {"a": A * number, "b": B})) is CheckOutcome.SHADOW
+    assert served.check_statistics.checks < 39
+    await served.settle()
+    assert (served.check_statistics.failed, served.check_statistics.max_absolute_error) == (39, 1.0)
 
 
 async def test_policy_shadow_answers_first_and_counts_drops(repository: Path, planes: Any) -> None:

@@ -5,7 +5,7 @@ python -m benchmarks.startup [--network NAME] [--batch N] [--threads N] [--repea
 Each figure comes from new processes. Counted are, one after the other:
 
 - start: from the call that starts the process to its first line: Python itself
-- import: Onward and what it needs (onnx_ir brings sympy, which is about half of it)
+- import: Onward and what it needs (without sympy, which onnx_ir loads when dimensions are calculated with)
 - network: the network with its initial weights
 - step: its training step as a graph, the engine, and a random batch
 - plan: shapes, lowering and memory, or reading the plan from the cache

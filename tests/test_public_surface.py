@@ -99,6 +99,32 @@ def test_training_loads_no_witness() -> None:
     assert _loaded_after("from onward import train, nn, data, model, engine").isdisjoint(WITNESSES)
 
 
+def test_training_verifying_and_serving_load_no_algebra() -> None:
+    """onnx_ir's symbolic arithmetic is loaded by whoever calculates with dimensions."""
+    statement = (
+        "from onward import train, nn, verify, runs, engine\nimport numpy as np\n"
+        "network = nn.Sequential([nn.Dense(2)], input_shape=(3,), name='small')\n"
+        "trainer = train.Trainer(network, 'mse', 'sgd')\n"
+        "trainer.fit(np.ones((4, 3), 'f4'), np.ones((4, 2), 'f4'), epochs=1)\n"
+        "engine.Session(trainer.model).run({'input': np.ones((4, 3), 'f4')})"
+    )
+    assert _loaded_after(statement).isdisjoint({"sympy", "mpmath"})
+
+
+def test_symbolic_dimensions_calculate_all_the_same() -> None:
+    statement = (
+        "from onward import nn\nimport onnx_ir as ir, sys\nassert 'sympy' not in sys.modules\n"
+        "assert (ir.SymbolicDim('N') * 2 + 1).value == '2*N + 1'\n"
+        "import sympy\nassert ir._core.sympy.Symbol is sympy.Symbol\n"
+        "assert type(ir.__loader__).__name__ == 'SourceFileLoader'"
+    )
+    assert "sympy" in _loaded_after(statement)
+
+
+def test_a_library_loaded_before_onward_stays_as_it_is() -> None:
+    assert "sympy" in _loaded_after("import onnx_ir\nfrom onward import nn")
+
+
 def test_help_loads_neither_engine_nor_witness() -> None:
     statement = (
         "import contextlib, io\nfrom onward.cli import main\n"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onward import _deferred
 from onward.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ __all__ = [
     "verify",
 ]
 
+_deferred.defer()
 
 _HOMES = {
     "Session": "engine",

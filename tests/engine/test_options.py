@@ -40,6 +40,12 @@ def _kernels(engine: CompiledEngine, feed: dict[str, Array]) -> set[str]:
     return {row.kernel for row in plan.rows if row.kernel.startswith("winograd_")}
 
 
+def _mean_error(array: Array, exact: Array) -> float:
+    """Root of the mean squared error, relative to that of the values."""
+    error = array.astype(np.float64) - exact
+    return float(np.sqrt(np.square(error).mean() / np.square(exact, dtype=np.float64).mean()))
+
+
 def test_larger_squares_are_chosen_and_not_the_default() -> None:
     model, feed = _made()
     exact = Session(model, engine="interpreter").run(feed)
@@ -47,9 +53,12 @@ def test_larger_squares_are_chosen_and_not_the_default() -> None:
     assert _kernels(small, feed) == _kernels(CompiledEngine(model, threads=1), feed)
     assert not any("F4" in name for name in _kernels(small, feed))
     assert sum("F4" in name for name in _kernels(large, feed)) == 2
-    for engine, error in ((small, 2e-6), (large, 1e-5)):
+    # a sum over C channels in float32 errs, in the mean, by the unit roundoff times sqrt(C), relative to its
+    # values; the transforms of larger squares multiply that (0.9 and 3.3 of it were seen, at any blocking)
+    for engine, factor in ((small, 1.2), (large, 4.0)):
+        bound = factor * np.finfo(np.float32).eps / 2 * np.sqrt(feed["x"].shape[1])
         for name, array in engine.run(feed).items():
-            np.testing.assert_allclose(array, exact[name], rtol=0, atol=error * np.abs(exact[name]).max())
+            assert _mean_error(array, exact[name]) < bound
     assert small.run(feed)["y"].tobytes() != large.run(feed)["y"].tobytes()
     chosen = Session(model, engine="compiled", threads=1, options=CompileOptions(winograd=4)).run(feed)
     assert chosen["y"].tobytes() == large.run(feed)["y"].tobytes()

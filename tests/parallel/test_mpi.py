@@ -86,6 +86,47 @@ def test_sums_in_pieces_write_the_same_bytes(
     assert state == pytest.approx(whole / 2 if same else whole, abs=0.01)
 
 
+WATCHED = """
+import atexit, collections, os, sys
+opened = collections.Counter()
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and "/watched" in arguments[0]:
+        opened[os.path.basename(arguments[0])] += 1
+sys.addaudithook(watch)
+def told():
+    with open(f"opened.{os.environ['OMPI_COMM_WORLD_RANK']}", "w") as file:
+        file.write("\\n".join(sorted(opened)))
+atexit.register(told)
+"""
+
+
+def opened(cwd: Path, *options: str) -> list[set[str]]:
+    """The files of the data that each of two ranks opened."""
+    files = ("--output", "m.onnx", "--overwrite")
+    done = start(2, "-c", WATCHED + CLI, *TRAIN, *files, *options, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return [set((cwd / f"opened.{rank}").read_text().split()) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_each_rank_opens_its_part_of_the_files(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "watched" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 255, (6, 6, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "watched" / label / f"{label}{number}.png")
+    images = ("--data", f"images:{tmp_path}/watched", "--image-size", "6", "--batch-size", "8")
+    first, second = opened(tmp_path, *images)
+    assert len(first) == len(second) == 20
+    assert not first & second
+    table = tmp_path / "watched.csv"
+    table.write_text("x,y,label\n" + "".join(f"{i},{i * i % 7},{'ab'[i % 2]}\n" for i in range(60)))
+    assert opened(tmp_path, "--data", str(table), "--batch-size", "8") == [{"watched.csv"}, set()]
+
+
 @pytest.mark.slow
 def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
     done = train(tmp_path, 2, "--data", "csv:none.csv", "--target", "y")

@@ -8,19 +8,46 @@ import importlib
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from numpy.typing import NDArray
 
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["PathLike", "open_binary", "optional_module", "read_rows", "read_table_rows", "reading", "stem"]
+__all__ = [
+    "PathLike",
+    "ReadFiles",
+    "open_binary",
+    "optional_module",
+    "read_in_turn",
+    "read_rows",
+    "read_table_rows",
+    "reading",
+    "stem",
+]
 
 PathLike = str | os.PathLike[str]
 
+ReadFiles = Callable[[Sequence[Path], Callable[[Path], NDArray[Any]]], Iterator["NDArray[Any] | DataError"]]
+"""Gives what a function makes of each file, in their order, or that it refuses it: in this process
+(`read_in_turn`), or by several of which each reads some."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_in_turn(
+    files: Sequence[Path], read: Callable[[Path], NDArray[Any]]
+) -> Iterator[NDArray[Any] | DataError]:
+    """What a function makes of each file, or the DataError that it raises."""
+    for file in files:
+        try:
+            yield read(file)
+        except DataError as error:
+            yield error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.data._files import PathLike, optional_module, stem
+from onward.data._files import PathLike, ReadFiles, optional_module, read_in_turn, stem
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
@@ -117,6 +117,7 @@ def load_audio_folder(
     seconds: float | None = None,
     skip_bad_files: bool = False,
     name: str | None = None,
+    read_files: ReadFiles = read_in_turn,
 ) -> Dataset:
     """Every WAV file in the sub-folders of `path`: input "audio", float32 in [-1, 1], [N, samples].
 
@@ -130,6 +131,7 @@ def load_audio_folder(
         seconds: of each sound; None: the longest one's, at most 10.
         skip_bad_files: leave out files that cannot be decoded, and count them in `Dataset.notes`.
         name: of the data set.
+        read_files: decodes the files.
 
     Raises:
         DataError: a file cannot be decoded (it is named), there are no classes, or a class without sounds.
@@ -150,27 +152,26 @@ def load_audio_folder(
     labels: list[int] = []
     bad: list[DataError] = []
     stray: list[str] = []
-    cut = count = 0
+    paths: list[tuple[int, Path]] = []
+    cut = 0
     for label, folder in enumerate(folders):
         found = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
         files = [f for f in found if f.is_file() and f.suffix.lower() == _SUFFIX]
         stray += [f.name for f in found if f not in set(files)]
         if not files:
             raise DataError(f"{folder}: the class folder holds no sounds ({_SUFFIX})")
-        count += len(files)
-        for file in files:
-            try:
-                sound = read_wav(file, rate)
-            except DataError as error:
-                if not skip_bad_files:
-                    raise DataError(
-                        f"{error}; repair it, or leave such files out with --skip-bad-files"
-                    ) from error
-                bad.append(error)
-                continue
-            cut += len(sound) > longest
-            sounds.append(sound[:longest])
-            labels.append(label)
+        paths += [(label, file) for file in files]
+    count = len(paths)
+    decoded = read_files([file for _, file in paths], functools.partial(read_wav, rate=rate))
+    for (label, _), sound in zip(paths, decoded, strict=True):
+        if isinstance(sound, DataError):
+            if not skip_bad_files:
+                raise DataError(f"{sound}; repair it, or leave such files out with --skip-bad-files")
+            bad.append(sound)
+            continue
+        cut += len(sound) > longest
+        sounds.append(sound[:longest])
+        labels.append(label)
     if missing := [f.name for i, f in enumerate(folders) if i not in set(labels)]:
         raise DataError(f"{path}: no file of class {missing[0]!r} can be decoded; the first: {bad[0]}")
     length = longest if seconds is not None else max(map(len, sounds))

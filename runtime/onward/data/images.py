@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from onward.data._files import PathLike, optional_module, stem
+from onward.data._files import PathLike, ReadFiles, optional_module, read_in_turn, stem
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
@@ -30,6 +31,7 @@ def load_image_folder(
     fit: Fit = "stretch",
     skip_bad_files: bool = False,
     name: str | None = None,
+    read_files: ReadFiles = read_in_turn,
 ) -> Dataset:
     """Every image in the sub-folders of `path`: input "image", float32 in [0, 1], [N, channels, H, W].
 
@@ -43,6 +45,7 @@ def load_image_folder(
     fit: "stretch" changes the proportions. "crop" keeps them and cuts off what is over, on both sides alike.
         "pad" keeps them and puts black beside.
     skip_bad_files: leave out files that cannot be decoded, and count them in `Dataset.notes`.
+    read_files: decodes the files.
 
     Raises DataError naming a file that cannot be decoded, and for no classes or a class without images;
     ConfigError for a bad size or pillow missing.
@@ -70,16 +73,15 @@ def load_image_folder(
     pixels = np.empty((len(files), channels, height, width), dtype=np.uint8 if raw else np.float32)
     labels: list[int] = []
     bad: list[DataError] = []
-    for label, file in files:
-        try:
-            pixels[len(labels)] = _read(pillow, file, (height, width), channels, raw, fit)
-        except DataError as error:
+    read = functools.partial(_read, pillow, size=(height, width), channels=channels, raw=raw, fit=fit)
+    decoded = read_files([file for _, file in files], read)
+    for (label, _), image in zip(files, decoded, strict=True):
+        if isinstance(image, DataError):
             if not skip_bad_files:
-                raise DataError(
-                    f"{error}; repair it, or leave such files out with --skip-bad-files"
-                ) from None
-            bad.append(error)
+                raise DataError(f"{image}; repair it, or leave such files out with --skip-bad-files")
+            bad.append(image)
             continue
+        pixels[len(labels)] = image
         labels.append(label)
     for label, folder in enumerate(folders):
         if label not in labels:

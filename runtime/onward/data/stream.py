@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.augment import Augmentation
-from onward.data.batches import Batch, Batches
+from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
 from onward.data.dataset import Array, Dataset, Task
 from onward.data.loader import image_input
@@ -133,6 +133,19 @@ class StreamLoader(Batches):
             raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {len(self)} batches")
         return ahead(self._batches(epoch, start_batch), self._prefetch)
 
+    def shares(self, epoch: int, start_batch: int, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """What `epoch` gives, of each batch the share of a rank: no other rows are asked for.
+
+        Where rows are read in blocks, a block with one of them is read.
+        """
+        if self._augment is not None and self._augment.mixes:
+            return super().shares(epoch, start_batch, rank, ranks)
+        return ahead(self._batches(epoch, start_batch, _Part(rank, ranks, shared=True)), self._prefetch)
+
+    def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """Every `ranks`-th batch of the first epoch, from number `rank` on; rows of others are not read."""
+        return ahead(self._batches(0, 0, _Part(rank, ranks, shared=False)), self._prefetch)
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of epoch `epoch` in the order in which they are served: int64 [N]."""
         return np.concatenate([window.rows[window.order] for window in self._windows(epoch, 0)])
@@ -167,9 +180,10 @@ class StreamLoader(Batches):
                 yield _Window(place, rows, order)
             place, number, begin, held = place + held, number + 1, at + 1, 0
 
-    def _batches(self, epoch: int, start_batch: int) -> Generator[Batch, None, None]:
-        start = start_batch * self.batch_size
-        windows, listed = itertools.tee(self._windows(epoch, start))
+    def _batches(
+        self, epoch: int, start_batch: int, whose: _Part | None = None
+    ) -> Generator[Batch, None, None]:
+        windows, listed = itertools.tee(self._asked(epoch, start_batch, whose))
         wanted = (window.rows for window in listed)
         read = (
             in_processes(self._read, wanted, self._workers, self._prefetch)
@@ -177,29 +191,87 @@ class StreamLoader(Batches):
             else (self._read(rows) for rows in wanted)
         )
         left: list[tuple[Samples, NDArray[np.int64]]] = []
-        number = start_batch
+        open_ = -1
         try:
             for window, samples in zip(windows, read, strict=True):
-                places = window.order[max(0, start - window.place) :]
-                while number < len(self) and len(places):
-                    need = self.batch_size - sum(len(rows) for _, rows in left)
-                    part, places = places[:need], places[need:]
+                for number in np.unique(window.batches):
+                    if left and number != open_:
+                        yield self._batch(left, epoch, open_, whose)
+                        left = []
+                    open_ = int(number)
+                    part = window.order[window.batches == number]
                     left.append((_taken(samples, part), window.rows[part]))
-                    if len(part) == need:
-                        yield self._batch(left, epoch)
-                        number, left = number + 1, []
-            if left and number < len(self):
-                yield self._batch(left, epoch)
+            if left:
+                yield self._batch(left, epoch, open_, whose)
         finally:
             read.close()
 
-    def _batch(self, parts: Sequence[tuple[Samples, NDArray[np.int64]]], epoch: int) -> Batch:
+    def _asked(self, epoch: int, start_batch: int, whose: _Part | None) -> Iterator[_Asked]:
+        """Of each window the rows that are asked for; windows with none are left out."""
+        start, end = start_batch * self.batch_size, len(self) * self.batch_size
+        for window in self._windows(epoch, start):
+            places = window.place + np.arange(len(window.order))
+            wanted = (places >= start) & (places < end)
+            batches, within = np.divmod(places, self.batch_size)
+            if whose is not None:
+                wanted &= whose.has(batches, within, self._sizes(batches))
+            if not wanted.any():
+                continue
+            if wanted.all():
+                yield _Asked(window.rows, window.order, batches)
+                continue
+            read, order = np.unique(window.order[wanted], return_inverse=True)
+            yield _Asked(window.rows[read], order, batches[wanted])
+
+    def _sizes(self, batches: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many samples batches of these numbers have."""
+        return np.minimum(self.batch_size, len(self.rows) - batches * self.batch_size)
+
+    def _batch(
+        self,
+        parts: Sequence[tuple[Samples, NDArray[np.int64]]],
+        epoch: int,
+        number: int,
+        whose: _Part | None,
+    ) -> Batch:
         samples = joined([samples for samples, _ in parts])
         rows = np.concatenate([rows for _, rows in parts])
         inputs, name = samples.inputs, self._augment_input
         if self._augment is not None and name is not None:
             inputs = inputs | {name: self._augment(inputs[name], rows, seed=self.seed, epoch=epoch)}
-        return Batch(inputs, samples.targets, rows, samples.weights)
+        share = None
+        if whose is not None and whose.shared and whose.ranks > 1:
+            share = Share.of(int(self._sizes(np.array(number))), whose.rank, whose.ranks)
+        return Batch(inputs, samples.targets, rows, samples.weights, share)
+
+
+@final
+@dataclass(frozen=True)
+class _Part:
+    """What a rank takes: a share of each batch, or every `ranks`-th batch."""
+
+    rank: int
+    ranks: int
+    shared: bool
+
+    def has(
+        self, batches: NDArray[np.int64], within: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which samples are its own, by their batch, their place in it, and its size: see `Share.of`."""
+        if not self.shared:
+            return batches % self.ranks == self.rank
+        first, last = sizes * self.rank // self.ranks, sizes * (self.rank + 1) // self.ranks
+        return np.where(first < last, (first <= within) & (within < last), within == 0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Rows, ascending, that are read; in what order they are served, and in which batches."""
+
+    rows: NDArray[np.int64]
+    order: NDArray[np.int64]
+    batches: NDArray[np.int64]
 
 
 @final

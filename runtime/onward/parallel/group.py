@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 
-from onward.errors import ConfigError, OnwardError
+from onward.errors import ConfigError, DataError, OnwardError
 from onward.graph import Array
 from onward.graph.foreign import forget_foreign, register_foreign
 from onward.parallel.calls import Calls, Operation, PythonCalls, sent_share
@@ -143,16 +145,23 @@ class Group:
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order. Values are pickled."""
-        own = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.zeros(self.size, np.int64)
-        sizes[self.rank] = own.size
-        sizes = self.sum(sizes)
-        found = []
-        for rank, size in enumerate(sizes):
-            block = own.copy() if rank == self.rank else np.empty(int(size), np.uint8)
-            self.communicator.broadcast(block, rank)
-            found.append(pickle.loads(block.tobytes()))
-        return found
+        return [self._spread(value, rank) for rank in range(self.size)]
+
+    def read_files(self, files: Sequence[Path], read: Callable[[Path], Array]) -> Iterator[Array | DataError]:
+        """What a function makes of each file, or that it refuses it: each rank reads its part of the files.
+
+        All ranks have to go through all of it.
+
+        Raises:
+            ConfigError: they do not see the same files.
+        """
+        names = hashlib.sha256("\0".join(map(str, files)).encode()).hexdigest()
+        self.check_same({"the files of the data": f"{len(files)} files, {names[:12]}"})
+        for begin in range(0, len(files), _FILES * self.size):
+            some = files[begin : begin + _FILES * self.size]
+            first, last = len(some) * self.rank // self.size, len(some) * (self.rank + 1) // self.size
+            for part in self.gather([_tried(read, file) for file in some[first:last]]):
+                yield from part
 
     def from_first(self, function: Callable[[], _T]) -> _T:
         """What a function gives on rank 0, which alone calls it.
@@ -171,14 +180,21 @@ class Group:
             raise value
         return value
 
-    def _spread(self, value: Any) -> Any:
-        """A value of rank 0."""
-        block = np.frombuffer(pickle.dumps(value) if self.rank == 0 else b"", np.uint8).copy()
-        size = int(self.sum(np.array(block.size)))
-        if self.rank != 0:
-            block = np.empty(size, np.uint8)
-        self.communicator.broadcast(block)
-        return value if self.rank == 0 else pickle.loads(block.tobytes())
+    def _spread(self, value: Any, root: int = 0) -> Any:
+        """A value of a rank. Its arrays are sent from where they are."""
+        if self.rank == root:
+            found: list[pickle.PickleBuffer] = []
+            text = pickle.dumps(value, protocol=5, buffer_callback=found.append)
+            blocks = [np.frombuffer(text, np.uint8), *(np.frombuffer(b.raw(), np.uint8) for b in found)]
+        count = int(self.sum(np.array(len(blocks) if self.rank == root else 0)))
+        sizes = np.array([b.size for b in blocks] if self.rank == root else [0] * count, np.int64)
+        sizes = self.sum(sizes)
+        if self.rank != root:
+            blocks = [np.empty(size, np.uint8) for size in sizes]
+        for block in blocks:
+            if block.size:
+                self.communicator.broadcast(block, root)
+        return value if self.rank == root else pickle.loads(blocks[0].data, buffers=blocks[1:])
 
     def together(self, function: Callable[[], _T]) -> _T:
         """What a function gives on this rank, where it raises on none.
@@ -226,6 +242,10 @@ class Group:
         self.communicator.broadcast(array)
 
 
+_FILES = 64
+"""Files that a rank reads before the ranks tell each other what they read."""
+
+
 def peak_bytes() -> int:
     """The most memory that this process ever held; 0 where the system does not say."""
     try:
@@ -234,6 +254,13 @@ def peak_bytes() -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _tried(read: Callable[[Path], Array], file: Path) -> Array | DataError:
+    try:
+        return read(file)
+    except DataError as error:
+        return DataError(str(error))
 
 
 def _plain(error: OnwardError) -> OnwardError:

@@ -88,7 +88,8 @@ class ThreadCommunicator:
         raw = array.reshape(-1).view(np.uint8)
         mine = raw.astype(np.int64) if self.rank == root else np.zeros(raw.size, np.int64)
         self.all_reduce_wait(self.all_reduce_start(mine))
-        raw[...] = mine.astype(np.uint8)
+        if self.rank != root:
+            raw[...] = mine.astype(np.uint8)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

@@ -160,7 +160,8 @@ def execute(
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
-    if (streamed := open_stream(config)) is not None:
+    streamed = open_stream(config) if group is None else group.from_first(lambda: open_stream(config))
+    if streamed is not None:
         return _execute_streamed(config, base, teacher, streamed, tell, token, resume)
     source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
@@ -215,13 +216,14 @@ def _execute_streamed(
     resume: str | Path | None,
 ) -> RunResult:
     """A run whose data are read while it goes on."""
-    raw = streamed.samples()
+    group = ranks_of(config.parallel)
+    raw = streamed.samples() if group is None else group.from_first(streamed.samples)
     train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
     tell(DataRead(config.data.spec, train, validation, test, _inputs_of(raw.train), streamed.notes))
     config = streamed.weigh_classes(config)
     guide = base or teacher
     known = Preparation() if guide is None else guide.prepared.preparation
-    preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train))
+    preparation = streamed.prepare(config, known, assembly.untouched_inputs(config, base, raw.train), group)
     setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
@@ -354,7 +356,12 @@ def _set_up(
         untouched = assembly.untouched_inputs(config, base, parts.train)
         guide = base or teacher
         known = None if guide is None else guide.prepared
-        preparation = fit_preparation(parts.train, config.data, known, untouched)
+        group = ranks_of(config.parallel)
+
+        def fit() -> Preparation:
+            return fit_preparation(parts.train, config.data, known, untouched)
+
+        preparation = fit() if group is None else group.from_first(fit)
     if preparation.table is not None:
         tell(ColumnsPrepared(preparation.table.report(), preparation.table.width))
     prepared_train = preparation.apply(parts.train)
@@ -495,6 +502,7 @@ def _read(config: RunConfig, base: assembly.Base | None) -> tuple[Source, bool]:
     source = read_data(
         config.data,
         ignore_index=config.loss.ignore_index,
+        group=ranks_of(config.parallel),
         **(known_columns(known) if known is not None and is_table(config.data.spec) else {}),
     )
     if known is not None and known.table is None and source.dataset.table:

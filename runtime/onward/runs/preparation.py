@@ -27,6 +27,7 @@ from onward.data.registry import split_spec
 from onward.errors import ConfigError, DataError, InvalidModelError
 from onward.graph import Array, Dim, TensorSpec
 from onward.model import Provenance
+from onward.parallel import Group
 from onward.runs.config import DataTable
 
 __all__ = [
@@ -220,8 +221,9 @@ def read_data(
     kinds: Mapping[str, str] | None = None,
     unsaid: Sequence[str] = (),
     ignore_index: int | None = None,
+    group: Group | None = None,
 ) -> Source:
-    """Read the data set.
+    """Read the data set: with several ranks, each file by one of them.
 
     Args:
         table: what to read.
@@ -230,6 +232,7 @@ def read_data(
         kinds: what they hold, "number" or "text"; None: what their cells are.
         unsaid: columns that a table may have besides.
         ignore_index: the label in arrays whose samples do not count.
+        group: the ranks. Images and sounds are divided among them; anything else the first one reads.
 
     Raises:
         ConfigError, DataError, StorageError: see `onward.data.resolve`.
@@ -268,7 +271,11 @@ def read_data(
             options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
         case "idx" | "digits":
             options["raw"] = raw
-    return resolve(table.spec, **options)
+    if group is None:
+        return resolve(table.spec, **options)
+    if kind in ("images", "audio"):
+        return resolve(table.spec, **options, read_files=group.read_files)
+    return group.from_first(lambda: resolve(table.spec, **options))
 
 
 def images_as_taken(table: DataTable, takes: Sequence[Sequence[Dim] | None]) -> DataTable:

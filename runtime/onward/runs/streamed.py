@@ -31,6 +31,7 @@ from onward.data import (
 from onward.data.registry import split_spec
 from onward.errors import ConfigError, DataError
 from onward.graph import Array
+from onward.parallel import Group
 from onward.runs.assembly import Targets
 from onward.runs.config import DataTable, RunConfig
 from onward.train import balanced_class_weights
@@ -83,8 +84,10 @@ class Streamed:
         held = [None if self.parts[number] is None else self.sample(number) for number in (1, 2)]
         return Splits(self.sample(), *held)
 
-    def prepare(self, config: RunConfig, known: Preparation, untouched: list[str]) -> Preparation:
-        """Measure the training part in one pass; what a model knows already is kept."""
+    def prepare(
+        self, config: RunConfig, known: Preparation, untouched: list[str], group: Group | None = None
+    ) -> Preparation:
+        """Measure the training part in one pass, each rank some of it; what a model knows already is kept."""
         if known.numbers:
             return known
         loader = StreamLoader(
@@ -96,7 +99,13 @@ class Streamed:
             workers=config.workers,
         )
         return fit_in_one_pass(
-            loader, normalise=config.data.normalise, untouched=untouched, columns=self.columns
+            loader,
+            normalise=config.data.normalise,
+            untouched=untouched,
+            columns=self.columns,
+            rank=0 if group is None else group.rank,
+            ranks=1 if group is None else group.size,
+            gather=None if group is None else group.gather,
         )
 
     def loader(

@@ -175,3 +175,26 @@ def test_large_numbers_of_the_graph_are_exact() -> None:
     g.output(g.Add(x, g.const(np.asarray(large, np.int64), np.int64)), "y")
     with Session(ir.Model(graph, ir_version=13), engine="compiled") as session:
         assert session.run({"x": np.arange(3)})["y"].tolist() == [large, large + 1, large + 2]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "float16"])
+def test_choices_by_large_integers_are_exact(kind: str) -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 25}, name="mixed")
+    g = Builder(graph)
+    dtype = ir.DataType.from_numpy(np.dtype(kind))
+    a, b = (g.input(name, ir.DataType.INT64, (6, 5)) for name in "ab")
+    x, y = (g.input(name, dtype, (6, 5)) for name in "xy")
+    equal, below = g.Equal(a, b), g.Less(a, g.Add(b, g.const(1, np.int64)))
+    chosen = g.Where(equal, g.Add(x, y), g.Neg(x))
+    both = g.And(g.Not(below), g.Greater(x, y))
+    g.output(g.Where(both, chosen, g.Mul(chosen, x)), "z")
+    g.output(g.Where(g.Or(equal, below), a, b), "c")
+    rng = np.random.default_rng(0)
+    large = rng.integers(2**60, 2**62, (6, 5))
+    feed = {"a": large, "b": large + rng.integers(-1, 2, (6, 5))}
+    feed |= {name: rng.integers(-9, 9, (6, 5)).astype(kind) for name in "xy"}
+    model = ir.Model(graph, ir_version=13)
+    with Session(model, engine="compiled") as compiled, Session(model, engine="interpreter") as exact:
+        found, expected = compiled.run(feed), exact.run(feed)
+    for name, array in expected.items():
+        _same(found[name], array)

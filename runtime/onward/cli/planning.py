@@ -101,6 +101,7 @@ def _show(title: str, shapes: Mapping[str, tuple[int, ...]], threads: int, plan:
         table.add_row(*cells, *([row.reason] if slow else []))
     Console().print(table)
     print(
-        f"{len(rows)} calls, {slow} of them NumPy; {sum(row.flops for row in rows):,} operations, "
+        f"{len(rows)} call{'s' * (len(rows) != 1)}, {slow} of them NumPy; "
+        f"{sum(row.flops for row in rows):,} operations, "
         f"{sum(row.bytes for row in rows):,} bytes moved, {plan.arena_bytes:,} bytes of working memory"
     )

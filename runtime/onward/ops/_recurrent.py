@@ -20,6 +20,7 @@ __all__ = [
     "Activation",
     "Attributes",
     "Earlier",
+    "HiddenState",
     "Recurrent",
     "Weights",
     "recurrence",
@@ -250,6 +251,22 @@ class Recurrent(Attributes):
         )
         found = [grad if grad.name else None for grad in grads]
         return (*found[:4], None, *found[4:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenState(Recurrent):
+    """A recurrent operator whose only state is H: GRU and RNN."""
+
+    def kernel(
+        self,
+        X: Array,
+        W: Array,
+        R: Array,
+        B: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+    ) -> tuple[Array, ...]:
+        return self.run(X, W, R, B, sequence_lens, (initial_h,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from onward.graph.requests import Static, Values
 from onward.ops._recurrent import Activation, Attributes, Recurrent, Weights, recurrence
 from onward.ops._unrolled import unrolled_gradient
 
-__all__ = ["CellGradient", "RecurrentGrad"]
+__all__ = ["CellGradient", "HiddenStateGrad", "RecurrentGrad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,24 @@ class RecurrentGrad(Attributes):
         """The gradient in standard operators, one group for each time step."""
         dY, *rest = inputs
         return unrolled_gradient(g, self.forward(), dY, rest[: self.states], rest[self.states :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenStateGrad(RecurrentGrad):
+    """The gradient of an operator whose only state is H: of GRU and RNN."""
+
+    def kernel(
+        self,
+        dY: Array | None,
+        dY_h: Array | None,
+        X: Array,
+        W: Array,
+        R: Array,
+        B: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+    ) -> tuple[Array, ...]:
+        return self.run(dY, (dY_h,), X, W, R, B, sequence_lens, (initial_h,))[:5]
 
 
 def _alive(

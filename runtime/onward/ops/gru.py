@@ -7,26 +7,15 @@ from typing import ClassVar
 import numpy as np
 
 from onward.graph import Array, op
-from onward.ops._recurrent import Activation, Earlier, Recurrent, Weights
+from onward.ops._recurrent import Activation, Earlier, HiddenState, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class _GatedUnit(Recurrent):
+class _GatedUnit(HiddenState):
     """What the versions share."""
 
     gates: ClassVar[int] = 3
     linear_before_reset: int = 0
-
-    def kernel(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-    ) -> tuple[Array, ...]:
-        return self.run(X, W, R, B, sequence_lens, (initial_h,))
 
     def cell(
         self, activations: Sequence[Activation], x: Array, states: tuple[Array, ...], w: Weights

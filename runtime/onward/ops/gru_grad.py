@@ -7,12 +7,12 @@ import numpy as np
 
 from onward.graph import ONWARD_DOMAIN, Array, attributes_of, op
 from onward.ops._recurrent import Activation, Weights
-from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
+from onward.ops._recurrent_grad import CellGradient, HiddenStateGrad
 from onward.ops.gru import GRU
 
 
 @op("GRUGrad", since=1, domain=ONWARD_DOMAIN, multiple_outputs=True)
-class GRUGrad(RecurrentGrad):
+class GRUGrad(HiddenStateGrad):
     """Gradients of GRU by its operands, from those of its results; the states are computed again.
 
     With z̃, r̃, h̃ the sums before the activations: dh̃ = dHt ⊙ (1 − zt) ⊙ g′, dz̃ = dHt ⊙ (Ht₋₁ − ht) ⊙ f′, and
@@ -26,19 +26,6 @@ class GRUGrad(RecurrentGrad):
 
     def forward(self) -> GRU:
         return GRU(**attributes_of(self))
-
-    def kernel(
-        self,
-        dY: Array | None,
-        dY_h: Array | None,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-    ) -> tuple[Array, ...]:
-        return self.run(dY, (dY_h,), X, W, R, B, sequence_lens, (initial_h,))[:5]
 
     def cell_gradient(
         self,

@@ -5,26 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onward.graph import Array, op
-from onward.ops._recurrent import Activation, Earlier, Recurrent, Weights
+from onward.ops._recurrent import Activation, Earlier, HiddenState, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Simple(Recurrent):
+class _Simple(HiddenState):
     """What the versions share."""
 
     gates: ClassVar[int] = 1
     activations: tuple[str, ...] = ("Tanh", "Tanh")
-
-    def kernel(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-    ) -> tuple[Array, ...]:
-        return self.run(X, W, R, B, sequence_lens, (initial_h,))
 
     def cell(
         self, activations: Sequence[Activation], x: Array, states: tuple[Array, ...], w: Weights

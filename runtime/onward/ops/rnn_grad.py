@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from onward.graph import ONWARD_DOMAIN, Array, attributes_of, op
 from onward.ops._recurrent import Activation, Weights
-from onward.ops._recurrent_grad import CellGradient, RecurrentGrad
+from onward.ops._recurrent_grad import CellGradient, HiddenStateGrad
 from onward.ops.rnn import RNN
 
 
 @op("RNNGrad", since=1, domain=ONWARD_DOMAIN, multiple_outputs=True)
-class RNNGrad(RecurrentGrad):
+class RNNGrad(HiddenStateGrad):
     """Gradients of RNN by its operands, from those of its results; the states are computed again.
 
     With h̃t = Xt·Wᵀ + Ht₋₁·Rᵀ + b: dh̃t = dHt ⊙ f′(h̃t), dHt₋₁ = dh̃t · R, dXt = dh̃t · W, dW = Σ dh̃tᵀ · Xt,
@@ -23,19 +23,6 @@ class RNNGrad(RecurrentGrad):
 
     def forward(self) -> RNN:
         return RNN(**attributes_of(self))
-
-    def kernel(
-        self,
-        dY: Array | None,
-        dY_h: Array | None,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        sequence_lens: Array | None = None,
-        initial_h: Array | None = None,
-    ) -> tuple[Array, ...]:
-        return self.run(dY, (dY_h,), X, W, R, B, sequence_lens, (initial_h,))[:5]
 
     def cell_gradient(
         self,

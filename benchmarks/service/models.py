@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["write_mlp", "write_slow"]
+__all__ = ["write_endless", "write_filled", "write_mlp", "write_slow"]
 
 
 def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
@@ -40,6 +40,54 @@ def write_slow(repository: Path, name: str = "slow", config: str = "") -> Path:
     return _write(repository, name, nodes, ["n", 256], ["n", 256], {"w": weight}, config)
 
 
+def write_endless(repository: Path, name: str = "endless", config: str = "") -> Path:
+    """Counts to `x`, which may be the largest integer: a loop that never ends."""
+    scalar: list[int] = []
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["more"], ["again"]),
+            helper.make_node("Add", ["sum", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, scalar),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, scalar),
+            helper.make_tensor_value_info("sum", TensorProto.INT64, scalar),
+        ],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, scalar),
+            helper.make_tensor_value_info("next", TensorProto.INT64, scalar),
+        ],
+        [numpy_helper.from_array(np.array(1, np.int64), "one")],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Squeeze", ["x"], ["rounds"]),
+            helper.make_node("Loop", ["rounds", "", "zero"], ["y"], body=body),
+        ],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, scalar)],
+        [numpy_helper.from_array(np.array(0, np.int64), "zero")],
+    )
+    return _save(repository, name, graph, config)
+
+
+def write_filled(repository: Path, name: str = "filled", config: str = "") -> Path:
+    """The sum of `x` ones: as many elements as a request asks for."""
+    one = numpy_helper.from_array(np.ones(1, np.float32), "value")
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["x"], ["ones"], value=one),
+            helper.make_node("ReduceSum", ["ones"], ["y"], keepdims=0),
+        ],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+    return _save(repository, name, graph, config)
+
+
 def _write(
     repository: Path,
     name: str,
@@ -56,6 +104,10 @@ def _write(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, outputs)],
         [numpy_helper.from_array(array, key) for key, array in weights.items()],
     )
+    return _save(repository, name, graph, config)
+
+
+def _save(repository: Path, name: str, graph: onnx.GraphProto, config: str) -> Path:
     path = repository / name / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)

@@ -23,14 +23,19 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 @contextmanager
 def server(
-    *arguments: str, log: Path | None = None, python: str = sys.executable
+    *arguments: str, log: Path | None = None, python: str = sys.executable, prefix: Sequence[str] = ()
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A server on free ports, and the line that it prints; `arguments` are its options, or a module's."""
+    """A server on free ports, and the line that it prints; `arguments` are its options, or a module's.
+
+    `prefix` is a command that starts the command.
+    """
     command = list(arguments) if arguments[:1] == ("-m",) else ["-m", "onward_server", *arguments]
     if arguments[:1] != ("-m",):
         command += ["--listen", "127.0.0.1:0"]
     with (log or Path("/dev/null")).open("w") as errors:
-        process = subprocess.Popen([python, *command], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            [*prefix, python, *command], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -63,9 +68,10 @@ def family(pid: int) -> list[int]:
     return below(pid)
 
 
-def request(model: str, array: np.ndarray) -> bytes:
-    """A request with one input, `x`."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+def request(model: str, array: np.ndarray, name: str = "x") -> bytes:
+    """A request with one input, FP32 or INT64."""
+    datatype = "INT64" if array.dtype == np.int64 else "FP32"
+    tensor = {"name": name, "datatype": datatype, "shape": list(array.shape)}
     message = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()])
     return message.SerializeToString()
 

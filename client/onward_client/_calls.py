@@ -287,6 +287,8 @@ def _cross_check(entry: cross_check_pb2.CrossCheckStatistics) -> CrossCheckStati
         entry.max_absolute_error,
         entry.max_relative_error,
         entry.last_mismatch,
+        entry.unchecked,
+        entry.first_difference,
     )
 
 

@@ -103,6 +103,9 @@ class CrossCheckStatistics:
         max_absolute_error: largest difference between finite elements.
         max_relative_error: largest difference relative to onnxruntime's element.
         last_mismatch: text of the latest mismatch, empty when there was none.
+        unchecked: how many of those skipped the witness could not compute within its limits.
+        first_difference: where the engines parted when a mismatch was computed again node by node; empty: it
+            was not, or they agreed.
     """
 
     model: str
@@ -118,6 +121,8 @@ class CrossCheckStatistics:
     max_absolute_error: float
     max_relative_error: float
     last_mismatch: str
+    unchecked: int = 0
+    first_difference: str = ""
 
 
 @final

@@ -16,6 +16,8 @@
     │   ├── UnauthenticatedError     no key, or none that the server knows
     │   ├── PermissionDeniedError    a key without the role that a call needs
     │   └── ExecutionError           an engine failed while it ran a valid request
+    ├── StorageError
+    │   └── StorageFullError         the server's disk, or what it may use of it, is full
     └── InputError
         └── RequestError             a request whose fields contradict each other or the protocol
 
@@ -24,7 +26,7 @@ The classes carry no status codes: `onward_server.statuses` maps them.
 
 from __future__ import annotations
 
-from onward.errors import InputError, OnwardError
+from onward.errors import InputError, OnwardError, StorageError
 
 __all__ = [
     "ControlError",
@@ -41,6 +43,7 @@ __all__ = [
     "RequestError",
     "RunTimeoutError",
     "ServerError",
+    "StorageFullError",
     "UnauthenticatedError",
     "WorkerLostError",
 ]
@@ -76,6 +79,10 @@ class RunTimeoutError(ServerError):
 
 class MemoryLimitError(ServerError):
     """A run needed more memory than a worker, or an answer, may have."""
+
+
+class StorageFullError(StorageError):
+    """The server's disk, or what it may use of it, is full."""
 
 
 class WorkerLostError(ServerError):

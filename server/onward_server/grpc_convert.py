@@ -362,6 +362,7 @@ def check_statistics(model: ServedModel) -> CrossCheckStatistics:
         max_absolute_error=counts.max_absolute_error,
         max_relative_error=counts.max_relative_error,
         last_mismatch=counts.last_mismatch,
+        first_difference=counts.first_difference,
         unchecked=counts.unchecked,
     )
 

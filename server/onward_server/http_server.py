@@ -17,7 +17,7 @@ from aiohttp import http_exceptions, web
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
-from onward.errors import ConfigError, OnwardError
+from onward.errors import ConfigError, OnwardError, UnsupportedError
 from onward_server.access import AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.overrides import override_from
@@ -161,6 +161,7 @@ class HttpServer:
             ("POST", f"{_MEMORY_REGION}/register", "manage", self._memory_register),
             ("POST", f"{_MEMORY_REGION}/unregister", "manage", self._memory_unregister),
             ("POST", f"{_MEMORY}/unregister", "manage", self._memory_unregister),
+            ("*", "/v2/cudasharedmemory/{rest:.*}", "read", self._no_cuda),
         ]
         for base in (_MODEL, _VERSION):
             routes += [
@@ -376,6 +377,9 @@ class HttpServer:
             if coding:
                 sent["Content-Encoding"] = coding
             return web.Response(body=data, headers=sent)
+
+    async def _no_cuda(self, request: web.Request) -> web.Response:
+        raise UnsupportedError("this server has no CUDA shared memory; register system shared memory")
 
     async def _unknown(self, request: web.Request) -> web.Response:
         return _error(404, f"there is no {request.method} {request.path[:128]} on this server")

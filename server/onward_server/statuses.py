@@ -30,6 +30,7 @@ from onward_server.errors import (
     PermissionDeniedError,
     RunTimeoutError,
     ServerError,
+    StorageFullError,
     UnauthenticatedError,
     WorkerLostError,
 )
@@ -48,6 +49,7 @@ STATUSES: dict[type[OnwardError], tuple[str, int]] = {
     ModelError: ("FAILED_PRECONDITION", 409),
     ConfigError: ("FAILED_PRECONDITION", 409),
     StorageError: ("INTERNAL", 500),
+    StorageFullError: ("RESOURCE_EXHAUSTED", 507),
     TrainingError: ("INTERNAL", 500),
     VerificationError: ("DATA_LOSS", 500),
     ModelNotFoundError: ("NOT_FOUND", 404),

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -59,10 +61,22 @@ def write_models(folder: Path) -> None:
     """A model y = x for each datatype, and one with two inputs and two outputs."""
     for datatype, (element, _) in TYPES.items():
         kind = (element, ["n"])
-        _write(folder, f"identity_{datatype.lower()}", [("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})
+        _write(
+            folder,
+            f"identity_{datatype.lower()}",
+            [("Identity", ["x"], ["y"])],
+            {"x": kind},
+            {"y": kind},
+        )
     kind = (TensorProto.FLOAT, ["n", 3])
     nodes = [("Add", ["a", "b"], ["total"]), ("Mul", ["a", "b"], ["product"])]
-    _write(folder, "arithmetic", nodes, {"a": kind, "b": kind}, {"total": kind, "product": kind})
+    _write(
+        folder,
+        "arithmetic",
+        nodes,
+        {"a": kind, "b": kind},
+        {"total": kind, "product": kind},
+    )
 
 
 def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> None:
@@ -74,7 +88,10 @@ def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> No
     )
     path = folder / name / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        path,
+    )
 
 
 def check(transport: str, extension: str = "") -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -104,7 +121,11 @@ class Rest:
         connection.close()
         length = response.headers.get("Inference-Header-Content-Length")
         if length is not None:
-            return response.status, json.loads(content[: int(length)]), content[int(length) :]
+            return (
+                response.status,
+                json.loads(content[: int(length)]),
+                content[int(length) :],
+            )
         try:
             return response.status, json.loads(content) if content else None, b""
         except ValueError:
@@ -133,7 +154,12 @@ def pair(**fields: Any) -> pb.ModelInferRequest:
     tensors = [{"name": name, "datatype": "FP32", "shape": [1, 3]} for name in ("a", "b")]
     raw = [np.float32([1, 2, 3]).tobytes(), np.float32([4, 5, 6]).tobytes()]
     return pb.ModelInferRequest(
-        **{"model_name": "arithmetic", "inputs": tensors, "raw_input_contents": raw, **fields}
+        **{
+            "model_name": "arithmetic",
+            "inputs": tensors,
+            "raw_input_contents": raw,
+            **fields,
+        }
     )
 
 
@@ -167,7 +193,10 @@ def metadata_names_inputs_outputs_and_versions(stub: Any) -> None:
 @check("grpc")
 def raw_contents_are_answered(stub: Any) -> None:
     answer = stub.ModelInfer(pair(id="seven"))
-    same((answer.model_name, answer.model_version, answer.id), ("arithmetic", "1", "seven"))
+    same(
+        (answer.model_name, answer.model_version, answer.id),
+        ("arithmetic", "1", "seven"),
+    )
     same([o.name for o in answer.outputs], ["total", "product"])
     same(floats(answer.raw_output_contents[0]), [5, 7, 9])
 
@@ -176,7 +205,12 @@ def raw_contents_are_answered(stub: Any) -> None:
 def typed_contents_of_every_type_are_answered(stub: Any) -> None:
     for datatype, (_, values) in TYPES.items():
         given = [value.encode() if isinstance(value, str) else value for value in values]
-        tensor = {"name": "x", "datatype": datatype, "shape": [2], "contents": {FIELDS[datatype]: given}}
+        tensor = {
+            "name": "x",
+            "datatype": datatype,
+            "shape": [2],
+            "contents": {FIELDS[datatype]: given},
+        }
         request = pb.ModelInferRequest(model_name=f"identity_{datatype.lower()}", inputs=[tensor])
         answer = stub.ModelInfer(request)
         same(answer.outputs[0].datatype, datatype)
@@ -294,6 +328,69 @@ def classification_over_grpc(stub: Any) -> None:
         raise AssertionError(repr(answer.raw_output_contents[0]))
 
 
+@check("grpc", "schedule_policy")
+def priority_and_timeout_are_taken(stub: Any) -> None:
+    request = pair()
+    request.parameters["priority"].uint64_param = 1
+    request.parameters["timeout"].int64_param = 60_000_000
+    same(floats(stub.ModelInfer(request).raw_output_contents[0]), [5, 7, 9])
+
+
+@check("grpc", "logging")
+def log_settings_are_told(stub: Any) -> None:
+    found = stub.LogSettings(pb.LogSettingsRequest()).settings
+    same(found["log_info"].WhichOneof("parameter_choice"), "bool_param")
+    same(found["log_format"].WhichOneof("parameter_choice"), "string_param")
+
+
+@check("grpc", "trace")
+def trace_settings_are_told(stub: Any) -> None:
+    found = stub.TraceSetting(pb.TraceSettingRequest(model_name="arithmetic")).settings
+    if not found["trace_level"].value or not found["trace_rate"].value:
+        raise AssertionError(f"{found!r}")
+
+
+@check("grpc", "system_shared_memory")
+def tensors_lie_in_shared_memory(stub: Any) -> None:
+    with region(np.float32([1, 2, 3]).tobytes() + bytes(12)) as (key, path):
+        stub.SystemSharedMemoryRegister(
+            pb.SystemSharedMemoryRegisterRequest(name="conformance", key=key, byte_size=24)
+        )
+        try:
+            request = pb.ModelInferRequest(
+                model_name="identity_fp32",
+                inputs=[{"name": "x", "datatype": "FP32", "shape": [3]}],
+                outputs=[{"name": "y"}],
+            )
+            for tensor, offset in ((request.inputs[0], 0), (request.outputs[0], 12)):
+                tensor.parameters["shared_memory_region"].string_param = "conformance"
+                tensor.parameters["shared_memory_byte_size"].int64_param = 12
+                tensor.parameters["shared_memory_offset"].int64_param = offset
+            answer = stub.ModelInfer(request)
+            same(
+                (list(answer.outputs[0].shape), answer.raw_output_contents[0]),
+                ([3], b""),
+            )
+            same(floats(path.read_bytes()[12:]), [1, 2, 3])
+            status = stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+            same(status.regions["conformance"].byte_size, 24)
+        finally:
+            stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="conformance"))
+    status = stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    same("conformance" in status.regions, False)
+
+
+@contextmanager
+def region(content: bytes) -> Iterator[tuple[str, Path]]:
+    """An object of shared memory: its key, and its file; the server has to run on this machine."""
+    path = Path(f"/dev/shm/conformance-{os.getpid()}")
+    path.write_bytes(content)
+    try:
+        yield f"/{path.name}", path
+    finally:
+        path.unlink()
+
+
 A = {"name": "a", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
 B = {"name": "b", "datatype": "FP32", "shape": [1, 3], "data": [4, 5, 6]}
 
@@ -321,7 +418,9 @@ def json_of_every_type_is_answered(rest: Rest) -> None:
     for datatype, (_, values) in TYPES.items():
         tensor = {"name": "x", "datatype": datatype, "shape": [2], "data": values}
         status, answer, _ = rest(
-            "POST", f"/v2/models/identity_{datatype.lower()}/infer", {"inputs": [tensor]}
+            "POST",
+            f"/v2/models/identity_{datatype.lower()}/infer",
+            {"inputs": [tensor]},
         )
         same((status, answer["outputs"][0]["datatype"]), (200, datatype))
         same(answer["outputs"][0]["data"], values)
@@ -338,7 +437,9 @@ def ids_versions_and_outputs_over_http(rest: Rest) -> None:
 @check("http")
 def nested_data_is_taken(rest: Rest) -> None:
     status, answer, _ = rest(
-        "POST", "/v2/models/arithmetic/infer", {"inputs": [A, {**B, "data": [[4, 5, 6]]}]}
+        "POST",
+        "/v2/models/arithmetic/infer",
+        {"inputs": [A, {**B, "data": [[4, 5, 6]]}]},
     )
     same((status, answer["outputs"][0]["data"]), (200, [5, 7, 9]))
 
@@ -372,9 +473,17 @@ def unknown_models_are_refused_over_http(rest: Rest) -> None:
 @check("http", "binary_tensor_data")
 def binary_tensors_both_ways(rest: Rest) -> None:
     raw = np.float32([1, 2, 3]).tobytes()
-    tensor = {"name": "x", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12}}
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [3],
+        "parameters": {"binary_data_size": 12},
+    }
     header = json.dumps(
-        {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+        {
+            "inputs": [tensor],
+            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+        }
     ).encode()
     status, answer, tail = rest(
         "POST",
@@ -395,6 +504,32 @@ def the_repository_over_http(rest: Rest) -> None:
         raise AssertionError("ready after it was unloaded")
     same(rest("POST", "/v2/repository/models/identity_int8/load")[0], 200)
     same(rest("GET", "/v2/models/identity_int8/ready")[0], 200)
+
+
+@check("http", "logging")
+def log_settings_over_http(rest: Rest) -> None:
+    status, found, _ = rest("GET", "/v2/logging")
+    same((status, type(found["log_info"])), (200, bool))
+
+
+@check("http", "trace")
+def trace_settings_over_http(rest: Rest) -> None:
+    status, found, _ = rest("GET", "/v2/models/arithmetic/trace/setting")
+    same((status, type(found["trace_level"])), (200, list))
+
+
+@check("http", "system_shared_memory")
+def shared_memory_over_http(rest: Rest) -> None:
+    base = "/v2/systemsharedmemory"
+    with region(bytes(24)) as (key, _):
+        status = rest(
+            "POST",
+            f"{base}/region/conformance/register",
+            {"key": key, "offset": 0, "byte_size": 24},
+        )
+        same(status[0], 200)
+        same(rest("GET", f"{base}/region/conformance/status")[1][0]["byte_size"], 24)
+        same(rest("POST", f"{base}/region/conformance/unregister")[0], 200)
 
 
 @check("http", "statistics")

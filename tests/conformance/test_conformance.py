@@ -15,11 +15,18 @@ from serving import settings
 
 def test_the_server_passes_all_of_it(tmp_path: Path) -> None:
     write_models(tmp_path)
-    chosen = settings(tmp_path, http_listen="127.0.0.1:0", model_control="explicit", isolation="thread")
+    chosen = settings(
+        tmp_path,
+        http_listen="127.0.0.1:0",
+        model_control="explicit",
+        isolation="thread",
+        shared_memory=True,
+        trace={"endpoint": "http://127.0.0.1:9/v1/traces", "rate": 0},
+    )
     with ServerThread(chosen) as server:
         found = list(results(server.address, server.http_address))
     assert [entry for entry in found if entry[0] != "PASS"] == []
-    assert len(found) == len(CHECKS) > 25
+    assert len(found) == len(CHECKS) > 33
 
 
 def test_a_wrong_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +36,9 @@ def test_a_wrong_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         answer = await right(plane, request)
         names = list(answer.outputs)
         object.__setattr__(
-            answer, "outputs", dict(zip(names, reversed(list(answer.outputs.values())), strict=True))
+            answer,
+            "outputs",
+            dict(zip(names, reversed(list(answer.outputs.values())), strict=True)),
         )
         return answer
 

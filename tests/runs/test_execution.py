@@ -193,9 +193,9 @@ def test_the_model_does_not_say_where_it_was_recorded(tmp_path: Path) -> None:
 def test_every_option_of_the_command_line_is_a_field() -> None:
     """One source: each field that is an option sets its own key, once."""
     from onward.cli.options import overrides, settings
-    from onward.cli.train import _PANELS
+    from onward.cli.train import PANELS
 
-    known = settings(runs.RunConfig, _PANELS)
+    known = settings(runs.RunConfig, PANELS)
     parameters = [setting.parameter for setting in known]
     assert len(set(parameters)) == len(parameters)
     assert len(known) > 50

@@ -220,3 +220,18 @@ def test_fields_on_the_command_line(tmp_path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit):
         main(["train", "x.onnx", "--data", "digits", "--lora", "rank=4,what=8"])
     assert "unknown key 'lora.what'" in err.getvalue()
+
+
+def test_adapters_of_a_file_in_16_bits(tmp_path: Path, pretrained: Path) -> None:
+    import onnx_ir as ir
+
+    from onward.model import save
+    from onward.passes import to_half
+
+    half = to_half(load(pretrained), ir.DataType.FLOAT16)
+    save(half if isinstance(half, ir.Model) else half[0], tmp_path / "half.onnx")
+    run = config(tmp_path, model=str(tmp_path / "half.onnx"), lora={"rank": 2}, epochs=1)
+    result = runs.execute(run)
+    assert result.figures["test_accuracy"] > 0.9
+    kinds = {v.dtype for v in load(tmp_path / "model.onnx").graph.initializers.values()}
+    assert ir.DataType.FLOAT16 in kinds

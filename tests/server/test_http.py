@@ -206,6 +206,8 @@ def test_bad_header_lengths(address: str, length: str) -> None:
         ("GET", "/v2/models/arithmetic/versions/9", 404),
         ("GET", "/v2/models/broken", 503),
         ("GET", "/v2/models/..%2F..%2Fetc%2Fpasswd", 404),
+        ("GET", "/v2/cudasharedmemory/status", 501),
+        ("POST", "/v2/cudasharedmemory/region/r/register", 501),
         ("GET", "/nothing", 404),
         ("DELETE", "/v2/models/arithmetic", 404),
         ("POST", "/v2/repository/models/nobody/load", 404),

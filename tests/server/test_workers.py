@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from faulty import MOST_ITERATIONS, blow_up, divide, large_answer, long_loop
 from onward.errors import ShapeError
@@ -116,7 +116,8 @@ async def test_the_zygote_may_die_too(repository: Path, planes: Any) -> None:
 async def test_a_run_that_takes_too_long_is_stopped(repository: Path, planes: Any) -> None:
     put(repository, "long", 1, long_loop())
     put(repository, "m", 1, two_by_two())
-    plane = await planes(repository, run_timeout=1.0)
+    (repository / "long" / "config.toml").write_text("run_timeout = 1.0\n")
+    plane = await planes(repository)
     start = time.monotonic()
     running = asyncio.create_task(infer(plane, "long", n=np.array(MOST_ITERATIONS), x=np.float32(1)))
     await infer(plane, "m", **FLOAT_PAIR)
@@ -293,3 +294,35 @@ def test_a_region_refuses_what_does_not_lie_in_it() -> None:
         with pytest.raises(ValueError, match=r"'x'|shared memory"):
             region.read([entry], copy=True)
     region.close()
+
+
+async def test_a_mismatch_is_computed_again_and_the_node_is_named(repository: Path, planes: Any) -> None:
+    generator = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="first"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="product"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 512])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(generator.standard_normal((512, 8)).astype(np.float32), "w")],
+    )
+    put(
+        repository,
+        "m",
+        1,
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10),
+    )
+    # two engines add up in different orders: without a tolerance they disagree
+    exact = {"float32": {"rtol": 0.0, "atol": 0.0}}
+    plane = await planes(repository, cross_check={"policy": "every", "tolerance": exact})
+    x = generator.standard_normal((4, 512)).astype(np.float32)
+    for _ in range(3):
+        await infer(plane, "m", x=x)
+    await plane.model("m").settle()
+    counts = plane.model("m").check_statistics
+    assert counts.failed == 3
+    assert "product" in counts.first_difference
+    assert "MatMul" in counts.first_difference

@@ -172,8 +172,9 @@ def test_early_stopping_puts_the_best_average_back() -> None:
     assert trainer.evaluate(data)["loss"] == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.parametrize("shard", [False, True])
 @pytest.mark.parametrize("averaging", [EMA(decay=0.9), SWA(start=1)], ids=["ema", "swa"])
-def test_ranks_have_the_average_of_one(averaging: Any) -> None:
+def test_ranks_have_the_average_of_one(averaging: Any, shard: bool) -> None:
     def run(ranks: Any) -> dict[str, np.ndarray]:
         x, y = networks.blobs()
         trainer = Trainer(
@@ -183,6 +184,7 @@ def test_ranks_have_the_average_of_one(averaging: Any) -> None:
             seed=3,
             threads=1,
             parallel=ranks,
+            shard=shard and ranks is not None,
         )
         trainer.fit((x, y), epochs=2, batch_size=13, progress=False)
         return {name: array.copy() for name, array in trainer.weights().items()}

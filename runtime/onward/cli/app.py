@@ -14,7 +14,8 @@ from typing import Annotated, Any, final
 import typer
 from typer.core import TyperGroup
 
-from onward.cli import convert, doctor, evaluate, export, inspect, predict, report, train, verify
+from onward.cli import convert, doctor, evaluate, export, inspect, new, predict, report, train, tune, verify
+from onward.cli.verbosity import with_verbosity
 from onward.errors import OnwardError, VerificationError
 
 __all__ = ["application", "main"]
@@ -121,7 +122,9 @@ def application() -> typer.Typer:
                 import_file(file)
 
     for name, command in (
+        ("new", new.command),
         ("train", train.command),
+        ("tune", tune.command),
         ("evaluate", evaluate.command),
         ("predict", predict.command),
         ("report", report.command),
@@ -132,7 +135,7 @@ def application() -> typer.Typer:
         ("doctor", doctor.command),
         ("version", _version),
     ):
-        app.command(name)(command)
+        app.command(name)(with_verbosity(command))
     for name, plugin in _plugins():
         if isinstance(plugin, typer.Typer):
             app.add_typer(plugin, name=name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import typer
 
+from onward.cli.verbosity import note
 from onward.errors import (
     ConfigError,
     DataError,
@@ -149,7 +149,7 @@ def command(
     if problems and not force:
         raise VerificationError(f"{destination} is not written: {'; '.join(problems)}; --force writes it")
     for problem in problems:
-        _note(f"{problem}; written all the same")
+        note(f"{problem}; written all the same")
     write_checked(converted, destination, witness=checked)
 
 
@@ -210,15 +210,15 @@ class _Data:
             except (StorageError, DataError, ConfigError) as error:
                 if named:
                     raise
-                _note(f"the data that the model was trained on cannot be read: {error}")
+                note(f"the data that the model was trained on cannot be read: {error}")
             else:
-                for note in read.notes:
-                    _note(note)
+                for text in read.notes:
+                    note(text)
                 fitted, chosen = (read.prepared.given(d) for d in (fitted, chosen))
                 feeds = [_batches(feeds_of(d, session.inputs), samples) for d in (fitted, chosen)]
                 measured = chosen if chosen.targets is not None else None
                 return cls(feeds[0], feeds[1], read, measured, part)
-        _note("outputs are compared on random inputs: --data or --inputs give real ones")
+        note("outputs are compared on random inputs: --data or --inputs give real ones")
         return cls([], [random_inputs(model, seed=i) for i in range(4)], None, None, None)
 
     def figures(self, session: Session) -> dict[str, float]:
@@ -324,7 +324,3 @@ def _show(report: ConversionReport, source: Path) -> None:
         apart.add_row(row.name, f"{row.elements:,}", f"{row.max_abs:.3g}", f"{row.error:.3g}")
     console.print(apart)
     console.print(report.witness, soft_wrap=True, markup=False)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

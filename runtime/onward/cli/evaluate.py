@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from onward.cli.verbosity import note
 
 __all__ = ["command"]
 
@@ -64,8 +65,8 @@ def command(
         extra=[] if metrics is None else listed(metrics),
         batch_size=batch_size,
     )
-    for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in found.notes:
+        note(text)
     if as_json:
         print(json.dumps({"model": str(model), "data": found.spec, "part": part, **found.measures.as_dict()}))
     else:

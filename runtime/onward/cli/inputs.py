@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
+from onward.cli.verbosity import note
 from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image, read_wav
 from onward.data._files import read_rows, reading
 from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame
@@ -127,7 +127,7 @@ class Reader:
         raw = table.raw_columns(read_columns(frame, table.kinds), frame.name)
         known = (*(plan.name for plan in table.columns), *self.left_out)
         if extra := [c for c in frame.columns if c not in known]:
-            _say(f"{argument}: {extra_columns(extra)}")
+            note(f"{argument}: {extra_columns(extra)}")
         if self.prepared.inside:
             return labels, raw
         return labels, {self.specs[0].name: table.features(raw)}
@@ -142,7 +142,7 @@ class Reader:
                 f"{frame.name}: no header row, and {len(header)} columns where the model takes "
                 f"{len(table.names)}: {', '.join(table.names)}"
             )
-        _say(f"{frame.name}: no header row; its columns are taken as {', '.join(table.names)}")
+        note(f"{frame.name}: no header row; its columns are taken as {', '.join(table.names)}")
         cells = {
             name: np.array([first, *column], dtype=object)
             for name, (first, column) in zip(table.names, frame.columns.items(), strict=True)
@@ -234,16 +234,16 @@ class Reader:
                     f"{path}: no header row, and {len(header)} columns where the model takes {len(columns)}: "
                     f"{', '.join(columns)}"
                 )
-            _say(f"{path}: no header row; its columns are taken as {', '.join(columns)}")
+            note(f"{path}: no header row; its columns are taken as {', '.join(columns)}")
             places, numbered = list(range(len(header))), enumerate([header, *rows], start=1)
         elif columns is not None:
             places = find_columns(path, header, columns)
             if extra := [c for c in header if c not in columns and c not in self.left_out]:
-                _say(f"{path}: {extra_columns(extra)}")
+                note(f"{path}: {extra_columns(extra)}")
             numbered = enumerate(rows, start=1)
         else:
             places = [i for i, column in enumerate(header) if column not in self.left_out]
-            _say(f"{path}: the model names no columns; these are taken in the file's order")
+            note(f"{path}: the model names no columns; these are taken in the file's order")
             numbered = enumerate(rows, start=1)
         values = [_numbers(f"{path}, row {number}", [row[i] for i in places]) for number, row in numbered]
         if not values:
@@ -275,10 +275,6 @@ def _one_row(argument: str, table: TablePreparation) -> Frame:
         name: np.array([cell.strip()], dtype=object) for name, cell in zip(table.names, cells, strict=True)
     }
     return Frame("the command line", columns, {})
-
-
-def _say(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
 
 
 def _all_numbers(texts: Sequence[str]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from onward.cli.verbosity import note
 from onward.errors import ConfigError
 
 __all__ = ["command"]
@@ -52,8 +52,8 @@ def command(
         raise ConfigError(f"{found}: there is no such file")
     rows = read_history(found) if found.exists() else []
     evaluation = evaluate(model, {"spec": data})
-    for note in evaluation.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in evaluation.notes:
+        note(text)
     with atomic_write(page) as file:
         file.write(report_page(evaluation, rows).encode())
     curves = "" if rows else "; there is no history.csv beside the model, so there are no curves of the run"

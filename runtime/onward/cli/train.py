@@ -7,8 +7,9 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from onward.cli.options import with_settings
+from onward.cli.verbosity import level, note
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -30,16 +32,18 @@ if TYPE_CHECKING:
         FoldMeasured,
         RanksTimed,
         Started,
+        StepEnded,
     )
 
-__all__ = ["RunView", "command"]
+__all__ = ["PANELS", "RunView", "command", "interruptible"]
 
 _INTERRUPTED = 130
 _MISUSED = 2
 _INTERNAL = 70
 _RECORD = "Record"
 _SHOWN_COLUMNS = 60
-_PANELS = {
+_EACH_SECONDS = 0.5
+PANELS = {
     "data.": "Data",
     "prefetch": "Data",
     "workers": "Data",
@@ -62,6 +66,10 @@ def _command(
     config: Annotated[Path | None, typer.Option(help="A TOML file; options come before it.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the whole configuration as TOML and stop.")
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Try learning rates from low to high, suggest one, and stop."),
     ] = False,
     resume: Annotated[
         Path | None,
@@ -98,6 +106,8 @@ def _command(
       onward train pretrained.onnx --data images:photos --freeze "features.*"
       onward train pretrained.onnx --data digits --lora rank=4,targets=dense* --lr 0.01
       onward train lenet5 --data digits --teacher big.onnx --sparsity 0.8 --averaging ema
+      onward train lenet5 --data digits --find-lr
+      onward train lenet5 --data digits --track tracked --mlflow sqlite:///mlflow.db
       onward train --config run.toml --checkpoint run.ckpt --resume run.ckpt
       onward train mlp --data iris --json | jq 'select(.event == "measured")'
 
@@ -115,12 +125,15 @@ def _command(
     if print_config:
         print(to_toml(run), end="")
         return
+    if find_lr:
+        _find(run, as_json)
+        return
     token = CancelToken()
     started = None if run.parallel == "none" else launched()
     # launchers give ranks a terminal that is none
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
-    with together(_exit_code), RunView(shown and not as_json) as view, _interruptible(token):
+    with together(_exit_code), RunView(shown and not as_json) as view, interruptible(token):
         result = execute(
             run,
             events=print_json if as_json else view,
@@ -131,7 +144,23 @@ def _command(
         raise typer.Exit(_INTERRUPTED)
 
 
-command = with_settings(_command, RunConfig, _PANELS)
+def _find(run: RunConfig, as_json: bool) -> None:
+    """Show a search for the learning rate."""
+    from onward.runs import find_learning_rate
+
+    with RunView(False) as view:
+        found = find_learning_rate(run, events=None if as_json else view)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")
+    for rate, loss, smoothed in found.table():
+        print(f"{rate:>10.3g} {loss:>10.4g} {smoothed:>10.4g}")
+    print(found.plot())
+    print(found if found.suggestion is None else f"{found}: --lr {found.suggestion:.2g}")
+
+
+command = with_settings(_command, RunConfig, PANELS)
 
 
 @final
@@ -145,8 +174,10 @@ class RunView:
     def __init__(self, bar: bool) -> None:
         from onward.train.progress import ProgressBar
 
-        self._bar = ProgressBar(bar)
-        self._shown = bar
+        self._quiet = level() == "quiet"
+        self._shown = bar and not self._quiet
+        self._bar = ProgressBar(self._shown)
+        self._told = 0.0
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
@@ -168,39 +199,44 @@ class RunView:
                 parts = [("training", event.train), ("validation", event.validation), ("test", event.test)]
                 inputs = ", ".join(f"{name} {what}".strip() for name, what in event.inputs.items())
                 sizes = " + ".join(f"{size:,} {name}" for name, size in parts if size)
-                print(f"data: {event.spec}: {sizes} samples; {inputs}", flush=True)
-                for note in event.notes:
-                    print(f"note: {note}", file=sys.stderr, flush=True)
+                self._say(f"data: {event.spec}: {sizes} samples; {inputs}")
+                for text in event.notes:
+                    note(text)
                 self._title = event.spec
             case runs.ColumnsPrepared():
-                self._columns(event)
+                if not self._quiet:
+                    self._columns(event)
             case runs.FoldMeasured():
                 self._fold(event)
             case runs.Started():
                 self._started = event
-                print(f"model: {event.model}, {event.weights:,} weights")
+                self._say(f"model: {event.model}, {event.weights:,} weights")
                 if event.half_types:
                     names = " and ".join(event.half_types)
-                    print(f"types: {names}, trained with float32 weights and written in {names} again")
+                    self._say(f"types: {names}, trained with float32 weights and written in {names} again")
                 if event.head:
-                    print(event.head)
-                print(event.task, flush=True)
+                    self._say(event.head)
+                self._say(event.task)
             case runs.StepEnded():
                 self._step(event.epoch, event.batch, event.samples)
+                if level() == "verbose" and not self._shown:
+                    self._each(event)
             case runs.MetricsSoFar():
                 self._bar.figures(event.figures)
             case runs.EpochEnded():
                 self._epoch_ended(event)
+            case runs.CheckpointWritten() if level() == "verbose":
+                print(f"checkpoint: {event.path}, step {event.step}", flush=True)
             case runs.Measured():
                 self._bar.__exit__(None, None, None)
                 model = "" if self._started is None else self._started.model
                 event.measures.show(_console(), f"{model} on {self._title}, {event.part} part")
             case runs.Exported():
                 print(f"{event.path}: written, takes {', '.join(event.takes)}; {event.report}")
-                for note in event.notes:
-                    print(f"note: {note}")
+                for text in event.notes:
+                    self._say(f"note: {text}")
             case runs.RanksTimed():
-                print(_times(event), flush=True)
+                self._say(_times(event))
             case runs.Pruned():
                 print(
                     f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
@@ -250,9 +286,22 @@ class RunView:
             self._bar.epoch(epoch, self._started.epochs, self._started.batches, batch - 1)
         self._bar.advance(samples)
 
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, flush=True)
+
+    def _each(self, event: StepEnded) -> None:
+        """A line a step, at most two a second."""
+        if (now := time.monotonic()) - self._told >= _EACH_SECONDS:
+            self._told = now
+            print(
+                f"step {event.step}  loss {event.loss:.4g}  learning_rate {event.learning_rate:.4g}",
+                flush=True,
+            )
+
     def _epoch_ended(self, event: EpochEnded) -> None:
         self._bar.close_epoch(event.row)
-        if not self._shown:
+        if not self._shown and not self._quiet:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in event.row.items() if name != "epoch")
             print(f"epoch {event.epoch}/{event.epochs}  {figures}", flush=True)
 
@@ -321,7 +370,7 @@ def print_json(event: Event) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(token: CancelToken) -> Iterator[None]:
+def interruptible(token: CancelToken) -> Iterator[None]:
     """Let the first Ctrl-C stop the run after its step, and the second at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.conversion import Conversion, ConversionReport
+    from onward.runs.drafts import Draft, draft
     from onward.runs.evaluation import EvaluationData
     from onward.runs.events import (
         CheckpointWritten,
@@ -32,17 +33,20 @@ if TYPE_CHECKING:
         StepEnded,
         Warned,
     )
-    from onward.runs.execution import CancelToken, RunResult, execute
+    from onward.runs.execution import CancelToken, RunResult, execute, find_learning_rate
     from onward.runs.measures import Measures, measure
     from onward.runs.preparation import Prepared
+    from onward.runs.tuning import Choice, Range, Trial, TuneResult, search_space, tune
 
 __all__ = [
     "CancelToken",
     "CheckpointWritten",
+    "Choice",
     "ColumnsPrepared",
     "Conversion",
     "ConversionReport",
     "DataRead",
+    "Draft",
     "EpochEnded",
     "EvaluationData",
     "Event",
@@ -54,24 +58,33 @@ __all__ = [
     "MetricsSoFar",
     "Prepared",
     "Pruned",
+    "Range",
     "RanksTimed",
     "RunConfig",
     "RunResult",
     "Started",
     "StepEnded",
+    "Trial",
+    "TuneResult",
     "Warned",
+    "draft",
     "execute",
+    "find_learning_rate",
     "measure",
     "read_run",
     "run_of",
+    "search_space",
     "to_toml",
+    "tune",
 ]
 
 _HOMES = {
     **dict.fromkeys(("RunConfig", "read_run", "run_of", "to_toml"), "config"),
-    **dict.fromkeys(("CancelToken", "RunResult", "execute"), "execution"),
+    **dict.fromkeys(("CancelToken", "RunResult", "execute", "find_learning_rate"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
+    **dict.fromkeys(("Draft", "draft"), "drafts"),
+    **dict.fromkeys(("Choice", "Range", "Trial", "TuneResult", "search_space", "tune"), "tuning"),
     "EvaluationData": "evaluation",
     "Prepared": "preparation",
 }

@@ -22,15 +22,19 @@ _ROUNDING = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-4}
 def check_merged(trainer: Trainer, inputs: Mapping[str, Array]) -> None:
     """Refuse adapters that compute something else once they are merged.
 
+    Args:
+        trainer: has been trained.
+        inputs: in the model's own types.
+
     Raises:
         VerificationError: names the output that differs.
     """
     merged = Session(trainer.model).run(inputs)
-    for name, beside in trainer.predict(inputs).items():
+    for name, beside in Session(trainer.adapted).run(inputs).items():
         if beside.dtype.kind != "f":
             continue
         scale = float(np.abs(beside).max(initial=0.0))
-        worst = float(np.abs(merged[name].astype(np.float64) - beside).max(initial=0.0))
+        worst = float(np.abs(merged[name].astype(np.float64) - beside.astype(np.float64)).max(initial=0.0))
         if not worst <= _ROUNDING.get(beside.dtype, 2e-2) * scale:
             raise VerificationError(
                 f"output {name!r} differs by {worst:.3g} once the adapters are merged (its largest is "

@@ -59,6 +59,7 @@ __all__ = [
     "output_of",
     "prepared_parts",
     "pruning_of",
+    "run_name",
     "schedule_of",
     "targets_of",
     "teacher_of",
@@ -407,6 +408,16 @@ def checkpoints_of(run: RunConfig, written: Any, *, first: bool = True) -> Check
     return None
 
 
+def run_name(run: RunConfig) -> str:
+    """DATA-MODEL, as a name of a folder."""
+    data = re.sub(r"[^\w.-]+", "_", Path(run.data.spec.replace(":", "/")).name.split(".")[0]) or "data"
+    model = Path(run.model.name)
+    # every run's file is called model.onnx: the folder tells them apart
+    folders = [part for part in model.parts[:-1] if not part.isdigit() and part not in ("/", ".", "..")]
+    name = folders[-1] if model.name == "model.onnx" and folders else model.stem
+    return f"{data}-{name}"
+
+
 def output_of(run: RunConfig) -> Path:
     """Where the model goes; its folder is made now, before hours of training could be in vain.
 
@@ -421,17 +432,13 @@ def output_of(run: RunConfig) -> Path:
         if path.exists() and not run.overwrite:
             raise ConfigError(f"{path} is there already: choose another --output, or say --overwrite")
         return path
-    data = re.sub(r"[^\w.-]+", "_", Path(run.data.spec.replace(":", "/")).name.split(".")[0]) or "data"
-    model = Path(run.model.name)
-    # every run's file is called model.onnx: the folder tells them apart
-    folders = [part for part in model.parts[:-1] if not part.isdigit() and part not in ("/", ".", "..")]
-    name = folders[-1] if model.name == "model.onnx" and folders else model.stem
+    name = run_name(run)
     root = Path("runs")
     try:
         root.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
-            folder = root / f"{data}-{name}-{number}"
+            folder = root / f"{name}-{number}"
             try:
                 folder.mkdir()
             except FileExistsError:

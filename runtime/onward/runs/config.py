@@ -295,10 +295,17 @@ class StoppingTable(_Table):
 
 @final
 class LogTable(_Table):
-    """`[log]`: the history as a CSV file, and as TensorBoard events in a folder."""
+    """`[log]`: the history as a CSV file and as TensorBoard events, and whole runs in trackers."""
 
     csv: Annotated[Path | None, Option("The history as CSV.", name="csv-log")] = None
     tensorboard: Annotated[Path | None, Option("A folder for TensorBoard events.")] = None
+    track: Annotated[
+        Path | None, Option("Record each run in a folder of its own below this one: CSV, JSON, model.")
+    ] = None
+    mlflow: Annotated[
+        str | None, Option("Record the run in MLflow: sqlite:///mlflow.db or a server's address.")
+    ] = None
+    experiment: Annotated[str, Option("Of MLflow.")] = "onward"
 
 
 @final
@@ -379,10 +386,17 @@ class RunConfig(_Table):
     checkpoint: CheckpointTable = CheckpointTable()
     early_stopping: StoppingTable = StoppingTable()
     log: LogTable = LogTable()
+    search: dict[str, Any] = {}
+    """`[search]`, which `onward tune` reads."""
 
     def plain(self) -> dict[str, Any]:
         """The configuration as JSON values, without what is not set."""
         values: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in values.items() if value != {}}
+
+    def chosen(self) -> dict[str, Any]:
+        """The same without what nobody set: defaults that follow from the data stay open."""
+        values: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         return {key: value for key, value in values.items() if value != {}}
 
 
@@ -424,10 +438,10 @@ def run_of(values: Mapping[str, Any], source: str = "configuration") -> RunConfi
     return _validated(_tables(values), source)
 
 
-def to_toml(run: RunConfig) -> str:
-    """The run as a TOML file that `read_run` reads back."""
+def to_toml(run: RunConfig, *, whole: bool = True) -> str:
+    """The run as a TOML file that `read_run` reads back; not `whole`: what was set alone."""
     lines: list[str] = []
-    _write_table(lines, run.plain(), "")
+    _write_table(lines, run.plain() if whole else run.chosen(), "")
     return "\n".join(lines) + "\n"
 
 

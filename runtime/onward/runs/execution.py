@@ -69,12 +69,13 @@ from onward.runs.preparation import (
 )
 from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import tabular_defaults
-from onward.train import Callback, Checkpoints, History, Trainer
+from onward.runs.tracking import tracked
+from onward.train import Callback, Checkpoints, History, RateFinding, Trainer
 from onward.train.run import Run
 from onward.train.task import Task, default_metrics, describe
 from onward.verify import Report, export
 
-__all__ = ["CancelToken", "RunResult", "execute"]
+__all__ = ["CancelToken", "RunResult", "execute", "find_learning_rate"]
 
 _SAMPLES = 8
 _METRICS_SECONDS = 0.1
@@ -155,14 +156,77 @@ def execute(
         _refuse_early(config)
     if resume == "auto":
         resume = _kept(config, group)
+    with tracked(config, tell) if first else contextlib.nullcontext(tell) as told:
+        ready = _ready(config, told, token)
+        if ready is None:
+            finished = Finished("cancelled", token.reason, None, None)
+            told(finished)
+            return RunResult(finished, None, History(), {}, None)
+        return _finish(ready, told, token, resume)
+
+
+def find_learning_rate(
+    config: RunConfig,
+    *,
+    events: Listener | None = None,
+    start: float = 1e-6,
+    end: float = 10.0,
+    steps: int = 100,
+) -> RateFinding:
+    """Try learning rates on the run's network and training part, from low to high, and suggest one.
+
+    Nothing is written. `Trainer.find_learning_rate` says how it is done.
+
+    Args:
+        config: the run; its own learning rate and schedule do not count.
+        events: called with what is said of data and model.
+        start, end, steps: see `Trainer.find_learning_rate`.
+
+    Raises:
+        OnwardError: as `execute`.
+    """
+    ready = _ready(config.model_copy(update={"folds": None}), events or _silent, CancelToken())
+    assert ready is not None
+    return ready.setup.trainer.find_learning_rate(ready.loader, start=start, end=end, steps=steps)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A run before its first step.
+
+    Attributes:
+        config: what to do, with what followed from the data.
+        setup: the trainer and what was measured.
+        loader: the training part.
+        validation: evaluated after each epoch.
+        answers: the outputs for the part that is measured, and that part.
+        title: what that part is called.
+        digest: of the data, for a preparation by the model's input names.
+        sample: as read, of the part that training saw least of.
+    """
+
+    config: RunConfig
+    setup: _Setup
+    loader: Batches
+    validation: Batches | Dataset | None
+    answers: Callable[[Trainer], tuple[Array, Dataset] | None]
+    title: Literal["test", "validation"]
+    digest: Callable[[Preparation], str]
+    sample: Dataset
+
+
+def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | None:
+    """Read, divide and prepare, and make the trainer; None: cancelled while folds were measured."""
     base = assembly.base_of(config)
     teacher = assembly.teacher_of(config, base)
     if base is not None:
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
+    group = ranks_of(config.parallel)
     streamed = open_stream(config) if group is None else group.from_first(lambda: open_stream(config))
     if streamed is not None:
-        return _execute_streamed(config, base, teacher, streamed, tell, token, resume)
+        return _ready_streamed(config, base, teacher, streamed, tell)
     source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
@@ -174,15 +238,13 @@ def execute(
     if config.folds is not None:
         _measure_folds(config, base, teacher, source, named, tell, token)
         if token.cancelled:
-            finished = Finished("cancelled", token.reason, None, None)
-            tell(finished)
-            return RunResult(finished, None, History(), {}, None)
+            return None
     setup = _set_up(config, base, teacher, named, parts, tell)
     parts = setup.parts
     augment = None if config.data.augment is None else parse_augmentation(config.data.augment)
     loader = Loader(parts.train, config.batch_size, config.seed, augment=augment)
     held = parts.test if parts.test is not None else parts.validation
-    return _finish(
+    return _Ready(
         config,
         setup,
         loader,
@@ -191,9 +253,6 @@ def execute(
         "test" if parts.test is not None else "validation",
         lambda graph: digest_of(source.dataset, graph),
         next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
-        tell,
-        token,
-        resume,
     )
 
 
@@ -206,16 +265,14 @@ def _kept(config: RunConfig, group: Group | None) -> Path | None:
     return path if there else None
 
 
-def _execute_streamed(
+def _ready_streamed(
     config: RunConfig,
     base: assembly.Base | None,
     teacher: assembly.Base | None,
     streamed: Streamed,
     tell: Listener,
-    token: CancelToken,
-    resume: str | Path | None,
-) -> RunResult:
-    """A run whose data are read while it goes on."""
+) -> _Ready:
+    """The same where data are read while the run goes on."""
     group = ranks_of(config.parallel)
     raw = streamed.samples() if group is None else group.from_first(streamed.samples)
     train, validation, test = (0 if part is None else len(part) for part in streamed.parts)
@@ -229,7 +286,7 @@ def _execute_streamed(
     assert loader is not None
     held = 2 if streamed.parts[2] is not None else 1
     asked = streamed.loader(config, held, preparation, setup.targets)
-    return _finish(
+    return _Ready(
         config,
         setup,
         loader,
@@ -238,38 +295,12 @@ def _execute_streamed(
         "test" if held == 2 else "validation",
         lambda graph: streamed.digest(),
         next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
-        tell,
-        token,
-        resume,
     )
 
 
-def _finish(
-    config: RunConfig,
-    setup: _Setup,
-    loader: Batches,
-    validation: Batches | Dataset | None,
-    answers: Callable[[Trainer], tuple[Array, Dataset] | None],
-    title: Literal["test", "validation"],
-    digest: Callable[[Preparation], str],
-    sample: Dataset,
-    tell: Listener,
-    token: CancelToken,
-    resume: str | Path | None,
-) -> RunResult:
-    """Train, measure and export what is set up.
-
-    Args:
-        config: what to do.
-        setup: the trainer and what was measured.
-        loader: the training part.
-        validation: evaluated after each epoch.
-        answers: the outputs for the part that is measured, and that part.
-        title: what that part is called.
-        digest: of the data, for a preparation by the model's input names.
-        sample: as read, of the part that training saw least of.
-        tell, token, resume: see `execute`.
-    """
+def _finish(ready: _Ready, tell: Listener, token: CancelToken, resume: str | Path | None) -> RunResult:
+    """Train, measure and export what is set up; `tell`, `token`, `resume`: see `execute`."""
+    config, setup, loader = ready.config, ready.setup, ready.loader
     group = ranks_of(config.parallel)
     first = group is None or group.rank == 0
     trainer, targets = setup.trainer, setup.targets
@@ -295,7 +326,7 @@ def _finish(
     )
     history = trainer.fit(
         loader,
-        validation=validation,
+        validation=ready.validation,
         epochs=config.epochs,
         callbacks=hooks,
         resume=resume,
@@ -314,11 +345,11 @@ def _finish(
         if config.output is None:  # the folder is the run's alone
             with atomic_write(output.with_name("history.csv")) as file:
                 file.write(history.to_csv().encode())
-        figures = _measure(config, trainer, answers(trainer), title, tell)
+        figures = _measure(config, trainer, ready.answers(trainer), ready.title, tell)
         if config.pruning.sparsity is not None:
             figures["sparsity"] = _sparsity(trainer, tell)
         return figures, _export(
-            config, trainer, targets.first, setup.preparation, sample, digest, figures, output, tell
+            config, trainer, targets.first, setup.preparation, ready, figures, output, tell
         )
 
     figures, report = finish() if group is None else group.together(finish)
@@ -582,8 +613,7 @@ def _export(
     trainer: Trainer,
     task: Task,
     preparation: Preparation,
-    sample: Dataset,
-    digest: Callable[[Preparation], str],
+    ready: _Ready,
     figures: Mapping[str, float],
     output: Path,
     tell: Listener,
@@ -592,8 +622,8 @@ def _export(
     initializers = model.graph.initializers
     takes_now = [spec_of(v) for v in model.graph.inputs if v.name not in initializers]
     names = [spec.name for spec in takes_now]
-    whole = sample
-    sample = sample.take(range(min(_SAMPLES, len(sample))))
+    whole = ready.sample
+    sample = whole.take(range(min(_SAMPLES, len(whole))))
     encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
     graph = preparation.renamed(
         input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}
@@ -601,7 +631,7 @@ def _export(
     inside = config.preparation
     record = {key: value for key, value in config.plain().items() if key not in _RECORDS}
     provenance = Provenance(
-        data_hash=f"sha256:{digest(graph)}",
+        data_hash=f"sha256:{ready.digest(graph)}",
         created=_now(),
         split_seed=config.data.split_seed,
         configuration={**record, "task": whole.task, "targets": task.kind, "class_axis": task.axis},
@@ -622,9 +652,9 @@ def _export(
     else:
         specs = takes_now
         inputs = feeds_of(preparation.apply(sample), specs)
-    model, adapter = trainer.model, None
+    adapter = None
     if config.lora is not None:
-        check_merged(trainer, feeds_of(preparation.apply(sample), trainer.inputs))
+        check_merged(trainer, feeds_of(preparation.apply(sample), takes_now))
         if config.lora.export == "adapter":
             model, adapter = open_adapters(trainer.adapted), output.with_suffix(".onnx_adapter")
     report = export(

@@ -40,6 +40,7 @@ from onward.train.optimizers import (
     optimizer_named,
 )
 from onward.train.pruning import Pruning
+from onward.train.rate_finder import RateFinding
 from onward.train.schedules import (
     Constant,
     Cosine,
@@ -50,6 +51,7 @@ from onward.train.schedules import (
     schedule_named,
 )
 from onward.train.task import Task, infer_task, metric_for
+from onward.train.trackers import CSVTracker, MLflowTracker, Tracker, Tracking
 from onward.train.trainer import Trainer
 from onward.train.training_info import StoredTraining
 
@@ -65,6 +67,7 @@ __all__ = [
     "Averaging",
     "BinaryCrossEntropy",
     "CSVLog",
+    "CSVTracker",
     "Callback",
     "Checkpoint",
     "Checkpoints",
@@ -86,10 +89,12 @@ __all__ = [
     "LabelScore",
     "LoRA",
     "Loss",
+    "MLflowTracker",
     "Metric",
     "Optimizer",
     "Pruning",
     "RMSprop",
+    "RateFinding",
     "ReduceOnPlateau",
     "Schedule",
     "Step",
@@ -97,6 +102,8 @@ __all__ = [
     "StoredTraining",
     "Task",
     "TensorBoardLog",
+    "Tracker",
+    "Tracking",
     "Trainer",
     "Weighted",
     "available_metrics",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -71,6 +72,7 @@ from onward.train.preparation import (
 )
 from onward.train.progress import ProgressBar
 from onward.train.pruning import Pruning, sparsity_of
+from onward.train.rate_finder import RateFinding, Sweep, sweep
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
 from onward.train.task import metric_for
@@ -553,6 +555,61 @@ class Trainer:
             slots = sum(self._session.state[name].nbytes for name in step.slots if name not in others)
             self.times = tuple(group.gather(group.times(run.seconds, slots)))
         return run.history
+
+    def find_learning_rate(
+        self,
+        data: Samples | Inputs,
+        targets: Array | None = None,
+        *,
+        sample_weight: Array | None = None,
+        batch_size: int = 32,
+        start: float = 1e-6,
+        end: float = 10.0,
+        steps: int = 100,
+    ) -> RateFinding:
+        """Try learning rates: one an update, from low to high, until all are tried or the loss diverges.
+
+        The rate at which the loss falls fastest is a good one to begin with. Weights, optimizer state and
+        statistics are afterwards as they were. Parameter groups keep their factors; the schedule is left out.
+
+        Args:
+            data, targets, sample_weight, batch_size: as `fit` takes them.
+            start: the first rate.
+            end: the last.
+            steps: updates.
+
+        Raises:
+            ConfigError: rates that do not ascend, or data that can be gone through only once.
+        """
+        schedule = Sweep(first=start, last=end, updates=steps)
+        loader, _ = self._training_data(data, targets, sample_weight, None, 0.0, batch_size)
+        if not loader.repeatable:
+            raise ConfigError(
+                "a search for the learning rate uses up a generator; give a function that makes a fresh one"
+            )
+        self._weigh_samples(loader.sample.weights is not None)
+        before = {name: array.copy() for name, array in self._session.state.items()}
+        run = Run(
+            loader=loader,
+            validation=None,
+            epochs=math.ceil(steps * self._accumulate / len(loader)) + 1,
+            feed=self._feeder(loader, self.step.targets, self._session.inputs, self.step.sample_weight),
+            session=self._session,
+            layout=self.step,
+            metrics=(),
+            callbacks=(),
+            schedule=schedule,
+            base_rate=1.0,
+            accumulate=self._accumulate,
+            seed=self.seed,
+            identity={},
+            group=self._group,
+        )
+        try:
+            self._session.load_state({**before, **self._fresh_slots()})
+            return sweep(run, steps)
+        finally:
+            self._session.load_state(before)
 
     def _batch_statistics(self, loader: Batches, epochs: int) -> BatchStatistics | None:
         """What measures running statistics for averages that are taken at the ends of epochs."""

@@ -41,6 +41,8 @@ class CheckStatistics:
         max_absolute_error: largest |a - b| between finite elements.
         max_relative_error: largest |a - b| / |b| between finite elements where b is not 0.
         last_mismatch: text of the latest mismatch, empty when there was none.
+        first_difference: where the engines parted when a mismatch was computed again node by node; empty: it
+            was not, or they agreed.
         unchecked: how many of those skipped the witness could not compute within its limits.
         last_unchecked: why, at the latest of them.
     """
@@ -53,6 +55,7 @@ class CheckStatistics:
     max_absolute_error: float = 0.0
     max_relative_error: float = 0.0
     last_mismatch: str = ""
+    first_difference: str = ""
     unchecked: int = 0
     last_unchecked: str = ""
 
@@ -126,6 +129,11 @@ class CheckRecorder:
             self._skipped += 1
             old = self._statistics
             self._statistics = replace(old, unchecked=old.unchecked + 1, last_unchecked=reason)
+
+    def locate(self, difference: str) -> None:
+        """Note where the engines part."""
+        with self._lock:
+            self._statistics = replace(self._statistics, first_difference=difference)
 
     def record(self, comparison: Comparison) -> None:
         """Add one comparison."""

@@ -17,7 +17,7 @@ from onward.graph import Array, TensorSpec
 from onward_server.dataplane.crosscheck import Comparison
 from onward_server.dataplane.executors import EngineFactory, Executor
 from onward_server.dataplane.validation import check_transferable
-from onward_server.dataplane.witness import Finding, Pair, checked
+from onward_server.dataplane.witness import Finding, Pair, checked, located
 from onward_server.errors import (
     ExecutionError,
     MemoryLimitError,
@@ -120,6 +120,11 @@ class Host(Protocol):
             awaited: whether answers wait for it; otherwise it gives way to everything.
         """
 
+    async def locate(
+        self, model: ModelFile, inputs: Mapping[str, Array], settings: CrossCheckSettings, timeout: float
+    ) -> str:
+        """Where both engines part on these inputs, see `witness.located`; one request at a time."""
+
     def close(self) -> None:
         """End everything that was opened."""
 
@@ -153,6 +158,7 @@ class ProcessHost:
         self._memory = worker_memory(settings.worker_memory_bytes)
         self._nice = settings.worker_nice
         self._witnesses = {True: _Place(self._zygote, self._nice), False: _Place(self._zygote, _LAST)}
+        self._locating = asyncio.Lock()
         self._number = 0
 
     async def open(self, model: ModelFile) -> Instance:
@@ -162,6 +168,24 @@ class ProcessHost:
     async def open_witness(self, model: ModelFile, *, awaited: bool) -> Instance:
         """See Host."""
         return await self._open(model, self._witnesses[awaited], own=False)
+
+    async def locate(
+        self, model: ModelFile, inputs: Mapping[str, Array], settings: CrossCheckSettings, timeout: float
+    ) -> str:
+        """See Host; in a worker of its own, so that no check waits for it."""
+        header = {
+            "call": "locate",
+            "path": str(model.path),
+            "memory": self._memory,
+            "settings": settings.model_dump_json(include={"tolerance"}),
+        }
+        async with self._locating:
+            worker = await self._zygote.fork(_LAST)
+            try:
+                answer, _ = await worker.call(header, inputs, timeout, f"locating in {model.title}")
+            finally:
+                worker.kill()
+        return str(answer["text"])
 
     def close(self) -> None:
         """See Host."""
@@ -383,6 +407,13 @@ class ThreadHost:
     async def open_witness(self, model: ModelFile, *, awaited: bool) -> Instance:
         """See Host."""
         return await self._open(model, self._witness, own=False)
+
+    async def locate(
+        self, model: ModelFile, inputs: Mapping[str, Array], settings: CrossCheckSettings, timeout: float
+    ) -> str:
+        """See Host."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._witness, located, model.path, inputs, settings)
 
     def close(self) -> None:
         """See Host."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -111,6 +112,7 @@ class Opener:
             scheduler=scheduler,
             statistics=statistics,
             witness=witness,
+            locate=functools.partial(self._host.locate, file),
             inline=inline,
             labels=labels,
         )

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -42,6 +42,8 @@ _LOG = logging.getLogger(__name__)
 _LARGE = 1 << 20
 _NUMBERS = itertools.count(1)
 _KNOWN = 1024
+_LOCATE_SECONDS = 600.0
+"""After a mismatch was computed again node by node, further ones of that version are not for so long."""
 _GATHER_SECONDS = 0.05
 _GATHER_CHECKS = 16
 _GATHER_BYTES = 4 << 20
@@ -77,6 +79,7 @@ class ServedModel:
         scheduler: the queue before it.
         statistics: what the scheduler counts in.
         witness: the model in the other engine; None when the policy is `off`.
+        locate: says where both engines part on the inputs of a request, within some seconds.
         inline: runs in this process; None: never.
         labels: class names for the classification extension.
     """
@@ -95,6 +98,7 @@ class ServedModel:
         scheduler: Scheduler,
         statistics: InferStatistics,
         witness: Instance | None,
+        locate: Callable[[Mapping[str, Array], CrossCheckSettings, float], Awaitable[str]],
         inline: Inline | None,
         labels: Sequence[str],
     ) -> None:
@@ -112,6 +116,8 @@ class ServedModel:
         self.infer_statistics = statistics
         self.recorder = CheckRecorder()
         self._witness = witness
+        self._locate = locate
+        self._locate_after = 0.0
         self._witness_engine: Engine = "onnxruntime" if engine == "onward" else "onward"
         self._inline = inline
         self._sampler = Sampler(check.rate)
@@ -416,8 +422,8 @@ class ServedModel:
         else:
             findings = list(checks.findings)
             witness.seconds += checks.seconds
-        for finding in findings:
-            self._found(finding)
+        for pair, finding in zip(pairs, findings, strict=True):
+            self._found(finding, pair.inputs)
 
     async def _compared(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
@@ -437,10 +443,10 @@ class ServedModel:
                 finding = await asyncio.to_thread(compare, ours, reference, self.check)
             else:
                 finding = compare(ours, reference, self.check)
-        outcome, text = self._found(finding)
+        outcome, text = self._found(finding, inputs)
         return outcome, witnessed, text
 
-    def _found(self, finding: Finding) -> tuple[CheckOutcome, str]:
+    def _found(self, finding: Finding, inputs: Mapping[str, Array]) -> tuple[CheckOutcome, str]:
         """Count what a check found; the outcome, and the mismatch or why there was no comparison."""
         if isinstance(finding, LIMITS):
             reason = f"{self._witness_engine}: {finding}"
@@ -458,7 +464,29 @@ class ServedModel:
             self.version,
             finding.mismatch,
         )
+        now = time.monotonic()
+        if now >= self._locate_after:
+            self._locate_after = now + _LOCATE_SECONDS
+            task = asyncio.get_running_loop().create_task(self._located(inputs))
+            self._checks.add(task)
+            task.add_done_callback(self._checks.discard)
         return CheckOutcome.FAILED, finding.mismatch
+
+    async def _located(self, inputs: Mapping[str, Array]) -> None:
+        """Report the first node that differs."""
+        timeout = 10 * (self.settings.run_timeout or 60.0)
+        try:
+            difference = await self._locate(inputs, self.check, timeout)
+        except OnwardError as error:
+            _LOG.warning("%s: where the engines part was not found: %s", self.title, error)
+            return
+        self.recorder.locate(difference)
+        _LOG.error(
+            "cross-check of %s version %d, node by node: %s",
+            self.name,
+            self.version,
+            difference or "the engines agree",
+        )
 
 
 def _parts(pairs: Sequence[Pair]) -> list[list[Pair]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias, final
 
 from onward.errors import LimitError, OnwardError, UnsupportedError
@@ -13,7 +14,7 @@ from onward_server.dataplane.executors import Executor
 from onward_server.errors import ExecutionError, MemoryLimitError, RunTimeoutError
 from onward_server.settings import CrossCheckSettings
 
-__all__ = ["LIMITS", "Finding", "Pair", "checked"]
+__all__ = ["LIMITS", "Finding", "Pair", "checked", "located"]
 
 LIMITS = (LimitError, MemoryLimitError, RunTimeoutError, UnsupportedError)
 """Errors of a witness that say nothing about the answer: it was not computed."""
@@ -55,3 +56,25 @@ def checked(
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is a finding too
             findings.append(ExecutionError(f"{type(error).__name__}: {error}"))
     return findings
+
+
+def located(path: Path, inputs: Mapping[str, Array], settings: CrossCheckSettings) -> str:
+    """Where the engines part when a request is computed again, node by node; empty: they agree.
+
+    Args:
+        path: the model's file.
+        inputs: of the request.
+        settings: tolerances.
+
+    Raises:
+        OnwardError: it cannot be found out, such as of a model with random nodes.
+    """
+    from onward.verify import Tolerance, compare
+
+    names = ("float16", "bfloat16", "float32", "float64")
+    bounds = {name: settings.tolerance_of(name) for name in names}
+    tolerance = {
+        name: Tolerance(bound.atol, bound.rtol) for name, bound in bounds.items() if bound is not None
+    }
+    report = compare(path, inputs, tolerance=tolerance)
+    return "" if report.passed else str(report.first_difference or report.failures[0])

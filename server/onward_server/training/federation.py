@@ -15,6 +15,7 @@ import numpy as np
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.repository import MODEL_FILE, is_name
 from onward_server.errors import ControlError, MemoryLimitError, ModelUnavailableError, RequestError
+from onward_server.storage import kept
 from onward_server.training.store import Job
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Federation:
         layout = await self._layout(model, version)
         values = _checked(buffer, layout)
         async with self._lock:
-            return await asyncio.to_thread(self._keep, layout, name, contributor, weight, values)
+            with kept("the delta"):
+                return await asyncio.to_thread(self._keep, layout, name, contributor, weight, values)
 
     async def average(self, model: str, version: str, name: str, at_least: int, title: str) -> Job:
         """The version plus the weighted mean of a round's deltas, as a completed job that can be promoted.
@@ -129,7 +131,8 @@ class Federation:
         return known or (await self._parameters(served.name, served.version)).layout
 
     async def _parameters(self, name: str, version: int) -> Parameters:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        with kept("the server's scratch folder"):
+            self._scratch.mkdir(parents=True, exist_ok=True)
         target = self._scratch / f"{time.time_ns():x}.parameters"
         try:
             found = await self._service.promotions.run(
@@ -161,12 +164,16 @@ class Federation:
         weights[contributor] = weight
         if len(weights) > _CONTRIBUTORS or len(weights) * values.nbytes > self._service.settings.data_bytes:
             raise MemoryLimitError(f"round {name!r} has {len(weights) - 1} deltas already, as many as it may")
-        part = folder / f"{contributor}.part"
-        part.write_bytes(values.tobytes())
-        part.replace(folder / f"{contributor}.delta")
-        part = folder / f"{_WEIGHTS}.part"
-        part.write_text(json.dumps(weights))
-        part.replace(folder / _WEIGHTS)
+        for target, content in (
+            (folder / f"{contributor}.delta", values.tobytes()),
+            (folder / _WEIGHTS, json.dumps(weights).encode()),
+        ):
+            part = target.with_name(target.name + ".part")
+            try:
+                part.write_bytes(content)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
         return len(weights), sum(weights.values())
 
     def _weights(self, folder: Path) -> dict[str, float]:
@@ -189,9 +196,10 @@ class Federation:
     async def _made(self, layout: Layout, values: np.ndarray[Any, Any], title: str) -> Job:
         writing = self._scratch / f"{time.time_ns():x}"
         try:
-            for part in ("work", "trained"):
-                await asyncio.to_thread((writing / part).mkdir, parents=True)
-            await asyncio.to_thread((writing / "buffer").write_bytes, values.tobytes())
+            with kept("the job's folder"):
+                for part in ("work", "trained"):
+                    await asyncio.to_thread((writing / part).mkdir, parents=True)
+                await asyncio.to_thread((writing / "buffer").write_bytes, values.tobytes())
             found = await self._service.promotions.run(
                 "combine",
                 model=str(self._file(layout.model, layout.version)),

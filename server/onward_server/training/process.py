@@ -16,6 +16,7 @@ from onward import errors
 from onward.errors import OnwardError
 from onward_server import errors as server_errors
 from onward_server.errors import ExecutionError, MemoryLimitError, WorkerLostError
+from onward_server.storage import kept
 
 __all__ = ["Listener", "TaskProcess"]
 
@@ -47,10 +48,11 @@ class TaskProcess:
 
         Raises:
             OnwardError: what the task raised.
+            StorageError: its log cannot be written.
             WorkerLostError: the process ended without a word.
         """
         environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, str(task["threads"]))}
-        with self._log.open("ab") as log:
+        with kept("the job's log"), self._log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "onward_server.training.runner"),
                 stdin=asyncio.subprocess.PIPE,

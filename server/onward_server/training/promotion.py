@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -22,7 +23,9 @@ from onward_server.errors import (
     ModelUnavailableError,
     OverloadedError,
     RequestError,
+    StorageFullError,
 )
+from onward_server.storage import kept
 from onward_server.training.process import TaskProcess
 from onward_server.training.requests import data_place
 from onward_server.training.store import Job, LineageRecord, Store
@@ -161,10 +164,7 @@ class Promotions:
                 raise GateError(f"onnxruntime does not agree with it: {found['difference']}")
             self._check_interface(name, found["interface"], request.other_interface)
             folder = self._plane.settings.repository / name
-            try:
-                version = await asyncio.to_thread(_copied, source.parent, folder, job)
-            except OSError as error:
-                raise ControlError(f"the repository cannot be written: {error.strerror}") from error
+            version = await asyncio.to_thread(_copied, source.parent, folder, job)
             entry = LineageRecord(
                 model=name,
                 version=version,
@@ -186,7 +186,8 @@ class Promotions:
             except BaseException:
                 await asyncio.to_thread(shutil.rmtree, folder / str(version), True)
                 await asyncio.to_thread(shutil.rmtree, ready, True)
-                await self._service.stored(self._store.drop, entry)
+                with suppress(StorageError):
+                    await self._service.stored(self._store.drop, entry)
                 raise
             return entry
 
@@ -214,16 +215,19 @@ class Promotions:
             if not before:
                 raise ControlError(f"model {name!r} has no version before {newest}")
             here, away = folder / str(newest), folder / f"{_WITHDRAWN}{newest}"
-            try:
-                here.rename(away)
-            except OSError as error:
-                raise ControlError(f"the repository cannot be written: {error.strerror}") from error
-            try:
-                await self._plane.publish(name, max(before))
-            except BaseException:
-                away.rename(here)
-                raise
             await self._service.stored(self._store.withdraw, name, newest, time.time())
+            try:
+                with _repository():
+                    here.rename(away)
+                try:
+                    await self._plane.publish(name, max(before))
+                except BaseException:
+                    away.rename(here)
+                    raise
+            except BaseException:
+                with suppress(StorageError):
+                    await self._service.stored(self._store.withdraw, name, newest, 0.0)
+                raise
             return newest, max(before)
 
     async def lineage(self, name: str, version: str = "") -> list[LineageRecord]:
@@ -343,12 +347,29 @@ def _numbers(folder: Path) -> list[int]:
 
 def _copied(source: Path, folder: Path, job: Job) -> int:
     """Copy a trained model beside the versions of a model; the number that it will have."""
-    folder.mkdir(exist_ok=True)
     ready = folder / f".new-{job.id}"
     shutil.rmtree(ready, ignore_errors=True)
-    shutil.copytree(source, ready)
+    try:
+        with _repository():
+            folder.mkdir(exist_ok=True)
+            shutil.copytree(source, ready)
+    except BaseException:
+        shutil.rmtree(ready, ignore_errors=True)
+        raise
     gone = [path.name.removeprefix(_WITHDRAWN) for path in folder.glob(f"{_WITHDRAWN}*")]
     return max([*_numbers(folder), *(int(name) for name in gone if is_version(name))], default=0) + 1
+
+
+@contextmanager
+def _repository() -> Iterator[None]:
+    """Around changes of the repository, which may be one that the server can only read."""
+    try:
+        with kept("the repository"):
+            yield
+    except StorageFullError:
+        raise
+    except StorageError as error:
+        raise ControlError(str(error)) from error
 
 
 def _check_content(path: Path, job: Job) -> None:

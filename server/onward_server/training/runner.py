@@ -72,9 +72,12 @@ def _bound(task: Mapping[str, Any]) -> None:
 
 def _tell_error(teller: _Teller, error: Exception) -> None:
     from onward.errors import OnwardError
+    from onward_server.storage import is_full
 
     if isinstance(error, MemoryError):
         kind, text = "MemoryLimitError", "the job needs more memory than it may have"
+    elif is_full(error):
+        kind, text = "StorageFullError", "the server's disk is full"
     elif isinstance(error, OnwardError):
         kind, text = type(error).__name__, str(error)[:_MAX_TEXT]
     else:
@@ -182,6 +185,7 @@ def _fetch(task: Mapping[str, Any]) -> None:
     if target.is_file():
         return
     from onward.errors import ConfigError, DataError, StorageError
+    from onward_server.storage import is_full
 
     try:
         import fsspec
@@ -200,8 +204,10 @@ def _fetch(task: Mapping[str, Any]) -> None:
     except DataError:
         part.unlink(missing_ok=True)
         raise
-    except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+    except Exception as error:
         part.unlink(missing_ok=True)
+        if is_full(error):
+            raise
         print(f"{task['url']}: {type(error).__name__}: {error}", file=sys.stderr)
         raise StorageError("the data's URL cannot be read; the server's log has the details") from None
     part.replace(target)

@@ -29,6 +29,7 @@ from onward_server.errors import (
     RequestError,
 )
 from onward_server.settings import TrainingSettings
+from onward_server.storage import kept
 from onward_server.training.batches import BatchWriter
 from onward_server.training.federation import Federation
 from onward_server.training.process import TaskProcess
@@ -170,6 +171,7 @@ class TrainingService:
             ModelNotFoundError: the repository has no such model or version.
             OverloadedError: too many wait already.
             MemoryLimitError: the batches have more bytes than allowed.
+            StorageFullError: the disk is full.
         """
         if len(start.title) > _MAX_TITLE:
             raise RequestError(f"title: give at most {_MAX_TITLE} characters")
@@ -181,23 +183,22 @@ class TrainingService:
         self._check_room()
         writing = self._folder / "incoming" / f"{time.time_ns():x}"
         try:
-            await asyncio.to_thread((writing / "work").mkdir, parents=True)
-            if batches is not None:
-                await self._collect(writing, batches)
-            job = Job(
-                id="",
-                number=0,
-                title=start.title,
-                configuration=to_toml(run),
-                parent_model=parent,
-                parent_version=version,
-                url=place.url,
-                fetched=place.link if place.url else "",
-                epochs=run.epochs,
-            )
-            return await self.whole(self._accept(writing, job, place))
-        except OSError as error:
-            raise StorageError(f"the job's folder cannot be written: {error}") from error
+            with kept("the job's folder"):
+                await asyncio.to_thread((writing / "work").mkdir, parents=True)
+                if batches is not None:
+                    await self._collect(writing, batches)
+                job = Job(
+                    id="",
+                    number=0,
+                    title=start.title,
+                    configuration=to_toml(run),
+                    parent_model=parent,
+                    parent_version=version,
+                    url=place.url,
+                    fetched=place.link if place.url else "",
+                    epochs=run.epochs,
+                )
+                return await self.whole(self._accept(writing, job, place))
         finally:
             await asyncio.to_thread(shutil.rmtree, writing, True)
 
@@ -312,9 +313,12 @@ class TrainingService:
             elif self._jobs[job.id] is job:
                 self._jobs[job.id] = before
             raise
-        if (changed := self._changed.pop(job.id, None)) is not None:
-            changed.set()
+        self._tell(job.id)
         return job
+
+    def _tell(self, identity: str) -> None:
+        if (changed := self._changed.pop(identity, None)) is not None:
+            changed.set()
 
     def _parent(self, start: Start) -> tuple[str, int]:
         if not start.model:
@@ -386,9 +390,17 @@ class TrainingService:
         try:
             await self._run_to_end(identity, process)
         except StorageError as error:
+            # what is stored says that it runs: a server that starts takes it up again
             _LOG.error("%s: %s", identity, error)
             job = self._jobs[identity]
-            self._jobs[identity] = replace(job, state="failed", reason="the store of jobs cannot be written")
+            self._jobs[identity] = replace(
+                job,
+                state="failed",
+                reason=self._reason(str(error)),
+                ended=time.time(),
+                resumable=(self.folder_of(job) / "checkpoint").is_file(),
+            )
+            self._tell(identity)
         finally:
             self._running.pop(identity, None)
             self._cancelling.discard(identity)
@@ -399,6 +411,8 @@ class TrainingService:
         folder = self.folder_of(job)
         events: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue()
         noting = asyncio.get_running_loop().create_task(self._note_all(identity, events))
+        # a run that nobody can be told of is not gone on with
+        noting.add_done_callback(lambda _: process.kill())
         task = self.task(
             job,
             "train",

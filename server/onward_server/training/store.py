@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
-from onward.errors import ConfigError, StorageError
+from onward.errors import ConfigError
+from onward_server.storage import kept
 
 __all__ = ["Job", "JobEvent", "JobState", "LineageRecord", "Store"]
 
@@ -149,16 +150,13 @@ class Store:
             StorageError: nothing can be written.
         """
         rows = [(job.id, e.sequence, e.time, e.kind, json.dumps(e.fields)) for e in events]
-        try:
-            with self._base:
-                self._base.execute(
-                    "INSERT INTO jobs VALUES (?, ?, ?) "
-                    "ON CONFLICT (number) DO UPDATE SET content = excluded.content",
-                    (job.number, job.id, json.dumps(asdict(job))),
-                )
-                self._base.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise StorageError(f"the store of jobs cannot be written: {error}") from error
+        with kept("the store of jobs"), self._base:
+            self._base.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?) "
+                "ON CONFLICT (number) DO UPDATE SET content = excluded.content",
+                (job.number, job.id, json.dumps(asdict(job))),
+            )
+            self._base.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
 
     def events(self, job: str, after: int, limit: int) -> list[JobEvent]:
         """Events of a job after one, in order."""
@@ -170,8 +168,12 @@ class Store:
         return [JobEvent(s, t, kind, json.loads(fields)) for s, t, kind, fields in rows]
 
     def forget(self, job: Job) -> None:
-        """Drop a job and its events; what came of it stays in the lineage."""
-        with self._base:
+        """Drop a job and its events; what came of it stays in the lineage.
+
+        Raises:
+            StorageError: nothing can be written.
+        """
+        with kept("the store of jobs"), self._base:
             self._base.execute("DELETE FROM events WHERE job = ?", (job.id,))
             self._base.execute("DELETE FROM jobs WHERE number = ?", (job.number,))
 
@@ -181,18 +183,19 @@ class Store:
         Raises:
             StorageError: nothing can be written.
         """
-        try:
-            with self._base:
-                self._base.execute(
-                    "INSERT OR REPLACE INTO versions VALUES (?, ?, ?)",
-                    (entry.model, entry.version, json.dumps(asdict(entry))),
-                )
-        except sqlite3.Error as error:
-            raise StorageError(f"the store of versions cannot be written: {error}") from error
+        with kept("the store of versions"), self._base:
+            self._base.execute(
+                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?)",
+                (entry.model, entry.version, json.dumps(asdict(entry))),
+            )
 
     def drop(self, entry: LineageRecord) -> None:
-        """Take back a record of a version that did not come to be."""
-        with self._base:
+        """Take back a record of a version that did not come to be.
+
+        Raises:
+            StorageError: nothing can be written.
+        """
+        with kept("the store of versions"), self._base:
             self._base.execute(
                 "DELETE FROM versions WHERE model = ? AND version = ?", (entry.model, entry.version)
             )
@@ -205,7 +208,11 @@ class Store:
         return [LineageRecord(**json.loads(content)) for (content,) in rows]
 
     def withdraw(self, model: str, version: int, time: float) -> None:
-        """Note that a version was rolled back."""
+        """Note that a version was rolled back; 0 takes it back.
+
+        Raises:
+            StorageError: nothing can be written.
+        """
         for entry in self.lineage(model):
             if entry.version == version:
                 self.record(replace(entry, withdrawn=time))

@@ -18,7 +18,7 @@ from onward.graph import Array, TensorSpec
 from onward_protos.tensors import datatype_of
 from onward_server.dataplane.executors import ENGINES, Executor
 from onward_server.dataplane.validation import check_transferable
-from onward_server.dataplane.witness import Pair, checked
+from onward_server.dataplane.witness import Pair, checked, located
 from onward_server.errors import ExecutionError, MemoryLimitError
 from onward_server.settings import CrossCheckSettings
 from onward_server.workers.memory import Region
@@ -69,9 +69,7 @@ def spec_from(entry: list[Any]) -> TensorSpec:
 def _open(
     executors: dict[str, Executor], header: Mapping[str, Any], source: Region, target: Region
 ) -> dict[str, Any]:
-    limit = int(header["memory"])
-    if limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    _bound(header)
     executor = ENGINES[header["engine"]](Path(header["path"]), int(header["threads"]))
     check_transferable([*executor.inputs, *executor.outputs])
     executors[header["key"]] = executor
@@ -110,6 +108,20 @@ def _check(
     return {"results": [_failed(r) if isinstance(r, OnwardError) else asdict(r) for r in results]}
 
 
+def _locate(
+    executors: dict[str, Executor], header: Mapping[str, Any], source: Region, target: Region
+) -> dict[str, Any]:
+    _bound(header)
+    arrays = source.read(header["tensors"], copy=True)
+    return {"text": located(Path(header["path"]), arrays, _settings(header["settings"]))}
+
+
+def _bound(header: Mapping[str, Any]) -> None:
+    limit = int(header["memory"])
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 @lru_cache(64)
 def _settings(text: str) -> CrossCheckSettings:
     return CrossCheckSettings.model_validate_json(text)
@@ -126,6 +138,7 @@ _CALLS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "open": _open,
     "run": _run,
     "check": _check,
+    "locate": _locate,
     "close": _close,
 }
 

@@ -364,3 +364,27 @@ async def test_a_job_beyond_its_bounds_fails_alone(servers: Any, bound: Any, rea
     job = await outside.done((await outside.start()).id)
     assert (job.state, job.reason) == ("failed", reason)
     assert await outside.code(outside.start()) == "OK", "the server goes on"
+
+
+@pytest.mark.slow
+async def test_a_full_disk_refuses_new_jobs_and_fails_the_running_one_which_goes_on_later(
+    servers: Any,
+) -> None:
+    outside = await servers()
+    service = outside.server.training
+
+    def bound(pages: int) -> None:
+        service._store._base.execute(f"PRAGMA max_page_count = {pages}")
+
+    job = await outside.start({**MLP, "epochs": 300, "checkpoint": {"every": 5}})
+    while not (await outside.call("Get", messages.JobRequest(id=job.id), messages.Job)).resumable:
+        await asyncio.sleep(0.02)
+    await service.stored(bound, 1)
+    codes = [await outside.code(outside.start()) for _ in range(12)]
+    assert codes[-1] == "RESOURCE_EXHAUSTED: the store of jobs cannot be written: the server's disk is full"
+    failed = await outside.done(job.id)
+    assert (failed.state, failed.resumable) == ("failed", True)
+    assert failed.reason == "the store of jobs cannot be written: the server's disk is full"
+    await service.stored(bound, 1_000_000)
+    await outside.call("Resume", messages.JobRequest(id=job.id), messages.Job)
+    assert (await outside.done(job.id)).state == "completed"

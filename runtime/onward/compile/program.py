@@ -35,7 +35,7 @@ __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "spec
 
 _SMALL = 16
 
-_BODY_OPSET = 21
+_BODY_OPSET = 25
 """Of the standard operators that bodies of our own operators are written in."""
 
 _FOLD_LIMIT = 1 << 16

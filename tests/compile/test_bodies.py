@@ -212,3 +212,9 @@ def test_blocks_of_space(mode: str, dtype: type) -> None:
 def test_shrinking() -> None:
     x: dict[str, Any] = {"x": np.concatenate([EDGES, X.reshape(-1)])}
     _equal(lambda g, v: g.Shrink(v, bias=0.25, lambd=0.5), x)
+
+
+def test_bodies_that_are_an_operand_or_constant() -> None:
+    _equal(lambda g, v: g.Pad(v, g.const([0] * 6, np.int64), mode="reflect"), {"x": X})
+    _equal(lambda g, v: g.Hardmax(v, axis=1), {"x": X[:0]})
+    _equal(lambda g, v: g.Neg(g.Pad(v, g.const([0] * 6, np.int64), mode="edge")), {"x": X})

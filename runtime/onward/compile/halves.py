@@ -91,6 +91,8 @@ def _widened(
 def _computes(operation: Operation) -> bool:
     """Whether there may be kernels for what an operation asks for."""
     request = operation.request
+    if isinstance(request, requests.Body) and request.rounds:
+        return False
     return rule_for(request) is not None or splitter_for(request) is not None
 
 

@@ -35,7 +35,7 @@ __all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "spec
 
 _SMALL = 16
 
-_BODY_OPSET = 21
+_BODY_OPSET = 25
 """Of the standard operators that bodies of our own operators are written in."""
 
 _FOLD_LIMIT = 1 << 16
@@ -224,6 +224,8 @@ def written(program: Program, operation: Operation) -> list[Operation]:
     operator: Any = operation.operator
     found = operator.expand(g, *operation.inputs)
     results = found if isinstance(found, tuple) else (found,)
+    given = {v for v in (*operation.inputs, *graph.initializers.values()) if v is not None}
+    results = tuple(g.Identity(v) if v in given else v for v in results)
     inner = replace(program, operations=[], trace=[])
     known = {v: ir.tensor(program.constants[v]) for v in operation.inputs if v in program.constants}
     for value in graph.initializers.values():
@@ -233,6 +235,7 @@ def written(program: Program, operation: Operation) -> list[Operation]:
     for node in graph:
         _specialize_node(graph.opset_imports, node, inner, known)
     names = dict(zip(results, operation.outputs, strict=True))
+    program.constants.update((y, program.constants[v]) for v, y in names.items() if v in program.constants)
     for value in _values(inner):
         shape = static_shape(value)
         if shape is None or value.dtype is None:

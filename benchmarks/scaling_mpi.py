@@ -1,20 +1,24 @@
-"""How well training divides among MPI ranks: measured here with two, predicted for more.
+"""How well training divides among MPI ranks: measured here, predicted for more.
 
     python -m benchmarks.scaling_mpi lenet5 --batch 512
 
-measures, in turns, one process with two threads and two ranks of one thread each at the same batch, and the
-latency and bandwidth of an all-reduce between the ranks. The prediction for R ranks replays the buckets of a
-training step: gradients become ready evenly over the backward pass, two thirds of a step; exchanges come in
-turn; what is not done when the backward pass ends is waited for. An all-reduce of n bytes takes
-2 (R - 1) / R n / bandwidth + 2 ceil(log2 R) latency (R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of
-collective communication operations in MPICH", IJHPCA 2005). The batch of each rank stays the same.
+measures, in turns, one process with two threads and two ranks of one thread each at the same batch. Then it
+lets two ranks, and four, do steps with the exchange of gradients and steps without it, in turns, and sets the
+share of time that the exchange leaves beside what the model of `benchmarks.scaling_model` says for this
+machine: for the latency and bandwidth of an all-reduce between the ranks here.
+
+    python -m benchmarks.scaling_mpi --predict --svg docs/scaling.svg
+
+predicts 2 to 1,024 ranks for the networks of the zoo, each rank with one thread and the batch of the
+benchmarks. What a step does is measured on one process with the plan that ranks have: when each bucket of
+gradients is ready, and when the first sum is needed, in processor time, as the machine may be busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import math
 import os
 import shutil
 import statistics
@@ -22,172 +26,304 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
+from benchmarks.scaling_model import NETWORKS, RANKS, Network, Schedule, efficiency, plot
+from benchmarks.suite.cases import CASES, find
 
+from onward.autodiff import Collective
+from onward.engine import Foreign, register_foreign
 from onward.nn import zoo
-from onward.parallel import launched, world
-from onward.train import Callback, Trainer
+from onward.parallel import MPICommunicator, world
+from onward.train import SGD, Callback, Trainer
 from onward.train.run import Run
 
-__all__ = ["Network", "efficiency", "main"]
+__all__ = ["main"]
 
-NETWORKS = {"10 Gbit/s Ethernet": (20e-6, 1.1e9), "100 Gbit/s InfiniBand": (2e-6, 11e9)}
-"""Seconds of latency and bytes a second, as is typical."""
-RANKS = (2, 4, 8, 16, 64, 256, 1024)
-_BACKWARD = 2 / 3
-_SHORT = 64.0
+_NAME = "benchmark-schedule"
+_CELL = {1: 4, 11: 8}
+_QUICK = 0.1
+"""Of steps with an exchange and without one, and of exchanges: as a machine is in its quiet moments."""
+_SHOWN = (2, 8, 64, 1024)
 
 
-@dataclass(frozen=True)
-class Network:
-    """What an all-reduce costs.
+@final
+class _Clock:
+    """A function of plans that writes down when it is called, in processor time."""
 
-    Attributes:
-        latency: seconds of a message without contents.
-        bandwidth: bytes a second.
-    """
+    def __init__(self) -> None:
+        kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+        self.started: list[tuple[float, float]] = []
+        self.waited: list[float] = []
+        self._entries = kind(self._start), kind(self._wait)  # keeps the addresses alive
+        addresses = [ctypes.cast(entry, ctypes.c_void_p).value or 0 for entry in self._entries]
+        register_foreign(_NAME, Foreign(*addresses))
 
-    latency: float
-    bandwidth: float
+    def _start(self, args: Any) -> int:
+        self.started.append((time.process_time(), float(args[2] * _CELL[args[3]])))
+        return 0
 
-    def all_reduce(self, nbytes: float, ranks: int) -> float:
-        """Seconds that so many ranks need to sum so many bytes."""
-        if ranks == 1:
-            return 0.0
-        return (
-            2 * (ranks - 1) / ranks * nbytes / self.bandwidth + 2 * math.ceil(math.log2(ranks)) * self.latency
+    def _wait(self, args: Any) -> int:
+        self.waited.append(time.process_time())
+        return 0
+
+    def clear(self) -> float:
+        """Forget what was; the time."""
+        self.started.clear()
+        self.waited.clear()
+        return time.process_time()
+
+
+@final
+class _Steps(Callback):
+    """The schedule of each step."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+        self._begun = 0.0
+        self.found: list[Schedule] = []
+
+    def on_train_begin(self, run: Run) -> None:
+        self._begun = self._clock.clear()
+
+    def on_step_end(self, run: Run) -> None:
+        begun, now = self._begun, time.process_time()
+        buckets = [(at - begun, nbytes) for at, nbytes in self._clock.started]
+        self.found.append(Schedule(now - begun, buckets, self._clock.waited[0] - begun))
+        self._begun = self._clock.clear()
+
+
+def schedules(names: Sequence[str], steps: int) -> dict[str, Schedule]:
+    """By network, the fastest of some steps of one rank with one thread."""
+    clock = _Clock()
+    found = {}
+    for name in names:
+        case = find(name)
+        trainer = Trainer(
+            zoo.build(name, **case.options),
+            "cross_entropy",
+            SGD(0.01, momentum=0.9),
+            threads=1,
+            gradient_transforms=[Collective(_NAME)],
         )
+        batch = case.batches[0]
+        taken = _Steps(clock)
+        trainer.fit(case.batch(batch * 2), batch_size=batch, progress=False)
+        trainer.fit(case.batch(batch * steps), batch_size=batch, progress=False, callbacks=[taken])
+        found[name] = min(taken.found, key=lambda each: each.step)
+        print(
+            f"{name}: {found[name].step * 1e3:.1f} ms a step of {batch}, gradients of "
+            f"{sum(n for _, n in found[name].buckets) / 1e6:.1f} MB in {len(found[name].buckets)} buckets, "
+            f"the first after {found[name].buckets[0][0] / found[name].step:.0%} of it",
+            flush=True,
+        )
+    return found
 
 
-def efficiency(step: float, buckets: Sequence[float], network: Network, ranks: int) -> float:
-    """The share of its time in which a rank computes.
+@final
+class _Switched:
+    """MPI ranks whose gradients are exchanged or not, as a switch says."""
 
-    Args:
-        step: seconds that a rank computes for a step.
-        buckets: bytes, in the order in which they become ready.
-        network: between the ranks.
-        ranks: how many.
-    """
-    total = sum(buckets) or 1.0
-    begin = step * (1 - _BACKWARD)
-    free = begin
-    ready = 0.0
-    for nbytes in buckets:
-        ready += nbytes
-        free = max(free, begin + step * _BACKWARD * ready / total) + network.all_reduce(nbytes, ranks)
-    return step / (max(step, free) + network.all_reduce(_SHORT, ranks))
+    def __init__(self, inner: MPICommunicator) -> None:
+        self.inner, self.on = inner, True
+        self.rank, self.size = inner.rank, inner.size
+        self.all_reduce_start, self.all_reduce_wait = inner.all_reduce_start, inner.all_reduce_wait
+        self.broadcast, self.barrier = inner.broadcast, inner.barrier
+
+    def calls(self, operation: Any) -> Any:
+        """Native calls behind the switch."""
+        return _SwitchedCalls(self, self.inner.calls(operation))
 
 
-class _Clock(Callback):
+@final
+class _SwitchedCalls:
+    def __init__(self, ranks: _Switched, inner: Any) -> None:
+        self._ranks, self._inner = ranks, inner
+        self.functions, self.counted = inner.functions, inner.counted
+
+    @property
+    def active(self) -> bool:
+        return bool(self._inner.active)
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        self._inner.active = value and self._ranks.on
+
+
+@final
+class _Ends(Callback):
     """When steps ended."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.times: list[float] = []
 
     def on_step_end(self, run: Run) -> None:
-        self.ends.append(time.perf_counter())
+        self.times.append(time.perf_counter())
 
 
-def _data(trainer: Trainer, count: int) -> tuple[Any, Any]:
-    rng = np.random.default_rng(0)
-    (spec,) = trainer.inputs
-    shape = (count, *(d for d in (spec.shape or ())[1:] if isinstance(d, int)))
-    x = rng.integers(0, 2, shape) if "int" in str(spec.dtype).lower() else rng.standard_normal(shape)
-    return x.astype(np.int64 if x.dtype.kind == "i" else np.float32), rng.integers(0, 2, count)
+@final
+class _Turns(Callback):
+    """Steps with an exchange and without one, in turns; seconds of each."""
+
+    def __init__(self, ranks: _Switched, steps: int) -> None:
+        self._ranks, self._steps = ranks, steps
+        self._state: dict[str, Any] = {}
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._begun = 0.0
+
+    def on_train_begin(self, run: Run) -> None:
+        self._state = {name: array.copy() for name, array in run.session.state.items()}
+        self._next(True)
+
+    def on_step_end(self, run: Run) -> None:
+        self.seconds[self._ranks.on].append(time.perf_counter() - self._begun)
+        if run.step == self._steps:  # steps without an exchange have driven the ranks apart
+            run.replace_state(self._state)
+        self._next(not self._ranks.on)
+
+    def _next(self, on: bool) -> None:
+        self._ranks.on = on
+        self._ranks.barrier()
+        self._begun = time.perf_counter()
 
 
-def _work(name: str, options: dict[str, Any], batch: int, steps: int, threads: int) -> None:
-    """One rank, or the one process: prints seconds a step, and what an all-reduce costs."""
-    ranks = None if launched() is None else world()
-    trainer = Trainer(
-        zoo.build(name, **options), "cross_entropy", "sgd", threads=threads, parallel="mpi" if ranks else None
-    )
-    x, y = _data(trainer, batch * steps)
-    trainer.fit((x[: 2 * batch], y[: 2 * batch]), batch_size=batch, progress=False)
-    before = [(t.waiting, t.communicating) for t in trainer.times]
-    clock = _Clock()
-    trainer.fit((x, y), batch_size=batch, progress=False, callbacks=[clock])
-    found: dict[str, Any] = {"step": statistics.median(np.diff(clock.ends))}
-    if ranks is not None:
-        mine = trainer.times[ranks.rank]
-        waited, under_way = mine.waiting - before[ranks.rank][0], mine.communicating - before[ranks.rank][1]
-        found |= {"waiting": waited / steps, "communicating": under_way / steps}
-        for key, count, turns in (("small", 1, 300), ("large", 1 << 20, 20)):
-            block = np.zeros(count, np.float32)
-            samples = []
-            for _ in range(turns):
-                ranks.barrier()
-                started = time.perf_counter()
-                ranks.all_reduce_wait(ranks.all_reduce_start(block))
-                samples.append(time.perf_counter() - started)
-            found[key] = statistics.median(samples)
-    found["bytes"] = [a.nbytes for name, a in trainer.weights().items() if name in trainer.step.parameters]
-    if ranks is None or ranks.rank == 0:
+def _exchanges(ranks: MPICommunicator, count: int, turns: int) -> list[float]:
+    """Seconds of an all-reduce of so many float32."""
+    block = np.zeros(count, np.float32)
+    samples = []
+    for _ in range(turns):
+        ranks.barrier()
+        begun = time.perf_counter()
+        ranks.all_reduce_wait(ranks.all_reduce_start(block))
+        samples.append(time.perf_counter() - begun)
+    return samples
+
+
+def _work(name: str, batch: int, steps: int, kind: str) -> None:
+    """One process, or one rank: prints what it found."""
+    case = find(name)
+    model = zoo.build(name, **case.options)
+    found: dict[str, Any] = {}
+    if kind == "switched":
+        ranks = _Switched(world())
+        trainer = Trainer(model, "cross_entropy", SGD(0.001), threads=1, parallel=ranks)
+        turns = _Turns(ranks, 2 * steps)
+        share = batch * ranks.size
+        trainer.fit(case.batch(2 * share), batch_size=share, progress=False)
+        trainer.fit(case.batch(2 * steps * share), batch_size=share, progress=False, callbacks=[turns])
+        found["on"], found["off"] = turns.seconds[True], turns.seconds[False]
+        found["short"] = _exchanges(ranks.inner, 1, 200)
+        found["large"] = _exchanges(ranks.inner, 1 << 20, 40)
+        first = ranks.rank == 0
+    else:
+        threads = int(kind)
+        trainer = Trainer(
+            model, "cross_entropy", "sgd", threads=threads, parallel="mpi" if threads == 1 else None
+        )
+        trainer.fit(case.batch(2 * batch), batch_size=batch, progress=False)
+        ends = _Ends()
+        trainer.fit(case.batch((steps + 1) * batch), batch_size=batch, progress=False, callbacks=[ends])
+        found["step"] = statistics.median(np.diff(ends.times))
+        first = threads > 1 or world().rank == 0
+    if first:
         print(json.dumps(found), flush=True)
 
 
-def _buckets(sizes: Sequence[int], limit: int = 4 << 20) -> list[float]:
-    """Sizes of the parameters, the last layers' first, as `Collective` puts them together."""
-    buckets, held = [], 0.0
-    for size in reversed(sizes):
-        held += size
-        if held >= limit:
-            buckets.append(held)
-            held = 0.0
-    return [*buckets, held] if held else buckets
+def _run(command: Sequence[str], ranks: int) -> dict[str, Any]:
+    mpirun = shutil.which("mpirun") or str(Path(sys.executable).with_name("mpirun"))
+    launch = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+    done = subprocess.run([*launch, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join([*launch, *command])} ended with code {done.returncode}: {done.stderr}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _measure(name: str, batch: int, steps: int, rounds: int) -> None:
+    base = [sys.executable, "-m", "benchmarks.scaling_mpi", name, "--steps", str(steps)]
+    whole = [*base, "--batch", str(batch), "--work"]
+    pairs = []
+    for _ in range(rounds):
+        alone, joined = _run([*whole, "2"], 1)["step"], _run([*whole, "1"], 2)["step"]
+        pairs.append(alone / joined)
+        print(
+            f"two threads {alone * 1e3:.2f} ms a step of {batch}, two ranks {joined * 1e3:.2f} ms", flush=True
+        )
+    print(
+        f"{name}: efficiency of two ranks against two threads {statistics.median(pairs):.3f} "
+        f"({min(pairs):.3f} … {max(pairs):.3f})"
+    )
+    schedule = schedules([name], steps)[name]
+    cores = len(os.sched_getaffinity(0))
+    each = [*base, "--batch", str(find(name).batches[0]), "--work", "switched"]
+    network: Network | None = None
+    for ranks in (2, 4):
+        got = [_run(each, ranks) for _ in range(rounds)]
+        on, off, short, large = (
+            float(np.quantile([seconds for one in got for seconds in one[key]], _QUICK))
+            for key in ("on", "off", "short", "large")
+        )
+        if network is None:  # from two ranks; four are predicted from them
+            network = Network(short / 2, (1 << 22) / max(large - short, 1e-9), cores)
+            print(f"here: {network.latency * 1e6:.1f} us, {network.bandwidth / 1e9:.2f} GB/s")
+        # processes that are more than the cores take their turns at computing as well
+        stretched = off / schedule.step
+        exchange = schedule.replay(network, ranks, hidden=False) - schedule.step
+        print(
+            f"{ranks} ranks on {cores} cores: {on * 1e3:.2f} ms a step with the exchange of gradients, "
+            f"{off * 1e3:.2f} ms without ({stretched:.1f} times the processor time of a step); share of "
+            f"computing measured {off / on:.3f}, predicted {off / (off + exchange):.3f}",
+            flush=True,
+        )
+
+
+def _predict(names: Sequence[str], steps: int, faster: float, svg: Path | None) -> None:
+    found = {name: schedule.faster(faster) for name, schedule in schedules(names, steps).items()}
+    columns = [f"{label}, {ranks}" for label in NETWORKS for ranks in _SHOWN]
+    print("\n| network | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
+    for name, schedule in found.items():
+        cells = [
+            " … ".join(f"{efficiency(schedule, network, ranks, hidden=h):.2f}" for h in (False, True))
+            for network in NETWORKS.values()
+            for ranks in _SHOWN
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    if svg is not None:
+        svg.write_text(plot(found), "utf-8")
+        print(f"{svg}: {len(found)} networks, {RANKS[0]} to {RANKS[-1]:,} ranks")
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("network")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=10)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [case.network for case in CASES]
+    parser.add_argument("networks", nargs="*", metavar="network", help=", ".join(names))
+    parser.add_argument("--batch", type=int, help="of two threads and of two ranks together")
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--options", type=json.loads, default={}, help="of the network, as JSON")
-    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--predict", action="store_true", help="more ranks, for these networks or all")
+    parser.add_argument(
+        "--faster", type=float, default=1.0, help="with --predict: ranks that compute so many times as fast"
+    )
+    parser.add_argument("--svg", type=Path, help="with --predict: a plot")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.work is not None:
-        _work(args.network, args.options, args.batch, args.steps, args.work)
+    if unknown := [name for name in args.networks if name not in names]:
+        parser.error(f"no network {unknown[0]!r}: {', '.join(names)}")
+    if args.predict:
+        _predict(args.networks or names, args.steps, args.faster, args.svg)
         return 0
-    mpirun = shutil.which("mpirun") or str(Path(sys.executable).with_name("mpirun"))
-    base = [sys.executable, "-m", "benchmarks.scaling_mpi", args.network, "--batch", str(args.batch)]
-    base += ["--steps", str(args.steps), "--options", json.dumps(args.options), "--work"]
-    launch = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", "2"]
-    one: list[dict[str, Any]] = []
-    two: list[dict[str, Any]] = []
-    for _ in range(args.rounds):
-        for results, command in ((one, [*base, "2"]), (two, [*launch, *base, "1"])):
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
-            results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    alone = statistics.median(each["step"] for each in one)
-    best = min(two, key=lambda each: each["step"])
-    joined = statistics.median(each["step"] for each in two)
-    pairs = [a["step"] / b["step"] for a, b in zip(one, two, strict=True)]
-    print(f"{args.network}, batch {args.batch}: one process, two threads {alone * 1e3:.2f} ms a step")
-    print(
-        f"two ranks, one thread each {joined * 1e3:.2f} ms; efficiency {statistics.median(pairs):.3f} "
-        f"({min(pairs):.3f} … {max(pairs):.3f}); of a step's {best['step'] * 1e3:.2f} ms, "
-        f"{best['waiting'] * 1e3:.2f} were waited, {best['communicating'] * 1e3:.2f} were exchanges"
-    )
-    here = Network(best["small"] / 2, (1 << 22) / best["large"])
-    print(f"here: {here.latency * 1e6:.1f} us, {here.bandwidth / 1e9:.2f} GB/s")
-    compute = max(best["step"] - best["waiting"], 1e-9)
-    buckets = _buckets(best["bytes"])
-    measured = compute / best["step"]
-    print(
-        f"2 ranks here: share of computing measured {measured:.3f}, predicted "
-        f"{efficiency(compute, buckets, here, 2):.3f}"
-    )
-    print("\n| network | " + " | ".join(map(str, RANKS)) + " |\n|---" * 1 + "|---" * len(RANKS) + "|")
-    for label, (latency, bandwidth) in NETWORKS.items():
-        network = Network(latency, bandwidth)
-        cells = " | ".join(f"{efficiency(compute, buckets, network, ranks):.3f}" for ranks in RANKS)
-        print(f"| {label} | {cells} |")
+    if len(args.networks) != 1:
+        parser.error("name one network, or say --predict")
+    (name,) = args.networks
+    batch = args.batch or find(name).batches[-1]
+    if args.work is not None:
+        _work(name, batch, args.steps, args.work)
+        return 0
+    _measure(name, batch, args.steps, args.rounds)
     return 0
 
 

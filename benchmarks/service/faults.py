@@ -237,7 +237,7 @@ def main() -> int:
         write_endless(
             repository, config=f"engine = 'onnxruntime'\nrun_timeout = {_RUN_TIMEOUT}\n{_UNCHECKED}"
         )
-        write_filled(repository, config=f"engine = 'onnxruntime'\n{_UNCHECKED}")
+        write_filled(repository, config=_UNCHECKED)
         bounds = {
             "ONWARD_SERVER_WORKER_MEMORY_BYTES": str(_WORKER_BYTES),
             "ONWARD_SERVER_LIMITS__IDLE_SECONDS": str(_IDLE_SECONDS),

@@ -61,22 +61,10 @@ def write_models(folder: Path) -> None:
     """A model y = x for each datatype, and one with two inputs and two outputs."""
     for datatype, (element, _) in TYPES.items():
         kind = (element, ["n"])
-        _write(
-            folder,
-            f"identity_{datatype.lower()}",
-            [("Identity", ["x"], ["y"])],
-            {"x": kind},
-            {"y": kind},
-        )
+        _write(folder, f"identity_{datatype.lower()}", [("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})
     kind = (TensorProto.FLOAT, ["n", 3])
     nodes = [("Add", ["a", "b"], ["total"]), ("Mul", ["a", "b"], ["product"])]
-    _write(
-        folder,
-        "arithmetic",
-        nodes,
-        {"a": kind, "b": kind},
-        {"total": kind, "product": kind},
-    )
+    _write(folder, "arithmetic", nodes, {"a": kind, "b": kind}, {"total": kind, "product": kind})
 
 
 def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> None:
@@ -88,10 +76,7 @@ def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> No
     )
     path = folder / name / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
-        path,
-    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def check(transport: str, extension: str = "") -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -121,11 +106,7 @@ class Rest:
         connection.close()
         length = response.headers.get("Inference-Header-Content-Length")
         if length is not None:
-            return (
-                response.status,
-                json.loads(content[: int(length)]),
-                content[int(length) :],
-            )
+            return response.status, json.loads(content[: int(length)]), content[int(length) :]
         try:
             return response.status, json.loads(content) if content else None, b""
         except ValueError:
@@ -154,12 +135,7 @@ def pair(**fields: Any) -> pb.ModelInferRequest:
     tensors = [{"name": name, "datatype": "FP32", "shape": [1, 3]} for name in ("a", "b")]
     raw = [np.float32([1, 2, 3]).tobytes(), np.float32([4, 5, 6]).tobytes()]
     return pb.ModelInferRequest(
-        **{
-            "model_name": "arithmetic",
-            "inputs": tensors,
-            "raw_input_contents": raw,
-            **fields,
-        }
+        **{"model_name": "arithmetic", "inputs": tensors, "raw_input_contents": raw, **fields}
     )
 
 
@@ -193,10 +169,7 @@ def metadata_names_inputs_outputs_and_versions(stub: Any) -> None:
 @check("grpc")
 def raw_contents_are_answered(stub: Any) -> None:
     answer = stub.ModelInfer(pair(id="seven"))
-    same(
-        (answer.model_name, answer.model_version, answer.id),
-        ("arithmetic", "1", "seven"),
-    )
+    same((answer.model_name, answer.model_version, answer.id), ("arithmetic", "1", "seven"))
     same([o.name for o in answer.outputs], ["total", "product"])
     same(floats(answer.raw_output_contents[0]), [5, 7, 9])
 
@@ -205,12 +178,7 @@ def raw_contents_are_answered(stub: Any) -> None:
 def typed_contents_of_every_type_are_answered(stub: Any) -> None:
     for datatype, (_, values) in TYPES.items():
         given = [value.encode() if isinstance(value, str) else value for value in values]
-        tensor = {
-            "name": "x",
-            "datatype": datatype,
-            "shape": [2],
-            "contents": {FIELDS[datatype]: given},
-        }
+        tensor = {"name": "x", "datatype": datatype, "shape": [2], "contents": {FIELDS[datatype]: given}}
         request = pb.ModelInferRequest(model_name=f"identity_{datatype.lower()}", inputs=[tensor])
         answer = stub.ModelInfer(request)
         same(answer.outputs[0].datatype, datatype)
@@ -418,9 +386,7 @@ def json_of_every_type_is_answered(rest: Rest) -> None:
     for datatype, (_, values) in TYPES.items():
         tensor = {"name": "x", "datatype": datatype, "shape": [2], "data": values}
         status, answer, _ = rest(
-            "POST",
-            f"/v2/models/identity_{datatype.lower()}/infer",
-            {"inputs": [tensor]},
+            "POST", f"/v2/models/identity_{datatype.lower()}/infer", {"inputs": [tensor]}
         )
         same((status, answer["outputs"][0]["datatype"]), (200, datatype))
         same(answer["outputs"][0]["data"], values)
@@ -437,9 +403,7 @@ def ids_versions_and_outputs_over_http(rest: Rest) -> None:
 @check("http")
 def nested_data_is_taken(rest: Rest) -> None:
     status, answer, _ = rest(
-        "POST",
-        "/v2/models/arithmetic/infer",
-        {"inputs": [A, {**B, "data": [[4, 5, 6]]}]},
+        "POST", "/v2/models/arithmetic/infer", {"inputs": [A, {**B, "data": [[4, 5, 6]]}]}
     )
     same((status, answer["outputs"][0]["data"]), (200, [5, 7, 9]))
 
@@ -473,17 +437,9 @@ def unknown_models_are_refused_over_http(rest: Rest) -> None:
 @check("http", "binary_tensor_data")
 def binary_tensors_both_ways(rest: Rest) -> None:
     raw = np.float32([1, 2, 3]).tobytes()
-    tensor = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [3],
-        "parameters": {"binary_data_size": 12},
-    }
+    tensor = {"name": "x", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12}}
     header = json.dumps(
-        {
-            "inputs": [tensor],
-            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
-        }
+        {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
     ).encode()
     status, answer, tail = rest(
         "POST",

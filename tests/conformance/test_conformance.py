@@ -36,9 +36,7 @@ def test_a_wrong_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         answer = await right(plane, request)
         names = list(answer.outputs)
         object.__setattr__(
-            answer,
-            "outputs",
-            dict(zip(names, reversed(list(answer.outputs.values())), strict=True)),
+            answer, "outputs", dict(zip(names, reversed(list(answer.outputs.values())), strict=True))
         )
         return answer
 

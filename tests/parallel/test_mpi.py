@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import textwrap
 import time
@@ -37,7 +38,7 @@ def train(cwd: Path, ranks: int, *options: str) -> subprocess.CompletedProcess[s
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("two")
-    done = train(folder, 2, "--output", "a.onnx", "--checkpoint", "a.ckpt")
+    done = train(folder, 2, "--output", "a.onnx", "--checkpoint", "a.ckpt", "--per-rank")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -47,6 +48,9 @@ def test_two_ranks_train_as_one_does_and_tell_it_once(two: tuple[Path, str], tmp
     folder, told = two
     assert told.count("epoch 2/2") == told.count("written, takes") == 1
     assert "2 ranks: computing" in told
+    for rank in range(2):
+        assert told.count(f"rank {rank}: {socket.gethostname()}, process ") == 1
+    assert "\x1b" not in told  # ranks have a terminal that is none
     with pytest.raises(SystemExit) as ended:
         main([*TRAIN, "--output", str(tmp_path / "one.onnx")])
     assert ended.value.code == 0
@@ -125,6 +129,13 @@ def test_each_rank_opens_its_part_of_the_files(tmp_path: Path) -> None:
     table = tmp_path / "watched.csv"
     table.write_text("x,y,label\n" + "".join(f"{i},{i * i % 7},{'ab'[i % 2]}\n" for i in range(60)))
     assert opened(tmp_path, "--data", str(table), "--batch-size", "8") == [{"watched.csv"}, set()]
+
+
+@pytest.mark.slow
+def test_threads_move_exchanges_on_while_nobody_waits(tmp_path: Path) -> None:
+    done = start(2, "-m", "tests.parallel.overlap", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["overlapped"]
 
 
 @pytest.mark.slow
@@ -221,6 +232,49 @@ def test_a_terminated_rank_saves_where_all_ranks_are(tmp_path: Path) -> None:
     assert last["event"] == "finished"
     assert last["status"] == "cancelled"
     assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
+
+
+@pytest.mark.slow
+def test_nan_on_one_rank_ends_all_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    program = """
+        import numpy as np
+        from onward.data import Dataset, Loader
+        from onward.nn import zoo
+        from onward.parallel import world
+        from onward.train import Checkpoints, Trainer
+
+        x = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+        x[11] = 3e38  # the last batch's last sample: rank 1 has it
+        trainer = Trainer(zoo.mlp(input_shape=(4,)), "cross_entropy", parallel="mpi", threads=1)
+        loader = Loader(Dataset({"input": x}, np.arange(12) % 3, task="classification"), 4, shuffle=False)
+        trainer.fit(loader, callbacks=[Checkpoints("run.ckpt", every=1)], progress=False)
+    """
+    done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
+    assert done.returncode != 0
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("onward.errors.TrainingError")]
+    assert re.search(r"the loss became nan in epoch 1, step 3; rank 1, step 3: node '.*', operator ", told)
+    assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] == 2
+
+
+@pytest.mark.slow
+def test_ranks_started_with_other_options_are_named(tmp_path: Path) -> None:
+    first = [*command(1, "-c", CLI, *TRAIN)]
+    second = ["-n", "1", *first[first.index("1") + 1 :], "--data", "iris"]
+    done = subprocess.run(
+        [*first, ":", *second], capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=120
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr.count("error: ranks disagree on the option data.spec: rank 0 has 'digits', rank 1") == 1
+    )
+
+
+@pytest.mark.slow
+def test_a_missing_mpi_library_is_told_once(tmp_path: Path) -> None:
+    without = "import os; os.environ['MPI4PY_LIBMPI'] = '/none.so'; " + CLI
+    done = start(2, "-c", without, *TRAIN, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("error: mpi4py finds no MPI library (cannot load MPI library") == 1
 
 
 @pytest.mark.slow

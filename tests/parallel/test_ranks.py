@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,73 @@ def test_ranks_that_disagree_are_named() -> None:
         failing(other_data)
     with pytest.raises(ConfigError, match=r"ranks disagree on the number of epochs: .* ranks? 1.* has 3"):
         failing(other_epochs)
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"model": zoo.mlp(input_shape=(784,), hidden=(31,))}, "the shape of parameter"),
+        ({"model": zoo.mlp(input_shape=(784,), hidden=(30, 30))}, "the training step"),
+        ({"model": zoo.mlp(input_shape=(784,), hidden=(30,), activation="tanh")}, "the training step"),
+        ({"loss": CrossEntropy(label_smoothing=0.1)}, "the training step"),
+        ({"clip": Clip(norm=1.0)}, "the training step"),
+        ({"optimizer": SGD(0.2)}, "the optimizer"),
+        ({"accumulate": 2}, "the training step"),
+        ({"metrics": ["accuracy"]}, "the metrics"),
+        ({"seed": 1}, "the order seed"),
+        ({"synchronise": True}, "the synchronisation of batch normalization"),
+        ({"exchange": "bfloat16"}, "the type in which gradients travel"),
+        ({"shard": True}, "whether the optimizer's state is divided"),
+        ({"batch_size": 6}, "the batch size"),
+        ({"resume": "some.ckpt"}, "whether the run is resumed"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_ranks_with_other_options_are_named(own: dict[str, Any], named: str) -> None:
+    def work(ranks: ThreadCommunicator) -> None:
+        options = {"model": zoo.mlp(input_shape=(784,), hidden=(30,)), "optimizer": SGD(0.1)}
+        options |= own if ranks.rank == 1 else {}
+        fit = {"batch_size": options.pop("batch_size", 4), "resume": options.pop("resume", None)}
+        trainer = Trainer(options.pop("model"), threads=1, parallel=ranks, **options)
+        trainer.fit((np.zeros((8, 784), np.float32), np.arange(8)), progress=False, **fit)
+
+    with pytest.raises(ConfigError, match=f"ranks disagree on {named}.*rank 0 has .*rank 1 has"):
+        run_ranks(2, work)
+
+
+def test_ranks_with_other_versions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = threading.local()
+    monkeypatch.setattr("onward.train.trainer.current_versions", lambda: {"numpy": versions.numpy})
+
+    def work(ranks: ThreadCommunicator) -> None:
+        versions.numpy = f"2.{ranks.rank}"
+        trainer = Trainer(zoo.mlp(input_shape=(4,)), threads=1, parallel=ranks)
+        trainer.fit((np.zeros((8, 4), np.float32), np.arange(8)), batch_size=4, progress=False)
+
+    with pytest.raises(ConfigError, match=r"the version of numpy: rank 0 has '2.0', rank 1 has '2.1'"):
+        run_ranks(2, work)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"shard": True}], ids=["whole", "shard"])
+def test_where_sums_are_exact_ranks_are_one_process_to_the_bit(size: int, options: dict[str, Any]) -> None:
+    """Gradients of small integers over powers of two have no rounding, whatever the order of their sums."""
+
+    def trained(ranks: ThreadCommunicator | None) -> dict[str, Array]:
+        layers = zoo.mlp(4, input_shape=(5,), hidden=())
+        trainer = Trainer(
+            layers, "mse", SGD(2.0**-6), threads=1, parallel=ranks, **(options if ranks else {})
+        )
+        state = {k: np.round(a * 16) / 16 if a.dtype == np.float32 else a for k, a in trainer.state.items()}
+        trainer.load_state(state)
+        rng = np.random.default_rng(0)
+        x = rng.integers(-3, 4, (16, 5)).astype(np.float32)
+        trainer.fit((x, rng.integers(-2, 3, (16, 4)).astype(np.float32)), batch_size=8, progress=False)
+        return trainer.weights()
+
+    wanted = trained(None)
+    for found in run_ranks(size, trained):
+        assert {k: a.tobytes() for k, a in found.items()} == {k: a.tobytes() for k, a in wanted.items()}
 
 
 def test_batches_too_small_for_the_ranks_are_refused() -> None:

@@ -15,8 +15,10 @@ from sklearn.calibration import calibration_curve as sklearn_calibration
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc
 
-from onward.errors import DataError
+from onward import runs
+from onward.errors import DataError, StorageError
 from onward.runs import report
+from onward.train import History
 
 VOID = {"meta", "img", "br", "line", "polyline", "circle"}
 
@@ -122,3 +124,40 @@ def test_what_is_no_history_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match="not the history of a run"):
             report.read_history(path)
+
+
+def test_a_result_plots_its_curves_and_its_answers(tmp_path: Path) -> None:
+    config = runs.RunConfig(
+        model={"name": "mlp"}, data={"spec": "iris"}, epochs=3, output=tmp_path / "iris.onnx", seed=1
+    )
+    result = runs.execute(config)
+    chart = result.plot()
+    page = Page(chart._repr_html_())
+    words = " ".join(page.words)
+    for text in ("val_loss", "Confusion matrix", "ROC", "calibration", "Wrong answers", "versicolor"):
+        assert text in words
+    assert len(repr(chart)) < 100
+    saved = Page(result.history.plot().save(tmp_path / "history.html").read_text("utf-8"))
+    assert {"loss: ", "accuracy: "} & {word + " " for word in saved.words}
+    with pytest.raises(StorageError, match=r"nowhere.*cannot be written"):
+        chart.save(tmp_path / "nowhere" / "page.html")
+
+
+def test_a_cancelled_run_plots_its_curves_alone(tmp_path: Path) -> None:
+    token = runs.CancelToken()
+
+    def stop(event: object) -> None:
+        if isinstance(event, runs.EpochEnded):
+            token.cancel()
+
+    config = runs.RunConfig(model={"name": "mlp"}, data={"spec": "iris"}, output=tmp_path / "iris.onnx")
+    result = runs.execute(config, events=stop, cancel=token)
+    assert result.finished.output is None
+    words = " ".join(Page(result.plot()._repr_html_()).words)
+    assert "val_loss" in words
+    assert "Confusion" not in words
+
+
+def test_a_figure_that_only_validation_has_is_drawn() -> None:
+    chart = History.of([{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.25}]).plot()
+    assert "val_loss" in " ".join(Page(chart._repr_html_()).words)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
 from onward.cli.verbosity import note
 from onward.errors import (
     ConfigError,
@@ -94,6 +95,8 @@ def command(
         typer.Option(help="How far accuracy (or R2) may fall, as a fraction.", show_default="0.01"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write a file that is worse, too.")] = False,
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make another file of a model: opset, 16-bit floats or integers; compared with the original.
@@ -127,7 +130,7 @@ def command(
     )
     if data is not None and inputs is not None:
         raise ConfigError("--data and --inputs are two sources of the same: give one of them")
-    model = load(source)
+    model = fixed_as_asked(load(source), shapes, constants)
     session = Session(model)
     overrides: dict[str, Any] = {
         "spec": data,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
 from onward.errors import ConfigError, VerificationError
 
 __all__ = ["command"]
@@ -25,6 +26,8 @@ def command(
     opset: Annotated[int | None, typer.Option(min=7, max=21, help="Of the file; by default kept.")] = None,
     ir_version: Annotated[int, typer.Option("--ir", min=4, max=10, help="Of the file.")] = 10,
     check: Annotated[bool, typer.Option(help="Compare with onnxruntime before writing.")] = True,
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a clean inference model that onnxruntime agrees with.
@@ -44,7 +47,7 @@ def command(
     from onward.train.checkpoint import read_checkpoint
     from onward.verify import compare, export
 
-    model = load(source)
+    model = fixed_as_asked(load(source), shapes, constants)
     weights = {}
     if checkpoint is not None:
         state = read_checkpoint(checkpoint).weights

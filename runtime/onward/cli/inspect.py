@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
 from onward.errors import ConfigError, OnwardError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def command(
         list[str] | None, typer.Option(help="With --plan, the extent of a dimension: N=4; repeatable.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="With --plan; else all cores.")] = None,
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is in a model and what can be done with it.
@@ -70,7 +73,7 @@ def command(
         raise ConfigError("--training, --dim and --threads belong to --plan")
     if train and (plan or layers):
         raise ConfigError("--train stands alone: leave out --plan and --layers")
-    loaded = load(model)
+    loaded = fixed_as_asked(load(model), shapes, constants)
     if train:
         _show_obstacles(model, loaded, as_json=as_json)
         return

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
+
 if TYPE_CHECKING:
     from onward.model import Provenance
 
@@ -26,6 +28,8 @@ def command(
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     raw: Annotated[bool, typer.Option("--raw", help="Give arrays to the model as they are.")] = False,
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
@@ -50,7 +54,7 @@ def command(
     from onward.runs.measures import final_activation
     from onward.runs.preparation import Prepared, stored_data
 
-    loaded = load(model)
+    loaded = fixed_as_asked(load(model), shapes, constants)
     provenance = read_provenance(loaded)
     session = Session(loaded)
     stored = stored_data(provenance)

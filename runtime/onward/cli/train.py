@@ -23,6 +23,7 @@ from onward.runs.config import RunConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onward.parallel import Times
     from onward.runs import (
         CancelToken,
         ColumnsPrepared,
@@ -82,6 +83,10 @@ def _command(
         bool | None,
         typer.Option(help="A progress bar; by default on a terminal.", rich_help_panel=_RECORD),
     ] = None,
+    per_rank: Annotated[
+        bool,
+        typer.Option("--per-rank", help="With ranks: end with a line for each.", rich_help_panel=_RECORD),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print each event as a line of JSON.", rich_help_panel=_RECORD),
@@ -133,7 +138,7 @@ def _command(
     # launchers give ranks a terminal that is none
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
-    with together(_exit_code), RunView(shown and not as_json) as view, interruptible(token):
+    with together(_exit_code), RunView(shown and not as_json, per_rank) as view, interruptible(token):
         result = execute(
             run,
             events=print_json if as_json else view,
@@ -169,15 +174,17 @@ class RunView:
 
     Args:
         bar: whether to show a progress bar.
+        per_rank: whether to say of each rank where its time went.
     """
 
-    def __init__(self, bar: bool) -> None:
+    def __init__(self, bar: bool, per_rank: bool = False) -> None:
         from onward.train.progress import ProgressBar
 
         self._quiet = level() == "quiet"
         self._shown = bar and not self._quiet
         self._bar = ProgressBar(self._shown)
         self._told = 0.0
+        self._per_rank = per_rank
         self._started: Started | None = None
         self._epoch = 0
         self._title = ""
@@ -237,6 +244,8 @@ class RunView:
                     self._say(f"note: {text}")
             case runs.RanksTimed():
                 self._say(_times(event))
+                if self._per_rank:
+                    print(*map(_rank, range(len(event.ranks)), event.ranks), sep="\n", flush=True)
             case runs.Pruned():
                 print(
                     f"pruned: {event.zeros:,} of {event.weights:,} weights are 0 "
@@ -336,6 +345,12 @@ def _times(event: RanksTimed) -> str:
         f"{ranks[0].exchanged / 1e6:,.1f} MB sent by each in {spent:.2f} s, {behind:.0%} of it behind "
         f"computing; optimizer state {_range(state)} MB a rank, memory at most {most:,.0f} MB"
     )
+
+
+def _rank(number: int, times: Times) -> str:
+    seconds = f"computing {times.steps - times.waiting:.2f} s, waiting {times.waiting:.2f} s"
+    memory = f"{times.exchanged / 1e6:,.1f} MB sent, memory at most {times.peak_bytes / 1e6:,.0f} MB"
+    return f"rank {number}: {times.host}, process {times.process}: {seconds}, {memory}"
 
 
 def _range(values: Sequence[float]) -> str:

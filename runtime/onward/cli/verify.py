@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
+
 if TYPE_CHECKING:
     from onward.verify import Report, TensorRow
 
@@ -34,6 +36,8 @@ def command(
         Literal["auto", "compiled", "interpreter"],
         typer.Option(help="Which of Onward's engines is compared."),
     ] = "auto",
+    shapes: Annotated[list[str] | None, typer.Option(help=SHAPES)] = None,
+    constants: Annotated[list[str] | None, typer.Option(help=CONSTANTS)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare Onward with onnxruntime on a model; exit code 1 where they disagree.
@@ -53,7 +57,7 @@ def command(
     from onward.model import load
     from onward.verify import compare, compare_training
 
-    loaded = load(model)
+    loaded = fixed_as_asked(load(model), shapes, constants)
     names = [v.name or "" for v in loaded.graph.inputs if v.name not in loaded.graph.initializers]
     given = None if inputs is None else read_arrays(inputs)
     if given is not None and "" in given and len(names) == 1:

@@ -39,6 +39,7 @@ from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
 from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
+from onward.data.whole import WholeBatches
 
 __all__ = [
     "PADDING",
@@ -77,6 +78,7 @@ __all__ = [
     "Task",
     "TextPreparation",
     "Vocabulary",
+    "WholeBatches",
     "as_dtype",
     "available",
     "batches_of",

@@ -44,6 +44,8 @@ class Dataset:
     rows: int64 of shape [N], the numbers of the samples in what they were read from: messages name rows by
         them; None: 0, 1, ...
     rate: of sounds [N, samples], how many samples a second has; `Preparation.fit` makes spectrograms of them.
+    whole: one batch that is not divided, of which only targets and weights are by sample: inputs may have
+        any first extents, such as the nodes and the edges of a graph.
     notes: what a reader did that its user should know, such as rows that it left out.
 
     Arrays are held as read-only views. Raises DataError for no samples, lengths that differ, NaN or Inf,
@@ -65,6 +67,7 @@ class Dataset:
     weights: Array | None = None
     rows: Array | None = None
     rate: int | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -74,7 +77,7 @@ class Dataset:
         if not self.inputs:
             raise DataError(f"data set {self.name!r} has no inputs")
         inputs = {name: self._checked_input(name, np.asanyarray(a)) for name, a in self.inputs.items()}
-        lengths = {name: len(array) for name, array in inputs.items()}
+        lengths = {} if self.whole else {name: len(array) for name, array in inputs.items()}
         targets = None if self.targets is None else self._checked_targets(np.asanyarray(self.targets))
         if targets is not None:
             lengths["targets"] = len(targets)
@@ -102,6 +105,8 @@ class Dataset:
         object.__setattr__(self, "classes", classes)
 
     def __len__(self) -> int:
+        if self.whole and self.targets is not None:
+            return len(self.targets)
         return len(next(iter(self.inputs.values())))
 
     @property

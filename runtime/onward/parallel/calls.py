@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, final
 
 import numpy as np
@@ -19,6 +20,8 @@ Operation = Literal["all-reduce", "all-to-all", "all-gather"]
 """All-to-all blocks have two halves, what is sent and what is received."""
 
 _KINDS: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 11: np.dtype(np.float64)}
+_LOOK = 0.01
+"""Seconds for which a plan waits at once: other threads of a team may have an error to tell."""
 _MOVED = {**_KINDS, 16: np.dtype(np.uint16)}
 """bfloat16 may be moved; it is never added up by a communicator."""
 
@@ -50,13 +53,17 @@ class PythonCalls:
     Args:
         communicator: it must not raise for want of a rank for ever; what it raises ends the run.
         operation: what is called.
+        beside: let a thread do the calls while plans compute; the communicator is then this object's alone,
+            and lets several threads call it.
     """
 
-    def __init__(self, communicator: Communicator, operation: Operation) -> None:
+    def __init__(self, communicator: Communicator, operation: Operation, *, beside: bool = False) -> None:
         self.active = True
         self._operation: Operation = operation
         self._communicator = communicator
         self._pending: dict[int, tuple[Any, float]] = {}
+        self._thread = ThreadPoolExecutor(1, "onward-exchange") if beside else None
+        self._since = 0.0
         self._waited = self._under_way = 0.0
         self._bytes = 0
         self._entries = _FUNCTION(self._start), _FUNCTION(self._wait)  # keeps the addresses alive
@@ -76,12 +83,18 @@ class PythonCalls:
             return -3
         memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
         self._bytes += count * dtype.itemsize
+        block, now = np.frombuffer(memory, dtype), time.perf_counter()
         try:
-            pending = self._begin(np.frombuffer(memory, dtype))
+            pending = self._begin(block) if self._thread is None else self._thread.submit(self._whole, block)
         except Exception:  # noqa: BLE001 - nothing may be raised into native code
             return -1
-        self._pending[tag] = pending, time.perf_counter()
+        self._pending[tag] = pending, now
         return 0
+
+    def _whole(self, block: Array) -> float:
+        """Start, and wait; when it ended."""
+        self._communicator.all_reduce_wait(self._begin(block))
+        return time.perf_counter()
 
     def _begin(self, block: Array) -> Any:
         communicator: Any = self._communicator
@@ -94,13 +107,23 @@ class PythonCalls:
     def _wait(self, args: Any) -> int:
         if not self.active:
             return 0
-        pending, started = self._pending.pop(args[4])
-        before = time.perf_counter()
+        pending, started = self._pending[args[4]]
+        now = time.perf_counter()
+        self._since = self._since or now
         try:
-            self._communicator.all_reduce_wait(pending)
+            if self._thread is None:
+                self._communicator.all_reduce_wait(pending)
+                ended = time.perf_counter()
+            else:
+                ended = pending.result(_LOOK)
+        except TimeoutError:
+            if not pending.done():
+                return 1
+            return -1
         except Exception:  # noqa: BLE001 - nothing may be raised into native code
             return -1
-        now = time.perf_counter()
-        self._waited += now - before
-        self._under_way += now - started
+        del self._pending[args[4]]
+        self._waited += time.perf_counter() - self._since
+        self._under_way += ended - started
+        self._since = 0.0
         return 0

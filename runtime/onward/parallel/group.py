@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ class Times:
             what R ranks add up.
         optimizer_bytes: the optimizer's state that is here.
         peak_bytes: the most memory that the process ever held.
+        host: the name of the machine.
+        process: the number of the process there.
     """
 
     steps: float
@@ -47,6 +51,8 @@ class Times:
     exchanged: int
     optimizer_bytes: int = 0
     peak_bytes: int = 0
+    host: str = ""
+    process: int = 0
 
 
 @final
@@ -108,7 +114,8 @@ class Group:
             waits, busy, nbytes = calls.counted()
             waited, under_way = waited + waits, under_way + busy
             sent += nbytes * sent_share(operation, self.size)
-        return Times(steps, waited, under_way, round(sent), optimizer_bytes, peak_bytes())
+        place = socket.gethostname(), os.getpid()
+        return Times(steps, waited, under_way, round(sent), optimizer_bytes, peak_bytes(), *place)
 
     def _called(self, name: str, operation: Operation) -> str:
         """Register an operation; its name."""
@@ -226,7 +233,7 @@ class Group:
             ConfigError: names the first fact that differs, and the ranks.
         """
         everyone = self.gather(dict(facts))
-        for key in facts:
+        for key in dict.fromkeys(key for each in everyone for key in each):
             values = [each.get(key) for each in everyone]
             others = [rank for rank, value in enumerate(values) if value != values[0]]
             if others:

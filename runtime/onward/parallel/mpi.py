@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, NoReturn, final
+from typing import Any, Literal, NoReturn, final, get_args
 
 from onward.errors import ConfigError
 from onward.graph import Array
@@ -26,6 +26,7 @@ _LOCAL = (
 )
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _NUMBERS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+Progress = Literal["auto", "thread", "calls"]
 _GRACE = 3.0
 """Seconds in which the other ranks may come to the same error."""
 
@@ -55,12 +56,20 @@ class MPICommunicator:
     Args:
         communicator: of mpi4py; None: all ranks of the program. It is duplicated, so that nobody else's
             messages are met.
+        progress: how messages get on while a rank computes. "calls": the library is called when a bucket of
+            gradients is started, and while one is waited for. "thread": by a thread besides, twice a
+            millisecond, for libraries that move messages on only while they are called. "auto": the thread
+            where the rank has several cores.
+        native: let plans call the library by address, where that can be done; else Python's thread does.
 
     Raises:
         ConfigError: mpi4py or an MPI library is missing, or the library lets no thread but the first call it.
     """
 
-    def __init__(self, communicator: Any = None) -> None:
+    def __init__(self, communicator: Any = None, *, progress: Progress = "auto", native: bool = True) -> None:
+        if progress not in get_args(Progress):
+            raise ConfigError(f"progress must be one of {', '.join(get_args(Progress))}, got {progress!r}")
+        self._progress, self._native = progress, native
         self._mpi = mpi = _library()
         if mpi.Query_thread() < mpi.THREAD_SERIALIZED:
             raise ConfigError(
@@ -101,17 +110,25 @@ class MPICommunicator:
         return self._communicator.Iallgather(self._mpi.IN_PLACE, array)
 
     def calls(self, operation: Operation) -> Calls:
-        """An operation for plans: native where llvmlite is installed."""
+        """An operation for plans: by address where the library's C interface can be called."""
         mpi = self._mpi
-        try:
-            from onward.parallel.mpi_code import NativeCalls
-        except ImportError:
-            return PythonCalls(self, operation)
         own = self._communicator.Dup()
         self._plans.append(own)  # keeps the handle valid
+        several = mpi.Query_thread() >= mpi.THREAD_MULTIPLE
+        try:
+            from onward.parallel.mpi_code import NativeCalls
+
+            library = ctypes.CDLL(mpi.__file__)
+            found = self._native and all(hasattr(library, name) for name in _NATIVE)
+        except (ImportError, OSError):
+            found = False
+        if not found:
+            return PythonCalls(MPICommunicator(own), operation, beside=several)
+        wanted = threads_each() > 1 if self._progress == "auto" else self._progress == "thread"
         handles = (*(mpi._handleof(h) for h in (own, mpi.SUM)), int(mpi.IN_PLACE))
         types = tuple(mpi._handleof(h) for h in (mpi.FLOAT, mpi.DOUBLE, mpi.UINT16_T))
-        return NativeCalls(ctypes.CDLL(mpi.__file__), operation, self.size, (*handles, *types))
+        pause = _PAUSE if wanted and several else None
+        return NativeCalls(library, operation, self.size, (*handles, *types), pause)
 
     def fail_together(self) -> bool:
         """Called with an error, before it is told: whether this rank is the one to tell it.
@@ -141,6 +158,9 @@ class MPICommunicator:
         os._exit(code)
 
 
+_PAUSE = 5e-4
+"""Seconds between looks at what is under way, of 15 us each; what is waited for is looked at all the time."""
+_NATIVE = ("MPI_Iallreduce", "MPI_Ialltoall", "MPI_Iallgather", "MPI_Test")
 _PIECE = 1 << 28
 """Bytes of a message: MPI counts in 32 bits."""
 

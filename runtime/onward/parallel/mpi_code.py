@@ -8,6 +8,7 @@ convention that there are compilers for here leaves the upper half of an int alo
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any, final
 
 import numpy as np
@@ -20,7 +21,10 @@ from onward.parallel.calls import Operation
 __all__ = ["NativeCalls"]
 
 _TAGS = 4096
-_TABLE = 16
+_SEMAPHORE_BYTES = 64
+"""More than a sem_t has anywhere."""
+_TABLE = 24
+_ROW = 3
 (
     _START_CALL,
     _TEST,
@@ -38,8 +42,16 @@ _TABLE = 16
     _WAITED,
     _UNDER_WAY,
     _BYTES,
-) = range(16)
-"""Words of the context; the table follows: for each tag its request and the time of its start, or 0."""
+    _PENDING,
+    _LAST,
+    _SEMAPHORE,
+    _POST,
+    _SLEEP,
+    _SECONDS,
+    _NANOSECONDS,
+) = range(23)
+"""Words of the context; the table follows: for each tag its request, the time of its start, or 0, and whether
+a thread is looking after it just now. Failed calls have their code, below 0, in the place of the time."""
 
 _NOW = f"""
 define internal i64 @{ENTRY}_now(ptr %c) noinline {{
@@ -59,9 +71,7 @@ entry:
 define internal void @{ENTRY}_add(ptr %c, i64 %word, i64 %more) noinline {{
 entry:
   %p = getelementptr i64, ptr %c, i64 %word
-  %old = load i64, ptr %p, align 8
-  %new = add i64 %old, %more
-  store i64 %new, ptr %p, align 8
+  %old = atomicrmw add ptr %p, i64 %more seq_cst
   ret void
 }}
 
@@ -70,13 +80,22 @@ entry:
   %status = alloca [16 x i64], align 8
   %flag = alloca i32, align 4
   store i32 0, ptr %flag, align 4
-  %twice = mul i64 %tag, 2
-  %at = add i64 %twice, {_TABLE}
+  %row = mul i64 %tag, {_ROW}
+  %at = add i64 %row, {_TABLE}
   %request = getelementptr i64, ptr %c, i64 %at
   %start = getelementptr i64, ptr %request, i64 1
-  %begun = load i64, ptr %start, align 8
-  %idle = icmp eq i64 %begun, 0
-  br i1 %idle, label %done, label %test
+  %busy = getelementptr i64, ptr %request, i64 2
+  %before = load atomic i64, ptr %start seq_cst, align 8
+  %idle = icmp sle i64 %before, 0
+  br i1 %idle, label %over, label %enter
+enter:
+  %pair = cmpxchg ptr %busy, i64 0, i64 1 seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %mine, label %inside, label %again
+inside:
+  %begun = load atomic i64, ptr %start seq_cst, align 8
+  %gone = icmp sle i64 %begun, 0
+  br i1 %gone, label %leave, label %test
 test:
   %p = getelementptr i64, ptr %c, i64 {_TEST}
   %f = load ptr, ptr %p, align 8
@@ -86,22 +105,33 @@ test:
 look:
   %set = load i32, ptr %flag, align 4
   %open = icmp eq i32 %set, 0
-  br i1 %open, label %again, label %ended
+  br i1 %open, label %release, label %ended
 ended:
   %now = call i64 @{ENTRY}_now(ptr %c)
   %took = sub i64 %now, %begun
   call void @{ENTRY}_add(ptr %c, i64 {_UNDER_WAY}, i64 %took)
-  store i64 0, ptr %start, align 8
-  br label %done
-done:
-  ret i64 0
-again:
-  ret i64 1
+  br label %settle
 fail:
   %wide = sext i32 %code to i64
   %size = call i64 @llvm.abs.i64(i64 %wide, i1 false)
   %minus = sub i64 0, %size
-  ret i64 %minus
+  br label %settle
+settle:
+  %result = phi i64 [ 0, %ended ], [ %minus, %fail ]
+  store atomic i64 %result, ptr %start seq_cst, align 8
+  call void @{ENTRY}_add(ptr %c, i64 {_PENDING}, i64 -1)
+  br label %leave
+release:
+  store atomic i64 0, ptr %busy seq_cst, align 8
+  br label %again
+leave:
+  store atomic i64 0, ptr %busy seq_cst, align 8
+  br label %over
+over:
+  %state = load atomic i64, ptr %start seq_cst, align 8
+  ret i64 %state
+again:
+  ret i64 1
 }}
 
 declare i64 @llvm.abs.i64(i64, i1)
@@ -185,8 +215,8 @@ go:
   %in = load ptr, ptr %inp, align 8
   %ranksp = getelementptr i64, ptr %c, i64 {_RANKS}
   %ranks = load i64, ptr %ranksp, align 8
-  %twice = mul i64 %tag, 2
-  %at = add i64 %twice, {_TABLE}
+  %row = mul i64 %tag, {_ROW}
+  %at = add i64 %row, {_TABLE}
   %request = getelementptr i64, ptr %c, i64 %at
   %start = getelementptr i64, ptr %request, i64 1
   %now = call i64 @{ENTRY}_now(ptr %c)
@@ -205,8 +235,21 @@ fail:
   %minus = sub i64 0, %size
   ret i64 %minus
 begun:
-  store i64 %now, ptr %start, align 8
   call void @{ENTRY}_add(ptr %c, i64 {_BYTES}, i64 %bytes)
+  call void @{ENTRY}_add(ptr %c, i64 {_PENDING}, i64 1)
+  %lastp = getelementptr i64, ptr %c, i64 {_LAST}
+  %highest = atomicrmw max ptr %lastp, i64 %tag seq_cst
+  store atomic i64 %now, ptr %start seq_cst, align 8
+  %semp = getelementptr i64, ptr %c, i64 {_SEMAPHORE}
+  %sem = load i64, ptr %semp, align 8
+  %helped = icmp ne i64 %sem, 0
+  br i1 %helped, label %post, label %next
+post:
+  %postp = getelementptr i64, ptr %c, i64 {_POST}
+  %wake = load ptr, ptr %postp, align 8
+  %woken = call i32 %wake(i64 %sem)
+  br label %next
+next:
   %first = icmp eq i64 %tag, 0
   br i1 %first, label %done, label %push
 push:
@@ -260,6 +303,41 @@ done:
 )
 
 
+_PROGRESS = (
+    f"""
+define i64 @{ENTRY}(ptr %c) {{
+entry:
+  %pendingp = getelementptr i64, ptr %c, i64 {_PENDING}
+  %lastp = getelementptr i64, ptr %c, i64 {_LAST}
+  br label %look
+look:
+  %pending = load atomic i64, ptr %pendingp seq_cst, align 8
+  %none = icmp eq i64 %pending, 0
+  br i1 %none, label %done, label %all
+all:
+  %last = load atomic i64, ptr %lastp seq_cst, align 8
+  br label %each
+each:
+  %tag = phi i64 [ 0, %all ], [ %more, %each ]
+  %state = call i64 @{ENTRY}_poll(ptr %c, i64 %tag)
+  %more = add i64 %tag, 1
+  %further = icmp sle i64 %more, %last
+  br i1 %further, label %each, label %rest
+rest:
+  %fp = getelementptr i64, ptr %c, i64 {_SLEEP}
+  %f = load ptr, ptr %fp, align 8
+  %time = getelementptr i64, ptr %c, i64 {_SECONDS}
+  %slept = call i32 %f(ptr %time, ptr null)
+  br label %look
+done:
+  ret i64 0
+}}
+"""
+    + _NOW
+)
+"""Looks after what is under way until nothing is."""
+
+
 @final
 class NativeCalls:
     """An operation of an MPI library on one of its communicators.
@@ -269,6 +347,8 @@ class NativeCalls:
         operation: what is called.
         ranks: how many the communicator has.
         handles: of the communicator, MPI_SUM, MPI_IN_PLACE, MPI_FLOAT, MPI_DOUBLE and MPI_UINT16_T.
+        pause: seconds between looks of a thread that moves on what is under way, while plans compute; None:
+            there is no such thread. The library must let several threads call it at once.
     """
 
     def __init__(
@@ -277,8 +357,9 @@ class NativeCalls:
         operation: Operation,
         ranks: int,
         handles: tuple[int, int, int, int, int, int],
+        pause: float | None = None,
     ) -> None:
-        self._context = np.zeros(_TABLE + 2 * _TAGS, np.int64)
+        self._context = np.zeros(_TABLE + _ROW * _TAGS, np.int64)
         process = ctypes.CDLL(None)
         named = (_COMMUNICATOR, _SUM, _IN_PLACE, _FLOAT, _DOUBLE, _SHORT)
         words = {
@@ -290,10 +371,28 @@ class NativeCalls:
             _ACTIVE: 1,
             **dict(zip(named, handles, strict=True)),
         }
+        self._semaphore = ctypes.create_string_buffer(_SEMAPHORE_BYTES)
+        helped = pause is not None and process.sem_init(self._semaphore, 0, 0) == 0
+        if pause is not None and helped:
+            words |= {
+                _SEMAPHORE: ctypes.addressof(self._semaphore),
+                _POST: _address(process.sem_post),
+                _SLEEP: _address(process.nanosleep),
+                _NANOSECONDS: round(pause * 1e9),
+            }
         for word, value in words.items():
             self._context[word] = np.uint64(value & 0xFFFFFFFFFFFFFFFF).astype(np.int64)
-        start, wait = default_jit().addresses((_start(operation), _WAIT))
+        start, wait, progress = default_jit().addresses((_start(operation), _WAIT, _PROGRESS))
         self.functions = Foreign(start, wait, self._context.ctypes.data)
+        if helped:
+            threading.Thread(target=self._look_after, args=(process, progress), daemon=True).start()
+
+    def _look_after(self, process: ctypes.CDLL, address: int) -> None:
+        """Move on what is under way, for ever; nothing is between steps, and at the end of the program."""
+        progress = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
+        while True:
+            process.sem_wait(self._semaphore)
+            progress(self._context.ctypes.data)
 
     @property
     def active(self) -> bool:

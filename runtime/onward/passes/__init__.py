@@ -14,7 +14,8 @@ from onward.passes.quantization import in_floats, in_integers
 from onward.passes.quantize_dynamic import quantize_dynamic
 from onward.passes.quantize_static import quantize_static, tensors_to_calibrate
 from onward.passes.quantize_weights import quantize_weights
-from onward.passes.replace_head import Head, find_head, replace_head
+from onward.passes.replace_head import Head, add_head, find_head, new_head, replace_head
+from onward.passes.samples_first import samples_first
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
 
@@ -24,6 +25,7 @@ __all__ = [
     "LoRA",
     "TrainingForm",
     "adapters_of",
+    "add_head",
     "add_lora",
     "cast_floats",
     "detach_preparation",
@@ -39,12 +41,14 @@ __all__ = [
     "in_floats",
     "in_integers",
     "merge_lora",
+    "new_head",
     "open_adapters",
     "prepend_preparation",
     "quantize_dynamic",
     "quantize_static",
     "quantize_weights",
     "replace_head",
+    "samples_first",
     "tensors_to_calibrate",
     "to_half",
     "to_inference",

@@ -1,4 +1,4 @@
-"""Puts a new last layer on a classifier: for other classes than those that it was trained on."""
+"""Puts a new last layer on a model: for other classes than those that it was trained on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import final
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onward.errors import ConfigError, UnsupportedError
-from onward.graph import Array, infer_node
+from onward.graph import Array, Builder, dims_of, dtype_of, infer_node, is_float, numpy_dtype
 from onward.nn.initializers import Fans, generator, resolve
 
-__all__ = ["Head", "find_head", "replace_head"]
+__all__ = ["Head", "add_head", "find_head", "new_head", "replace_head"]
+
+_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
 _AFTER = frozenset(
     {"Identity", "Softmax", "LogSoftmax", "Sigmoid", "Flatten", "Reshape", "Squeeze", "Dropout"}
@@ -111,6 +114,92 @@ def replace_head(
     return model
 
 
+def add_head(
+    model: ir.Model,
+    classes: int,
+    *,
+    output: str | None = None,
+    seed: int = 0,
+    initializer: str = "glorot_uniform",
+) -> tuple[ir.Model, Head]:
+    """The model with a linear layer of this many outputs behind what it gives: for one that ends in features.
+
+    Features are the last axis of [N, F] and [N, ..., F], and the second of [N, F, 1, 1]. Softmax and Sigmoid
+    at the end go. The output keeps its name.
+
+    Args:
+        model, classes, output, seed, initializer: see `replace_head`.
+
+    Returns:
+        The model, and what was added.
+
+    Raises:
+        ConfigError: there is no such output, or `classes` is below 1.
+        UnsupportedError: the output is not of floats, or the file does not say how many features it has.
+    """
+    if classes < 1:
+        raise ConfigError(f"a head has at least 1 output, not {classes}")
+    model = model.clone()
+    graph = model.graph
+    old = next((v for v in graph.outputs if output in (None, v.name)), None)
+    if old is None:
+        raise ConfigError(
+            f"no output {output!r}; the outputs are {', '.join(str(v.name) for v in graph.outputs)}"
+        )
+    value, place = old, graph.outputs.index(old)
+    while (node := value.producer()) is not None and node.op_type in _PROBABILITIES and not node.domain:
+        if (inner := node.inputs[0]) is None:
+            break
+        value = inner
+    dims = dims_of(value)
+    pooled = dims is not None and len(dims) > 2 and all(d == 1 for d in dims[2:])
+    features = None if dims is None or len(dims) < 2 else dims[1] if pooled else dims[-1]
+    if not is_float(value) or not isinstance(features, int) or dims is None:
+        shape = "of unknown shape" if dims is None else str(list(dims))
+        raise UnsupportedError(
+            f"output {old.name!r}, {dtype_of(value).name.lower()} {shape}, is no [N, features] of floats, so "
+            "that no head can be added; say shapes with --shapes, or train with as many classes as it has"
+        )
+    name = old.name or ""
+    old.name = f"{name}/features" if old is value or not old.uses() else f"{name}/before"
+    g = Builder(graph)
+    dtype = numpy_dtype(dtype_of(value))
+    weight_name = g.unique(f"{name}/head.weight", scoped=False)
+    drawn = resolve(initializer).draw(
+        generator(seed, weight_name), (features, classes), Fans(features, classes), dtype
+    )
+    weight = g.initializer(weight_name, drawn)
+    bias = g.initializer(g.unique(f"{name}/head.bias", scoped=False), np.zeros(classes, dtype))
+    with g.scope(f"{name}/head"):
+        x = g.Flatten(value) if pooled else value
+        result = g.Add(g.MatMul(x, weight), bias)
+    result.name = name
+    result.shape = ir.Shape([dims[0], classes] if pooled else [*dims[:-1], classes])
+    graph.outputs[place] = result
+    RemoveUnusedNodesPass()(model)
+    return model, Head(name, "MatMul", weight_name, bias.name, features, classes, 1)
+
+
+def new_head(
+    model: ir.Model, classes: int, *, output: str | None = None, seed: int = 0
+) -> tuple[ir.Model, Head | None, Head]:
+    """The model with a new last layer: in place of its own, or behind it where that cannot be replaced.
+
+    Returns:
+        The model, the layer that was replaced, or None, and the new one.
+
+    Raises:
+        ConfigError, UnsupportedError: as `replace_head` and `add_head`.
+    """
+    try:
+        old = find_head(model, output)
+    except UnsupportedError:
+        added, head = add_head(model, classes, output=output, seed=seed)
+        return added, None, head
+    replaced = replace_head(model, classes, output=output, seed=seed)
+    return replaced, old, find_head(replaced, output)
+
+
 def _find(output: ir.Value) -> Head:
     value, bias = output, None
     while True:
@@ -131,6 +220,9 @@ def _find(output: ir.Value) -> Head:
 
 def _head(output: ir.Value, node: ir.Node, added: ir.Value | None) -> Head:
     weight = node.inputs[1] if len(node.inputs) > 1 else None
+    turned = _turned(weight)
+    if turned is not None:
+        weight = turned
     if weight is None or not weight.is_initializer() or len(weight.uses()) != 1:
         raise _refusal(output, node)
     shape = _array(weight).shape
@@ -138,11 +230,12 @@ def _head(output: ir.Value, node: ir.Node, added: ir.Value | None) -> Head:
     bias = added if own is None else own if added is None else None
     twice = own is not None and added is not None
     if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
-        axis = 0 if node.attributes.get_int("transB", 0) else 1
+        axis = 0 if bool(node.attributes.get_int("transB", 0)) != (turned is not None) else 1
     elif node.op_type == "MatMul" and len(shape) == 2 and own is None:
-        axis = 1
+        axis = 1 if turned is None else 0
     elif (
         node.op_type == "Conv"
+        and turned is None
         and node.attributes.get_int("group", 1) == 1
         and set(shape[2:]) <= {1}
         and added is None
@@ -156,6 +249,23 @@ def _head(output: ir.Value, node: ir.Node, added: ir.Value | None) -> Head:
     inputs = int(np.prod(shape)) // classes
     name = None if bias is None else bias.name
     return Head(output.name or "", node.op_type, weight.name or "", name, inputs, classes, axis)
+
+
+def _turned(weight: ir.Value | None) -> ir.Value | None:
+    """The matrix that a weight is the transpose of, where nothing else reads that."""
+    node = None if weight is None else weight.producer()
+    if (
+        node is None
+        or weight is None
+        or node.op_type != "Transpose"
+        or node.domain
+        or len(weight.uses()) != 1
+    ):
+        return None
+    source = node.inputs[0]
+    whole = source is not None and source.is_initializer() and len(_array(source).shape) == 2
+    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else (1, 0)
+    return source if whole and tuple(perm) == (1, 0) else None
 
 
 def _is_bias(value: ir.Value, classes: int) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onward.runs.config import RunConfig, read_run, run_of, to_toml
     from onward.runs.conversion import Conversion, ConversionReport
     from onward.runs.drafts import Draft, draft
-    from onward.runs.evaluation import EvaluationData
+    from onward.runs.evaluation import Evaluation, EvaluationData, evaluate
     from onward.runs.events import (
         CheckpointWritten,
         ColumnsPrepared,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onward.runs.execution import CancelToken, RunResult, execute, find_learning_rate
     from onward.runs.measures import Measures, measure
     from onward.runs.preparation import Prepared
+    from onward.runs.report import evaluation_chart
     from onward.runs.tuning import Choice, Range, Trial, TuneResult, search_space, tune
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "DataRead",
     "Draft",
     "EpochEnded",
+    "Evaluation",
     "EvaluationData",
     "Event",
     "Exported",
@@ -68,6 +70,8 @@ __all__ = [
     "TuneResult",
     "Warned",
     "draft",
+    "evaluate",
+    "evaluation_chart",
     "execute",
     "find_learning_rate",
     "measure",
@@ -83,9 +87,10 @@ _HOMES = {
     **dict.fromkeys(("CancelToken", "RunResult", "execute", "find_learning_rate"), "execution"),
     **dict.fromkeys(("Measures", "measure"), "measures"),
     **dict.fromkeys(("Conversion", "ConversionReport"), "conversion"),
+    **dict.fromkeys(("Evaluation", "EvaluationData", "evaluate"), "evaluation"),
+    "evaluation_chart": "report",
     **dict.fromkeys(("Draft", "draft"), "drafts"),
     **dict.fromkeys(("Choice", "Range", "Trial", "TuneResult", "search_space", "tune"), "tuning"),
-    "EvaluationData": "evaluation",
     "Prepared": "preparation",
 }
 

@@ -18,8 +18,9 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import LoRA, detach_preparation, detach_table, find_head, replace_head
-from onward.runs.config import RunConfig
+from onward.passes import LoRA, detach_preparation, detach_table, find_head, new_head
+from onward.runs.config import ModelTable, RunConfig
+from onward.runs.fixing import fixed
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
     Averaging,
@@ -126,10 +127,12 @@ def base_of(run: RunConfig) -> Base | None:
             raise ConfigError(f"model {name!r} is neither an .onnx file nor one of {', '.join(zoo.names())}")
         if run.model.head is not None:
             raise ConfigError(f"--head is for .onnx files; the outputs of {name} follow from the data")
+        if run.model.shapes or run.model.constants:
+            raise ConfigError(f"--shapes and --constants are for .onnx files; {name} is made for the data")
         return None
     if run.model.options:
         raise ConfigError(f"model options are for networks of the zoo, {name} is a file")
-    return _base(name)
+    return _base(name, run.model)
 
 
 def teacher_of(run: RunConfig, base: Base | None) -> Base | None:
@@ -194,15 +197,17 @@ def lora_of(run: RunConfig, model: ir.Model, base: Base | None) -> tuple[LoRA | 
     return lora, (*(run.model.trainable or ()), *names)
 
 
-def _base(name: str) -> Base:
+def _base(name: str, table: ModelTable | None = None) -> Base:
     model = load(name)
+    if table is not None:
+        model = fixed(model, table.shapes, table.constants)
     provenance = read_provenance(model)
     prepared = Prepared.of(provenance)
     if prepared.inside:
         changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
         model = detach_preparation(model, changed)
-        if (table := prepared.preparation.table) is not None:
-            model = detach_table(model, table)
+        if (columns := prepared.preparation.table) is not None:
+            model = detach_table(model, columns)
     return Base(model, prepared, _classes_of(provenance))
 
 
@@ -292,11 +297,10 @@ def numbered_classes(base: Base) -> tuple[str, ...] | None:
 
 
 def _with_head(model: ir.Model, outputs: int, seed: int, why: str) -> tuple[ir.Model, str]:
-    head = find_head(model)
-    return (
-        replace_head(model, outputs, seed=seed),
-        f"head: {head.weight} had {head.classes:,} outputs, now {outputs:,} new ones ({why})",
-    )
+    changed, old, new = new_head(model, outputs, seed=seed)
+    if old is None:
+        return changed, f"head: {outputs:,} new outputs of the {new.inputs:,} that the file gives ({why})"
+    return changed, f"head: {old.weight} had {old.classes:,} outputs, now {outputs:,} new ones ({why})"
 
 
 def targets_of(run: RunConfig, model: ir.Model, train: Dataset) -> Targets:

@@ -55,6 +55,21 @@ class ModelTable(_Table):
             "Put a new last layer with this many outputs on an .onnx file; by itself where classes differ."
         ),
     ] = None
+    shapes: Annotated[
+        dict[str, Any],
+        Option(
+            "Extents of an input that the .onnx file leaves open: image=N,3,224,224; repeatable.",
+            form="assignments",
+        ),
+    ] = {}
+    constants: Annotated[
+        dict[str, Any],
+        Option(
+            "An input of the .onnx file that always has these contents: rate=16000, or mask=FILE.npy; "
+            "repeatable.",
+            form="assignments",
+        ),
+    ] = {}
     trainable: Annotated[
         tuple[str, ...] | None, Option("Train only weights of this pattern; repeatable.", form="repeat")
     ] = None

@@ -157,8 +157,8 @@ class Evaluation:
 
 
 def evaluate(
-    path: Path,
-    overrides: Mapping[str, Any],
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
     *,
     part: Part = "test",
     extra: Sequence[str] = (),
@@ -178,9 +178,10 @@ def evaluate(
     Raises:
         OnwardError: whatever is wrong with model, data or options.
     """
+    path = Path(path)
     model = load(path)
     session = Session(model, threads=threads)
-    data = EvaluationData.read(model, session.inputs, overrides)
+    data = EvaluationData.read(model, session.inputs, overrides or {})
     notes = list(data.notes)
     if data.strange and part != "all":
         notes.append(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
+from onward.charts import Chart
 from onward.data import (
     Batches,
     Dataset,
@@ -37,6 +38,7 @@ from onward.passes import open_adapters
 from onward.runs import assembly
 from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import LogTable, RunConfig
+from onward.runs.evaluation import evaluate
 from onward.runs.events import (
     CheckpointWritten,
     ColumnsPrepared,
@@ -67,6 +69,7 @@ from onward.runs.preparation import (
     plain_numbers,
     read_data,
 )
+from onward.runs.report import evaluation_chart
 from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import tabular_defaults
 from onward.runs.tracking import tracked
@@ -81,6 +84,9 @@ _SAMPLES = 8
 _METRICS_SECONDS = 0.1
 _RECORDS = ("output", "overwrite", "checkpoint", "log", "parallel", "prefetch", "workers", "shard")
 """Where a run is recorded, and who reads its data, changes nothing in the model: not written into it."""
+
+_OWN = ("output", "overwrite", "log", "threads")
+"""Options of which each rank may have its own."""
 
 Listener = Callable[[Event], None]
 
@@ -123,6 +129,19 @@ class RunResult:
     figures: Mapping[str, float]
     report: Report | None
 
+    def plot(self) -> Chart:
+        """The run's curves, and the model's answers on the part that training never saw, for a notebook.
+
+        The confusion matrix, ROC, precision against recall, calibration and wrong samples are measured with
+        the model's file; where none was written, there are the curves alone.
+
+        Raises:
+            OnwardError: the file or its data cannot be read any more.
+        """
+        if self.finished.output is None:
+            return self.history.plot()
+        return evaluation_chart(evaluate(self.finished.output), self.history.rows)
+
 
 def execute(
     config: RunConfig,
@@ -152,6 +171,8 @@ def execute(
     first = group is None or group.rank == 0
     tell: Listener = events if events is not None and first else _silent
     token = cancel if cancel is not None else CancelToken()
+    if group is not None:
+        group.check_same(_options(config, resume))
     if first:
         _refuse_early(config)
     if resume == "auto":
@@ -514,6 +535,17 @@ def _sparsity(trainer: Trainer, tell: Listener) -> float:
     zeros = sum(round(share * sizes[name]) for name, share in shares.items())
     tell(Pruned(zeros, sum(sizes.values()), shares))
     return zeros / sum(sizes.values())
+
+
+def _options(config: RunConfig, resume: str | Path | None) -> dict[str, Any]:
+    """What has to be the same for all ranks, by what it is called."""
+    found: dict[str, Any] = {"whether the run is resumed": resume is not None}
+    for key, value in config.plain().items():
+        if key in _OWN:
+            continue
+        table = value if isinstance(value, dict) else {"": value}
+        found |= {f"the option {key}{'.' * bool(name)}{name}": each for name, each in table.items()}
+    return found
 
 
 def _silent(event: Event) -> None:

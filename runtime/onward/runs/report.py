@@ -7,63 +7,34 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onward.charts import Chart, Curve, confusion_table, history_charts, line_chart, page, scatter_chart
 from onward.errors import DataError
 from onward.graph import Array
 from onward.runs.evaluation import Evaluation
 from onward.train import infer_task
 
 __all__ = [
-    "Curve",
     "calibration_curve",
+    "evaluation_chart",
     "precision_recall_curve",
     "read_history",
     "report_page",
     "roc_curve",
 ]
 
-_COLOURS = ("#3f51b5", "#e65100", "#00796b", "#c2185b", "#5d4037", "#455a64")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _RIGHT = 440, 260, 64, 34, 20
 _SHOWN_WRONG = 24
 _SHOWN_CLASSES = 30
 _CURVES = 6
 _BINS = 10
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: 0 0 1rem; } td, th { padding: .2rem .6rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-tr + tr { border-top: 1px solid #8884; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; }
-figcaption { font-size: .85rem; max-width: 26rem; }
-svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
-.grid { display: flex; flex-wrap: wrap; gap: .8rem; }
-.sample { border: 1px solid #8884; border-radius: .3rem; padding: .5rem; max-width: 18rem; font-size: .85rem;
-  overflow-wrap: anywhere; }
-.sample img { image-rendering: pixelated; width: 7rem; display: block; margin-bottom: .3rem; }
-.note { opacity: .75; }
-"""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A line of a drawing."""
-
-    name: str
-    x: Array
-    y: Array
 
 
 def roc_curve(scores: Array, truth: Array) -> tuple[Array, Array, float]:
@@ -134,21 +105,30 @@ def report_page(evaluation: Evaluation, history: Sequence[Mapping[str, float]] =
     """
     title = f"{evaluation.path.name}: {evaluation.spec}"
     parts = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body>",
-        f"<h1>{_text(str(evaluation.path))}</h1>",
-        f"<p>{evaluation.measures.samples:,} samples of {_text(evaluation.spec)}, {evaluation.part} part</p>",
-        *(f'<p class="note">{_text(note)}</p>' for note in evaluation.notes),
+        f"<h1>{escape(str(evaluation.path))}</h1>",
+        f"<p>{evaluation.measures.samples:,} samples of {escape(evaluation.spec)}, "
+        f"{evaluation.part} part</p>",
+        *(f'<p class="note">{escape(note)}</p>' for note in evaluation.notes),
         *_figures(evaluation),
-        *_history(history),
-        *(_classification(evaluation) if evaluation.measures.confusion is not None else ()),
-        *(_regression(evaluation) if _is_regression(evaluation) else ()),
+        *(("<h2>Epoch by epoch</h2>", *history_charts(history)) if history else ()),
+        *_answers(evaluation),
         *_origin(evaluation),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return page(title, "\n".join(parts))
+
+
+def evaluation_chart(evaluation: Evaluation, history: Sequence[Mapping[str, float]] = ()) -> Chart:
+    """What a notebook shows of a model: the curves of its run, and its answers beside the targets."""
+    charts = [*(history_charts(history) if history else ()), *_answers(evaluation)]
+    return Chart(f"{evaluation.path.name}: {evaluation.spec}", "\n".join(charts))
+
+
+def _answers(evaluation: Evaluation) -> Iterator[str]:
+    """Confusion, thresholds and wrong samples of classes; answers against targets of numbers; or nothing."""
+    if evaluation.measures.confusion is not None:
+        yield from _classification(evaluation)
+    if _is_regression(evaluation):
+        yield from _regression(evaluation)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -175,38 +155,20 @@ def _is_regression(evaluation: Evaluation) -> bool:
 def _figures(evaluation: Evaluation) -> Iterator[str]:
     yield "<h2>Figures</h2><table>"
     for name, value in evaluation.measures.figures.items():
-        yield f"<tr><td>{_text(name)}</td><td>{value:.4g}</td></tr>"
+        yield f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>"
     yield "</table>"
     measures = evaluation.measures
     if measures.support is None:
         return
     names = list(measures.per_class)
-    heads = "".join(f"<th>{_text(name.removesuffix('_per_class'))}</th>" for name in names)
+    heads = "".join(f"<th>{escape(name.removesuffix('_per_class'))}</th>" for name in names)
     yield f"<table><tr><th>class</th>{heads}<th>samples</th></tr>"
     for i, label in enumerate(measures.classes[:_SHOWN_CLASSES]):
         cells = "".join(f"<td>{measures.per_class[name][i]:.3f}</td>" for name in names)
-        yield f"<tr><td>{_text(label)}</td>{cells}<td>{measures.support[i]:,}</td></tr>"
+        yield f"<tr><td>{escape(label)}</td>{cells}<td>{measures.support[i]:,}</td></tr>"
     yield "</table>"
     if len(measures.classes) > _SHOWN_CLASSES:
         yield f'<p class="note">and {len(measures.classes) - _SHOWN_CLASSES} more classes</p>'
-
-
-def _history(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    if not rows:
-        return
-    yield "<h2>Epoch by epoch</h2>"
-    epochs = np.array([row["epoch"] for row in rows])
-    names = [name for name in dict.fromkeys(k for row in rows for k in row) if name != "epoch"]
-    bases = [name for name in names if not name.startswith("val_")]
-    for base in sorted(bases, key=lambda name: name == "learning_rate"):
-        if base == "learning_rate" and len({row.get(base) for row in rows}) == 1:
-            continue
-        curves = []
-        for name in (base, f"val_{base}"):
-            if name in names:
-                values = np.array([row.get(name, math.nan) for row in rows])
-                curves.append(Curve(name, epochs, values))
-        yield _drawing(base.replace("_", " "), curves, "epoch")
 
 
 def _probabilities(evaluation: Evaluation) -> tuple[Array, NDArray[np.int64]] | None:
@@ -239,7 +201,7 @@ def _classification(evaluation: Evaluation) -> Iterator[str]:
     assert confusion is not None
     if len(classes) <= _SHOWN_CLASSES:
         yield "<h2>Confusion matrix</h2>"
-        yield _matrix(confusion, classes)
+        yield confusion_table(confusion, classes)
     found = _probabilities(evaluation)
     if found is None:
         return
@@ -253,13 +215,13 @@ def _classification(evaluation: Evaluation) -> Iterator[str]:
         x, y, average = precision_recall_curve(probabilities[:, label], labels == label)
         recall.append(Curve(f"{classes[label]}, average {average:.3f}", x, y))
     unit = (0.0, 1.0)
-    yield _drawing("ROC: true against false positives", roc, "false positives", unit, unit)
-    yield _drawing("precision against recall", recall, "recall", unit, unit)
+    yield line_chart("ROC: true against false positives", roc, "false positives", unit, unit)
+    yield line_chart("precision against recall", recall, "recall", unit, unit)
     answers = probabilities.argmax(axis=1)
     mean, share, error = calibration_curve(probabilities.max(axis=1), answers == labels)
     diagonal = Curve("ideal", np.array(unit), np.array(unit))
     measured = Curve(f"measured, error {error:.3f}", mean, share)
-    yield _drawing(
+    yield line_chart(
         "calibration: how often right, by confidence", [measured, diagonal], "confidence", unit, unit
     )
     yield from _wrong(evaluation, probabilities, labels)
@@ -282,7 +244,7 @@ def _wrong(evaluation: Evaluation, probabilities: Array, labels: Array) -> Itera
         answer, label = int(answers[i]), int(labels[i])
         yield (
             f'<div class="sample">{_sample(evaluation, int(rows[i]))}'
-            f"is <b>{_text(classes[label])}</b>, taken for <b>{_text(classes[answer])}</b> "
+            f"is <b>{escape(classes[label])}</b>, taken for <b>{escape(classes[answer])}</b> "
             f"({probabilities[i, answer]:.2f})</div>"
         )
     yield "</div>"
@@ -295,13 +257,13 @@ def _sample(evaluation: Evaluation, row: int) -> str:
         if array.ndim == 4 and array.shape[1] in (1, 3):
             pieces.append(_picture(value))
         elif isinstance(value, str):
-            pieces.append(f"<p>{_text(value[:300])}</p>")
+            pieces.append(f"<p>{escape(value[:300])}</p>")
         elif array.size // len(array) <= 16:
             columns = evaluation.read.columns or ()
             values = np.ravel(value)
             names = columns if len(columns) == len(values) else [name] * len(values)
             cells = "; ".join(f"{n} {_cell(v)}" for n, v in zip(names, values, strict=True))
-            pieces.append(f"<p>{_text(cells)}</p>")
+            pieces.append(f"<p>{escape(cells)}</p>")
     return "".join(pieces)
 
 
@@ -332,7 +294,7 @@ def _regression(evaluation: Evaluation) -> Iterator[str]:
     yield "<h2>Answers against targets</h2>"
     for column in range(min(outputs.shape[1], _CURVES)):
         title = "answer against target" + (f", column {column + 1}" if outputs.shape[1] > 1 else "")
-        yield _scatter(title, targets[:, column], outputs[:, column])
+        yield scatter_chart(title, targets[:, column], outputs[:, column])
 
 
 def _origin(evaluation: Evaluation) -> Iterator[str]:
@@ -343,102 +305,8 @@ def _origin(evaluation: Evaluation) -> Iterator[str]:
     rows = {"made": provenance.created.isoformat(), "data": provenance.data_hash}
     rows |= {f"{name} version": version for name, version in provenance.versions.items()}
     for name, value in rows.items():
-        yield f"<tr><td>{_text(name)}</td><td>{_text(str(value))}</td></tr>"
+        yield f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
     yield "</table><table>"
     for name, setting in provenance.configuration.items():
-        yield f"<tr><td>{_text(name)}</td><td>{_text(str(setting))}</td></tr>"
+        yield f"<tr><td>{escape(name)}</td><td>{escape(str(setting))}</td></tr>"
     yield "</table>"
-
-
-# -- drawing -------------------------------------------------------------------------------------------------
-
-
-def _text(value: str) -> str:
-    return html.escape(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def _limits(values: Sequence[Array]) -> tuple[float, float]:
-    finite = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.zeros(0)
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-@dataclass(frozen=True)
-class _Axes:
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: Array, y: Array) -> tuple[Array, Array]:
-        across = (np.asarray(x) - self.x[0]) / (self.x[1] - self.x[0])
-        up = (np.asarray(y) - self.y[0]) / (self.y[1] - self.y[0])
-        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), 8 + (1 - up) * (_HEIGHT - _BOTTOM - 8)
-
-    def frame(self, label: str) -> Iterator[str]:
-        for share in (0.0, 0.5, 1.0):
-            x, y = (low + share * (high - low) for low, high in (self.x, self.y))
-            column, line = (float(v) for v in self.at(np.array(x), np.array(y)))
-            yield f'<text x="{column:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{_number(x)}</text>'
-            yield f'<text x="{_LEFT - 6}" y="{line + 4:.1f}" text-anchor="end">{_number(y)}</text>'
-            yield (
-                f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{line:.1f}" y2="{line:.1f}" '
-                'stroke="currentColor" stroke-opacity=".15"/>'
-            )
-        yield f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{_text(label)}</text>'
-
-
-def _drawing(
-    title: str,
-    curves: Sequence[Curve],
-    label: str,
-    x: tuple[float, float] | None = None,
-    y: tuple[float, float] | None = None,
-) -> str:
-    axes = _Axes(x or _limits([c.x for c in curves]), y or _limits([c.y for c in curves]))
-    parts = [f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img">', *axes.frame(label)]
-    keys = []
-    for number, curve in enumerate(curves):
-        colour = _COLOURS[number % len(_COLOURS)]
-        finite = np.isfinite(curve.y)
-        points = " ".join(
-            f"{a:.1f},{b:.1f}" for a, b in zip(*axes.at(curve.x[finite], curve.y[finite]), strict=True)
-        )
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.8" points="{points}"/>')
-        keys.append(f'<span style="color:{colour}">■</span> {_text(curve.name)}')
-    return (
-        f"<figure>{''.join(parts)}</svg><figcaption>{_text(title)}: {', '.join(keys)}</figcaption></figure>"
-    )
-
-
-def _scatter(title: str, targets: Array, answers: Array) -> str:
-    limits = _limits([targets, answers])
-    axes = _Axes(limits, limits)
-    step = max(1, len(targets) // 2000)
-    parts = [f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img">', *axes.frame("target")]
-    (x0, x1), (y0, y1) = axes.at(np.array(limits), np.array(limits))
-    parts.append(f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="currentColor" stroke-opacity=".4"/>')
-    parts.extend(
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{_COLOURS[0]}" fill-opacity=".5"/>'
-        for a, b in zip(*axes.at(targets[::step], answers[::step]), strict=True)
-        if np.isfinite(b)
-    )
-    return f"<figure>{''.join(parts)}</svg><figcaption>{_text(title)}</figcaption></figure>"
-
-
-def _matrix(confusion: Array, classes: Sequence[str]) -> str:
-    heads = "".join(f"<th>{_text(name)}</th>" for name in classes)
-    rows = [f"<tr><th>true ↓ answer →</th>{heads}</tr>"]
-    for i, name in enumerate(classes):
-        total = max(1, int(confusion[i].sum()))
-        cells = []
-        for j, count in enumerate(confusion[i].tolist()):
-            tint = ("46,125,50" if i == j else "198,40,40") if count else "0,0,0"
-            share = 0.55 * count / total
-            cells.append(f'<td style="background:rgba({tint},{share:.2f})">{count or "·"}</td>')
-        rows.append(f"<tr><td>{_text(name)}</td>{''.join(cells)}</tr>")
-    return f"<table>{''.join(rows)}</table>"

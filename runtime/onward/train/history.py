@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from onward.charts import Chart, history_charts
+
 __all__ = ["History"]
 
 
@@ -45,6 +47,10 @@ class History:
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue()
+
+    def plot(self) -> Chart:
+        """Each figure over the epochs, training beside validation: a notebook shows it, `save` keeps it."""
+        return Chart("Epoch by epoch", "".join(history_charts(self.rows)))
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> History:

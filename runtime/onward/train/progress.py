@@ -35,18 +35,32 @@ class ProgressBar:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                Task,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
             )
+            from rich.table import Column
+            from rich.text import Text
+
+            class Figures(TextColumn):
+                """Cut first where the terminal is narrow: the column may wrap, its text does not."""
+
+                def render(self, task: Task) -> Text:
+                    text = super().render(task)
+                    text.no_wrap, text.overflow = True, "ellipsis"
+                    return text
+
+            def fixed() -> Column:
+                return Column(no_wrap=True)
 
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                BarColumn(bar_width=24, table_column=fixed()),
+                MofNCompleteColumn(table_column=fixed()),
+                TimeElapsedColumn(table_column=fixed()),
+                TimeRemainingColumn(table_column=fixed()),
+                Figures("{task.fields[figures]}", table_column=Column(no_wrap=False)),
                 refresh_per_second=5,
             )
             self._progress.start()

@@ -30,14 +30,15 @@ from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError, TrainingError
-from onward.graph import Array, Builder, TensorSpec, dtype_of, numpy_dtype
+from onward.graph import Array, Builder, TensorSpec, dims_of, dtype_of, numpy_dtype
 from onward.model import current_versions
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
-from onward.passes.replace_head import find_head, replace_head
+from onward.passes.replace_head import find_head, new_head
+from onward.passes.samples_first import samples_first
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.checkpoint import averaged
@@ -111,7 +112,7 @@ class Trainer:
         trainable: globs over initializer names; by default every weight that the model's operators use.
         freeze: globs over those names that stay as they are.
         loss_weights: weights of several losses in their sum.
-        head: outputs of a new last layer for the first loss's output, see `onward.passes.replace_head`; None:
+        head: outputs of a new last layer for the first loss's output, see `onward.passes.new_head`; None:
             the model's own.
         weighted_mean: what the loss of samples that weigh unlike is divided by: the sum of their weights, or,
             as Keras does, the number of samples.
@@ -119,6 +120,8 @@ class Trainer:
             what stays open.
         constants: inputs that always have the same contents, such as a sampling rate: they are inputs no
             longer, and branches that they choose are taken once and for all.
+        sample_axis: where samples lie, in all inputs and outputs of rank 2 and above or by the name of each;
+            data, targets and what is predicted have them along axis 0 all the same. `model` keeps its layout.
         seed: of a new head, of dropout and, where `fit` makes the loader, of the order of samples.
         engine: which engine runs the model and its training step.
         threads: of the compiled engine; None: as many as the process may use.
@@ -165,6 +168,7 @@ class Trainer:
         shapes: Mapping[str, Sequence[int | str | None]] | None = None,
         constants: Mapping[str, Array] | None = None,
         weighted_mean: Literal["weights", "samples"] = "weights",
+        sample_axis: int | Mapping[str, int] = 0,
         seed: int = 0,
         engine: EngineName = "auto",
         threads: int | None = None,
@@ -201,7 +205,7 @@ class Trainer:
                 f"there is a weight for {unknown[0]!r}, but the losses are for {', '.join(losses)}"
             )
         if head is not None:
-            own = replace_head(own, head, output=next(iter(losses)), seed=seed)
+            own = new_head(own, head, output=next(iter(losses)), seed=seed)[0]
         if lora is not None and pruning is not None:
             raise ConfigError("adapters and pruning exclude each other: merged weights would not be sparse")
         self.lora, self.pruning = lora, pruning
@@ -215,7 +219,8 @@ class Trainer:
             own, self.trainable = adapted(own, lora, whole, seed)
         self.half_types: tuple[str, ...] = tuple(t.name.lower() for t in half_types(own))
         """The types of 16 bits that `model` has: "float16", "bfloat16"."""
-        self._own, self._model = own, in_float32(own)
+        self._axes = _sample_axes(own, sample_axis)
+        self._own, self._model = own, samples_first(in_float32(own), self._axes)
         graph = self._model.graph
         self.loss = losses
         self.optimizer = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
@@ -632,6 +637,7 @@ class Trainer:
         own = {
             **versions,
             **{f"the {key}": value for key, value in run.identity.items()},
+            **{f"the shape of parameter {name!r}": a.shape for name, a in self.weights().items()},
             "the number of epochs": run.epochs,
             "the synchronisation of batch normalization": self._synchronise,
             "the type in which gradients travel": self._exchange,
@@ -796,11 +802,14 @@ class Trainer:
             check_inputs(self.inputs, arrays)
         session = self._inference
         if halved := own_types and bool(self.half_types):
-            session = Session(self.model, engine=self._engine, threads=self._threads, options=self._options)
+            model = samples_first(self.model, self._axes)
+            session = Session(model, engine=self._engine, threads=self._threads, options=self._options)
         else:
             session.load_weights(self.weights(), copy=False)
         arrays = self._in_types(arrays, session.inputs)
         count = len(next(iter(arrays.values())))
+        if any(len(a) != count for a in arrays.values()):
+            batch_size = max(map(len, arrays.values()))  # no samples, such as nodes and edges: all at once
         parts = [
             session.run({name: a[i : i + batch_size] for name, a in arrays.items()})
             for i in range(0, max(count, 1), batch_size)
@@ -882,6 +891,17 @@ class Trainer:
             "number of batches in an epoch": len(loader),
             "metrics": [m.name for m in self.metrics],
         }
+
+
+def _sample_axes(model: ir.Model, given: int | Mapping[str, int]) -> Mapping[str, int]:
+    if not isinstance(given, int):
+        return given
+    if given == 0:
+        return {}
+    values = [
+        v for v in (*model.graph.inputs, *model.graph.outputs) if v.name not in model.graph.initializers
+    ]
+    return {v.name or "": given for v in values if len(dims_of(v) or (0, 0)) > 1}
 
 
 def _group_of(parallel: Literal["mpi"] | Communicator | None) -> Group | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, final
@@ -20,6 +21,8 @@ __all__ = ["ENGINES", "EngineFactory", "Executor", "OnnxRuntimeExecutor", "Onwar
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _ONNX_BFLOAT16 = 16
 _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+_REFUSED = re.compile(r"Non-zero status code returned while running (\w+) node")
+"""How onnxruntime says that a kernel refused what it was given: an index out of bounds, a negative extent."""
 
 
 class Executor(Protocol):
@@ -129,10 +132,12 @@ class OnnxRuntimeExecutor:
                 return self._run_values(inputs, names)
             arrays = self._session.run(names, dict(inputs))
         except Exception as error:
-            if type(error).__name__ == "InvalidArgument":
-                raise InputError(f"onnxruntime: {error}") from error
             if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
                 raise MemoryLimitError("onnxruntime ran out of memory") from error
+            if (refused := _REFUSED.search(str(error))) is not None:
+                raise InputError(f"onnxruntime: operator {refused[1]} does not take these values") from error
+            if type(error).__name__ == "InvalidArgument":
+                raise InputError(f"onnxruntime: {error}") from error
             raise ExecutionError(f"onnxruntime: {error}") from error
         return dict(zip(names, (_as_array(array) for array in arrays), strict=True))
 

@@ -16,7 +16,7 @@ from onward.engine.engines import Engine, EngineName
 from onward.errors import InputError, ModelError, StorageError
 from onward_server.dataplane import DataPlane, InferRequest, OnnxRuntimeExecutor, OnwardExecutor
 from onward_server.dataplane.executors import ENGINES
-from onward_server.errors import ExecutionError
+from onward_server.errors import MemoryLimitError
 from serving import FLOAT_PAIR, identity, model, put, settings, two_by_two
 
 
@@ -101,8 +101,16 @@ def test_onnxruntime_failures_are_sorted_by_whose_they_are(repository: Path) -> 
     reshape = OnnxRuntimeExecutor(
         put(repository, "r", 1, model("Reshape", shapes, {"y": (TensorProto.FLOAT, ["k"])}))
     )
-    with pytest.raises((ExecutionError, InputError)):
+    with pytest.raises(InputError, match=r"^onnxruntime: operator Reshape does not take these values$"):
         reshape.run({"x": np.zeros(3, dtype=np.float32), "s": np.array([5])})
+    shape = {"s": (TensorProto.INT64, [1])}
+    filled = OnnxRuntimeExecutor(
+        put(repository, "f", 1, model("ConstantOfShape", shape, {"y": (TensorProto.FLOAT, ["k"])}))
+    )
+    for size in (-1, 10**14):
+        with pytest.raises((InputError, MemoryLimitError)) as found:
+            filled.run({"s": np.array([size])})
+        assert isinstance(found.value, InputError) == (size < 0)
 
 
 def test_engines_refuse_a_missing_file(repository: Path) -> None:

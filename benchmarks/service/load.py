@@ -6,7 +6,9 @@ The bare handler (`bare.py`) decodes, runs onnxruntime and encodes; no checks, n
 ONWARD_MLSERVER_PYTHON and ONWARD_KSERVE_PYTHON name interpreters of environments with these servers
 (and onnxruntime); without them they are left out. Kinds: `calls` (one row each), `rows` (32 rows each),
 `streams` (one row a message, eight unanswered a stream), `checks` (calls with the default cross-check over
-calls without, medians of pairs in turns). A verdict for each goal that was measured; exit code 0: all hold.
+calls without, medians of pairs in turns), `networks` (ResNet-18, one image each, both engines of one server),
+`sizes` (a client's latencies while another one sends batches of sizes that are new). A verdict for each goal
+that was measured; exit code 0: all hold.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import uvloop
-from benchmarks.service.models import write_mlp
+from benchmarks.service.models import write_mlp, write_network
 from benchmarks.service.starting import INFER, STREAM, cpu_seconds, request, server
 
 _KINDS: dict[str, tuple[int, ...]] = {
@@ -34,24 +36,29 @@ _KINDS: dict[str, tuple[int, ...]] = {
     "rows": (1, 8),
     "streams": (1, 4),
     "checks": (1, 8, 32),
+    "networks": (1, 4),
+    "sizes": (1,),
 }
 """Kinds of load, and their concurrencies."""
 _RATES = {"calls": {1: 0.85, 8: 1.0, 32: 1.3}, "rows": {1: 1.0, 8: 1.0}, "streams": {1: 1.0, 4: 1.0}}
 """What our rate has to be at least, of the bare handler's."""
 _CHECKED = 0.95
 _PAIRS = 20
+_SCALES = 1.9
+_OF_OTHER_ENGINE = 1.3
+_NEW_SIZES = range(2, 60)
 _ROWS = 32
 _UNANSWERED = 8
 
 
 async def measure(
-    address: str, pid: int, data: bytes, concurrency: int, seconds: float, kind: str
+    address: str, pid: int, data: bytes, concurrency: int, seconds: float, kind: str, first: int = 50
 ) -> tuple[float, float, float, float]:
     """Requests a second, median and 99th percentile of milliseconds, the server's CPU microseconds."""
     times: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(INFER)
-        for _ in range(50):
+        for _ in range(first):
             await call(data)
         await asyncio.sleep(0.5)
         before = cpu_seconds(pid)
@@ -99,7 +106,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (4)")
     parser.add_argument("--rounds", type=int, default=2, help="(2)")
-    parser.add_argument("--kinds", default=",".join(_KINDS), help="calls,rows,streams,checks")
+    parser.add_argument("--kinds", default=",".join(_KINDS), help="all by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = write_mlp(Path(folder))
@@ -122,7 +129,7 @@ def main() -> int:
         verdicts: dict[str, bool] = {}
         for kind in options.kinds.split(","):
             print(f"\n{kind}")
-            measured = checks if kind == "checks" else table
+            measured = {"checks": checks, "networks": networks, "sizes": sizes}.get(kind, table)
             verdicts |= measured(peers, kind, options.rounds, options.seconds)
     print()
     for name, holds in verdicts.items():
@@ -152,6 +159,86 @@ def checks(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, secon
         )
         holds[f"cross-check, {concurrency} at a time: {_CHECKED} of the rate without"] = middle >= _CHECKED
     return holds
+
+
+def networks(
+    peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float
+) -> dict[str, bool]:
+    """Print how a network of milliseconds scales over workers, in both engines."""
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    found: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"onward": "", "onnxruntime": "engine = 'onnxruntime'\n"}
+        for engine, config in settings.items():
+            name = write_network(Path(folder), "resnet18", engine, config)
+        with server("--repository", folder, "--cross-check", "off") as (process, event):
+            for turn in range(rounds + 1):
+                for engine in settings:
+                    for concurrency in _KINDS[kind]:
+                        data = request(engine, image, name)
+                        measured = measure(
+                            event["address"], process.pid, data, concurrency, seconds, "calls", 4
+                        )
+                        rate = uvloop.run(measured)[0]
+                        # in the first one the second worker starts
+                        if turn:
+                            found.setdefault((engine, concurrency), []).append(rate)
+    rates = {key: statistics.median(values) for key, values in found.items()}
+    for (engine, concurrency), rate in rates.items():
+        print(f"{engine:12} {concurrency:2} at a time: {rate:8.2f} images/s")
+    first, most = _KINDS[kind]
+    scaled = rates["onward", most] / rates["onward", first]
+    other = rates["onward", most] / rates["onnxruntime", most]
+    print(f"{scaled:.2f} of one at a time, {other:.2f} of onnxruntime's engine")
+    return {
+        f"resnet18, {most} at a time: {_SCALES} of one at a time": scaled >= _SCALES,
+        f"resnet18, {most} at a time: {_OF_OTHER_ENGINE} of onnxruntime's engine": other >= _OF_OTHER_ENGINE,
+    }
+
+
+def sizes(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:
+    """Print what new sizes of one client do to the latencies of another one."""
+    address, _, model = peers["ours, in a worker"]
+    known = request(model, np.zeros((1, 784), np.float32))
+    new = iter(np.random.default_rng(0).permutation(_NEW_SIZES).tolist())
+    count = len(_NEW_SIZES) // rounds
+
+    async def turn(sent: list[int]) -> list[float]:
+        times: list[float] = []
+        async with grpc.aio.insecure_channel(address) as mine, grpc.aio.insecure_channel(address) as theirs:
+            call, other = mine.unary_unary(INFER), theirs.unary_unary(INFER)
+            end = time.perf_counter() + seconds
+
+            async def client() -> None:
+                while (start := time.perf_counter()) < end:
+                    await call(known)
+                    times.append(time.perf_counter() - start)
+
+            async def arrive() -> None:
+                for rows in sent:
+                    await other(request(model, np.zeros((rows, 784), np.float32)))
+                    await asyncio.sleep(seconds / count / 2)
+
+            await asyncio.gather(client(), arrive())
+        return times
+
+    without: list[float] = []
+    beside: list[float] = []
+    for _ in range(rounds):
+        without += uvloop.run(turn([]))
+        beside += uvloop.run(turn([next(new) for _ in range(count)]))
+    bound = 2 * sorted(without)[int(0.99 * (len(without) - 1))]
+    shares = {}
+    for name, times in (("without", without), ("beside new sizes", beside)):
+        times.sort()
+        shares[name] = sum(t > bound for t in times) / len(times)
+        print(
+            f"{name:18} {len(times):7} requests, p99 {1e3 * times[int(0.99 * (len(times) - 1))]:7.2f} ms, "
+            f"slowest {1e3 * times[-1]:7.2f} ms, above twice the p99 without: {shares[name]:.3%}"
+        )
+    # what the machine does to requests without new sizes, it does to those beside them
+    holds = shares["beside new sizes"] <= 1.5 * shares["without"] + 1 / len(beside)
+    return {"new sizes: no more requests of others above twice their p99 than without": holds}
 
 
 def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:

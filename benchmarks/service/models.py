@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["write_endless", "write_filled", "write_mlp", "write_slow"]
+__all__ = ["write_endless", "write_filled", "write_mlp", "write_network", "write_slow"]
 
 
 def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
@@ -26,6 +26,22 @@ def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
         helper.make_node("Gemm", ["r", "w2", "b2"], ["y"]),
     ]
     return _write(repository, name, nodes, ["n", 784], ["n", 10], weights, config)
+
+
+def write_network(repository: Path, network: str, name: str, config: str = "") -> str:
+    """A network of the zoo, with a free number of samples; the name of its input."""
+    from benchmarks.suite import ours
+    from benchmarks.suite.cases import find
+
+    from onward.model import save
+
+    path = repository / name / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = ours.inference_model(find(network))
+    save(model, path)
+    if config:
+        (repository / name / "config.toml").write_text(config)
+    return str(model.graph.inputs[0].name)
 
 
 def write_slow(repository: Path, name: str = "slow", config: str = "") -> Path:

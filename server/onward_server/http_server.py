@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -24,11 +24,12 @@ from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
 from onward_server.grpc_convert import check_statistics, infer_statistics, model_config, model_metadata
 from onward_server.http_convert import infer_request, infer_response, json_object, repository_parameters
-from onward_server.http_training import Route
+from onward_server.http_training import training_routes
 from onward_server.metrics import exposition
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason, public_text, status_of
 from onward_server.tls import FollowedContext
+from onward_server.training import TrainingService
 
 __all__ = ["HttpServer"]
 
@@ -65,19 +66,20 @@ _NO_HTTP = _Malformed()
 
 @final
 class HttpServer:
-    """Answers on `http_listen`: the protocol's paths, and `further` ones.
+    """Answers on `http_listen`: the protocol's paths, and those of training jobs.
 
     Attributes:
         ready: what health and readiness say, beside the data plane.
         address: what a client connects to, with the port that was bound.
     """
 
-    def __init__(self, plane: DataPlane, log: AccessLog, further: Sequence[Route] = ()) -> None:
+    def __init__(self, plane: DataPlane, log: AccessLog, training: TrainingService | None = None) -> None:
         self.ready = True
         self.address = ""
         self._plane = plane
         self._log = log
-        self._further = further
+        self._training = training
+        self._further = [] if training is None else training_routes(training)
         self._runner: web.AppRunner | None = None
         self._tls: FollowedContext | None = None
 
@@ -244,7 +246,8 @@ class HttpServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=exposition(self._plane), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=exposition(self._plane, self._training),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
     async def _server(self, request: web.Request) -> web.Response:

@@ -11,16 +11,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.statistics import LATENCY_BUCKETS
+from onward_server.training import TrainingService
+from onward_server.training.statistics import DURATION_BUCKETS
 
 __all__ = ["exposition"]
 
 _LABELS = ("model", "version")
 
 
-def exposition(plane: DataPlane) -> bytes:
+def exposition(plane: DataPlane, training: TrainingService | None = None) -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(plane))
+    if training is not None:
+        registry.register(_Jobs(training))
     text: bytes = generate_latest(registry)
     # Triton's counters are named without the suffix that the library adds
     lines = [
@@ -166,4 +170,40 @@ class _Collector:
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily(
             "onward_refusals", "Requests refused before they were read", value=float(plane.refusals)
+        )
+
+
+@final
+class _Jobs:
+    def __init__(self, training: TrainingService) -> None:
+        self._training = training
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        training, counts = self._training, self._training.statistics
+        jobs = GaugeMetricFamily("onward_training_jobs", "Jobs that have not ended", labels=("state",))
+        jobs.add_metric(("queued",), training.queued)
+        jobs.add_metric(("running",), training.running)
+        yield jobs
+        ended = CounterMetricFamily(
+            "onward_training_jobs_ended", "Jobs, by how they ended", labels=("state",)
+        )
+        for state, count in counts.ended.items():
+            ended.add_metric((state,), count)
+        yield ended
+        durations = HistogramMetricFamily("onward_training_run_duration_seconds", "Runs of jobs")
+        total = 0
+        buckets = []
+        for bound, count in zip((*DURATION_BUCKETS, None), counts.durations, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound is None else str(bound), total))
+        durations.add_metric((), buckets, counts.seconds)
+        yield durations
+        yield CounterMetricFamily(
+            "onward_training_rows", "Rows that runs have learned from", value=counts.rows
+        )
+        yield GaugeMetricFamily(
+            "onward_training_rows_per_second", "Of the jobs that run", value=counts.rows_per_second
         )

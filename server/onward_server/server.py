@@ -18,7 +18,6 @@ from onward_server.grpc_servicers import CROSS_CHECK_SERVICE, INFERENCE_SERVICE,
 from onward_server.grpc_training import TRAINING_SERVICE, training_methods
 from onward_server.health import Health
 from onward_server.http_server import HttpServer
-from onward_server.http_training import training_routes
 from onward_server.reflection import Reflection
 from onward_server.settings import ServerSettings, changed_at_rest
 from onward_server.statuses import public_reason
@@ -248,7 +247,7 @@ async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] 
             tls = FollowedContext(lambda: plane.settings.tls or chosen, "h2")
         port = await grpc.listen(settings.listen, None if tls is None else tls.context)
         if settings.http_listen:
-            http = HttpServer(plane, log, [] if training is None else training_routes(training))
+            http = HttpServer(plane, log, training)
             await http.start()
     except BaseException:
         if grpc is not None:

@@ -403,7 +403,7 @@ class ServerSettings(BaseSettings):
     isolation: Literal["process", "thread"] = "process"
     in_process: Literal["auto", "never"] = "auto"
     in_process_us: float = Field(default=250.0, ge=0, allow_inf_nan=False)
-    worker_nice: int = Field(default=5, ge=0, le=19)
+    worker_nice: int = Field(default=3, ge=0, le=19)
     worker_memory_bytes: int = Field(default=0, ge=0)
     run_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     load_timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)

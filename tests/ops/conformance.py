@@ -11,7 +11,8 @@ from shapes and from contents that plans are made for (`Op.static_operands`), so
 the plan was; S those with strings or with operators of `ai.onnx.ml` that have a NumPy step or no plan; R all
 others: a NumPy step inside the plan, or no plan, so that the interpreter ran. `--list-numpy` names these. G
 counts the operators of the default domain whose newest schema calls an input differentiable; one is counted
-where every case of it in `tests.ops.gradient_checks` passes and there is one at least.
+where every case of it in `tests.ops.gradient_checks` passes and there is one at least; above is said which
+of the checks it passed: central differences, onnxruntime on the emitted graph, second order.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Outcome:
     reason: str
     how: How = ""
     steps: tuple[str, ...] = ()
+    checks: str = ""
+    """Of a gradient: D central differences, O onnxruntime, S second order."""
 
     @property
     def lacks_operator(self) -> bool:
@@ -192,7 +195,13 @@ def _run_chunk(engine: Engine, names: Sequence[str]) -> list[Outcome]:
 
 
 def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
-    from tests.ops.gradient_checks import check_differences, check_emitted, gradient_cases
+    from tests.ops.gradient_checks import (
+        check_differences,
+        check_emitted,
+        check_second,
+        gradient_cases,
+        meets_ort,
+    )
 
     outcomes = []
     for position in positions:
@@ -202,7 +211,9 @@ def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
                 warnings.simplefilter("ignore")
                 check_emitted(case)
                 check_differences(case)
-            outcomes.append(Outcome(case.op_type, ""))
+                second = check_second(case)
+            checks = "D" + ("O" if meets_ort(case) else "") + ("S" if second else "")
+            outcomes.append(Outcome(case.op_type, "", checks=checks))
         except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
             outcomes.append(Outcome(case.op_type, f"{case.id}: {_reason(error)}"))
     return outcomes
@@ -295,6 +306,18 @@ def _run_gradients(only: str, workers: int) -> str:
         for outcome in outcomes:
             if outcome.reason:
                 print(f"  {outcome.reason}")
+    passed: dict[str, set[str]] = defaultdict(set)
+    for outcome in outcomes:
+        passed[outcome.name].update(outcome.checks)
+    print(
+        "\ngradients and what they passed: D central differences in float64, O onnxruntime on the graph that "
+        "is written, S the gradient of the gradient against central differences"
+    )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for op_type in sorted(checked):
+        groups[" ".join(sorted(passed[op_type]))].append(op_type)
+    for letters, names in sorted(groups.items(), key=lambda item: -len(item[1])):
+        print(f"  {letters} ({len(names)}): {', '.join(names)}")
     if not only and (missing := sorted(wanted - checked - failed)):
         print(f"\nno gradient ({len(missing)}): {', '.join(missing)}")
         for op_type in sorted(set(missing) & set(NO_GRADIENT)):

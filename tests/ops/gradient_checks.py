@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from tests.ops.cases import CASES
-from tests.ops.exclusions import GRADIENT_CASES, MOVED, ORT_GRADIENTS
+from tests.ops.exclusions import GRADIENT_CASES, MOVED, ORT_GRADIENTS, SECOND_ORDER
 from tests.ops.harness import (
     Array,
     Case,
@@ -25,7 +27,10 @@ from tests.ops.harness import (
 )
 from tests.ops.onnx_cases import as_case, onnx_cases
 
+from onward.autodiff import MissingGradientsError, gradients
 from onward.engine.interpreter import Interpreter
+from onward.graph import Builder, canonical_model
+from onward.passes import expand_onward
 
 _ELEMENTS = 40
 """Operands up to this size are checked element by element, larger ones along random directions."""
@@ -46,6 +51,10 @@ def differentiable_operators() -> tuple[str, ...]:
             and any(formal.differentiation_category == wanted for formal in schema.inputs)
         )
     )
+
+
+CONSTANT_GRADIENTS = ("Cast", "Hardmax")
+"""Operators whose gradient has no slope in anything: of float64 cast to itself, or 0."""
 
 
 @functools.cache
@@ -97,6 +106,60 @@ def check_differences(case: Case) -> None:
         have = np.array([float(np.sum(dx * v)) for v in _directions(fed[name])])
         scale = max(1.0, float(np.abs(want).max(initial=0)))
         np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-8 * scale, err_msg=f"d/dx{i}")
+
+
+def check_second(case: Case) -> bool:
+    """The gradient of the gradient, of Σ ⟨dx, v⟩ by what is differentiated and by dy, against central
+    differences of dx along a random direction, in float64. Operators of `ai.onward` that have no gradient
+    are differentiated through their bodies.
+
+    Returns:
+        Whether there was anything to check: the gradient may be constant, or the case be left out.
+    """
+    if case.id in SECOND_ORDER:
+        return False
+    narrow = feed(case, model_of(case, gradient=True))
+    case = for_double(case)
+    wide, inputs = in_double(model_of(case, gradient=True), narrow)
+    first = Interpreter(wide.graph)
+    rng = np.random.default_rng(11)
+    firsts = {name: dx for name, dx in run(wide, inputs).items() if name.startswith("dx")}
+    along = {name: rng.normal(size=dx.shape) for name, dx in firsts.items()}
+    names = [f"x{i}" for i in case.differentiated()] + [name for name in inputs if name.startswith("dy")]
+    try:
+        model, seconds = _again(wide, along, names)
+    except MissingGradientsError:
+        model, seconds = _again(expand_onward(wide), along, names)
+    if not seconds:
+        return False
+    exact = run(model, inputs)
+    for name in seconds:
+
+        def objective(x: Array, name: str = name) -> float:
+            found = first.run({**inputs, name: x}, list(firsts))
+            return sum(float(np.sum(found[dx] * along[dx])) for dx in firsts)
+
+        direction = rng.normal(size=inputs[name].shape)
+        want = slope(objective, inputs[name], direction)
+        have = float(np.sum(exact[f"dd.{name}"] * direction))
+        np.testing.assert_allclose(
+            have, want, rtol=1e-5, atol=1e-7 * max(1.0, abs(want)), err_msg=f"second order, by {name}"
+        )
+    return True
+
+
+def _again(wide: ir.Model, along: Mapping[str, Array], names: Sequence[str]) -> tuple[ir.Model, list[str]]:
+    """The model of a gradient with the gradients of Σ ⟨dx, v⟩ as outputs `dd.<name>`, and which there are."""
+    model = canonical_model(wide).clone()
+    g = Builder(model.graph)
+    values = {v.name or "": v for v in (*model.graph.inputs, *model.graph.outputs)}
+    seeds = {values[name]: g.initializer(f"{name}.along", array) for name, array in along.items()}
+    there = [name for name in names if name in values]
+    seconds = gradients(g, seeds, [values[name] for name in there])
+    found = {name: dd for name, dd in zip(there, seconds, strict=True) if dd is not None}
+    for name, dd in found.items():
+        g.output(dd, f"dd.{name}")
+    return model, list(found)
 
 
 def _moved(case: Case) -> Case:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from tests.ops.exclusions import GRADIENT_CASES, NO_GRADIENT, ORT_GRADIENTS
-from tests.ops.gradient_checks import check_differences, check_emitted, gradient_cases, meets_ort
+from tests.ops.gradient_checks import (
+    CONSTANT_GRADIENTS,
+    check_differences,
+    check_emitted,
+    check_second,
+    gradient_cases,
+    meets_ort,
+)
 from tests.ops.harness import (
     OPSET,
     Case,
@@ -26,6 +35,18 @@ from onward.graph import registered
 def test_gradient(case: Case) -> None:
     check_emitted(case)
     check_differences(case)
+
+
+def _second_order() -> list[Any]:
+    """Cases to differentiate twice; bodies of recurrent operators take seconds each."""
+    cases = [c for c in gradient_cases() if c.op_type not in CONSTANT_GRADIENTS]
+    slow = ("GRU", "LSTM", "RNN")
+    return [pytest.param(c, marks=pytest.mark.slow) if c.op_type in slow else c for c in cases]
+
+
+@pytest.mark.parametrize("case", _second_order(), ids=lambda case: case.id)
+def test_second_order(case: Case) -> None:
+    check_second(case)
 
 
 @pytest.mark.parametrize("case", [c for c in gradient_cases() if c.batch], ids=lambda case: case.id)

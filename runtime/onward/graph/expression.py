@@ -46,6 +46,8 @@ OPS: dict[str, int] = {
     "round": 1,
     "pow": 1,
     "float": 1,
+    "float16": 1,
+    "bfloat16": 1,
     "power": 2,
     "mod": 2,
     "fmod": 2,
@@ -68,13 +70,15 @@ OPS: dict[str, int] = {
     "atanh": 1,
 }
 """Operations and their number of operands. Comparisons and logic give truth values, `select` takes one first,
-`float` turns one into 1 or 0. `pow` raises to the constant `value`, `power` to its second argument. `mod` has
-the sign of its second argument, `fmod` that of its first. Of integers, `div` rounds towards zero, and it and
-the remainders by 0 are 0; powers below 0 are those of floats, towards zero; bits shifted by as many as there
-are, or more, are gone."""
+`float` turns one into 1 or 0; `float16` and `bfloat16` round to these. `pow` raises to the constant `value`,
+`power` to its second argument. `mod` has the sign of its second argument, `fmod` that of its first. Of
+integers, `div` rounds towards zero, and it and the remainders by 0 are 0; powers below 0 are those of floats,
+towards zero; bits shifted by as many as there are, or more, are gone."""
 
 _OF_FLOATS = frozenset(
     [
+        "float16",
+        "bfloat16",
         "exp",
         "log",
         "sqrt",

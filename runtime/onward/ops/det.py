@@ -25,6 +25,8 @@ class Det(Op):
         n = dims[-1] if dims is not None else None
         if dims is None or not isinstance(n, int):
             raise UnsupportedError(f"the gradient of Det needs the size of the matrices of {X.name!r}")
+        if n < 2:  # the minor of a single number is the empty matrix, whose determinant is 1
+            return (g.Expand(g.Unsqueeze(dy, [-2, -1]), g.Shape(X)),)
         others = np.array([[j for j in range(n) if j != i] for i in range(n)], np.int64).reshape(n, n - 1)
         rank = len(dims)
         rows = g.Gather(X, g.const(others), axis=rank - 2)  # …, row left out, rows, columns

@@ -5,6 +5,7 @@ from onward.verify.conversion import ConvertedTensor, compare_models
 from onward.verify.exporting import export
 from onward.verify.forward import compare
 from onward.verify.inputs import random_inputs
+from onward.verify.quantised import quantised_tolerances
 from onward.verify.report import Difference, Report, TensorRow
 from onward.verify.tolerance import TOLERANCES, TRAINING_TOLERANCES, Tolerance
 from onward.verify.training import compare_step, compare_training, default_losses
@@ -24,5 +25,6 @@ __all__ = [
     "compare_training",
     "default_losses",
     "export",
+    "quantised_tolerances",
     "random_inputs",
 ]

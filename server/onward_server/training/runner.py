@@ -94,6 +94,7 @@ class _Teller:
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
+        self._rows = 0
         self._start = time.monotonic()
         self._last: dict[str, float] = {}
 
@@ -116,10 +117,12 @@ class _Teller:
 
         match event:
             case runs.StepEnded():
+                self._rows += event.samples
                 self.sometimes(
                     "progress",
                     {
                         "epoch": event.epoch,
+                        "rows": self._rows,
                         "batch": event.batch,
                         "step": event.step,
                         "loss": event.loss,
@@ -134,7 +137,8 @@ class _Teller:
                 sizes = {"epochs": event.epochs, "batches": event.batches}
                 self.tell("started", {**fields, **sizes, "resumed": event.resumed is not None})
             case runs.EpochEnded():
-                self.tell("epoch", {"epoch": event.epoch, "epochs": event.epochs, "row": dict(event.row)})
+                fields = {"epoch": event.epoch, "epochs": event.epochs, "rows": self._rows}
+                self.tell("epoch", {**fields, "row": dict(event.row)})
             case runs.CheckpointWritten():
                 self.sometimes("checkpoint", {"step": event.step})
             case runs.Measured():
@@ -216,9 +220,10 @@ def _fetch(task: Mapping[str, Any]) -> None:
 def _evaluate(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
     """Figures, the interface, and the comparison with onnxruntime on samples of the data."""
     from onward.errors import ConfigError, DataError, StorageError
+    from onward.model import load
     from onward.runs.evaluation import evaluate
     from onward.runs.preparation import feeds_of
-    from onward.verify import compare
+    from onward.verify import compare, quantised_tolerances
 
     threading.Thread(target=_listen_idle, daemon=True).start()
     path = Path(task["model"])
@@ -235,7 +240,8 @@ def _evaluate(task: Mapping[str, Any], teller: _Teller) -> dict[str, Any]:
     if found is not None:
         few = found.samples.take(range(min(task["samples"], len(found.samples))))
         inputs = feeds_of(few, found.session.inputs)
-    report = compare(path, inputs)
+    model = load(path)
+    report = compare(model, inputs, tolerance=quantised_tolerances(model))
     difference = "" if report.passed else str(report.first_difference or report.failures[0])
     result: dict[str, Any] = {
         "passed": report.passed,

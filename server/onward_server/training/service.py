@@ -35,6 +35,7 @@ from onward_server.training.federation import Federation
 from onward_server.training.process import TaskProcess
 from onward_server.training.promotion import Promotions
 from onward_server.training.requests import DATA_FILE, DataPlace, Start, run_to_do
+from onward_server.training.statistics import JobStatistics
 from onward_server.training.store import Job, JobEvent, JobState, Store
 
 __all__ = ["TrainingService"]
@@ -78,6 +79,7 @@ class TrainingService:
         self._timers: set[asyncio.TimerHandle] = set()
         self._changed: dict[str, asyncio.Event] = {}
         self._closing = False
+        self.statistics = JobStatistics()
         self._whole: set[asyncio.Task[Any]] = set()
         self._starting = asyncio.Lock()
         self.promotions = Promotions(self, plane, self._store)
@@ -229,6 +231,16 @@ class TrainingService:
         await self._forget_old()
         return job
 
+    @property
+    def queued(self) -> int:
+        """Jobs that wait."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Jobs that run."""
+        return len(self._running)
+
     async def cancel(self, identity: str) -> Job:
         """Ask a job to stop; one that waits stops at once.
 
@@ -313,6 +325,8 @@ class TrainingService:
             elif self._jobs[job.id] is job:
                 self._jobs[job.id] = before
             raise
+        if before is not None and job.over and not before.over:
+            self.statistics.ended[job.state] += 1
         self._tell(job.id)
         return job
 
@@ -400,6 +414,8 @@ class TrainingService:
                 ended=time.time(),
                 resumable=(self.folder_of(job) / "checkpoint").is_file(),
             )
+            self.statistics.stopped(identity, time.time() - job.started)
+            self.statistics.ended["failed"] += 1
             self._tell(identity)
         finally:
             self._running.pop(identity, None)
@@ -424,6 +440,8 @@ class TrainingService:
         state: JobState = "failed"
         reason = ""
         changes: dict[str, Any] = {}
+        begun = time.monotonic()
+        self.statistics.started(identity)
         try:
             async with asyncio.timeout(self.settings.max_seconds):
                 found = await process.run(task, lambda kind, _, fields: events.put_nowait((kind, fields)))
@@ -448,6 +466,7 @@ class TrainingService:
             reason = "internal error; the server's log has the details"
         events.put_nowait(None)
         await noting
+        self.statistics.stopped(identity, time.monotonic() - begun)
         changes["resumable"] = (folder / "checkpoint").is_file()
         if self._closing and state != "completed":
             await self.note(job, "interrupted", {"resumes": changes["resumable"]}, state="queued", **changes)
@@ -464,6 +483,8 @@ class TrainingService:
     ) -> None:
         while (entry := await events.get()) is not None:
             kind, fields = entry
+            if kind in ("progress", "epoch"):
+                self.statistics.progressed(identity, fields["rows"])
             job = self._jobs[identity]
             changes: dict[str, Any] = {}
             if kind == "progress":

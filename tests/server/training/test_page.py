@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from onward_client import AsyncClient
@@ -23,6 +25,10 @@ OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),
 )
+
+
+KEYS = {"trainer": ["train", "predict"], "manager": ["manage"], "all": ["train", "manage", "predict"]}
+USE = "document.getElementById('key').value = '{}'; document.getElementById('key').onchange(); 0"
 
 
 class Page:
@@ -80,28 +86,48 @@ async def test_a_person_promotes_and_rolls_back(repository: Path, tmp_path: Path
         listen="127.0.0.1:0",
         http_listen="127.0.0.1:0",
         instances=1,
+        keys=[
+            {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "roles": roles}
+            for name, roles in KEYS.items()
+        ],
         training={"folder": tmp_path / "training", "nice": 0},
     )
-    async with running(settings) as server, AsyncClient(server.address, timeout=120) as client:
+    async with running(settings) as server, AsyncClient(server.address, timeout=120, key="all") as client:
         title = "<img src=x onerror='document.title=1'>"
         run = {"model": "mlp", "data": "iris", "epochs": 3}
         job = (await client.training.start(run, title=title)).id
         assert [event.kind async for event in client.training.watch(job)][-1] == "completed"
         await client.training.promote(job, "flowers")
+        await client.predict("flowers", np.ones((1, 4), np.float32))
         async with opened(f"http://{server.http_address}/#{job}", tmp_path / "profile") as page:
+            await page.until("document.getElementById('message')?.textContent.includes('give a key')")
+            await page.run(USE.format("trainer"))
             await page.until("document.querySelectorAll('#loss polyline').length >= 2")
             assert await page.run("document.querySelectorAll('.confusion tr').length") == 4
             assert (
                 await page.run("document.querySelector('#jobs tbody td:nth-child(5)').textContent") == title
             )
             await page.run("window.prompt = () => 'flowers'; window.confirm = () => true; 0")
-            press = "[...document.querySelectorAll('button')].find(b => b.textContent === '{}').click()"
-            await page.run(press.format("Promote"))
+            cells = (
+                "[...document.querySelectorAll('#models tbody tr:first-child td')].map(c => c.textContent)"
+            )
+            await page.until(f"{cells}[6] === '1 agree'")
+            name, version, state, answered, failed, milliseconds, *_ = await page.run(cells)
+            assert (name, version, state, answered, failed) == ("flowers", "1", "ready", "1", "0")
+            assert float(milliseconds) > 0
+            press = (
+                "(b => b && (b.click(), true))"
+                "([...document.querySelectorAll('button')].find(b => b.textContent === '{}'))"
+            )
+            await page.until(press.format("Promote"))
+            await page.until("document.getElementById('message').textContent.includes('the role')")
+            await page.run(USE.format("manager"))
+            await page.until(press.format("Promote"))
             await page.until(
                 "document.getElementById('message').textContent === 'flowers: version 2 answers'"
             )
             await page.until("document.getElementById('models').innerText.includes('Roll back')")
-            await page.run(press.format("Roll back"))
+            await page.until(press.format("Roll back"))
             text = "flowers: version 2 is withdrawn, 1 answers"
             await page.until(f"document.getElementById('message').textContent === '{text}'")
         assert (await client.metadata("flowers")).versions == ("1",)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from aiohttp import ClientSession
 
 from onward_protos import grpc_service_pb2 as infer_messages
 from onward_protos import training_pb2 as messages
@@ -364,6 +365,47 @@ async def test_a_job_beyond_its_bounds_fails_alone(servers: Any, bound: Any, rea
     job = await outside.done((await outside.start()).id)
     assert (job.state, job.reason) == ("failed", reason)
     assert await outside.code(outside.start()) == "OK", "the server goes on"
+
+
+async def test_metrics_tell_of_jobs(servers: Any, data: Path) -> None:
+    server = await servers(http_listen="127.0.0.1:0")
+
+    async def metrics() -> dict[str, float]:
+        async with (
+            ClientSession() as session,
+            session.get(f"http://{server.server.http_address}/metrics") as got,
+        ):
+            lines = [line for line in (await got.text()).splitlines() if line.startswith("onward_training_")]
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+    before = await metrics()
+    assert before['onward_training_jobs{state="running"}'] == 0
+    assert before['onward_training_jobs_ended_total{state="completed"}'] == 0
+    long = await server.start({**MLP, "epochs": 100_000})
+    waits = await server.start()
+    for _ in range(600):
+        during = await metrics()
+        if during["onward_training_rows_per_second"] > 0:
+            break
+        await asyncio.sleep(0.1)
+    assert during["onward_training_rows_per_second"] > 0
+    assert during["onward_training_rows_total"] > 0
+    assert during['onward_training_jobs{state="running"}'] == 1
+    assert during['onward_training_jobs{state="queued"}'] == 1
+    assert during["onward_training_run_duration_seconds_count"] == 0
+    await server.call("Cancel", messages.JobRequest(id=long.id), messages.Job)
+    assert (await server.done(long.id)).state == "cancelled"
+    assert (await server.done(waits.id)).state == "completed"
+    after = await metrics()
+    assert after['onward_training_jobs_ended_total{state="cancelled"}'] == 1
+    assert after['onward_training_jobs_ended_total{state="completed"}'] == 1
+    assert after['onward_training_jobs_ended_total{state="failed"}'] == 0
+    assert after["onward_training_run_duration_seconds_count"] == 2
+    assert after["onward_training_run_duration_seconds_sum"] > 0
+    assert (
+        after['onward_training_jobs{state="running"}'] == after['onward_training_jobs{state="queued"}'] == 0
+    )
+    assert after["onward_training_rows_per_second"] == 0
 
 
 @pytest.mark.slow

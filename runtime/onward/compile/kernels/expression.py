@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onward.compile.codegen import integers, math
 from onward.compile.codegen.builder import Function
+from onward.compile.codegen.conversions import as_stored, computed
 from onward.compile.codegen.spelling import is_float
 from onward.compile.codegen.values import Value
 from onward.graph.expression import OPS, Expression, Number, constant, operand
@@ -91,6 +92,8 @@ def _emit_one(
             return f.select(args[0], args[1], args[2])
         case "float":
             return f.select(args[0], f.value(1.0, type_), f.value(0.0, type_))
+        case "float16" | "bfloat16":
+            return computed(f, as_stored(f, args[0], op), op, f.float)
         case "neg":
             return f.neg(args[0])
         case "abs":

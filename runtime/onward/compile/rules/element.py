@@ -130,7 +130,8 @@ def _computed(
         place = operand(len(tensors))
         places[source.value] = place.apply("ne", 0.0) if c.dtype(source.value) == np.bool_ else place
         tensors.append(source.tensor(c))
-    return {**places, **expressions(operations, places)}
+    dtypes = {v: c.dtype(v) for o in operations for v in o.outputs}
+    return {**places, **expressions(operations, places, dtypes)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,8 @@ class AffineGrid(Op):
     Linear in theta. An axis of one pixel has the coordinate −1 with align_corners, else 0.
     """
 
+    static_operands = ("size",)
+
     align_corners: int = 0
 
     @widened

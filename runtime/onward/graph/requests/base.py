@@ -80,7 +80,13 @@ class Unsupported(Request):
 
 @dataclass(frozen=True)
 class Body(Request):
-    """What the operator's body in standard operators computes (`expand`): each of these asks for itself."""
+    """What the operator's body in standard operators computes (`expand`): each of these asks for itself.
+
+    Attributes:
+        rounds: whether 2-byte floats are rounded to between its operators; otherwise all are in float32.
+    """
+
+    rounds: bool = False
 
 
 Wanted: TypeAlias = tuple[str, ir.Value | None, tuple[int | None, ...]]

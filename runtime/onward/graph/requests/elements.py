@@ -13,7 +13,6 @@ from onward.graph.requests.base import Request, Static, Values, first_misfit
 __all__ = [
     "AdamUpdate",
     "Dropout",
-    "Integers",
 ]
 
 
@@ -38,16 +37,6 @@ class Dropout(Request):
     @property
     def same_layout(self) -> Values:
         return self.x, self.y
-
-
-@dataclass(frozen=True)
-class Integers(Request):
-    """y = a op b for integers, broadcast; `op` is "add", "sub", "mul", "div", "mod" or a comparison."""
-
-    y: ir.Value
-    op: str
-    a: ir.Value
-    b: ir.Value
 
 
 @dataclass(frozen=True)

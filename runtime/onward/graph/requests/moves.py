@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -22,8 +23,10 @@ __all__ = [
     "Pad",
     "Positions",
     "PositionsGradient",
+    "Reinterpret",
     "Resample",
     "Slices",
+    "Take",
     "Tile",
     "Transpose",
     "View",
@@ -51,6 +54,14 @@ class View(Request):
     def misfit(self, static: Static) -> str | None:
         x, y = static.shape(self.x), static.shape(self.y)
         return None if prod(x) == prod(y) else f"the elements of {list(x)} have no shape {list(y)}"
+
+
+@dataclass(frozen=True)
+class Reinterpret(Request):
+    """y is x's bits as another element type of the same width."""
+
+    y: ir.Value
+    x: ir.Value
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,13 @@ class Concat(Request):
 
 @dataclass(frozen=True)
 class Pad(Request):
-    """x inside y from `before` on along each axis, what is negative cut off; `value` around it."""
+    """x inside y from `before` on along each axis, what is negative cut off; `value` around it, a number or a
+    tensor of one element."""
 
     y: ir.Value
     x: ir.Value
     before: tuple[int, ...]
-    value: float
+    value: float | ir.Value
 
     @property
     def same_layout(self) -> Values:
@@ -125,10 +137,16 @@ class Fill(Request):
 
 @dataclass(frozen=True)
 class Convert(Request):
-    """x in y's element type."""
+    """x in y's element type.
+
+    Attributes:
+        kernel: what NumPy makes of an array of x's type, or of float32: types that no processor computes with
+            are looked up in what it gives.
+    """
 
     y: ir.Value
     x: ir.Value
+    kernel: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,27 @@ class Gather(Request):
     data: ir.Value
     indices: ir.Value
     axis: int
+
+
+@dataclass(frozen=True)
+class Take(Request):
+    """Each element of y is one of data, whose place along some axes indices say.
+
+    Attributes:
+        data_axes: for each axis of y the axis of data that runs along with it, or None.
+        index_axes: the same of indices.
+        picked: the axes of data whose positions indices hold: where there is one, by themselves; else as the
+            tuples along the last axis. Negative positions count from the end.
+        tuples: whether they are tuples.
+    """
+
+    y: ir.Value
+    data: ir.Value
+    indices: ir.Value
+    data_axes: tuple[int | None, ...]
+    index_axes: tuple[int | None, ...]
+    picked: tuple[int, ...]
+    tuples: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from onward.compile.program import (
     opened,
     specialize_node,
 )
-from onward.errors import InvalidModelError, OnwardError, ShapeError
+from onward.errors import OnwardError
 from onward.graph import infer_node, is_tensor, static_shape
 
 __all__ = ["FEW", "MANY", "Cut", "Division", "Part", "divide", "part_model"]
@@ -259,7 +259,7 @@ class _Survey:
             specialize_node(self.scratch.opset_imports, twin, self.program, self._known)
         except NotStaticError as error:
             return str(error)
-        except (ShapeError, InvalidModelError) as error:  # NumPy raises it, if it is one without the guess
+        except OnwardError as error:  # NumPy raises it, if it is one without the guess
             return "what it gives is only known with its operands" if guessed else str(error)
         for operation in self.program.operations[begun:]:
             for value in operation.outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ __all__ = [
 
 _SMALL = 16
 
-_BODY_OPSET = 21
+_BODY_OPSET = 25
 """Of the standard operators that bodies of our own operators are written in."""
 
 _FOLD_LIMIT = 1 << 16
@@ -115,7 +116,10 @@ class Program:
 
 
 def specialize(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    swapped: Collection[str] = (),
+    contents: Mapping[str, Array] = MappingProxyType({}),
 ) -> Program:
     """Fix the shapes of a model's inputs.
 
@@ -124,26 +128,27 @@ def specialize(
         shapes: of every input that is not an initializer, and of those initializers that are given as inputs.
         swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
             constants, from which shapes and further constants follow.
+        contents: of inputs by name, which count as constants.
 
     Raises:
         NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
-    graph, program, known = opened(model, shapes, swapped)
+    graph, program, known = opened(model, shapes, swapped, contents)
     initializers = graph.initializers
     values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
     if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
         raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
     names = [v.name or "" for v in graph.outputs]
     # contents of state must not be taken for constants by inference
-    contents = {v: v.const_value for v in (*program.state.values(), *program.weights.values())}
-    for value in contents:
+    held = {v: v.const_value for v in (*program.state.values(), *program.weights.values())}
+    for value in held:
         value.const_value = None
     try:
         for node in graph:
             specialize_node(graph.opset_imports, node, program, known)
     finally:
-        for value, tensor in contents.items():
+        for value, tensor in held.items():
             value.const_value = tensor
     program.outputs = dict(zip(names, graph.outputs, strict=True))
     _drop_unused(program)
@@ -166,7 +171,10 @@ def specialize(
 
 
 def opened(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str]
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    swapped: Collection[str],
+    contents: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[ir.Graph, Program, dict[ir.Value, ir.TensorProtocol]]:
     """A copy of a model's graph, what is known before its first node, and the contents of constants.
 
@@ -176,6 +184,7 @@ def opened(
     for value in graph.inputs:
         if (shape := shapes.get(value.name or "")) is not None:
             value.shape = ir.Shape(shape)
+    _fix_contents(graph, contents)
     initializers = graph.initializers
     for value in graph.inputs:
         if value.name in shapes:  # a value given at each run stands instead of the initializer
@@ -188,7 +197,7 @@ def opened(
     for name, value in initializers.items():
         if name in state or value.const_value is None:
             continue
-        if is_weight(value, value.const_value, swapped):
+        if name not in contents and is_weight(value, value.const_value, swapped):
             weights[name] = value
         else:
             known[value] = value.const_value
@@ -210,6 +219,14 @@ def opened(
     )
 
 
+def _fix_contents(graph: ir.Graph, contents: Mapping[str, Array]) -> None:
+    """Make inputs constants."""
+    for value in [v for v in graph.inputs if v.name in contents]:
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(contents[value.name or ""], name=value.name)
+        graph.register_initializer(value)
+
+
 def asked(program: Program, operation: Operation) -> Operation:
     """An operation with the request of its operator."""
     operator: Any = operation.operator
@@ -220,9 +237,14 @@ def asked(program: Program, operation: Operation) -> Operation:
         constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
         return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
     try:
-        return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
+        request = operator.lower(program, operation.outputs, *operation.inputs)
+        if (reason := request.misfit(program)) is not None:
+            raise ShapeError(reason)
+        return replace(operation, request=request)
     except (ShapeError, InvalidModelError) as error:
         raise type(error)(f"{_where(operation.node)}: {error}") from error
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:  # of a file's constants
+        raise ShapeError(f"{_where(operation.node)}: {error}") from error
 
 
 def written(program: Program, operation: Operation) -> list[Operation]:
@@ -235,6 +257,8 @@ def written(program: Program, operation: Operation) -> list[Operation]:
     operator: Any = operation.operator
     found = operator.expand(g, *operation.inputs)
     results = found if isinstance(found, tuple) else (found,)
+    given = {v for v in (*operation.inputs, *graph.initializers.values()) if v is not None}
+    results = tuple(g.Identity(v) if v in given else v for v in results)
     inner = replace(program, operations=[], trace=[])
     known = {v: ir.tensor(program.constants[v]) for v in operation.inputs if v in program.constants}
     for value in graph.initializers.values():
@@ -244,6 +268,7 @@ def written(program: Program, operation: Operation) -> list[Operation]:
     for node in graph:
         specialize_node(graph.opset_imports, node, inner, known)
     names = dict(zip(results, operation.outputs, strict=True))
+    program.constants.update((y, program.constants[v]) for v, y in names.items() if v in program.constants)
     for value in _values(inner):
         shape = static_shape(value)
         if shape is None or value.dtype is None:
@@ -326,16 +351,18 @@ def _specialize_inside(
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
-    """The outputs, where they follow from constants or shapes."""
+    """The outputs, where they follow from constants or shapes; what is empty counts as constant."""
     operands: list[Array | None] = []
     for value in operation.inputs:
         if value is None:
             operands.append(None)
         elif value in program.constants:
             operands.append(program.constants[value])
-        elif operation.node.op_type in ("Shape", "Size") and (shape := static_shape(value)) is not None:
+        elif (shape := static_shape(value)) is not None and value.dtype is not None:
+            if not operation.operator.follows_from_shapes and 0 not in shape:
+                return None
             # only the extents matter: a view of one element stands for the tensor
-            operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
+            operands.append(np.broadcast_to(np.zeros((), numpy_dtype(value.dtype)), shape))
         else:
             return None
     for value in operation.outputs:

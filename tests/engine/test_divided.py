@@ -429,7 +429,7 @@ def test_what_reads_a_shape_of_an_earlier_part_is_planned() -> None:
     compare(engine.run(feed), want)
     (plan,) = inner._plans.values()
     assert plan is not None
-    assert [row.kernel.split()[0] for row in plan.rows] == ["numpy", "element", "gemm"]  # type: ignore[union-attr]
+    assert [row.kernel.split()[0] for row in plan.rows] == ["take", "element", "gemm"]  # type: ignore[union-attr]
 
 
 def test_a_body_that_is_large_gets_plans_wherever_its_count_comes_from() -> None:

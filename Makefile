@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz batches soak conformance
+.PHONY: setup demo test test-fast test-perturbed check bench load overload faults fuzz fuzz-models batches soak conformance
 .PHONY: protos docs pages docker frameworks clean
 
 setup: $(INSTALLED)
@@ -54,6 +54,10 @@ bench: setup
 # (a line that begins with "load" would be a directive)
 overload load faults fuzz batches soak: setup
 	PYTHONPATH=. $(BIN)/python -m benchmarks.service.$@ $(SERVICE)
+
+# damaged files and random graphs beside onnxruntime; FUZZ has options
+fuzz-models: setup
+	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz_models $(FUZZ)
 
 # the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down
 conformance: setup

@@ -1,11 +1,14 @@
 """Models that nobody wrote: files with changed bytes, changed structure, and random graphs.
 
 python -m benchmarks.fuzz_models [--seed N] [--count N] [--batch N] [--kinds KIND,...] [--keep DIR]
+                                 [--nnsmith DIR]
 
 bytes       a sound file in which some bytes were changed, cut off or doubled
 structure   a sound file with other attributes, shapes, operands, types, operators, opsets
 graphs      a random graph of our operators; forward against onnxruntime in both engines, and its gradient
             against central differences along a random direction, in float64
+nnsmith     a graph that NNSmith made (`benchmarks/nnsmith_graphs.py` writes them), in DIR; forward against
+            onnxruntime and torch's results beside it, and its gradient like that of our own graphs
 
 Every batch runs in a process of its own with bounded memory and time. A file passes where it runs, or ends
 in an error of ours; where onnxruntime runs it too, the results must agree. What fails is printed, with the
@@ -21,16 +24,19 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ENGINES: tuple[Literal["interpreter", "compiled"], ...] = ("interpreter", "compiled")
 KINDS = ("bytes", "structure", "graphs")
+NNSMITH = "nnsmith"
 MEMORY = 8 << 30
 SECONDS = 20
 """Of a file, those of the compiler included; more counts as a hang."""
@@ -234,20 +240,21 @@ def changed_bytes(rng: np.random.Generator) -> bytes:
     """A sound file, damaged."""
     model = random_graph(rng)
     data = bytearray(model.SerializeToString())
-    weights = [t.raw_data for t in model.graph.initializer if len(t.raw_data) >= 8]
+    tensors = [t for t in model.graph.initializer if len(t.raw_data) >= 8]
+    weights = [t.raw_data for t in tensors if t.data_type == TensorProto.FLOAT or rng.random() < 0.1]
     for _ in range(int(rng.integers(1, 3))):
         at = int(rng.integers(len(data)))
-        if weights and rng.random() < 0.6:  # names are most of a small file, and without one it is refused
+        if weights and rng.random() < 0.9:  # names are most of a small file, and without one it is refused
             inside = weights[int(rng.integers(len(weights)))]
             at = max(0, data.find(inside)) + int(rng.integers(len(inside)))
-        match int(rng.integers(9)):
-            case 0 | 1 | 2:
+        match int(rng.integers(24)):
+            case kind if kind < 10:
                 data[at] = int(rng.integers(256))
-            case 3 | 4 | 5:
+            case kind if kind < 21:
                 data[at] ^= 1 << int(rng.integers(8))
-            case 6:
+            case 21:  # no file of another length is left whole, and few are needed to see that
                 del data[at : at + int(rng.integers(1, 9))]
-            case 7:
+            case 22:
                 data[at:at] = data[at : at + int(rng.integers(1, 33))]
             case _:
                 data[at : at + 1] = bytes([0xFF] * 9 + [1])[: int(rng.integers(1, 11))]
@@ -302,7 +309,7 @@ def changed_structure(rng: np.random.Generator) -> bytes:
                 model.opset_import[0].version = int(rng.integers(-1, 30))
             case 5 if model.graph.initializer:
                 tensor = model.graph.initializer[int(rng.integers(len(model.graph.initializer)))]
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # its type may have been changed
+                with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # of another type
                     array = numpy_helper.to_array(tensor).copy()
                     array.reshape(-1)[:1] = number
                     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -319,8 +326,11 @@ def changed_structure(rng: np.random.Generator) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def judge(kind: str, number: int, keep: Path | None = None) -> tuple[str, str]:
+def judge(kind: str, number: int, keep: Path | None = None, nnsmith: Path | None = None) -> tuple[str, str]:
     """What became of a file: its class, and what is wrong with it, if anything is."""
+    if kind == NNSMITH:
+        assert nnsmith is not None, "the graphs of NNSmith have a folder"
+        return _replay(nnsmith / f"{number}.onnx", number)
     rng = np.random.default_rng([KINDS.index(kind), number])
     if kind == "graphs":
         data = random_graph(rng).SerializeToString()
@@ -334,7 +344,24 @@ def judge(kind: str, number: int, keep: Path | None = None) -> tuple[str, str]:
     return result, wrong
 
 
-def _forward(data: bytes, rng: np.random.Generator, *, sound: bool) -> tuple[str, str]:
+def _replay(path: Path, number: int) -> tuple[str, str]:
+    """A graph of NNSmith with its inputs and with what torch made of them."""
+    data, rng = path.read_bytes(), np.random.default_rng([len(KINDS), number])
+    with np.load(path.with_suffix(".npz")) as oracle:
+        inputs = {name[3:]: oracle[name] for name in oracle.files if name.startswith("in.")}
+        outputs = {name[4:]: oracle[name] for name in oracle.files if name.startswith("out.")}
+    result, wrong = _forward(data, rng, sound=True, feeds=inputs, oracle=outputs)
+    return result, wrong or slopes_differ(*_double(onnx.load_from_string(data), inputs), rng)
+
+
+def _forward(
+    data: bytes,
+    rng: np.random.Generator,
+    *,
+    sound: bool,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    oracle: Mapping[str, np.ndarray] | None = None,
+) -> tuple[str, str]:
     from onward.engine import Session
     from onward.errors import OnwardError
     from onward.model import from_bytes
@@ -344,11 +371,10 @@ def _forward(data: bytes, rng: np.random.Generator, *, sound: bool) -> tuple[str
     except OnwardError as error:
         return "refused at reading", str(error) if sound else ""
     results: list[dict[str, Any] | str] = []
-    feeds: dict[str, np.ndarray] = {}
     for engine in ENGINES:
         try:
             with Session(model, engine=engine) as session:
-                if not feeds:
+                if feeds is None:
                     shapes = {
                         x.name: [d if isinstance(d, int) else 2 for d in x.shape or ()]
                         for x in session.inputs
@@ -364,15 +390,43 @@ def _forward(data: bytes, rng: np.random.Generator, *, sound: bool) -> tuple[str
     slow, fast = results
     if isinstance(slow, str) or isinstance(fast, str):
         one_failed = isinstance(slow, str) != isinstance(fast, str)
+        if one_failed and not sound and (needed := _needed(data)) is not None:
+            result, wrong = _forward(needed, rng, sound=sound, feeds=feeds)
+            return (result, wrong) if wrong else ("refused for a node that no output needs", "")
         return "refused at running", f"engines part: {slow} | {fast}"[:400] if one_failed or sound else ""
     wrong = _difference(slow, fast, "interpreter and compiled")
-    expected = _by_onnxruntime(data, feeds)
+    expected = _by_onnxruntime(data, feeds or {})
+    if expected is None and oracle is not None:
+        # torch promotes types that the exported graph declares otherwise
+        oracle = {name: array.astype(np.asarray(slow[name]).dtype) for name, array in oracle.items()}
+        wrong = wrong or _difference(oracle, slow, "torch and interpreter")
     if expected is None:
         return "ran, onnxruntime does not", wrong
-    return "ran and compared", wrong or _difference(expected, slow, "onnxruntime and interpreter")
+    if not wrong and (apart := _difference(expected, slow, "onnxruntime and interpreter")):
+        if not (node := _departs(data, feeds or {})):
+            return "ran and compared, apart by rounding or theirs", ""
+        wrong = f"{apart}; {node}"
+    return "ran and compared", wrong
 
 
-def _by_onnxruntime(data: bytes, feeds: dict[str, np.ndarray]) -> dict[str, Any] | None:
+def _needed(data: bytes) -> bytes | None:
+    """The model without the nodes that no output depends on, which one engine does not look at; None where
+    there are none.
+    """
+    model = onnx.load_from_string(data)
+    wanted, kept = {v.name for v in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    if len(kept) == len(model.graph.node):
+        return None
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return bytes(model.SerializeToString())
+
+
+def _by_onnxruntime(data: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
@@ -385,61 +439,191 @@ def _by_onnxruntime(data: bytes, feeds: dict[str, np.ndarray]) -> dict[str, Any]
         return None
 
 
-def _difference(expected: dict[str, Any], found: dict[str, Any], who: str) -> str:
+def _difference(expected: Mapping[str, Any], found: Mapping[str, Any], who: str) -> str:
     for name, want in expected.items():
-        got = np.asarray(found[name])
-        if got.shape != np.shape(want):
-            return f"{who}: shapes {np.shape(want)} and {got.shape}"
-        if np.asarray(want).dtype.kind != "f":
-            continue
-        want64, got64 = np.asarray(want, np.float64), got.astype(np.float64)
-        scale = max(1.0, float(np.max(np.abs(want64[np.isfinite(want64)]), initial=0.0)))
-        if not np.allclose(got64, want64, rtol=2e-3, atol=2e-4 * scale, equal_nan=True):
-            return f"{who}: {float(np.nanmax(np.abs(got64 - want64))):.3g} apart, of {scale:.3g}"
+        if (why := _apart(np.asarray(want), np.asarray(found[name]))) is not None:
+            return f"{who}, {name!r}: {why}"
     return ""
 
 
+_NARROW = {np.dtype(np.float16): 4.0, np.dtype(ml_dtypes.bfloat16): 32.0}
+"""How many times further than others results of a type may be apart."""
+
+
+def _apart(want: np.ndarray, got: np.ndarray) -> str | None:
+    """How two results differ, beyond what sums in another order explain."""
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"{want.dtype}{list(want.shape)} and {got.dtype}{list(got.shape)}"
+    if got.dtype.kind not in "fV":
+        different = int(np.sum(got != want))
+        return f"{different} of {got.size} elements differ" if different else None
+    want64, got64 = want.astype(np.float64), got.astype(np.float64)
+    wider = _NARROW.get(got.dtype, 1.0)
+    scale = max(1.0, float(np.max(np.abs(want64[np.isfinite(want64)]), initial=0.0)))
+    if np.allclose(got64, want64, rtol=2e-3 * wider, atol=2e-4 * wider * scale, equal_nan=True):
+        return None
+    away = np.abs(got64 - want64)
+    worst = float(np.max(away, where=np.isfinite(away), initial=0.0))
+    return f"{worst:.3g} apart, of {scale:.3g}" if worst else "NaN or infinity in other places"
+
+
+def _departs(data: bytes, feeds: Mapping[str, np.ndarray]) -> str:
+    """The first node that makes something else of the same operands than onnxruntime, unless that is what the
+    standard's reference makes of them in float64; "" if there is none.
+
+    Then results are apart by rounding that later operators made larger: a step as in Cast to integers or
+    Floor, a comparison, a difference of large numbers; or onnxruntime is less exact.
+    """
+    from onward.engine import Session
+    from onward.errors import OnwardError
+    from onward.model import from_bytes
+
+    model = onnx.load_from_string(data)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    typed = {v.name: v for v in inferred.graph.value_info}
+    have = {v.name for v in model.graph.output}
+    model.graph.output.extend(
+        typed[name] for n in model.graph.node for name in n.output if name in typed and name not in have
+    )
+    shown = model.SerializeToString()
+    theirs = _by_onnxruntime(shown, feeds)
+    if theirs is None:
+        return "onnxruntime shows no intermediate results"
+    try:
+        with Session(from_bytes(shown), engine="interpreter") as session:
+            ours = session.run(feeds)
+    except OnwardError as error:
+        return f"the intermediate results are refused: {error}"
+    for node in model.graph.node:
+        given = [name for name in node.input if name in theirs]
+        if not all(np.array_equal(theirs[name], ours[name], equal_nan=True) for name in given):
+            continue
+        for name in node.output:
+            if name not in theirs or (why := _apart(theirs[name], ours[name])) is None:
+                continue
+            exact = _exactly(node, model, {x: ours[x] for x in given}).get(name)
+            if exact is None or _apart(exact.astype(ours[name].dtype), ours[name]) is not None:
+                return f"node {node.name!r}, operator {node.op_type}: {why}"
+    return ""
+
+
+def _exactly(
+    node: onnx.NodeProto, model: onnx.ModelProto, operands: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What the standard's reference makes of a node's operands in float64; nothing where one is not known."""
+    from onnx.reference import ReferenceEvaluator
+
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer} | dict(operands)
+    if not all(name in held for name in node.input if name):
+        return {}
+    feeds = {name: held[name] for name in node.input if name}
+    wide = {name: x.astype(np.float64) if x.dtype.kind in "fV" else x for name, x in feeds.items()}
+    opsets = {o.domain: o.version for o in model.opset_import}
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = ReferenceEvaluator(node, opsets=opsets).run(None, wide)
+    return {name: np.asarray(x) for name, x in zip(node.output, results, strict=False)}
+
+
 def _backward(number: int) -> str:
-    """The gradient along a random direction against central differences of two widths, in float64."""
+    """`slopes_differ` of the random graph of a number, at a random place."""
+    rng = np.random.default_rng([KINDS.index("graphs"), number])
+    model = random_graph(rng, TensorProto.DOUBLE)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    return slopes_differ(model, {"x": rng.normal(size=shape)}, rng)
+
+
+_SIZES = ("Resize", "Upsample")
+"""Operators whose float operands are extents."""
+
+
+def _double(
+    model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of float32 in float64, whose weights are inputs, and its inputs with theirs."""
+    graph, feeds = model.graph, {name: _widened(array) for name, array in inputs.items()}
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(_widened(numpy_helper.to_array(attribute.t))))
+    fixed = {name for node in graph.node if node.op_type in _SIZES for name in node.input}
+    weights = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in fixed]
+    for tensor in weights:
+        feeds[tensor.name] = _widened(numpy_helper.to_array(tensor))
+        if tensor.name not in {v.name for v in graph.input}:
+            value = helper.make_tensor_value_info(tensor.name, TensorProto.DOUBLE, feeds[tensor.name].shape)
+            graph.input.append(value)
+        graph.initializer.remove(tensor)
+    return model, feeds
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+def slopes_differ(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], rng: np.random.Generator) -> str:
+    """How the gradient along a random direction differs from central differences of two widths, in float64.
+
+    By all float inputs, of a randomly weighted sum of all float outputs.
+    """
     import onnx_ir as ir
 
     from onward.autodiff import gradients
+    from onward.autodiff.step import OPSET
     from onward.engine import Interpreter
     from onward.errors import OnwardError
-    from onward.graph import Builder, canonical_model, dims_of
-    from onward.model import from_bytes
+    from onward.graph import Builder, dims_of
+    from onward.model import from_bytes, upgrade
+    from onward.passes import fold_shapes
 
-    rng = np.random.default_rng([KINDS.index("graphs"), number])
+    feeds = dict(feeds)
     try:
-        model = canonical_model(from_bytes(random_graph(rng, TensorProto.DOUBLE).SerializeToString())).clone()
-        x, y = model.graph.inputs[0], model.graph.outputs[0]
-        g = Builder(model.graph)
-        seed = g.input("seed", ir.DataType.DOUBLE, dims_of(y) or ())
-        (dx,) = gradients(g, {y: seed}, [x])
+        program = fold_shapes(upgrade(from_bytes(model.SerializeToString()), OPSET)).clone()
+        xs = [x for x in program.graph.inputs if x.dtype is ir.DataType.DOUBLE]
+        ys = [y for y in program.graph.outputs if y.dtype is ir.DataType.DOUBLE]
+        if not xs or not ys:
+            return ""
+        values = Interpreter(program.graph).run(feeds)
+        g = Builder(program.graph)
+        seeds = {y: g.input(f"seed.{i}", ir.DataType.DOUBLE, dims_of(y) or ()) for i, y in enumerate(ys)}
+        slopes = {x: dx for x, dx in zip(xs, gradients(g, seeds, xs), strict=True) if dx is not None}
+        for i, dx in enumerate(slopes.values()):
+            g.output(dx, f"gradient.{i}")
     except OnwardError as error:
         return f"no gradient: {error}"[:400]
-    if dx is None:
+    names = [y.name or "" for y in ys]
+    if not all(np.all(np.isfinite(values[name])) for name in names):
         return ""
-    g.output(dx, "gradient")
-    run = Interpreter(model.graph).run
-    shape = [d for d in x.shape or () if isinstance(d, int)]
-    at, along = rng.normal(size=shape), rng.normal(size=shape)
-    weights = rng.normal(size=[d for d in y.shape or () if isinstance(d, int)])
-    name = y.name or ""
-    found = run({"x": at, "seed": weights})["gradient"]
+    along = {x.name or "": rng.normal(size=feeds[x.name or ""].shape) for x in xs}
+    weights = {f"seed.{i}": rng.normal(size=values[name].shape) for i, name in enumerate(names)}
+    run = Interpreter(program.graph).run
+    found = run(feeds | weights)
 
     def slope(width: float) -> float:
-        ahead, behind = (run({"x": at + s * width * along, "seed": weights})[name] for s in (1, -1))
-        return float(np.sum((ahead - behind) * weights) / (2 * width))
+        ahead, behind = (
+            run(feeds | weights | {name: feeds[name] + s * width * way for name, way in along.items()})
+            for s in (1, -1)
+        )
+        parts = [
+            np.sum((ahead[name] - behind[name]) * w) for name, w in zip(names, weights.values(), strict=True)
+        ]
+        return float(sum(parts) / (2 * width))
 
-    got, want, narrow = float(np.sum(found * along)), slope(1e-5), slope(1e-6)
+    got = float(sum(np.sum(found[f"gradient.{i}"] * along[x.name or ""]) for i, x in enumerate(slopes)))
+    want, narrow = slope(1e-5), slope(1e-6)
     scale = max(1.0, abs(want))
     if not math.isfinite(want) or abs(want - narrow) > 1e-4 * scale:
         return ""  # beside a kink, or beyond what differences tell
     return "" if abs(got - want) <= 1e-3 * scale else f"gradient {got:.6g}, central differences {want:.6g}"
 
 
-def work(jobs: list[tuple[str, int]], keep: Path | None) -> None:
+def work(jobs: list[tuple[str, int]], keep: Path | None, nnsmith: Path | None = None) -> None:
     """Judge files, a line of JSON each, before and after."""
     import resource
 
@@ -447,19 +631,22 @@ def work(jobs: list[tuple[str, int]], keep: Path | None) -> None:
     for kind, number in jobs:
         print(json.dumps(["begin", kind, number]), flush=True)
         try:
-            result, wrong = judge(kind, number, keep)
+            result, wrong = judge(kind, number, keep, nnsmith)
         except Exception as error:  # noqa: BLE001, what is not ours is the finding
             result, wrong = "internal error", f"{type(error).__name__}: {error}"[:400]
         print(json.dumps(["end", result, wrong]), flush=True)
 
 
-def run_batch(jobs: list[tuple[str, int]], keep: Path | None = None) -> list[tuple[str, int, str, str]]:
+def run_batch(
+    jobs: list[tuple[str, int]], keep: Path | None = None, nnsmith: Path | None = None
+) -> list[tuple[str, int, str, str]]:
     """Judge files in processes of their own: one that ends or hangs is charged to its file, others go on."""
     done: list[tuple[str, int, str, str]] = []
     while len(done) < len(jobs):
         left = jobs[len(done) :]
         given = [sys.executable, "-m", "benchmarks.fuzz_models", "--work", json.dumps(left)]
         given += [] if keep is None else ["--keep", str(keep)]
+        given += [] if nnsmith is None else ["--nnsmith", str(nnsmith)]
         reason = ""
         try:
             ran = subprocess.run(
@@ -484,26 +671,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="number of the first file")
     parser.add_argument("--count", type=int, default=300, help="files of each kind")
     parser.add_argument("--batch", type=int, default=50, help="files of a process")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", help=f"of {','.join(KINDS)}; all of them, or with --nnsmith none")
     parser.add_argument("--keep", type=Path, help="a folder for the files")
+    parser.add_argument("--nnsmith", type=Path, help="a folder of graphs, each of which is replayed")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
-        work([(kind, number) for kind, number in json.loads(options.work)], options.keep)
+        work([(kind, number) for kind, number in json.loads(options.work)], options.keep, options.nnsmith)
         return 0
+    chosen = options.kinds if options.kinds is not None else "" if options.nnsmith else ",".join(KINDS)
+    numbers: Sequence[int] = range(options.seed, options.seed + options.count)
+    runs = [(kind, numbers) for kind in chosen.split(",") if kind]
+    if options.nnsmith is not None:
+        runs.append((NNSMITH, sorted(int(path.stem) for path in options.nnsmith.glob("*.onnx"))))
     failures = 0
-    for kind in options.kinds.split(","):
+    for kind, numbers in runs:
+        if not numbers:
+            print(f"{kind}: no files")
+            return 2
         counts: collections.Counter[str] = collections.Counter()
-        numbers = range(options.seed, options.seed + options.count)
         for first in range(0, len(numbers), options.batch):
             jobs = [(kind, number) for number in numbers[first : first + options.batch]]
-            for _, number, result, wrong in run_batch(jobs, options.keep):
+            for _, number, result, wrong in run_batch(jobs, options.keep, options.nnsmith):
                 counts[result] += 1
                 if wrong:
                     failures += 1
                     print(f"  {kind} {number}: {result}: {wrong}", flush=True)
         told = ", ".join(f"{n} {result}" for result, n in counts.most_common())
-        print(f"{kind}, seeds {numbers.start} to {numbers.stop - 1}: {told}", flush=True)
+        print(f"{kind}, seeds {numbers[0]} to {numbers[-1]}: {told}", flush=True)
     print(f"{failures} failures")
     return 1 if failures else 0
 

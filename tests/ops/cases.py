@@ -41,6 +41,10 @@ BROADCASTING = [
     Case("Pow", [uniform(0.5, 2, 2, 3), uniform(-2, 2, 3)]),
     Case("Pow", [(2, 3), np.array(2.0)], wrt=[0], batch=[0]),
     Case("Pow", [(2, 3), [3]], wrt=[0]),
+    *(
+        Case("Pow", [np.array([-1.01, -1.0, -0.0, 0.5, 1.01, 2.0, -np.inf, np.inf]), np.array(power)], wrt=())
+        for power in (65.0, 66.0, -65.0, -66.0, 2.5e35)
+    ),
     Case("Max", [(2, 3), (3,), (2, 1)]),
     Case("Where", [np.array([[True], [False]]), (2, 3), (3,)], batch=[0, 1]),
     Case("PRelu", [(2, 3, 4), (3, 1)], batch=[0], kinks=[0.0]),

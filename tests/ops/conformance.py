@@ -2,10 +2,14 @@
 
 Prints what fails, grouped by reason; the exclusions and why; and at last
 
-    operators interpreter N/M compiled N/M (native K) gradients N/G
+    operators interpreter N/M compiled N/M (native K, folded F, strings and ml S, others R) gradients N/G
 
-M counts the cases of `onnx.backend.test` of all kinds on CPU, through `onward.backend`. K counts the passes
-of the compiled engine in which every run had a plan with at least one compiled kernel and no NumPy step. G
+M counts the cases of `onnx.backend.test` of all kinds on CPU, through `onward.backend`. Of the passes of the
+compiled engine, K counts those in which every run had a plan with at least one compiled kernel and no NumPy
+step; F those whose plans have nothing left to call: the results are inputs under another shape, or follow
+from shapes and from contents that plans are made for (`Op.static_operands`), so that they were computed when
+the plan was; S those with strings or with operators of `ai.onnx.ml` that have a NumPy step or no plan; R all
+others: a NumPy step inside the plan, or no plan, so that the interpreter ran. `--list-numpy` names these. G
 counts the operators of the default domain whose newest schema calls an input differentiable; one is counted
 where every case of it in `tests.ops.gradient_checks` passes and there is one at least; above is said which
 of the checks it passed: central differences, onnxruntime on the emitted graph, second order.
@@ -37,6 +41,9 @@ from onward import backend
 Engine: TypeAlias = Literal["interpreter", "compiled"]
 ENGINES: tuple[Engine, ...] = ("interpreter", "compiled")
 
+How: TypeAlias = Literal["", "native", "folded", "numpy", "interpreter"]
+_WORST_FIRST: tuple[How, ...] = ("interpreter", "numpy", "native", "folded", "")
+
 _SECONDS = 120
 """After which a case is said to hang."""
 
@@ -45,11 +52,19 @@ _CHUNK = 24
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: `reason` is empty where it passed."""
+    """What became of a case.
+
+    Attributes:
+        name: the case's.
+        reason: why it failed; empty where it passed.
+        how: what ran it in the compiled engine.
+        steps: the NumPy steps of its plans, each with the reason.
+    """
 
     name: str
     reason: str
-    native: bool = False
+    how: How = ""
+    steps: tuple[str, ...] = ()
     checks: str = ""
     """Of a gradient: D central differences, O onnxruntime, S second order."""
 
@@ -60,7 +75,7 @@ class Outcome:
 
 
 class EngineBackend:
-    """`onward.backend` with an engine chosen, for the suite's runner; it remembers whether runs were native.
+    """`onward.backend` with an engine chosen, for the suite's runner; it remembers how the last model ran.
 
     Args:
         engine: the engine.
@@ -68,7 +83,8 @@ class EngineBackend:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.native = False
+        self.how: How = ""
+        self.steps: tuple[str, ...] = ()
 
     def supports_device(self, device: str) -> bool:
         """As `onward.backend`."""
@@ -76,8 +92,13 @@ class EngineBackend:
 
     def prepare(self, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> _Watched:
         """As `onward.backend`."""
-        self.native = self.engine == "compiled"
+        self.how, self.steps = "", ()
         return _Watched(self, backend.prepare(model, device, engine=self.engine, **kwargs))
+
+    def ran(self, how: How, steps: tuple[str, ...]) -> None:
+        """Remember a run; the worst one counts."""
+        self.how = min(self.how, how, key=_WORST_FIRST.index)
+        self.steps += steps
 
 
 class _Watched:
@@ -86,18 +107,22 @@ class _Watched:
 
     def run(self, inputs: Any) -> tuple[Any, ...]:
         results = self._rep.run(inputs)
-        if self._owner.native:
-            self._owner.native = _is_native(self._rep, inputs)
+        if self._owner.engine == "compiled":
+            self._owner.ran(*_how(self._rep, inputs))
         return results
 
 
-def _is_native(rep: backend.OnwardRep, inputs: Any) -> bool:
-    """Whether a run has a plan of one compiled kernel at least, and without a NumPy step."""
+def _how(rep: backend.OnwardRep, inputs: Any) -> tuple[How, tuple[str, ...]]:
+    """What ran a model on inputs, and the NumPy steps."""
     given = rep.feed(inputs)
     if not all(isinstance(x, np.ndarray) for x in given.values()):
-        return False
-    plan = rep.session._engine.plan({name: x.shape for name, x in given.items()})  # type: ignore[attr-defined]
-    return plan is not None and bool(plan.rows) and not any(row.reason for row in plan.rows)
+        return "interpreter", ("an input is no tensor",)
+    shapes = {name: x.shape for name, x in given.items()}
+    plan = rep.session._engine.plan(shapes, given)  # type: ignore[attr-defined]
+    if plan is None:
+        return "interpreter", ("a shape depends on data",)
+    steps = tuple(f"{row.operators.partition(' ')[0]}: {row.reason}" for row in plan.rows if row.reason)
+    return ("numpy" if steps else "native" if plan.rows else "folded"), steps
 
 
 @functools.cache
@@ -143,7 +168,7 @@ def run_case(engine: Engine, name: str) -> Outcome:
             cases[name](unittest.TestCase())
     except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
         return Outcome(name, _reason(error))
-    return Outcome(name, "", runner_backend.native)
+    return Outcome(name, "", runner_backend.how, runner_backend.steps)
 
 
 def _reason(error: BaseException) -> str:
@@ -236,6 +261,34 @@ def _print_failures(title: str, outcomes: Sequence[Outcome], excluded: Mapping[s
         print(f"  {len(names):4d}  {reason}  ({shown})")
 
 
+_APART = ("ai_onnx_ml", "string", "strnorm", "regex")
+
+
+def _apart(name: str) -> bool:
+    """Whether a case is about strings, or of `ai.onnx.ml`."""
+    return any(part in name for part in _APART)
+
+
+def _print_how(passed: Sequence[Outcome], *, listed: bool) -> str:
+    """What ran the compiled passes, as the last line says it; if `listed`, what was not compiled."""
+    slow = [o for o in passed if o.how in ("numpy", "interpreter")]
+    apart = [o for o in slow if _apart(o.name)]
+    counts = Counter(o.how for o in passed)
+    if listed:
+        groups: dict[str, list[str]] = defaultdict(list)
+        for outcome in slow:
+            if outcome not in apart:
+                for step in dict.fromkeys(outcome.steps):
+                    groups[step].append(outcome.name.removeprefix("test_"))
+        print("\nnot compiled, strings and ml aside")
+        for step, names in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+            print(f"  {len(names):4d}  {step}  ({' '.join(names[:4])}{' …' if len(names) > 4 else ''})")
+    return (
+        f"native {counts['native']}, folded {counts['folded']}, strings and ml {len(apart)}, "
+        f"others {len(slow) - len(apart)}"
+    )
+
+
 def _run_gradients(only: str, workers: int) -> str:
     from tests.ops.exclusions import NO_GRADIENT
     from tests.ops.gradient_checks import differentiable_operators, gradient_cases
@@ -298,12 +351,7 @@ def main() -> int:
             print(f"excluded, and passes: {' '.join(needless)}")
         figures.append(f"{engine} {len(passed)}/{len(outcomes)}")
         if engine == "compiled":
-            figures[-1] += f" (native {sum(o.native for o in passed)})"
-            if options.list_numpy:
-                kinds = Counter(
-                    o.name.removeprefix("test_").partition("_")[0] for o in passed if not o.native
-                )
-                print("\nnot native: " + ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
+            figures[-1] += f" ({_print_how(passed, listed=options.list_numpy)})"
         suite.cache_clear()
     if "gradients" not in options.skip:
         figures.append(_run_gradients(options.only, options.workers))

@@ -408,7 +408,7 @@ class Context(Queries):
         label = f"copy for {self._site.label}"
         if source.size == 0:
             return
-        if source.dtype.itemsize not in (1, 4, 8) or source.dtype == object:
+        if source.dtype.itemsize not in (1, 2, 4, 8) or source.dtype == object:
             self._emitted.change((target.buffer,), self._placement)
             self._emitted.calls.append(Copy(source, target, label))
             return
@@ -422,8 +422,14 @@ class Context(Queries):
     def check_indices(
         self, indices: Tensor, extent: int, *, low: int | None = None, what: str = "index"
     ) -> None:
-        """Refuse indices outside [low, extent) when the plan runs; low is −extent by default."""
+        """Refuse indices outside [low, extent) when the plan runs; low is −extent by default.
+
+        Constant ones inside need no check.
+        """
         lowest = -extent if low is None else low
+        content = _content(indices) if self.is_constant(indices) else None
+        if content is not None and np.all((content >= lowest) & (content < extent)):
+            return
         check = Check(self._unit.groups[self._site.position].last, indices, lowest, extent, what)
         if indices.buffer.place is Place.INPUT:
             self._emitted.input_checks.append(check)
@@ -440,6 +446,15 @@ class Context(Queries):
         inputs = tuple(None if v is None else self.plain(v) for v in operation.inputs)
         outputs = tuple(self.new_plain(v) if v.name else None for v in operation.outputs)
         self._emitted.calls.append(Fallback(operation, inputs, outputs, reason))
+
+
+def _content(tensor: Tensor) -> Array | None:
+    """The elements of what a plan keeps; None for what it does not have yet."""
+    held, itemsize = tensor.buffer.array, tensor.dtype.itemsize
+    if held is None:
+        return None
+    strides = tuple(itemsize * step for step in tensor.strides)
+    return np.lib.stride_tricks.as_strided(held.reshape(-1)[tensor.offset :], tensor.shape, strides)
 
 
 _copy_kernel = functools.lru_cache(512)(copies.copy)

@@ -51,7 +51,7 @@ def fusion(q: Queries, value: ir.Value, group: Group) -> Fusion | None:
     """
     inside = dict.fromkeys(v for o in group.operations for v in o.outputs)
     wanted = [v for v in inside if q.uses.escapes(v, group)]
-    if len(wanted) != 1 or q.dtype(wanted[0]) != q.dtype(value):
+    if len(wanted) != 1 or q.dtype(wanted[0]) != q.dtype(value) or q.not_floats(value):
         return None
     (result,) = wanted
     if q.has_image(value) != q.has_image(result):

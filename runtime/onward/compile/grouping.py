@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.types import INTEGER_TYPES
+from onward.compile.expressions import number
 from onward.compile.groups import Group
 from onward.compile.program import Operation, Program
+from onward.graph.expression import Expression, operand, whole
 
-__all__ = ["grouped", "is_element"]
+__all__ = ["go_together", "grouped", "is_element", "kinds_of"]
 
-_KINDS = tuple(frozenset({np.dtype(f), np.dtype(np.bool_)}) for f in (np.float32, np.float64))
-"""Element types that a pass may have together."""
+_TRUTH = np.dtype(np.bool_)
+_FLOATS = tuple(map(np.dtype, (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)))
+"""Element types of which a pass may have one, beside truth values; or it has one of integers."""
 
 
 def is_element(operation: Operation, program: Program) -> bool:
@@ -27,12 +32,36 @@ def is_element(operation: Operation, program: Program) -> bool:
         return False
     shape = program.shapes[operation.outputs[0]]
     values = [v for v in (*operation.inputs, *operation.outputs) if v is not None]
-    dtypes = {program.dtypes[v] for v in values}
-    if not any(dtypes <= kinds for kinds in _KINDS):
+    kinds = {program.dtypes[v] for v in values} - {_TRUTH}
+    if len(kinds) > 1 or not all(kind in _FLOATS or kind.name in INTEGER_TYPES for kind in kinds):
+        return False
+    if any(kind.name in INTEGER_TYPES for kind in kinds) and not _is_whole(operation, program):
         return False
     return all(program.shapes[v] == shape for v in operation.outputs) and all(
         _broadcasts(program.shapes[v], shape) for v in values
     )
+
+
+def kinds_of(operations: Iterable[Operation], program: Program) -> frozenset[np.dtype[np.generic]]:
+    """The element types that element-wise operations compute with, but for truth values."""
+    values = (v for o in operations for v in (*o.inputs, *o.outputs) if v is not None and v.name)
+    return frozenset(program.dtypes[v] for v in values) - {_TRUTH}
+
+
+def go_together(kinds: Collection[np.dtype[np.generic]]) -> bool:
+    """Whether one pass may compute with these types: any floats, or integers of one type."""
+    return len(kinds) <= 1 or not any(kind.name in INTEGER_TYPES for kind in kinds)
+
+
+def _is_whole(operation: Operation, program: Program) -> bool:
+    """Whether integers are all that an operation computes with, given integers and truth values."""
+    arguments: list[Expression | None] = []
+    for index, value in enumerate(operation.inputs):
+        given = None if value is None else number(program.constants.get(value)) or operand(index)
+        truth = value is not None and program.dtypes[value] == _TRUTH
+        arguments.append(given.apply("ne", 0.0) if truth and given is not None and not given.truth else given)
+    found = operation.operator.element(*arguments)  # type: ignore[attr-defined]
+    return all(whole(result) for result in (found if isinstance(found, tuple) else (found,)))
 
 
 def _broadcasts(operand: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -65,7 +94,12 @@ def grouped(program: Program, target: Target) -> list[Group]:
         group = None
         if shape is not None:
             for candidate in reversed(sources):
-                if candidate.shape == shape and _may_join(candidate, members, sources, reads, target):
+                joined = kinds_of((*candidate.operations, *members), program)
+                if (
+                    candidate.shape == shape
+                    and go_together(joined)
+                    and _may_join(candidate, members, sources, reads, target)
+                ):
                     group = candidate
                     break
         if group is None:
@@ -83,11 +117,22 @@ def _is_truth(operation: Operation, program: Program) -> bool:
 
 
 def _kept_truths(program: Program, elements: Collection[Operation]) -> set[ir.Value]:
-    """Truth values that must be in memory: results, and operands of operations that are not element-wise."""
+    """Truth values that must be in memory: results, operands of operations that are not element-wise, and
+    those of integers where a pass computes with other types."""
     kept = set(program.outputs.values())
+    behind: dict[ir.Value, frozenset[np.dtype[np.generic]]] = {}
     for operation in program.operations:
         if operation not in elements:
             kept.update(v for v in operation.inputs if v is not None)
+            continue
+        kinds = kinds_of([operation], program)
+        read = [v for v in operation.inputs if v is not None and v in behind]
+        together = kinds.union(*(behind[v] for v in read))
+        if not go_together(together):
+            kept.update(read)
+            together = kinds
+        if _is_truth(operation, program):
+            behind.update(dict.fromkeys(operation.outputs, together))
     return kept
 
 

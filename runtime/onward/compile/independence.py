@@ -277,11 +277,6 @@ def _same(p: _Proof, request: r.Identity | r.Convert) -> Mapping[ir.Value, _Wher
     return {request.y: p.axis(request.x)}
 
 
-@_keeps(r.Integers)
-def _integers(p: _Proof, request: r.Integers) -> Mapping[ir.Value, _Where]:
-    return {request.y: _aligned(p, request.y, (request.a, request.b))}
-
-
 @_keeps(r.View)
 def _view(p: _Proof, request: r.View) -> Mapping[ir.Value, _Where]:
     x, y = p.axis(request.x), p.varying(request.y)

@@ -16,6 +16,7 @@ from onward.compile.fusion import fusion
 from onward.compile.groups import Group
 from onward.compile.items import Check, Item
 from onward.compile.placement import Placement, whole
+from onward.compile.program import Operation
 from onward.compile.registry import rule_for
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.compile.unit import Unit
@@ -147,6 +148,11 @@ def _lower_fused(walk: _Walk, site: Site, host: Group, group: Group) -> bool:
 def _lower_single(walk: _Walk, site: Site, group: Group) -> None:
     """Lower an operation, the element-wise ones before it as expressions if its kernel takes them."""
     operation, elements = group.last, tuple(group.elements)
+    if not elements and _is_empty(walk, operation):
+        for value in operation.outputs:
+            if value.name:
+                walk.context(site).new_plain(value)
+        return
     joint = replace(site, elements=elements)
     reason = _unsuited(walk.queries(joint), operation.request)
     if reason is None:
@@ -159,8 +165,18 @@ def _lower_single(walk: _Walk, site: Site, group: Group) -> None:
     walk.context(site).fallback(operation, reason)
 
 
+def _is_empty(walk: _Walk, operation: Operation) -> bool:
+    """Whether nothing is left to compute: no result has elements."""
+    made = [v for v in operation.outputs if v.name]
+    return bool(made) and all(0 in walk.unit.program.shapes[v] for v in made) and not operation.request.starts
+
+
 def _lower_elements(walk: _Walk, site: Site, request: Elements) -> None:
     """Lower an element-wise pass; what cannot be one runs operation by operation."""
+    if 0 in request.shape:
+        for value in request.outputs:
+            walk.context(site).new_plain(value)
+        return
     reason = _unsuited(walk.queries(site), request)
     if reason is None:
         _emit(walk.context(site), request)

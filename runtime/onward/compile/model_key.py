@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class ModelKey:
         target: Target,
         threads: int,
         options: CompileOptions = DEFAULT_OPTIONS,
+        given: Sequence[tuple[str, bytes]] = (),
     ) -> str | None:
         """64 hex digits; None for a model with parts that have no bytes to hash, such as strings.
 
@@ -64,6 +65,7 @@ class ModelKey:
             target: the processor.
             threads: that the plan may use.
             options: what the user chose about kernels.
+            given: contents of inputs that the plan is for.
         """
         if self._structure is None or self._contents is None:
             return None
@@ -73,7 +75,7 @@ class ModelKey:
             if not is_weight(value, tensor, swapped)
         ]
         choices = (target.plan_key, threads, options)
-        parts = (compiler_version(), choices, sorted(shapes.items()), sorted(swapped))
+        parts = (compiler_version(), choices, sorted(shapes.items()), sorted(swapped), tuple(given))
         whole = (parts, self._bindings, self._structure, contents)
         return hashlib.sha256(repr(whole).encode()).hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -11,6 +12,7 @@ import onward.compile.rules  # noqa: F401 - registers them
 from onward.compile.codegen.target import Target
 from onward.compile.grouping import grouped
 from onward.compile.groups import ordered
+from onward.compile.halves import in_float32
 from onward.compile.images import image_geometry
 from onward.compile.items import Item
 from onward.compile.lowering import lower
@@ -40,6 +42,7 @@ def plan_model(
     threads: int,
     swapped: Collection[str] = (),
     options: CompileOptions = DEFAULT_OPTIONS,
+    contents: Mapping[str, Array] = MappingProxyType({}),
 ) -> Planned:
     """Plan a model at fixed input shapes.
 
@@ -52,13 +55,14 @@ def plan_model(
         threads: of the teams that will run the plan.
         swapped: weights whose contents the session may replace.
         options: what the user chose about kernels.
+        contents: of inputs by name: the plan is for these alone.
 
     Raises:
         NotStaticError: a shape depends on data.
         ShapeError: the shapes contradict an operator.
         LimitError: a run would take more memory than the machine has.
     """
-    program = split(specialize(model, shapes, swapped))
+    program = in_float32(split(in_float32(specialize(model, shapes, swapped, contents))))
     groups = ordered(recompute(grouped(program, target), program, target))
     uses = Uses(program, groups)
     images = image_geometry(program, groups, uses, options, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,21 @@ from onward.graph.infer import range_is_short
 from onward.graph.memory import too_large
 from onward.graph.requests import NO_KERNEL, Loop, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize", "written"]
+__all__ = [
+    "NotStaticError",
+    "Operation",
+    "Program",
+    "asked",
+    "is_weight",
+    "opened",
+    "specialize",
+    "specialize_node",
+    "written",
+]
 
 _SMALL = 16
 
-_BODY_OPSET = 21
+_BODY_OPSET = 25
 """Of the standard operators that bodies of our own operators are written in."""
 
 _FOLD_LIMIT = 1 << 16
@@ -105,7 +116,10 @@ class Program:
 
 
 def specialize(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    swapped: Collection[str] = (),
+    contents: Mapping[str, Array] = MappingProxyType({}),
 ) -> Program:
     """Fix the shapes of a model's inputs.
 
@@ -114,56 +128,27 @@ def specialize(
         shapes: of every input that is not an initializer, and of those initializers that are given as inputs.
         swapped: initializers whose contents may change between runs. Others of at most 16 elements count as
             constants, from which shapes and further constants follow.
+        contents: of inputs by name, which count as constants.
 
     Raises:
         NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
-    graph = canonical_model(model).clone().graph
-    for value in graph.inputs:
-        if (shape := shapes.get(value.name or "")) is not None:
-            value.shape = ir.Shape(shape)
+    graph, program, known = opened(model, shapes, swapped, contents)
     initializers = graph.initializers
     values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
     if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
         raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
-    for value in graph.inputs:
-        if value.name in shapes:  # a value given at each run stands instead of the initializer
-            initializers.pop(value.name or "", None)
-            value.const_value = None
-    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
-    known: dict[ir.Value, ir.TensorProtocol] = {}
-    weights: dict[str, ir.Value] = {}
-    constants: dict[ir.Value, Array] = {}
-    for name, value in initializers.items():
-        if name in state or value.const_value is None:
-            continue
-        if is_weight(value, value.const_value, swapped):
-            weights[name] = value
-        else:
-            known[value] = value.const_value
-            constants[value] = value.const_value.numpy()
-    for value in (*state.values(), *weights.values()):
-        if value.const_value is not None:
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-    program = Program(
-        operations=[],
-        inputs={v.name or "": v for v in graph.inputs if v.name not in initializers},
-        state=state,
-        weights=weights,
-        constants=constants,
-        outputs={},
-    )
     names = [v.name or "" for v in graph.outputs]
     # contents of state must not be taken for constants by inference
-    contents = {v: v.const_value for v in (*state.values(), *weights.values())}
-    for value in contents:
+    held = {v: v.const_value for v in (*program.state.values(), *program.weights.values())}
+    for value in held:
         value.const_value = None
     try:
         for node in graph:
-            _specialize_node(graph.opset_imports, node, program, known)
+            specialize_node(graph.opset_imports, node, program, known)
     finally:
-        for value, tensor in contents.items():
+        for value, tensor in held.items():
             value.const_value = tensor
     program.outputs = dict(zip(names, graph.outputs, strict=True))
     _drop_unused(program)
@@ -185,6 +170,63 @@ def specialize(
     return program
 
 
+def opened(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    swapped: Collection[str],
+    contents: Mapping[str, Array] = MappingProxyType({}),
+) -> tuple[ir.Graph, Program, dict[ir.Value, ir.TensorProtocol]]:
+    """A copy of a model's graph, what is known before its first node, and the contents of constants.
+
+    Arguments are those of `specialize`.
+    """
+    graph = canonical_model(model).clone().graph
+    for value in graph.inputs:
+        if (shape := shapes.get(value.name or "")) is not None:
+            value.shape = ir.Shape(shape)
+    _fix_contents(graph, contents)
+    initializers = graph.initializers
+    for value in graph.inputs:
+        if value.name in shapes:  # a value given at each run stands instead of the initializer
+            initializers.pop(value.name or "", None)
+            value.const_value = None
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
+    known: dict[ir.Value, ir.TensorProtocol] = {}
+    weights: dict[str, ir.Value] = {}
+    constants: dict[ir.Value, Array] = {}
+    for name, value in initializers.items():
+        if name in state or value.const_value is None:
+            continue
+        if name not in contents and is_weight(value, value.const_value, swapped):
+            weights[name] = value
+        else:
+            known[value] = value.const_value
+            constants[value] = value.const_value.numpy()
+    for value in (*state.values(), *weights.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+    return (
+        graph,
+        Program(
+            operations=[],
+            inputs={v.name or "": v for v in graph.inputs if v.name not in initializers},
+            state=state,
+            weights=weights,
+            constants=constants,
+            outputs={},
+        ),
+        known,
+    )
+
+
+def _fix_contents(graph: ir.Graph, contents: Mapping[str, Array]) -> None:
+    """Make inputs constants."""
+    for value in [v for v in graph.inputs if v.name in contents]:
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(contents[value.name or ""], name=value.name)
+        graph.register_initializer(value)
+
+
 def asked(program: Program, operation: Operation) -> Operation:
     """An operation with the request of its operator."""
     operator: Any = operation.operator
@@ -195,9 +237,14 @@ def asked(program: Program, operation: Operation) -> Operation:
         constants = tuple(getattr(operator, f.name) for f in fields(operator) if f.name != "output_count")
         return replace(operation, request=Loop(operation.outputs, operation.inputs, function, constants))
     try:
-        return replace(operation, request=operator.lower(program, operation.outputs, *operation.inputs))
+        request = operator.lower(program, operation.outputs, *operation.inputs)
+        if (reason := request.misfit(program)) is not None:
+            raise ShapeError(reason)
+        return replace(operation, request=request)
     except (ShapeError, InvalidModelError) as error:
         raise type(error)(f"{_where(operation.node)}: {error}") from error
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:  # of a file's constants
+        raise ShapeError(f"{_where(operation.node)}: {error}") from error
 
 
 def written(program: Program, operation: Operation) -> list[Operation]:
@@ -210,6 +257,8 @@ def written(program: Program, operation: Operation) -> list[Operation]:
     operator: Any = operation.operator
     found = operator.expand(g, *operation.inputs)
     results = found if isinstance(found, tuple) else (found,)
+    given = {v for v in (*operation.inputs, *graph.initializers.values()) if v is not None}
+    results = tuple(g.Identity(v) if v in given else v for v in results)
     inner = replace(program, operations=[], trace=[])
     known = {v: ir.tensor(program.constants[v]) for v in operation.inputs if v in program.constants}
     for value in graph.initializers.values():
@@ -217,8 +266,9 @@ def written(program: Program, operation: Operation) -> list[Operation]:
         known[value] = value.const_value
         program.constants[value] = value.const_value.numpy()
     for node in graph:
-        _specialize_node(graph.opset_imports, node, inner, known)
+        specialize_node(graph.opset_imports, node, inner, known)
     names = dict(zip(results, operation.outputs, strict=True))
+    program.constants.update((y, program.constants[v]) for v, y in names.items() if v in program.constants)
     for value in _values(inner):
         shape = static_shape(value)
         if shape is None or value.dtype is None:
@@ -242,9 +292,10 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[st
     return is_float(value) and (value.name in swapped or tensor.size > _SMALL)
 
 
-def _specialize_node(
+def specialize_node(
     opsets: Mapping[str, int], node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
 ) -> None:
+    """Add to a program what a node computes, unless that follows from constants and shapes."""
     opset = opsets.get(node.domain, 0)
     operator = bind(node, opset)
     if isinstance(operator, BodyOp):
@@ -292,7 +343,7 @@ def _specialize_inside(
             known[value] = value.const_value
             program.constants[value] = value.const_value.numpy()
     for inner in nodes:
-        _specialize_node(opsets, inner, program, known)
+        specialize_node(opsets, inner, program, known)
     outputs = list(copy.outputs)
     copy.outputs.clear()
     for old, new in zip(node.outputs, outputs, strict=False):
@@ -300,16 +351,18 @@ def _specialize_inside(
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
-    """The outputs, where they follow from constants or shapes."""
+    """The outputs, where they follow from constants or shapes; what is empty counts as constant."""
     operands: list[Array | None] = []
     for value in operation.inputs:
         if value is None:
             operands.append(None)
         elif value in program.constants:
             operands.append(program.constants[value])
-        elif operation.node.op_type in ("Shape", "Size") and (shape := static_shape(value)) is not None:
+        elif (shape := static_shape(value)) is not None and value.dtype is not None:
+            if not operation.operator.follows_from_shapes and 0 not in shape:
+                return None
             # only the extents matter: a view of one element stands for the tensor
-            operands.append(np.broadcast_to(np.zeros((), np.int8), shape))
+            operands.append(np.broadcast_to(np.zeros((), numpy_dtype(value.dtype)), shape))
         else:
             return None
     for value in operation.outputs:

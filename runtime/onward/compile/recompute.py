@@ -16,6 +16,7 @@ from typing import Any, final
 import onnx_ir as ir
 
 from onward.compile.codegen.target import Target
+from onward.compile.grouping import go_together, kinds_of
 from onward.compile.groups import Group, host
 from onward.compile.kernels.expression import Expression, flops, operand
 from onward.compile.program import Operation, Program
@@ -78,6 +79,10 @@ class _Traffic:
         """Whether a group's kernel takes a value as an expression wherever it reads it."""
         elements = group.elements
         if group.shape is not None and group.shape != self.program.shapes[value]:
+            return False
+        if value in self.home and not go_together(
+            kinds_of((*elements, *self.home[value].elements), self.program)
+        ):
             return False
         return all(
             o in elements or value in o.request.expressions for o in group.operations if value in o.inputs

@@ -8,35 +8,55 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
 from onward.compile.codegen.target import Target, host_target
+from onward.compile.deciding import DECIDING_SIZE, deciding_inputs
 from onward.compile.model_key import ModelKey
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
 from onward.compile.program import NotStaticError
 from onward.compile.spec import PlanSpec
 from onward.engine.background import Background
 from onward.engine.batches import Batches, Repeats, cover, powers, rows_of, with_rows
+from onward.engine.divided import Divided, Familiar, Segment
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError, ShapeError
-from onward.graph import Array, canonical_model, is_tensor
+from onward.graph import Array, canonical_model, dtype_of, is_tensor, numpy_dtype
 from onward.passes.quantization import in_floats
 
 if TYPE_CHECKING:
+    from onward.compile.division import Division, Part
     from onward.compile.planning import Planned
 
 __all__ = ["CompiledEngine"]
 
-_Shapes: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
+
+class _Given(NamedTuple):
+    """What is known of a run's inputs when it is planned.
+
+    Attributes:
+        shapes: by name, in the names' order.
+        contents: of inputs that decide shapes, by name: their bytes.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    contents: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> _Given:
+        """Shapes alone."""
+        return cls(tuple(sorted(shapes.items())))
+
 
 _TINY = 2_000_000
 """Arithmetic and bytes of a run below which a second thread costs more than it saves."""
@@ -50,6 +70,9 @@ _SPLIT_PLANS = 48
 _ENOUGH = 4
 """Batches of one size after which it gets a plan of its own, made in the background."""
 
+_AGAIN = 2
+"""Runs after which contents that decide shapes get a plan of their own; the first ones do at once."""
+
 _PROOFS = 256
 """Shapes of samples for which it is remembered whether batches may be split."""
 
@@ -62,6 +85,15 @@ class _Made:
     spec: PlanSpec
     addresses: Sequence[int]
     seconds: Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True)
+class _Parts:
+    """A model whose shapes depend on data, for input shapes."""
+
+    divided: Divided
+    division: Division
 
 
 @final
@@ -84,6 +116,7 @@ class CompiledEngine:
             a plan is run in parts, powers of two; so new sizes cost at most 11 plans. A size that repeats
             gets its own plan, made in the background; a run's last bits then depend on whether it is ready.
             Only for models without state.
+        weights: of a model that this one is a part of: read instead of the model's own.
 
     Raises:
         ConfigError: background planning or split batches of a model with state; fewer than 1 workspace.
@@ -101,6 +134,7 @@ class CompiledEngine:
         background: bool = False,
         workspaces: int | None = None,
         batches: Batches = "exact",
+        weights: Mapping[str, Weight] | None = None,
     ) -> None:
         if (background or batches == "split") and bindings:
             raise ConfigError(
@@ -119,24 +153,31 @@ class CompiledEngine:
         self._options = options
         self.threads = threads if threads is not None else usable_cores()
         self._workspaces = 1 if bindings else workspaces or usable_cores()
-        self._weights = self._initial(model)
+        self._weights = self._initial(model, weights or {})
         self._interpreter.load(self.fixed)
         self._key = ModelKey(model, self._bindings)
         self._swapped: frozenset[str] = frozenset()
-        self._making: dict[_Shapes, Future[_Made | None]] = {}
+        self._making: dict[_Given, Future[_Made | Division | None]] = {}
         """What is made, or being made, for the weights that are constants now."""
-        self._arenas: dict[_Shapes, list[Array]] = {}
+        self._arenas: dict[_Given, list[Array]] = {}
         """Working memory of plans whose weights have been replaced since, for those that follow."""
-        self._plans: OrderedDict[_Shapes, Plan | None] = OrderedDict()
-        """What has the weights of now."""
+        self._plans: OrderedDict[_Given, Plan | _Parts | None] = OrderedDict()
+        """What has the weights of now; None where the interpreter runs all."""
+        self._divided: dict[tuple[Part, ...], Divided] = {}
+        """What has the weights of now, for all shapes that are divided in the same way."""
+        self._familiar: dict[Part, Familiar] = {}
         self._meanwhile = background
         """Whether the interpreter runs while a plan is made."""
         self._split = batches == "split"
+        self._deciding = deciding_inputs(model.graph)
+        self._decided = False
+        """Whether contents that decide shapes have had a plan."""
+        self._contents = Repeats(_AGAIN)
         self._kept = _SPLIT_PLANS if self._split else _PLANS
         self._repeats = Repeats(_ENOUGH)
-        self._independent: dict[_Shapes, bool] = {}
+        self._independent: dict[_Given, bool] = {}
         """Whether batches of samples of given shapes may be split."""
-        self._background: Background[_Made | None] | None = (
+        self._background: Background[_Made | Division | None] | None = (
             Background() if background or self._split else None
         )
         self._teams = default_teams()
@@ -168,28 +209,60 @@ class CompiledEngine:
         plan = None
         if self._plannable:
             shapes = {name: a.shape for name, a in inputs.items()}
-            if self._split and (parts := self._parts(shapes)) is not None:
-                results = self._execute_parts(parts, inputs) if parts else self._interpret(inputs)
+            if self._split and not self._deciding and (parts := self._parts(shapes)) is not None:
+                results = self._execute_parts(parts, inputs) if parts else self.interpret(inputs)
                 return _chosen(results, outputs)
-            plan = self._plan(shapes, wait=not self._meanwhile)
+            given = self._given(shapes, inputs)
+            if given.contents and not self._repeats_contents(given):
+                given = given._replace(contents=())
+            plan = self._plan(given, wait=not self._meanwhile)
         else:
             self._check_open()
-        if self._state_lock is None:
-            results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
-        else:
-            with self._state_lock:
-                results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
+        with self._state_lock or nullcontext():
+            match plan:
+                case Plan():
+                    results = self._execute(plan, inputs)
+                case _Parts():
+                    results = self._advance(plan.divided.run(inputs))
+                case None:
+                    results = self.interpret(inputs)
         return _chosen(results, outputs)
 
-    def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan | None:
-        """The plan for input shapes; None where shapes depend on data and the interpreter runs instead."""
-        return self._plan(shapes, wait=True) if self._plannable else None
+    def interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model by the interpreter, whatever plans there are; state advances in place."""
+        state = {name: self._weights[name].array for name in self._bindings}
+        return self._advance(self._interpreter.run({**inputs, **state}))
+
+    def plan(
+        self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None = None
+    ) -> Plan | None:
+        """The plan for input shapes; None where shapes depend on data: `segments` has what there is then.
+
+        Args:
+            shapes: of the inputs.
+            inputs: their contents, of which those count that decide shapes.
+        """
+        found = self._found(shapes, inputs)
+        return found if isinstance(found, Plan) else None
+
+    def segments(
+        self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None = None
+    ) -> list[Segment]:
+        """The parts in which a model without a plan for inputs runs; none where NumPy runs all.
+
+        Arguments are those of `plan`.
+        """
+        found = self._found(shapes, inputs)
+        return found.divided.segments(found.division) if isinstance(found, _Parts) else []
 
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
-        if (plan := self.plan(shapes)) is not None:
-            with plan.workspace() as workspace:
-                plan.prepare(workspace, None)
+        found = self._found(shapes, None)
+        if isinstance(found, _Parts):
+            found.divided.prepare(found.division)
+        elif found is not None:
+            with found.workspace() as workspace:
+                found.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
@@ -221,9 +294,10 @@ class CompiledEngine:
             self._weights = {**self._weights, **fresh}
             self._interpreter.load({name: weight.array for name, weight in fresh.items()})
             for key, plan in self._plans.items():
-                if plan is not None:
+                if isinstance(plan, Plan):
                     self._arenas[key] = plan.idle_arenas()
             self._plans.clear()
+            self._divided = {}  # runs in progress end with what they began with
             if swapped != self._swapped:
                 self._swapped = swapped
                 self._making, self._arenas, self._independent = {}, {}, {}
@@ -238,21 +312,45 @@ class CompiledEngine:
             self._closed = True
             self._plans.clear()
             self._arenas.clear()
+            divided = list(self._divided.values())
+        for parts in divided:
+            parts.close()
         with self._bodies_lock:
             for engine in self._bodies.values():
                 engine.close()
         if self._release.detach() is not None:
             self._teams.release(self.threads)
 
+    def _given(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> _Given:
+        """What plans are made for: shapes, and contents that decide more of them."""
+        given = _Given.of(shapes)
+        if not self._deciding:
+            return given
+        held = [(name, inputs[name]) for name in self._deciding if name in inputs]
+        few = [(name, x.tobytes()) for name, x in held if x.ndim <= 1 and x.size <= DECIDING_SIZE]
+        return given._replace(contents=tuple(few))
+
+    def _repeats_contents(self, given: _Given) -> bool:
+        """Whether contents are worth a plan: they have one, are the first, or have come before.
+
+        Contents that are others at each run are counters rather than shapes.
+        """
+        with self._lock:
+            if given in self._plans or not self._decided:
+                self._decided = True
+                return True
+            return self._contents.again(given)
+
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigError("the session is closed: open a new one")
 
-    def _initial(self, model: ir.Model) -> dict[str, Weight]:
+    def _initial(self, model: ir.Model, given: Mapping[str, Weight]) -> dict[str, Weight]:
         """State in memory of the engine's own, and weights in memory that engines share."""
         known = default_weights()
         return {
-            name: (private if name in self._bindings else known.share)(value.const_value.numpy())
+            name: given.get(name)
+            or (private if name in self._bindings else known.share)(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.const_value.dtype.is_floating_point()
         }
@@ -295,7 +393,7 @@ class CompiledEngine:
 
         None where the batch has a plan, or gets one.
         """
-        key, rows = tuple(sorted(shapes.items())), rows_of(shapes)
+        key, rows = _Given.of(shapes), rows_of(shapes)
         with self._lock:
             self._check_open()
             if rows is None or key in self._plans:
@@ -303,19 +401,19 @@ class CompiledEngine:
             repeated = self._repeats.again(key)
         if not self._may_split(shapes):
             return None
-        if repeated and self._plan(shapes, wait=False) is not None:
+        if repeated and self._plan(key, wait=False) is not None:
             return None
         smaller = {size: with_rows(shapes, size) for size in powers((1 << rows.bit_length()) - 1)}
-        keys = {size: tuple(sorted(other.items())) for size, other in smaller.items()}
+        keys = {size: _Given.of(other) for size, other in smaller.items()}
         with self._lock:
-            ready = {size: plan for size, at in keys.items() if (plan := self._plans.get(at)) is not None}
+            ready = {size: p for size, at in keys.items() if isinstance(p := self._plans.get(at), Plan)}
             for size in ready:
                 self._plans.move_to_end(keys[size])
         wanted, chosen = powers(rows), cover(rows, ready)
         for size in dict.fromkeys(wanted):
             if size not in ready:
-                plan = self._plan(smaller[size], wait=chosen is None and not self._meanwhile)
-                if plan is not None:
+                plan = self._plan(keys[size], wait=chosen is None and not self._meanwhile)
+                if isinstance(plan, Plan):
                     ready[size] = plan
         if all(size in ready for size in wanted):
             chosen = wanted
@@ -323,7 +421,7 @@ class CompiledEngine:
 
     def _may_split(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether a batch's samples are proven to be independent, outside any lock."""
-        key = tuple(sorted(with_rows(shapes, 1).items()))
+        key = _Given.of(with_rows(shapes, 1))
         with self._lock:
             known, swapped = self._independent, self._swapped
             if (found := known.get(key)) is not None:
@@ -338,9 +436,13 @@ class CompiledEngine:
             known[key] = found
         return found
 
-    def _plan(self, shapes: Mapping[str, tuple[int, ...]], *, wait: bool) -> Plan | None:
-        """The plan for input shapes; None where there is none, or, unless `wait`, none yet."""
-        key = tuple(sorted(shapes.items()))
+    def _found(
+        self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None
+    ) -> Plan | _Parts | None:
+        return self._plan(self._given(shapes, inputs or {}), wait=True) if self._plannable else None
+
+    def _plan(self, key: _Given, *, wait: bool) -> Plan | _Parts | None:
+        """The plan for inputs, or several; None where there is none, or, unless `wait`, none yet."""
         while True:
             with self._lock:
                 self._check_open()
@@ -348,16 +450,21 @@ class CompiledEngine:
                     self._plans.move_to_end(key)
                     return self._plans[key]
                 swapped, making = self._swapped, self._making
+                divided, weights = self._divided, self._weights
             if wait:
-                made = self._once(key, shapes, making, swapped)
+                made = self._once(key, making, swapped)
             else:
-                ready = self._ready(key, shapes, making, swapped)
+                ready = self._ready(key, making, swapped)
                 if ready is None:
                     return None
                 made = ready.result()
+            parts = None
+            if made is not None and not isinstance(made, _Made):
+                parts = _Parts(self._in_parts(made, divided, weights), made)
             with self._lock:
-                if making is self._making and key not in self._plans:
-                    self._plans[key] = None if made is None else self._bound(key, made)
+                current = making is self._making and divided is self._divided
+                if current and key not in self._plans:
+                    self._plans[key] = self._bound(key, made) if isinstance(made, _Made) else parts
                     if len(self._plans) > self._kept:
                         self._plans.popitem(last=False)
                     for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
@@ -365,7 +472,7 @@ class CompiledEngine:
                             del making[old]
                             self._arenas.pop(old, None)
 
-    def _bound(self, key: _Shapes, made: _Made) -> Plan:
+    def _bound(self, key: _Given, made: _Made) -> Plan:
         return Plan(
             made.spec,
             self._weights,
@@ -376,13 +483,34 @@ class CompiledEngine:
             arenas=self._arenas.pop(key, ()),
         )
 
+    def _in_parts(
+        self, division: Division, known: dict[tuple[Part, ...], Divided], weights: Mapping[str, Weight]
+    ) -> Divided:
+        """A model in parts, outside any lock: one that is known with these weights, or a new one."""
+        if (found := known.get(division.parts)) is not None:
+            return found
+
+        def open_engine(model: ir.Model, met: bool, weights: Mapping[str, Weight]) -> CompiledEngine:
+            return CompiledEngine(
+                model,
+                None,
+                self.threads,
+                self._options,
+                background=met or self._meanwhile,  # runs do not wait for plans for shapes that data give
+                workspaces=self._workspaces,
+                batches="split" if self._split and not met else "exact",
+                weights=weights,
+            )
+
+        made = Divided(self._model, division, weights, self._bindings, self._familiar, open_engine)
+        return known.setdefault(division.parts, made)
+
     def _once(
         self,
-        key: _Shapes,
-        shapes: Mapping[str, tuple[int, ...]],
-        making: dict[_Shapes, Future[_Made | None]],
+        key: _Given,
+        making: dict[_Given, Future[_Made | Division | None]],
         swapped: frozenset[str],
-    ) -> _Made | None:
+    ) -> _Made | Division | None:
         """What is made for input shapes: by the first thread that asks, for which others wait."""
         with self._lock:
             future = making.get(key)
@@ -392,11 +520,7 @@ class CompiledEngine:
         if mine:
             try:
                 job = None if self._background is None else self._background.claim(key)
-                made = (
-                    self._stored(shapes, swapped) or self._made(shapes, swapped)
-                    if job is None
-                    else job.result()
-                )
+                made = self._stored(key, swapped) or self._made(key, swapped) if job is None else job.result()
                 future.set_result(made)
             except BaseException as error:
                 with self._lock:
@@ -407,11 +531,10 @@ class CompiledEngine:
 
     def _ready(
         self,
-        key: _Shapes,
-        shapes: Mapping[str, tuple[int, ...]],
-        making: dict[_Shapes, Future[_Made | None]],
+        key: _Given,
+        making: dict[_Given, Future[_Made | Division | None]],
         swapped: frozenset[str],
-    ) -> Future[_Made | None] | None:
+    ) -> Future[_Made | Division | None] | None:
         """What has been made for input shapes; None where it is being made in the background."""
         assert self._background is not None
         with self._lock:
@@ -419,37 +542,37 @@ class CompiledEngine:
                 return future if future.done() else None
             if making is self._making and self._background.done(key):
                 return self._keep(making, key, self._background.take(key))
-        if (stored := self._stored(shapes, swapped)) is not None:
+        if (stored := self._stored(key, swapped)) is not None:
             with self._lock:
                 return self._keep(making, key, stored)
         with self._lock:
             if making is self._making:  # else the weights that are constants have changed since
-                self._begin(key, shapes, swapped)
+                self._begin(key, swapped)
         return None
 
     @staticmethod
     def _keep(
-        making: dict[_Shapes, Future[_Made | None]], key: _Shapes, made: _Made | None
-    ) -> Future[_Made | None]:
-        future: Future[_Made | None] = Future()
+        making: dict[_Given, Future[_Made | Division | None]], key: _Given, made: _Made | Division | None
+    ) -> Future[_Made | Division | None]:
+        future: Future[_Made | Division | None] = Future()
         future.set_result(made)
         return making.setdefault(key, future)
 
-    def _begin(self, key: _Shapes, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> None:
+    def _begin(self, key: _Given, swapped: frozenset[str]) -> None:
         """Make a plan in the background, unless that has begun or the engine is gone when its turn comes."""
         assert self._background is not None
         engine = weakref.ref(self)
 
-        def make() -> _Made | None:
+        def make() -> _Made | Division | None:
             found = engine()
-            return None if found is None else found._made(shapes, swapped)
+            return None if found is None else found._made(key, swapped)
 
         self._background.start(key, make)
 
-    def _stored(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> _Made | None:
+    def _stored(self, given: _Given, swapped: frozenset[str]) -> _Made | None:
         """What the cache has."""
         started = time.perf_counter()
-        key = self._key.key(shapes, swapped, host_target(), self.threads, self._options)
+        key = self._stored_under(given, swapped, host_target())
         if key is None or (spec := default_plans().get(key)) is None:
             return None
         loaded = time.perf_counter()
@@ -457,26 +580,32 @@ class CompiledEngine:
             return None
         return _Made(spec, addresses, {"lower": loaded - started, "compile": time.perf_counter() - loaded})
 
-    def _made(self, shapes: Mapping[str, tuple[int, ...]], swapped: frozenset[str]) -> _Made | None:
-        """A new plan, which the cache then has; None where shapes depend on data."""
+    def _made(self, given: _Given, swapped: frozenset[str]) -> _Made | Division | None:
+        """A new plan, which the cache then has; parts, or None, where shapes depend on data."""
         started = time.perf_counter()
         target = host_target()
         try:
-            made = self._lowered(shapes, target, self.threads, swapped)
+            made = self._lowered(given, target, self.threads, swapped)
             if self.threads > 1 and made.spec.work < _TINY:
-                made = self._lowered(shapes, target, 1, swapped)
+                made = self._lowered(given, target, 1, swapped)
         except NotStaticError:
-            return None
+            from onward.compile.division import divide
+
+            return divide(self._model, dict(given.shapes), self._bindings, swapped)
         lowered = time.perf_counter()
         addresses = default_jit().addresses(made.texts)
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
-        if (key := self._key.key(shapes, swapped, target, self.threads, self._options)) is not None:
+        if (key := self._stored_under(given, swapped, target)) is not None:
             default_plans().put(key, made.spec)
         return _Made(made.spec, addresses, seconds)
 
+    def _stored_under(self, given: _Given, swapped: frozenset[str], target: Target) -> str | None:
+        """Where the cache has a plan; None for a model that it cannot name."""
+        return self._key.key(dict(given.shapes), swapped, target, self.threads, self._options, given.contents)
+
     def _lowered(
         self,
-        shapes: Mapping[str, tuple[int, ...]],
+        given: _Given,
         target: Target,
         threads: int,
         swapped: frozenset[str],
@@ -484,8 +613,14 @@ class CompiledEngine:
         # lowering is a third of the imports, and not needed where the plan is on disk
         from onward.compile.planning import plan_model
 
+        shapes = dict(given.shapes)
+        kinds = {v.name: numpy_dtype(dtype_of(v)) for v in self._model.graph.inputs}
+        contents = {
+            name: np.frombuffer(content, kinds[name]).reshape(shapes[name])
+            for name, content in given.contents
+        }
         return plan_model(
-            self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options
+            self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options, contents
         )
 
     def _run_body(self, body: ir.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -497,10 +632,8 @@ class CompiledEngine:
         results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
         return tuple(results[v.name or ""] for v in body.outputs)
 
-    def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        results = self._interpreter.run(
-            {**inputs, **{name: self._weights[name].array for name in self._bindings}}
-        )
+    def _advance(self, results: dict[str, Array]) -> dict[str, Array]:
+        """Take the new state out of results."""
         for name, target in self._bindings.items():
             np.copyto(self._weights[name].array, results.pop(target))
         return results

@@ -6,10 +6,11 @@ them into one pass over memory. The trees are plain data: this module knows noth
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["OPS", "Expression", "Number", "constant", "operand"]
+__all__ = ["OPS", "Expression", "Number", "constant", "operand", "whole"]
 
 OPS: dict[str, int] = {
     "add": 2,
@@ -45,10 +46,63 @@ OPS: dict[str, int] = {
     "round": 1,
     "pow": 1,
     "float": 1,
+    "float16": 1,
+    "bfloat16": 1,
+    "power": 2,
+    "mod": 2,
+    "fmod": 2,
+    "bitand": 2,
+    "bitor": 2,
+    "bitxor": 2,
+    "bitnot": 1,
+    "shl": 2,
+    "shr": 2,
+    "sin": 1,
+    "cos": 1,
+    "tan": 1,
+    "asin": 1,
+    "acos": 1,
+    "atan": 1,
+    "sinh": 1,
+    "cosh": 1,
+    "asinh": 1,
+    "acosh": 1,
+    "atanh": 1,
 }
 """Operations and their number of operands. Comparisons and logic give truth values, `select` takes one first,
-`float` turns one into 1 or 0. `pow` raises to the constant `value`."""
+`float` turns one into 1 or 0; `float16` and `bfloat16` round to these. `pow` raises to the constant `value`,
+`power` to its second argument. `mod` has the sign of its second argument, `fmod` that of its first. Of
+integers, `div` rounds towards zero, and it and the remainders by 0 are 0; powers below 0 are those of floats,
+towards zero; bits shifted by as many as there are, or more, are gone."""
 
+_OF_FLOATS = frozenset(
+    [
+        "float16",
+        "bfloat16",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "tanh",
+        "erf",
+        "sigmoid",
+        "floor",
+        "ceil",
+        "round",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+    ]
+)
 
 _TRUTHS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
 
@@ -124,10 +178,26 @@ def _expression(x: Number) -> Expression:
 
 
 def constant(value: float) -> Expression:
-    """A float32 constant."""
+    """A constant, in the element type of what it meets; an int is exact."""
     return Expression("constant", value=value)
 
 
 def operand(index: int) -> Expression:
     """The element of operand number `index`."""
     return Expression("operand", index=index)
+
+
+def whole(expression: Expression) -> bool:
+    """Whether an expression is arithmetic of integers, given integers and truth values.
+
+    Limits may be any number: `min` and `max` with one that no integer reaches give the other argument.
+    """
+    if expression.op in _OF_FLOATS:
+        return False
+    if expression.op == "pow" and not (expression.value >= 0 and expression.value == int(expression.value)):
+        return False
+    if expression.op == "constant":
+        return math.isfinite(expression.value) and expression.value == int(expression.value)
+    if expression.op in ("min", "max"):
+        return all(a.op == "constant" or whole(a) for a in expression.args)
+    return all(whole(a) for a in expression.args)

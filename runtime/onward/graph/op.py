@@ -79,6 +79,13 @@ class Op:
     refuses_data: ClassVar[bool] = True
     """Whether the kernel may raise an error about data of the right shapes and types."""
 
+    static_operands: ClassVar[tuple[str, ...]] = ()
+    """The operands, as `kernel` names them, that are axes, extents, steps or counts: a plan is for contents
+    of these, where they follow from small inputs."""
+
+    follows_from_shapes: ClassVar[bool] = False
+    """Whether the results follow from the shapes and element types of the operands alone."""
+
     output_count: int = field(default=1, repr=False)
     """How many outputs the node names, counting up to the last one that is used."""
 

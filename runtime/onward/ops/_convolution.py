@@ -13,9 +13,10 @@ from math import prod
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import Array, Op
+from onward.graph import Array, Builder, Op
 from onward.ops._window import Extents, Geometry, Window, inner, padded, resolve, tap_slices
 
 __all__ = ["Convolving", "convolve", "convolve_grad_input", "convolve_grad_weight", "working_dtype"]
@@ -221,3 +222,17 @@ def _check_output(dy: Array, w: Array, geometry: Geometry) -> None:
         raise ShapeError(
             f"dY {list(dy.shape)} does not fit W {list(w.shape)} over extents {list(geometry.spatial)}"
         )
+
+
+def same_convolution(operator: Convolving, g: Builder, x: ir.Value, w: ir.Value) -> ir.Value:
+    """A convolution of floats with an operator's attributes."""
+    return g.Conv(
+        x,
+        w,
+        auto_pad=operator.auto_pad,
+        dilations=operator.dilations,
+        group=operator.group,
+        kernel_shape=operator.kernel_shape,
+        pads=operator.pads,
+        strides=operator.strides,
+    )

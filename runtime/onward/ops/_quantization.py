@@ -7,6 +7,7 @@ number becomes the lowest integer, as in onnxruntime.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, ShapeError
-from onward.graph import Array, numpy_dtype
+from onward.graph import Array, Builder, numpy_dtype, static_shape
 from onward.ops.cast import converted
 
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "centred",
     "dequantized",
     "fitting",
+    "fitting_values",
     "integer_product_type",
     "integer_range",
     "quantized",
     "requantized",
     "spread",
+    "spread_values",
     "wrapped",
 ]
 
@@ -95,6 +98,38 @@ def spread(value: Array, shape: tuple[int, ...], axis: int, block_size: int) -> 
         )
     every = np.repeat(value, block_size, axis=axis)
     return every[(slice(None),) * axis + (slice(shape[axis]),)]
+
+
+def fitting_values(scale: ir.Value, zero_point: ir.Value | None) -> None:
+    """As `fitting`, of values of a graph whose shapes are known.
+
+    Raises:
+        As `fitting`.
+    """
+    shapes = [None if v is None else static_shape(v) for v in (scale, zero_point)]
+    arrays = [None if shape is None else np.broadcast_to(np.int8(0), shape) for shape in shapes]
+    assert arrays[0] is not None
+    fitting(arrays[0], arrays[1])
+
+
+def spread_values(
+    g: Builder, value: ir.Value, shape: tuple[int, ...], axis: int, block_size: int
+) -> ir.Value:
+    """As `spread`, of values of a graph whose shapes are known.
+
+    Raises:
+        As `spread`.
+    """
+    extents = static_shape(value)
+    assert extents is not None
+    spread(np.broadcast_to(np.int8(0), extents), shape, axis, block_size)
+    if math.prod(extents) == 1 and len(extents) <= 1:
+        return g.Squeeze(value, g.const([0], np.int64)) if extents else value
+    axis %= len(shape)
+    if block_size == 0:
+        trailing = list(range(1, len(shape) - axis))
+        return g.Unsqueeze(value, g.const(trailing, np.int64)) if trailing else value
+    return g.Gather(value, g.const(np.arange(shape[axis]) // block_size, np.int64), axis=axis)
 
 
 def quantized(

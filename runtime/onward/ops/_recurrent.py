@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import InvalidModelError, UnsupportedError
+from onward.errors import InvalidModelError, ShapeError, UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, attributes_of, requests
 from onward.graph.requests import Static, Values
+from onward.ops._shape import require_shape
 
 __all__ = [
     "DEFAULT_ACTIVATIONS",
@@ -187,6 +188,13 @@ class Recurrent(Attributes):
         P: Array | None = None,
     ) -> tuple[Array, ...]:
         """Y and the last states. Beyond the end of a sequence Y is 0, and so is the state of an empty one."""
+        if X.ndim != 3 or R.ndim != 3:
+            raise ShapeError(f"X {list(X.shape)} and R {list(R.shape)} are not of three axes")
+        wanted = requests.recurrent_shapes(self.gates, X.shape, R.shape, len(W), batch_major=self.batch_major)
+        named = {"W": W, "R": R, "B": B, "sequence_lens": sequence_lens, "P": P}
+        named |= dict(zip(("initial_h", "initial_c"), initial, strict=False))
+        for name, array in named.items():
+            require_shape(name, array, wanted[name])
         dtype = X.dtype
         if dtype.itemsize < 4:
             wide = [None if a is None else a.astype(np.float32) for a in (X, W, R, B, P, *initial)]

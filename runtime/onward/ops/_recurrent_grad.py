@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onward.graph import Array, Builder, Dim, dims_of, dtype_of, requests
 from onward.graph.requests import Static, Values
 from onward.ops._recurrent import Activation, Attributes, Recurrent, Weights, recurrence
+from onward.ops._shape import require_shape
 from onward.ops._unrolled import unrolled_gradient
 
 __all__ = ["CellGradient", "HiddenStateGrad", "RecurrentGrad"]
@@ -80,6 +81,13 @@ class RecurrentGrad(Attributes):
         P: Array | None = None,
     ) -> tuple[Array, ...]:
         """dX, dW, dR, dB, the gradients of the initial states, and dP; zeros for operands that are absent."""
+        wanted = requests.recurrent_shapes(self.gates, X.shape, R.shape, len(W), batch_major=self.batch_major)
+        named = {"W": W, "R": R, "B": B, "sequence_lens": sequence_lens, "P": P, "Y": dY}
+        named |= dict(zip(("initial_h", "initial_c"), initial, strict=False))
+        for name, array in named.items():
+            require_shape(name, array, wanted[name])
+        for array in d_last:
+            require_shape("the gradient of a last state", array, wanted["initial_h"])
         dtype = X.dtype
         if dtype.itemsize < 4:
             narrow = (X, W, R, B, P, dY, *initial, *d_last)

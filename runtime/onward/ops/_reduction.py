@@ -46,6 +46,7 @@ def _request(
 class AxesInput(Op, ABC):
     """A reduction whose axes are its second input; all axes by default."""
 
+    static_operands = ("axes",)
     compiled: ClassVar[Compiled | None] = None
 
     keepdims: int = 1
@@ -62,12 +63,12 @@ class AxesInput(Op, ABC):
 
     def lower(
         self, static: Static, outputs: Values, data: ir.Value, axes: ir.Value | None = None
-    ) -> requests.Reduction | requests.Identity | Unsupported:
+    ) -> requests.Reduction | requests.Identity | requests.Body | Unsupported:
         """The same for every reduction that says how it is compiled."""
         found = None if axes is None else static.known(axes)
         if axes is not None and found is None:
             return Unsupported("axes that are not constant")
-        named = () if found is None else tuple(int(a) for a in found)
+        named = () if found is None else tuple(int(a) for a in found.reshape(-1))
         if not named and self.noop_with_empty_axes:
             if (
                 self.compiled is None

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
+from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, dims_of
+from onward.graph.requests import misfit_of
 
-__all__ = ["constant_of", "like", "normalized", "over_trailing_axes", "rank_of", "split_at"]
+__all__ = ["constant_of", "like", "normalized", "over_trailing_axes", "rank_of", "require_shape", "split_at"]
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
@@ -65,3 +66,13 @@ def split_at(x: Array, axis: int) -> Array:
     if not 0 <= axis <= x.ndim:
         raise ValueError(f"axis {axis} is out of range for {x.ndim} dimensions")
     return np.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+
+def require_shape(name: str, array: Array | None, wanted: tuple[int | None, ...]) -> None:
+    """Refuse an operand of another shape, where NumPy would broadcast or cut it; None is any extent.
+
+    Raises:
+        ShapeError: it is not as wanted.
+    """
+    if array is not None and (reason := misfit_of(name, array.shape, wanted)) is not None:
+        raise ShapeError(reason)

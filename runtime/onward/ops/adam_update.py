@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Expression, Op, dtype_of, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._shape import require_shape
 from onward.ops._update import Types, like
 
 
@@ -31,6 +32,8 @@ class AdamUpdate(Op):
     def kernel(
         self, P: Array, G: Array, M: Array, V: Array, learning_rate: Array, t: Array
     ) -> tuple[Array, Array, Array]:
+        for name, array in (("G", G), ("M", M), ("V", V)):
+            require_shape(name, array, P.shape)
         f = P.dtype.type
         rate, time = f(learning_rate), f(t)
         if self.weight_decay and not self.decoupled:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, dims_of, dtype_of, numpy_dtype, op
 from onward.ops._floats import widened
+from onward.ops._shape import require_shape
 
 
 @op("AffineGrid", since=20)
@@ -17,6 +18,8 @@ class AffineGrid(Op):
 
     Linear in theta. An axis of one pixel has the coordinate −1 with align_corners, else 0.
     """
+
+    static_operands = ("size",)
 
     align_corners: int = 0
 
@@ -27,6 +30,7 @@ class AffineGrid(Op):
         if rank not in (2, 3) or theta.shape[1:] != (rank, rank + 1):
             raise ShapeError(f"theta {list(theta.shape)} does not fit size {size.tolist()}")
         points = self._points(extents).astype(theta.dtype)
+        require_shape("theta", theta, (int(size[0]), rank, rank + 1))
         return np.matmul(points, theta.transpose(0, 2, 1)).reshape(len(theta), *extents, rank)
 
     def gradient(

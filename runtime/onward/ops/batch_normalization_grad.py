@@ -8,6 +8,7 @@ from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._normalization import batch_statistics, per_channel
+from onward.ops._shape import require_shape
 
 
 @op("BatchNormalizationGrad", since=1, domain=ONWARD_DOMAIN, multiple_outputs=True)
@@ -22,6 +23,8 @@ class BatchNormalizationGrad(Op):
     epsilon: float = 1e-5
 
     def kernel(self, dY: Array, X: Array, scale: Array) -> tuple[Array, Array, Array]:
+        require_shape("dY", dY, X.shape)
+        require_shape("scale", scale, X.shape[1:2] or (1,))
         work = np.result_type(working_dtype(X.dtype), scale.dtype)
         mean, var = batch_statistics(X)
         axes, count = (0, *range(2, X.ndim)), work.type(max(1, X.size // max(1, X.shape[1])))

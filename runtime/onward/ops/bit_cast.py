@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Op, numpy_dtype, op
+from onward.graph import Array, Op, dtype_of, numpy_dtype, op, requests
+from onward.graph.requests import Static, Values
 
 
 @op("BitCast", since=26)
@@ -24,3 +25,11 @@ class BitCast(Op):
                 f"{source.bitwidth} and {kind.bitwidth} bits"
             )
         return np.ascontiguousarray(input).reshape(input.shape).view(numpy_dtype(kind))
+
+    def lower(
+        self, static: Static, outputs: Values, input: ir.Value
+    ) -> requests.Reinterpret | requests.Unsupported:
+        wanted, given = ir.DataType(self.to), dtype_of(input)
+        if given.bitwidth != wanted.bitwidth or given.bitwidth < 8:
+            return requests.Unsupported("elements of less than a byte, or of another width")
+        return requests.Reinterpret(outputs[0], input)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("BitShift", since=(11, 28))
@@ -13,3 +13,6 @@ class BitShift(Op):
 
     def kernel(self, X: Array, Y: Array) -> Array:
         return np.left_shift(X, Y) if self.direction == "LEFT" else np.right_shift(X, Y)
+
+    def element(self, X: Expression, Y: Expression) -> Expression:
+        return X.apply("shl" if self.direction == "LEFT" else "shr", Y)

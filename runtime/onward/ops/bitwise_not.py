@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("BitwiseNot", since=18)
@@ -9,3 +9,6 @@ class BitwiseNot(Op):
 
     def kernel(self, X: Array) -> Array:
         return ~X
+
+    def element(self, X: Expression) -> Expression:
+        return X.apply("bitnot")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Expression, Op, op
 
 
 @op("BitwiseOr", since=18)
@@ -9,3 +9,6 @@ class BitwiseOr(Op):
 
     def kernel(self, A: Array, B: Array) -> Array:
         return A | B
+
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A.apply("bitor", B)

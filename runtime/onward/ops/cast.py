@@ -25,7 +25,7 @@ class Cast(Op):
         return converted_element(input, self.to)
 
     def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Convert:
-        return requests.Convert(outputs[0], input)
+        return requests.Convert(outputs[0], input, self.kernel)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         return (converted_back(g, dy, input),)
@@ -67,7 +67,7 @@ def converted(x: Array, to: int, *, saturate: bool = True, round_mode: str = "up
         return _as_strings(x)
     if x.dtype.kind in "OUST":
         x = np.array([float(str(s)) for s in x.reshape(-1)], np.float64).reshape(x.shape)
-    if target.name.startswith("FLOAT8") or target.name.startswith("FLOAT4"):
+    if target.name.startswith(("FLOAT8", "FLOAT4")):
         if target.name == "FLOAT8E8M0":
             wide = x.astype(np.float32)
             bits = onnx.numpy_helper.to_float8e8m0(wide, saturate=saturate, round_mode=round_mode)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import functools
+
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops.cast import converted, converted_back
 
@@ -20,7 +22,9 @@ class CastLike(Op):
     def lower(
         self, static: Static, outputs: Values, input: ir.Value, target_type: ir.Value
     ) -> requests.Convert:
-        return requests.Convert(outputs[0], input)
+        to = int(dtype_of(outputs[0]))
+        rule = functools.partial(converted, to=to, saturate=bool(self.saturate), round_mode=self.round_mode)
+        return requests.Convert(outputs[0], input, rule)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, target_type: ir.Value

@@ -19,6 +19,8 @@ class Col2Im(Op):
     A linear map whose transpose takes windows out of images: a convolution with a unit matrix.
     """
 
+    static_operands = ("image_shape", "block_shape")
+
     dilations: tuple[int, ...] | None = None
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None

@@ -11,6 +11,8 @@ from onward.graph.requests import Static, Values
 class ConstantOfShape(Op):
     """A tensor of the shape given, filled with one value; float32 zeros by default."""
 
+    static_operands = ("input",)
+
     value: Array | None = None
 
     def kernel(self, input: Array) -> Array:

@@ -6,6 +6,7 @@ from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, dims_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import Convolving, convolve
+from onward.ops._shape import require_shape
 from onward.ops._window import shaped_like
 
 
@@ -17,6 +18,7 @@ class Conv(Convolving):
         geometry = self.geometry_of(X.shape, W.shape)
         y = convolve(X, W, geometry, self.group)
         if B is not None:
+            require_shape("B", B, (W.shape[0],))
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
 

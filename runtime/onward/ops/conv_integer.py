@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-from onward.graph import Array, op
-from onward.ops._convolution import Convolving
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._convolution import Convolving, same_convolution
 from onward.ops._quantization import wrapped
+from onward.ops._quantized_graph import integer_convolution
 from onward.ops._quantized_product import integer_convolve
 
 
@@ -18,3 +22,27 @@ class ConvInteger(Convolving):
     ) -> Array:
         geometry = self.geometry_of(x.shape, w.shape)
         return wrapped(integer_convolve(x, w, x_zero_point, w_zero_point, geometry, self.group))
+
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        x: ir.Value,
+        w: ir.Value,
+        x_zero_point: ir.Value | None = None,
+        w_zero_point: ir.Value | None = None,
+    ) -> requests.Body:
+        return requests.Body()
+
+    def expand(
+        self,
+        g: Builder,
+        x: ir.Value,
+        w: ir.Value,
+        x_zero_point: ir.Value | None = None,
+        w_zero_point: ir.Value | None = None,
+    ) -> ir.Value:
+        """The convolution of floats in which it is exact."""
+        return integer_convolution(
+            g, x, w, x_zero_point, w_zero_point, lambda a, b: same_convolution(self, g, a, b)
+        )

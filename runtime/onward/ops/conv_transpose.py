@@ -9,6 +9,7 @@ from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Dim, Op, dims_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import convolve_grad_input
+from onward.ops._shape import require_shape
 from onward.ops._window import Extents, Geometry, resolve, shaped_like
 
 
@@ -79,6 +80,7 @@ class ConvTranspose(Op):
         geometry = self.geometry(W.shape[2:], X.shape[2:])
         y = convolve_grad_input(X, W, geometry, self.group)
         if B is not None:
+            require_shape("B", B, (W.shape[1] * self.group,))
             y += B.reshape(-1, *(1,) * len(geometry.out))
         return y
 

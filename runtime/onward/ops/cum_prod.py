@@ -4,9 +4,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import constant_of, normalized, rank_of
-from onward.ops.cum_sum import running
+from onward.ops.cum_sum import running, running_loop
 
 
 @op("CumProd", since=26)
@@ -17,11 +18,18 @@ class CumProd(Op):
     axis' extent.
     """
 
+    static_operands = ("axis",)
+
     exclusive: int = 0
     reverse: int = 0
 
     def kernel(self, x: Array, axis: Array) -> Array:
         return running(np.multiply, x, axis, bool(self.exclusive), bool(self.reverse))
+
+    def lower(
+        self, static: Static, outputs: Values, x: ir.Value, axis: ir.Value
+    ) -> requests.Loop | requests.Unsupported:
+        return running_loop(static, outputs, x, axis, "mul", self.exclusive, self.reverse)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, x: ir.Value, axis: ir.Value

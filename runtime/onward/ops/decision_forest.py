@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onward.errors import InvalidModelError, ShapeError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._shape import constant_of
+from onward.ops._shape import constant_of, require_shape
 
 AGGREGATES = ("SUM", "MIN", "MAX")
 _NEUTRAL = (0.0, math.inf, -math.inf)
@@ -52,6 +52,16 @@ class DecisionForest(Op):
         leaf_weights: Array,
     ) -> Array:
         aggregate = self._aggregate()
+        for name, array, wanted in (
+            ("X", X, (None, None)),
+            ("nodes_modes", nodes_modes, nodes_featureids.shape),
+            ("nodes_splits", nodes_splits, nodes_featureids.shape),
+            ("nodes_children", nodes_children, (*nodes_featureids.shape, 2)),
+            ("nodes_missing_value_tracks_true", nodes_missing_value_tracks_true, nodes_featureids.shape),
+            ("leaf_targetids", leaf_targetids, (None, None)),
+            ("leaf_weights", leaf_weights, leaf_targetids.shape),
+        ):
+            require_shape(name, array, wanted)
         places = len(nodes_featureids) + len(leaf_targetids)
         _check("a feature", nodes_featureids, X.shape[1])
         _check("a child", nodes_children, places)
@@ -109,7 +119,8 @@ class DecisionForest(Op):
         leaf_targetids: ir.Value,
         leaf_weights: ir.Value,
     ) -> requests.Loop:
-        places = static.shape(nodes_featureids)[0] + static.shape(leaf_targetids)[0]
+        nodes = static.shape(nodes_featureids)[0]
+        places = nodes + static.shape(leaf_targetids)[0]
         return requests.Loop(
             (outputs[0],),
             (
@@ -131,6 +142,17 @@ class DecisionForest(Op):
                 (nodes_children, places),
                 (tree_roots, places),
                 (leaf_targetids, self.n_targets),
+            ),
+            shapes=(
+                (X, (None, None)),
+                (nodes_featureids, (nodes,)),
+                (nodes_modes, (nodes,)),
+                (nodes_splits, (nodes,)),
+                (nodes_children, (nodes, 2)),
+                (nodes_missing_value_tracks_true, (nodes,)),
+                (tree_roots, (None,)),
+                (leaf_targetids, (None, None)),
+                (leaf_weights, static.shape(leaf_targetids)),
             ),
         )
 

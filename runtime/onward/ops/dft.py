@@ -15,6 +15,8 @@ class DFT(Op):
     With onesided, of real input its first half only, and in the inverse real output of such a half.
     """
 
+    static_operands = ("dft_length", "axis")
+
     inverse: int = 0
     onesided: int = 0
 

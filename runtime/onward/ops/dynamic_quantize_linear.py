@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._quantization import quantized
 
 _HIGHEST = np.float32(255)
@@ -23,3 +24,16 @@ class DynamicQuantizeLinear(Op):
         zero = np.asarray(np.rint(np.clip(-low / scale, np.float32(0), _HIGHEST)).astype(np.uint8))
         y = quantized(x, scale, zero, ir.DataType.UINT8, np.dtype(np.float32))
         return y, scale, zero
+
+    def lower(self, static: Static, outputs: Values, x: ir.Value) -> requests.Body:
+        return requests.Body()
+
+    def expand(self, g: Builder, x: ir.Value) -> tuple[ir.Value, ...]:
+        high, low = (g.Max(g.ReduceMax(x, keepdims=0), 0.0), g.Min(g.ReduceMin(x, keepdims=0), 0.0))
+        highest = float(_HIGHEST)
+        scale = g.Where(g.Equal(high, low), 1.0, g.Div(g.Sub(high, low), highest))
+        zero = g.Round(g.Clip(g.Div(g.Neg(low), scale), 0.0, highest))
+        whole = g.Add(g.Round(g.Div(x, scale)), zero)
+        y = g.Where(g.IsNaN(whole), 0.0, g.Clip(whole, 0.0, highest))
+        uint8 = int(ir.DataType.UINT8)
+        return g.Cast(y, to=uint8), scale, g.Cast(zero, to=uint8)

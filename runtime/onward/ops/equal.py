@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import onnx_ir as ir
-
-from onward.graph import Array, Expression, Op, op, requests
-from onward.graph.requests import Static, Values
+from onward.graph import Array, Expression, Op, op
 from onward.ops._broadcast import AxisBroadcast
 
 
@@ -18,9 +15,6 @@ class Equal(Op):
         if A.truth:
             return A.apply("and", B).apply("or", A.apply("not").apply("and", B.apply("not")))
         return A.apply("eq", B)
-
-    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
-        return requests.Integers(outputs[0], "eq", A, B)
 
 
 @op("Equal", since=1)

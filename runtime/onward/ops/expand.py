@@ -11,6 +11,8 @@ from onward.graph.requests import Static, Values
 class Expand(Op):
     """input broadcast together with a shape."""
 
+    static_operands = ("shape",)
+
     def kernel(self, input: Array, shape: Array) -> Array:
         wanted = tuple(int(n) for n in shape)
         return np.broadcast_to(input, np.broadcast_shapes(input.shape, wanted))

@@ -10,6 +10,8 @@ from onward.graph import Array, Op, numpy_dtype, op
 class EyeLike(Op):
     """A matrix of input's shape with ones on the k-th diagonal."""
 
+    follows_from_shapes = True
+
     dtype: int | None = None
     k: int = 0
 

@@ -4,7 +4,8 @@ import math
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._indexing import linear_nd
 from onward.ops._shape import rank_of
 
@@ -17,6 +18,26 @@ class GatherND(Op):
 
     def kernel(self, data: Array, indices: Array) -> Array:
         return _gathered(data, indices, self.batch_dims)
+
+    def infer(self, data: ir.Value, indices: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...]] | None]:
+        shape, tuples = dims_of(data), dims_of(indices)
+        if shape is None or not tuples or not isinstance(depth := tuples[-1], int):
+            return [None]
+        return [(dtype_of(data), (*tuples[:-1], *shape[self.batch_dims + depth :]))]
+
+    def lower(self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value) -> requests.Take:
+        first, depth = self.batch_dims, static.shape(indices)[-1]
+        outer, inner = len(static.shape(indices)) - 1, range(first + depth, len(static.shape(data)))
+        beside = range(first)
+        return requests.Take(
+            outputs[0],
+            data,
+            indices,
+            (*beside, *(None,) * (outer - first), *inner),
+            (*range(outer), *(None,) * len(inner)),
+            tuple(range(first, first + depth)),
+            tuples=True,
+        )
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value

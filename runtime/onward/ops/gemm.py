@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, Op, op, requests
-from onward.graph.requests import Static, Unsupported, Values
+from onward.graph.requests import Static, Values
 from onward.ops._floats import widened
 
 
@@ -28,10 +28,21 @@ class Gemm(Op):
 
     def lower(
         self, static: Static, outputs: Values, A: ir.Value, B: ir.Value, C: ir.Value | None = None
-    ) -> requests.Product | Unsupported:
-        if self.alpha != 1 or (C is not None and self.beta != 1):
-            return Unsupported("alpha or beta is not 1")
+    ) -> requests.Product | requests.Body:
+        columns = static.shape(outputs[0])[-1:]
+        one_row = C is None or static.shape(C) in (columns, (1, *columns))
+        if self.alpha != 1 or not one_row or (C is not None and self.beta != 1):
+            return requests.Body()
         return requests.Product(outputs[0], A, B, C, bool(self.transA), bool(self.transB))
+
+    def expand(self, g: Builder, A: ir.Value, B: ir.Value, C: ir.Value | None = None) -> ir.Value:
+        """A product, and what is done with it element by element."""
+        y = g.Gemm(A, B, transA=self.transA, transB=self.transB)
+        if self.alpha != 1:
+            y = g.Mul(y, self.alpha)
+        if C is None or self.beta == 0:
+            return y
+        return g.Add(y, C if self.beta == 1 else g.Mul(C, self.beta))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value, C: ir.Value | None = None

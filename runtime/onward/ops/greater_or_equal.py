@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import onnx_ir as ir
-
-from onward.graph import Array, Expression, Op, op, requests
-from onward.graph.requests import Static, Values
+from onward.graph import Array, Expression, Op, op
 
 
 @op("GreaterOrEqual", since=(12, 16))
@@ -15,6 +12,3 @@ class GreaterOrEqual(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("ge", B)
-
-    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
-        return requests.Integers(outputs[0], "ge", A, B)

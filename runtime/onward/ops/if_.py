@@ -50,6 +50,8 @@ class If(Op):
 class ExplicitIf(BodyOp):
     """If whose bodies both take the operands behind the condition."""
 
+    static_operands = ("cond",)
+
     else_branch: ir.Graph
     then_branch: ir.Graph
 

@@ -6,6 +6,7 @@ from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Op, dims_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize, per_channel
+from onward.ops._shape import require_shape
 
 
 @op("InstanceNormalization", since=(1, 6, 22))
@@ -15,6 +16,8 @@ class InstanceNormalization(Op):
     epsilon: float = 1e-5
 
     def kernel(self, input: Array, scale: Array, B: Array) -> Array:
+        for name, array in (("scale", scale), ("B", B)):
+            require_shape(name, array, input.shape[1:2])
         normalized, _, _ = normalize(input, tuple(range(2, input.ndim)), self.epsilon)
         y = normalized * per_channel(scale, input.ndim) + per_channel(B, input.ndim)
         return y.astype(input.dtype, copy=False)

@@ -21,7 +21,7 @@ class IsInf(Op):
         return np.isinf(X) & sign & bool(self.detect_negative or self.detect_positive)
 
     def element(self, X: Expression) -> Expression:
-        found = X.apply("ne", X)  # no number is: neither sign is looked for
+        found = X.apply("lt", X)  # no number is: neither sign is looked for
         if self.detect_negative:
             found = X.apply("eq", -math.inf)
         if self.detect_positive:

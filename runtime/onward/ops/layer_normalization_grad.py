@@ -7,6 +7,7 @@ from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._normalization import normalize, normalize_gradient
+from onward.ops._shape import require_shape
 
 
 @op("LayerNormalizationGrad", since=1, domain=ONWARD_DOMAIN, multiple_outputs=True)
@@ -23,6 +24,7 @@ class LayerNormalizationGrad(Op):
     epsilon: float = 1e-5
 
     def kernel(self, dY: Array, X: Array, Scale: Array) -> tuple[Array, Array, Array]:
+        require_shape("dY", dY, X.shape)
         first = self.axis % X.ndim
         axes, lead = tuple(range(first, X.ndim)), tuple(range(first))
         normalized, _, inverse = normalize(X, axes, self.epsilon)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import onnx_ir as ir
-
-from onward.graph import Array, Expression, Op, op, requests
-from onward.graph.requests import Static, Values
+from onward.graph import Array, Expression, Op, op
 from onward.ops._broadcast import AxisBroadcast
 
 
@@ -16,9 +13,6 @@ class Less(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("lt", B)
-
-    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
-        return requests.Integers(outputs[0], "lt", A, B)
 
 
 @op("Less", since=1)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import onnx_ir as ir
-
-from onward.graph import Array, Expression, Op, op, requests
-from onward.graph.requests import Static, Values
+from onward.graph import Array, Expression, Op, op
 
 
 @op("LessOrEqual", since=(12, 16))
@@ -15,6 +12,3 @@ class LessOrEqual(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A.apply("le", B)
-
-    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
-        return requests.Integers(outputs[0], "le", A, B)

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 
 
@@ -24,6 +25,15 @@ class LpNormalization(Op):
         else:
             norm = np.sqrt(np.sum(np.square(x), axis=self.axis, keepdims=True))
         return np.where(norm == 0, norm, x / norm).astype(input.dtype, copy=False)
+
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Body:
+        return requests.Body()
+
+    def expand(self, g: Builder, input: ir.Value) -> ir.Value:
+        if self.p not in (1, 2):
+            raise InvalidModelError(f"attribute 'p' of LpNormalization is {self.p}; it is 1 or 2")
+        norm = (g.ReduceL1 if self.p == 1 else g.ReduceL2)(input, [self.axis], keepdims=1)
+        return g.Where(g.Equal(norm, 0.0), norm, g.Div(input, norm))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value | None, ...]:
         reduce = g.ReduceL1 if self.p == 1 else g.ReduceL2

@@ -10,6 +10,7 @@ from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_
 from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._local_response import channel_band, channel_sum, scale_base
+from onward.ops._shape import require_shape
 
 
 @op("LRNGrad", since=1, domain=ONWARD_DOMAIN)
@@ -25,6 +26,7 @@ class LRNGrad(Op):
     size: int
 
     def kernel(self, dY: Array, X: Array) -> Array:
+        require_shape("dY", dY, X.shape)
         x = X.astype(working_dtype(X.dtype), copy=False)
         base = scale_base(x, self.size, self.alpha, self.bias)
         direct = dY * base ** x.dtype.type(-self.beta)

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, dims_of, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._pooling import Pooling, first_hits, window_maximum
+from onward.ops._shape import require_shape
 from onward.ops._window import Extents, Geometry, inner, padded
 
 
@@ -19,6 +20,7 @@ class MaxPoolGrad(Pooling):
 
     def kernel(self, dY: Array, X: Array) -> Array:
         geometry = self.pooling(X.shape[2:])
+        require_shape("dY", dY, (*X.shape[:2], *geometry.out))
         dxp = np.zeros_like(padded(X, geometry), dY.dtype)
         for _, where, hit in first_hits(X, window_maximum(X, geometry), geometry):
             target = dxp[where]

@@ -36,7 +36,8 @@ class MaxRoiPool(Op):
         return y
 
     def lower(self, static: Static, outputs: Values, X: ir.Value, rois: ir.Value) -> requests.Request:
-        return requests.Loop((outputs[0],), (X, rois), _pooled, (self.spatial_scale,))
+        shapes = ((X, (None, None, None, None)), (rois, (None, 5)))
+        return requests.Loop((outputs[0],), (X, rois), _pooled, (self.spatial_scale,), shapes=shapes)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, rois: ir.Value

@@ -7,6 +7,7 @@ from onward.errors import UnsupportedError
 from onward.graph import ONWARD_DOMAIN, Array, Builder, Dim, Op, dims_of, dtype_of, numpy_dtype, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._regions import best, bounds, check_regions
+from onward.ops._shape import require_shape
 
 
 @op("MaxRoiPoolGrad", since=1, domain=ONWARD_DOMAIN)
@@ -21,6 +22,7 @@ class MaxRoiPoolGrad(Op):
 
     def kernel(self, dY: Array, X: Array, rois: Array) -> Array:
         check_regions(X.shape, rois, self.pooled_shape)
+        require_shape("dY", dY, (len(rois), X.shape[1], *self.pooled_shape))
         dX = np.zeros_like(X)
         for r, roi in enumerate(rois):
             n = int(roi[0])
@@ -44,7 +46,13 @@ class MaxRoiPoolGrad(Op):
     def lower(
         self, static: Static, outputs: Values, dY: ir.Value, X: ir.Value, rois: ir.Value
     ) -> requests.Request:
-        return requests.Loop((outputs[0],), (dY, X, rois), _spread, (self.spatial_scale,))
+        regions, channels = static.shape(rois)[0], static.shape(X)[1]
+        shapes = (
+            (X, (None, None, None, None)),
+            (rois, (regions, 5)),
+            (dY, (regions, channels, *self.pooled_shape)),
+        )
+        return requests.Loop((outputs[0],), (dY, X, rois), _spread, (self.spatial_scale,), shapes=shapes)
 
     def expand(self, g: Builder, dY: ir.Value, X: ir.Value, rois: ir.Value) -> ir.Value:
         extents = [d for d in (dims_of(X) or ())[2:] if isinstance(d, int)]

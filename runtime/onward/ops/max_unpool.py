@@ -19,6 +19,8 @@ class MaxUnpool(Op):
     to all of them.
     """
 
+    static_operands = ("output_shape",)
+
     kernel_shape: tuple[int, ...]
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None

@@ -17,6 +17,8 @@ class MelWeightMatrix(Op):
     Each mel bin is a triangle between its neighbours' centres; mel = 2595 · log10(1 + hertz / 700).
     """
 
+    static_operands = ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz")
+
     output_datatype: int = int(ir.DataType.FLOAT)
 
     def kernel(

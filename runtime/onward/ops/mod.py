@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op, requests
-from onward.graph.requests import Static, Unsupported, Values
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Mod", since=(10, 13, 28))
@@ -16,12 +15,8 @@ class Mod(Op):
     def kernel(self, A: Array, B: Array) -> Array:
         return np.fmod(A, B) if self.fmod else np.mod(A, B)
 
-    def lower(
-        self, static: Static, outputs: Values, A: ir.Value, B: ir.Value
-    ) -> requests.Integers | Unsupported:
-        if self.fmod:
-            return Unsupported("fmod")
-        return requests.Integers(outputs[0], "mod", A, B)
+    def element(self, A: Expression, B: Expression) -> Expression:
+        return A.apply("fmod" if self.fmod else "mod", B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Op, op, requests
-from onward.graph.requests import Static, Values
+from onward.graph import Array, Builder, Expression, Op, op
 from onward.ops._broadcast import AxisBroadcast
 
 
@@ -16,9 +15,6 @@ class Mul(Op):
 
     def element(self, A: Expression, B: Expression) -> Expression:
         return A * B
-
-    def lower(self, static: Static, outputs: Values, A: ir.Value, B: ir.Value) -> requests.Integers:
-        return requests.Integers(outputs[0], "mul", A, B)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, A: ir.Value, B: ir.Value

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dtype_of, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests, static_shape
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
 
@@ -17,6 +17,8 @@ class Pad(Op):
 
     The modes are those of `numpy.pad`: constant, reflect, edge and wrap.
     """
+
+    static_operands = ("pads", "axes")
 
     mode: str = "constant"
 
@@ -34,13 +36,34 @@ class Pad(Op):
         pads: ir.Value,
         constant_value: ir.Value | None = None,
         axes: ir.Value | None = None,
-    ) -> requests.Pad | Unsupported:
+    ) -> requests.Pad | requests.Body | Unsupported:
         amounts, named = static.known(pads), None if axes is None else static.known(axes)
         if amounts is None or (axes is not None and named is None):
             return Unsupported("pads that are not constant")
         rank = len(static.shape(data))
         order = range(rank) if named is None else [normalized(int(a), rank) for a in named]
         return padded_by(static, outputs[0], data, amounts, order, self.mode, constant_value)
+
+    def expand(
+        self,
+        g: Builder,
+        data: ir.Value,
+        pads: ir.Value,
+        constant_value: ir.Value | None = None,
+        axes: ir.Value | None = None,
+    ) -> ir.Value:
+        """In modes other than constant: the positions that each axis reads."""
+        amounts, named = constant_of(pads), constant_of(axes)
+        shape = static_shape(data)
+        assert amounts is not None
+        assert shape is not None
+        order = list(range(len(shape))) if named is None else [normalized(int(a), len(shape)) for a in named]
+        for i, axis in enumerate(order):
+            around = [int(amounts[i]), int(amounts[i + len(order)])]
+            if any(around):
+                source = padded(np.arange(shape[axis]), around, [0], self.mode, None)
+                data = g.Gather(data, g.const(source, np.int64), axis=axis)
+        return data
 
     def gradient(
         self,
@@ -136,12 +159,14 @@ def padded_by(
     axes: Sequence[int],
     mode: str,
     value: ir.Value | None,
-) -> requests.Pad | Unsupported:
-    """Padding by a constant; `amounts` holds all amounts before, then all amounts after."""
+) -> requests.Pad | requests.Body:
+    """Padding by a number, or the operator's body; `amounts` holds all that come before, then those after."""
+    if mode != "constant":
+        return requests.Body()
     fill = None if value is None else static.known(value)
-    if mode != "constant" or (value is not None and fill is None):
-        return Unsupported(f"mode {mode}, or a value that is not constant")
     before = [0] * len(static.shape(data))
     for i, axis in enumerate(axes):
         before[axis] = int(amounts[i])
-    return requests.Pad(y, data, tuple(before), 0.0 if fill is None else float(fill.reshape(())))
+    if value is not None and fill is None:
+        return requests.Pad(y, data, tuple(before), value)
+    return requests.Pad(y, data, tuple(before), 0.0 if fill is None else fill.reshape(()).item())

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, op
+from onward.graph import Array, Builder, Expression, Op, dtype_of, is_float, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._broadcast import AxisBroadcast
 from onward.ops._floats import is_integer
 
@@ -25,14 +26,24 @@ class Pow(Op):
         return np.power(X.astype(np.float64), Y.astype(np.float64)).astype(X.dtype)
 
     def element(self, X: Expression, Y: Expression) -> Expression:
+        if Y.op != "constant" or not math.isfinite(Y.value):
+            return X.apply("power", Y)
         if Y.value == int(Y.value):
             return X.power(Y.value)
         # Powers of negative infinity are those of infinity; other negative numbers have none.
         return X.apply("eq", -math.inf).apply("select", math.inf if Y.value > 0 else 0.0, X.power(Y.value))
 
-    def element_suits(self, X: Array | None, Y: Array | None) -> bool:
-        """Only a constant exponent has a form that is accurate everywhere."""
-        return Y is not None and Y.size == 1 and math.isfinite(float(Y.reshape(())))
+    def lower(
+        self, static: Static, outputs: Values, X: ir.Value, Y: ir.Value
+    ) -> requests.Body | requests.Unsupported:
+        return requests.NO_KERNEL if dtype_of(X) == dtype_of(Y) else requests.Body()
+
+    def expand(self, g: Builder, X: ir.Value, Y: ir.Value) -> ir.Value:
+        kind = dtype_of(X)
+        if is_float(X):
+            return g.Pow(X, g.Cast(Y, to=int(kind)))
+        wide = g.Pow(g.Cast(X, to=int(ir.DataType.DOUBLE)), g.Cast(Y, to=int(ir.DataType.DOUBLE)))
+        return g.Cast(wide, to=int(kind))
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, Y: ir.Value

@@ -7,8 +7,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError
-from onward.graph import Array, Op, numpy_dtype, op
-from onward.ops._quantization import fitting, quantized, spread
+from onward.graph import Array, Builder, Op, dtype_of, numpy_dtype, op, requests, static_shape
+from onward.graph.requests import Static, Values
+from onward.ops._quantization import (
+    INTEGER_TYPES,
+    fitting,
+    fitting_values,
+    integer_range,
+    quantized,
+    spread,
+    spread_values,
+)
 
 
 @op("QuantizeLinear", since=(10, 13, 19, 21, 23, 24, 25, 28))
@@ -54,3 +63,42 @@ class QuantizeLinear(Op):
         if scale.kind not in "iu" and scale != ml_dtypes.float8_e8m0fnu:
             return scale
         return np.dtype(np.float32) if x.kind in "iu" else x
+
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        x: ir.Value,
+        y_scale: ir.Value,
+        y_zero_point: ir.Value | None = None,
+    ) -> requests.Body | requests.Unsupported:
+        work = self._work(numpy_dtype(dtype_of(x)), numpy_dtype(dtype_of(y_scale)))
+        wide = self.target(None if y_zero_point is None else dtype_of(y_zero_point))
+        if work.kind != "f" and work != ml_dtypes.bfloat16:
+            return requests.Unsupported(f"a division in {work}")
+        return (
+            requests.Unsupported("numbers of 32 bits") if wide.bitwidth > 16 else requests.Body(rounds=True)
+        )
+
+    def expand(
+        self, g: Builder, x: ir.Value, y_scale: ir.Value, y_zero_point: ir.Value | None = None
+    ) -> ir.Value:
+        """The quotient, and what is left to do with it element by element."""
+        work = ir.DataType.from_numpy(self._work(numpy_dtype(dtype_of(x)), numpy_dtype(dtype_of(y_scale))))
+        kind = self.target(None if y_zero_point is None else dtype_of(y_zero_point))
+        shape = static_shape(x)
+        assert shape is not None
+        fitting_values(y_scale, y_zero_point)
+        scale = spread_values(g, g.Cast(y_scale, to=int(work)), shape, self.axis, self.block_size)
+        quotient = g.Div(g.Cast(x, to=int(work)), scale)
+        wide = work if work == ir.DataType.DOUBLE else ir.DataType.FLOAT
+        quotient = g.Cast(quotient, to=int(wide))
+        whole = g.Round(quotient) if kind in INTEGER_TYPES else quotient
+        if y_zero_point is not None:
+            offset = g.Cast(y_zero_point, to=int(wide))
+            whole = g.Add(whole, spread_values(g, offset, shape, self.axis, self.block_size))
+        if kind in INTEGER_TYPES:
+            low, high = map(float, integer_range(kind))
+            whole = g.Where(g.IsNaN(whole), low, g.Clip(whole, low, high))
+            return g.Cast(whole, to=int(kind))
+        return g.Cast(whole, to=int(kind), saturate=self.saturate)

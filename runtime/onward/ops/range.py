@@ -14,6 +14,8 @@ from onward.ops._floats import is_integer
 class Range(Op):
     """start, start + delta, … up to before limit; 2-byte floats are counted in float32 by default."""
 
+    static_operands = ("start", "limit", "delta")
+
     stash_type: int = 1
 
     def kernel(self, start: Array, limit: Array, delta: Array) -> Array:

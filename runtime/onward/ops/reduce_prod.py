@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.graph import Array, Builder, dtype_of, op
-from onward.ops._reduction import AxesAttribute, AxesInput
+from onward.ops._reduction import AxesAttribute, AxesInput, Compiled
 
 
 def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -14,6 +14,8 @@ def _reduced(data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 @op("ReduceProd", since=18)
 class ReduceProd(AxesInput):
     """The product over axes."""
+
+    compiled = Compiled("prod")
 
     def reduce(self, data: Array, axes: tuple[int, ...]) -> Array:
         return _reduced(data, axes, bool(self.keepdims))

@@ -14,6 +14,8 @@ from onward.graph.requests import Static, Values
 class Reshape(Op):
     """The same elements in another shape: -1 is what remains; 0 is the extent of data there, or 0."""
 
+    static_operands = ("shape",)
+
     allowzero: int = 0
 
     def kernel(self, data: Array, shape: Array) -> Array:

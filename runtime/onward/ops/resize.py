@@ -45,6 +45,8 @@ class Resize(Resizing):
     A linear map, so its gradient is its transpose; roi, scales and sizes have none.
     """
 
+    static_operands = ("roi", "scales", "sizes")
+
     extrapolation_value: float = 0.0
 
     def lines(

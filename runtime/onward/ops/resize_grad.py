@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import ShapeError, UnsupportedError
+from onward.errors import UnsupportedError
 from onward.graph import (
     ONWARD_DOMAIN,
     Array,
@@ -18,7 +18,7 @@ from onward.graph import (
 )
 from onward.graph.requests import Static, Values
 from onward.ops._resize import Lines, Resizing, by_growth, resampled
-from onward.ops._shape import constant_of, normalized
+from onward.ops._shape import constant_of, normalized, require_shape
 
 
 @op("ResizeGrad", since=1, domain=ONWARD_DOMAIN)
@@ -45,9 +45,10 @@ class ResizeGrad(Resizing):
         sizes: Array | None = None,
     ) -> Array:
         lines = self.lines(tuple(int(n) for n in shape), roi, scales, sizes)
+        wanted = [int(n) for n in shape]
         for axis, line in lines:
-            if dY.shape[axis] != line.extent:
-                raise ShapeError(f"dY {list(dY.shape)} does not have extent {line.extent} at axis {axis}")
+            wanted[axis] = line.extent
+        require_shape("dY", dY, tuple(wanted))
         return resampled(dY, lines)
 
     def infer(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onward.errors import ShapeError
 from onward.graph import Array, Builder, Op, op
 from onward.ops._shape import normalized
 
@@ -18,6 +19,10 @@ class ReverseSequence(Op):
         batch, time = normalized(self.batch_axis, input.ndim), normalized(self.time_axis, input.ndim)
         steps = np.arange(input.shape[time])
         lengths = sequence_lens.reshape(-1, 1)
+        if lengths.size != input.shape[batch]:
+            raise ShapeError(
+                f"{lengths.size} sequence_lens are not one for each of {input.shape[batch]} samples"
+            )
         if lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps.size:
             raise ValueError(f"sequence_lens are not all in 0…{steps.size}, the extent of the time axis")
         source = np.where(steps < lengths, lengths - 1 - steps, steps)

@@ -147,8 +147,16 @@ class RoiAlign(Op):
             self.sampling_ratio,
             self.spatial_scale,
         )
+        regions = static.shape(rois)[:1]
+        shapes = (
+            (X, (None, None, None, None)),
+            (rois, (*regions, 4)),
+            (batch_indices, regions),
+        )
         images = ((batch_indices, static.shape(X)[0]),)
-        return requests.Loop((outputs[0],), (X, rois, batch_indices), _aligned, numbers, indices=images)
+        return requests.Loop(
+            (outputs[0],), (X, rois, batch_indices), _aligned, numbers, indices=images, shapes=shapes
+        )
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, X: ir.Value, rois: ir.Value, batch_indices: ir.Value

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
+from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._indexing import linear_along, scatter
@@ -30,7 +30,9 @@ class ScatterElements(Op):
         if self.reduction not in _REDUCTIONS:
             return requests.Unsupported(f"reduction {self.reduction!r}")
         numbers = normalized(self.axis, len(static.shape(data))), _REDUCTIONS.index(self.reduction)
-        return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers)
+        shapes = ((updates, static.shape(indices)),)
+        _check(static.shape(data), static.shape(indices), numbers[0])
+        return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers, shapes=shapes)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -44,8 +46,22 @@ class ScatterElements(Op):
         return kept, None, picked
 
 
+def _check(data: tuple[int, ...], indices: tuple[int, ...], axis: int) -> None:
+    if len(indices) != len(data) or any(
+        i > n for d, (i, n) in enumerate(zip(indices, data, strict=True)) if d != axis
+    ):
+        raise ShapeError(f"indices {list(indices)} reach beyond data {list(data)} beside axis {axis}")
+
+
 def scattered(data: Array, indices: Array, updates: Array, axis: int, reduction: str) -> Array:
-    """data with elements along an axis replaced by, or combined with, updates."""
+    """data with elements along an axis replaced by, or combined with, updates.
+
+    Raises:
+        ShapeError: indices and updates differ in shape, or indices are longer than data along another axis.
+    """
+    if updates.shape != indices.shape:
+        raise ShapeError(f"updates {list(updates.shape)} have not the shape of indices {list(indices.shape)}")
+    _check(data.shape, indices.shape, normalized(axis, data.ndim))
     flat = data.reshape(-1, 1).copy()
     where = linear_along(data.shape, indices, normalized(axis, data.ndim))
     scatter(flat, where.reshape(-1), updates.reshape(-1, 1), reduction)

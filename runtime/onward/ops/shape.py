@@ -9,6 +9,8 @@ from onward.graph import Array, Op, op
 class Shape(Op):
     """The extents of data from axis `start` to before axis `end`."""
 
+    follows_from_shapes = True
+
     start: int = 0
     end: int | None = None
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Expression, Op, op
 
 
 @op("Shrink", since=9)
@@ -19,6 +19,11 @@ class Shrink(Op):
         low, high = x < -self.lambd, x > self.lambd
         shifted = np.where(low, x + x.dtype.type(self.bias), x - x.dtype.type(self.bias))
         return np.where(low | high, shifted, x.dtype.type(0)).astype(input.dtype)
+
+    def element(self, input: Expression) -> Expression:
+        below, above = input.apply("lt", -self.lambd), input.apply("gt", self.lambd)
+        inside = above.apply("select", input - self.bias, 0.0)
+        return below.apply("select", input + self.bias, inside)
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         return (g.Where(g.Or(g.Less(input, -self.lambd), g.Greater(input, self.lambd)), dy, 0.0),)

@@ -9,5 +9,7 @@ from onward.graph import Array, Op, op
 class Size(Op):
     """The number of elements of data."""
 
+    follows_from_shapes = True
+
     def kernel(self, data: Array) -> Array:
         return np.array(data.size, np.int64)

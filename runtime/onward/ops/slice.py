@@ -17,6 +17,8 @@ _ALL = slice(0, 2**63 - 1, 1)
 class Slice(Op):
     """data[start:end:step] along each axis named; negative positions count from the end."""
 
+    static_operands = ("starts", "ends", "axes", "steps")
+
     def kernel(
         self,
         data: Array,

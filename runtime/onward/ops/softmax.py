@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Op, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._floats import total
 from onward.ops._shape import over_trailing_axes
@@ -21,8 +21,15 @@ class Softmax(Op):
     def kernel(self, input: Array) -> Array:
         return softmax(input, self.axis)
 
-    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Softmax:
+    def lower(self, static: Static, outputs: Values, input: ir.Value) -> requests.Softmax | requests.Body:
+        if dtype_of(input) in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+            return requests.Body(rounds=True)
         return requests.Softmax(outputs[0], input, (self.axis,))
+
+    def expand(self, g: Builder, input: ir.Value) -> ir.Value:
+        """The standard's steps, each of which rounds 2-byte floats."""
+        powers = g.Exp(g.Sub(input, g.ReduceMax(input, [self.axis], keepdims=1)))
+        return g.Div(powers, g.ReduceSum(powers, [self.axis], keepdims=1))
 
     def gradient(self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value) -> tuple[ir.Value, ...]:
         weighted = g.Mul(dy, y)

@@ -13,6 +13,8 @@ from onward.graph.requests import Static, Unsupported, Values
 class Split(Op):
     """Pieces along an axis: of the lengths in `split`, or `num_outputs` equal ones, the last smaller."""
 
+    static_operands = ("split",)
+
     axis: int = 0
     num_outputs: int | None = None
 

@@ -11,6 +11,8 @@ from onward.graph.requests import Static, Values
 class Squeeze(Op):
     """data without the axes named, whose extent is 1; without all such axes by default."""
 
+    static_operands = ("axes",)
+
     def kernel(self, data: Array, axes: Array | None = None) -> Array:
         return np.squeeze(data, None if axes is None else tuple(int(a) for a in axes.reshape(-1)))
 

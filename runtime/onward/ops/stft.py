@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import Array, Op, op
+from onward.graph import Array, Dim, Op, dims_of, dtype_of, op
+from onward.ops._shape import constant_of
 from onward.ops.dft import transform
 
 
@@ -14,6 +16,8 @@ class STFT(Op):
     Frames of frame_length, the window's by default, begin every frame_step samples; those that would go
     beyond the end are left out.
     """
+
+    static_operands = ("frame_step", "frame_length")
 
     onesided: int = 1
 
@@ -45,3 +49,26 @@ class STFT(Op):
             frames = frames * window[:, None]
         onesided = bool(self.onesided) and signal.shape[-1] == 1
         return transform(frames.astype(signal.dtype), None, 2, inverse=False, onesided=onesided)
+
+    def infer(
+        self,
+        signal: ir.Value,
+        frame_step: ir.Value,
+        window: ir.Value | None = None,
+        frame_length: ir.Value | None = None,
+    ) -> list[tuple[ir.DataType, tuple[Dim, ...]] | None]:
+        shape, step, length = dims_of(signal), constant_of(frame_step), constant_of(frame_length)
+        frame: Dim = None
+        if length is not None and length.size == 1:
+            frame = int(length.reshape(()))
+        elif frame_length is None and window is not None and (extents := dims_of(window)):
+            frame = extents[0]
+        if shape is None or len(shape) != 3 or not isinstance(frame, int):
+            return [None]
+        frames: Dim = None
+        if isinstance(shape[1], int) and step is not None and step.size == 1 and int(step.reshape(())) > 0:
+            frames = max(0, (shape[1] - frame) // int(step.reshape(())) + 1)
+        bins: Dim = frame
+        if self.onesided:
+            bins = (frame // 2 + 1 if shape[2] == 1 else frame) if isinstance(shape[2], int) else None
+        return [(dtype_of(signal), (shape[0], frames, bins, 2))]

@@ -12,6 +12,8 @@ from onward.ops._shape import like, rank_of
 class Tile(Op):
     """input repeated along each axis."""
 
+    static_operands = ("repeats",)
+
     def kernel(self, input: Array, repeats: Array) -> Array:
         return np.tile(input, tuple(int(n) for n in repeats))
 

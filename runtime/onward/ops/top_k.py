@@ -10,6 +10,8 @@ from onward.graph import Array, Builder, Op, op
 class TopK(Op):
     """The K largest or smallest elements along an axis, in order, and their positions; the first of ties."""
 
+    static_operands = ("K",)
+
     axis: int = -1
     largest: int = 1
     sorted: int = 1

@@ -11,6 +11,8 @@ from onward.graph.requests import Static, Values
 class Unsqueeze(Op):
     """data with new axes of extent 1 at the places named, counted in the result."""
 
+    static_operands = ("axes",)
+
     def kernel(self, data: Array, axes: Array) -> Array:
         return np.expand_dims(data, tuple(int(a) for a in axes.reshape(-1)))
 

@@ -369,3 +369,15 @@ def erf(f: Function, x: Value) -> Value:
 def rsqrt(f: Function, x: Value) -> Value:
     """1 / sqrt(x), each correctly rounded."""
     return 1.0 / f.sqrt(x)
+
+
+def by_lane(f: Function, name: str, arguments: Sequence[Value]) -> Value:
+    """A function of the C library, of each lane."""
+    symbol = name if f.float == "double" else f"{name}f"
+    type_ = arguments[0].type
+    if not type_.startswith("<"):
+        return f.call(symbol, f.float, arguments)
+    found = f.zero(type_)
+    for lane in range(f.lanes):
+        found = f.insert(found, f.call(symbol, f.float, [f.extract(a, lane) for a in arguments]), lane)
+    return found

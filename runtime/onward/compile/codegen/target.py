@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onward.compile.codegen.tuning import Caches, Tuning, tuning_for
-from onward.compile.codegen.types import ElementType, element_type
+from onward.compile.codegen.types import INTEGER_TYPES, ElementType, element_type
 from onward.errors import ConfigError
 
 __all__ = ["GENERATOR_VERSION", "LANES", "Target", "host_caches", "host_cores", "host_target"]
@@ -67,10 +67,20 @@ class Target:
         element_type(dtype)
         return replace(self, dtype=dtype)
 
+    def integral(self, dtype: str) -> Target:
+        """The same machine for element-wise passes in integers of a type."""
+        return replace(self, dtype=INTEGER_TYPES[dtype].storage)
+
+    @property
+    def converts_halves(self) -> bool:
+        """Whether the processor converts float16."""
+        known = self.cpu == "x86-64-v3" or self.triple.startswith(("aarch64", "arm64"))
+        return known or "+f16c" in self.features.split(",")
+
     @functools.cached_property
     def element(self) -> ElementType:
         """How the elements are stored and computed with."""
-        return element_type(self.dtype)
+        return INTEGER_TYPES.get(self.dtype) or element_type(self.dtype)
 
     @functools.cached_property
     def lanes(self) -> int:

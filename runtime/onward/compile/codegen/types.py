@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from onward.errors import UnsupportedError
 
-__all__ = ["ELEMENT_TYPES", "FLOAT32", "FLOAT64", "ElementType", "element_type"]
+__all__ = ["ELEMENT_TYPES", "FLOAT32", "FLOAT64", "INTEGER_TYPES", "ElementType", "element_type"]
 
-_LLVM = {"float64": "double", "float32": "float", "float16": "half", "bfloat16": "bfloat", "int8": "i8"}
-_LLVM |= {"int32": "i32"}
-_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4}
+_LLVM = {"float64": "double", "float32": "float", "float16": "half", "bfloat16": "bfloat"}
+_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_LLVM |= {f"{sign}int{8 * n}": f"i{8 * n}" for n in (1, 2, 4, 8) for sign in ("", "u")}
+_BYTES |= {f"{sign}int{8 * n}": n for n in (1, 2, 4, 8) for sign in ("", "u")}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class ElementType:
         """LLVM's type of a lane."""
         return _LLVM[self.compute]
 
+    @property
+    def signed(self) -> bool:
+        """Whether numbers may be below 0."""
+        return not self.compute.startswith("u")
+
 
 FLOAT32 = ElementType("float32", "float32", "float32", generated=True)
 FLOAT64 = ElementType("float64", "float64", "float64", generated=True)
@@ -61,6 +67,13 @@ ELEMENT_TYPES = {
     "int8": ElementType("int8", "int32", "int32", generated=False),  # products: kernels.integer_gemm
 }
 """Rows by the name of the stored type."""
+
+INTEGER_TYPES = {
+    f"{sign}int{bits}": ElementType(*(f"{sign}int{bits}",) * 3, generated=False)
+    for bits in (8, 16, 32, 64)
+    for sign in ("", "u")
+}
+"""Rows of element-wise passes in integers: numbers wrap."""
 
 
 def element_type(name: str) -> ElementType:

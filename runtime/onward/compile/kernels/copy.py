@@ -24,7 +24,7 @@ __all__ = ["StridedCopy", "clear", "copy"]
 
 @dataclass(frozen=True)
 class StridedCopy:
-    """Elements [batch, *shape], of 1, 4 or 8 bytes; strides in elements for the batch and then each axis."""
+    """Elements [batch, *shape], of 1, 2, 4 or 8 bytes; strides in elements for the batch, then each axis."""
 
     shape: tuple[int, ...]
     source: tuple[int, ...]
@@ -35,10 +35,10 @@ class StridedCopy:
         if len(self.source) != len(self.shape) + 1 or len(self.sink) != len(self.shape) + 1:
             raise ShapeError(f"strides {self.source} and {self.sink} for [batch, {self.shape}]")
         if self.bytes not in _TYPES:
-            raise ShapeError(f"elements of {self.bytes} bytes: 1, 4 or 8 can be copied")
+            raise ShapeError(f"elements of {self.bytes} bytes: 1, 2, 4 or 8 can be copied")
 
 
-_TYPES = {1: "i8", 4: "float", 8: "i64"}
+_TYPES = {1: "i8", 2: "i16", 4: "float", 8: "i64"}
 
 
 def copy(spec: StridedCopy, target: Target, name: str = "copy") -> Kernel:

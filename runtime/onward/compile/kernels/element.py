@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import final
 
 from onward.compile.codegen.builder import Function, Module
+from onward.compile.codegen.conversions import STORAGE, as_stored, computed
 from onward.compile.codegen.spelling import is_float
 from onward.compile.codegen.target import Target
+from onward.compile.codegen.types import INTEGER_TYPES
 from onward.compile.codegen.values import Value
 from onward.compile.kernels.expression import Expression, emit, flops, inputs_of
 from onward.compile.kernels.kernel import Affine, Kernel, integer, read, slot_values, write
@@ -33,14 +35,7 @@ __all__ = [
     "store_result",
 ]
 
-DTYPES = {
-    "float32": ("float", 4),
-    "float64": ("double", 8),
-    "int64": ("i64", 8),
-    "int32": ("i32", 4),
-    "bool": ("i8", 1),
-    "uint8": ("i8", 1),
-}
+DTYPES = STORAGE
 """Operand types, their LLVM type and bytes. Operands become numbers of the type that is computed in, so as
 float32 integers are exact up to 2**24; a bool result is 1 where the expression is not 0."""
 
@@ -65,7 +60,8 @@ class Operand:
 class Element:
     """`results[i]` is expression i of the operands; all over [batch, *shape].
 
-    A result may be an operand's own buffer when both have the same strides. `dtype` is that of arithmetic.
+    A result may be an operand's own buffer when both have the same strides. `dtype` is that of arithmetic: a
+    float, or the integers that operands and results have that are not truth values.
     """
 
     shape: tuple[int, ...]
@@ -106,7 +102,7 @@ def channel(shape: Sequence[int], dtype: str = "float32") -> Operand:
 
 def element(spec: Element, target: Target, name: str = "element") -> Kernel:
     """The kernel. Slots: x0, x1, ... (operands), y0, y1, ... (results), batch."""
-    target = target.typed(spec.dtype)
+    target = target.integral(spec.dtype) if spec.dtype in INTEGER_TYPES else target.typed(spec.dtype)
     module = Module(target)
     f = module.entry()
     tensors = (
@@ -147,29 +143,27 @@ def load_operand(
     """A vector (step 1) or a splat (step 0) of elements in the module's type."""
     type_, _ = DTYPES[dtype]
     if step == 0:
-        return f.splat(_converted(f, f.load(pointer, type_, index), type_, f.float))
-    return _converted(f, f.vload(pointer, index, mask, type_), type_, f.vector)
-
-
-def _converted(f: Function, x: Value, type_: str, wanted: str) -> Value:
-    if x.type == wanted:
-        return x
-    if is_float(type_):
-        return f.cast("fpext" if f.float == "double" else "fptrunc", x, wanted)
-    return f.cast("uitofp" if type_ == "i8" else "sitofp", x, wanted)
+        return f.splat(computed(f, f.load(pointer, type_, index), dtype, f.float))
+    return computed(f, f.vload(pointer, index, mask, type_), dtype, f.float)
 
 
 def store_result(f: Function, x: Value, pointer: Value, index: Value, dtype: str, mask: Value | None) -> None:
     """Store a vector of the module's type (or of truth values) as elements of a type."""
     type_, _ = DTYPES[dtype]
-    if "i1" in x.type:
+    if x.type.endswith(" x i1>"):
         if is_float(type_):
             vector = f"<{f.lanes} x {type_}>"
             x = f.select(x, f.value(1.0, vector), f.value(0.0, vector))
+        elif dtype in ("float16", "bfloat16"):
+            x = as_stored(f, f.select(x, f.value(1.0, f.vector), f.value(0.0, f.vector)), dtype)
         else:
             x = f.cast("zext", x, f"<{f.lanes} x {type_}>")
-    elif type_ == "i8" and dtype == "bool":
-        x = f.cast("zext", f.compare("une", x, 0.0), f"<{f.lanes} x i8>")
+    elif dtype == "bool":
+        x = f.cast("zext", f.compare("une" if is_float(f.float) else "ne", x, 0.0), f"<{f.lanes} x i8>")
+    elif dtype in ("float16", "bfloat16"):
+        x = as_stored(f, x, dtype)
+    elif not is_float(f.float):
+        assert type_ == f.float, "a pass in integers of one type"
     elif is_float(type_):
         if type_ != f.float:
             x = f.cast("fpext" if type_ == "double" else "fptrunc", x, f"<{f.lanes} x {type_}>")

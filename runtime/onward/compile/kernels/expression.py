@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onward.compile.codegen import math
+from onward.compile.codegen import integers, math
 from onward.compile.codegen.builder import Function
+from onward.compile.codegen.conversions import as_stored, computed
+from onward.compile.codegen.spelling import is_float
 from onward.compile.codegen.values import Value
 from onward.graph.expression import OPS, Expression, Number, constant, operand
 
@@ -13,6 +15,10 @@ __all__ = ["OPS", "Expression", "Number", "constant", "emit", "flops", "inputs_o
 
 _COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _COSTS = {"exp": 12, "log": 18, "tanh": 24, "erf": 36, "sigmoid": 15, "sqrt": 4, "rsqrt": 8, "div": 4}
+_LIBRARY = ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh")
+"""What the C library computes, a lane at a time."""
+
+_COSTS |= dict.fromkeys((*_LIBRARY, "power", "fmod", "mod"), 100)
 
 
 def inputs_of(outputs: Sequence[Expression]) -> int:
@@ -63,6 +69,8 @@ def _emit_one(
     f: Function, node: Expression, args: list[Value], operands: Sequence[Value], type_: str
 ) -> Value:
     op = node.op
+    if not is_float(type_) and (found := integers.emit(f, node, args, type_)) is not None:
+        return found
     match op:
         case "operand":
             return operands[node.index]
@@ -84,6 +92,8 @@ def _emit_one(
             return f.select(args[0], args[1], args[2])
         case "float":
             return f.select(args[0], f.value(1.0, type_), f.value(0.0, type_))
+        case "float16" | "bfloat16":
+            return computed(f, as_stored(f, args[0], op), op, f.float)
         case "neg":
             return f.neg(args[0])
         case "abs":
@@ -117,7 +127,24 @@ def _emit_one(
             return math.rsqrt(f, args[0])
         case "pow":
             return _power(f, args[0], node.value, type_)
+        case "power":
+            return math.by_lane(f, "pow", args)
+        case "fmod":
+            return math.by_lane(f, "fmod", args)
+        case "mod":
+            return _modulo(f, args[0], args[1])
+        case _ if op in _LIBRARY:
+            return math.by_lane(f, op, args)
     raise ValueError(f"element operation {op!r} is not known: choose one of {', '.join(OPS)}")
+
+
+def _modulo(f: Function, a: Value, b: Value) -> Value:
+    """The remainder with b's sign, a zero too."""
+    rest = math.by_lane(f, "fmod", [a, b])
+    zero = f.value(0.0, rest.type)
+    opposite = f.binary("xor", f.compare("olt", b, zero), f.compare("olt", rest, zero))
+    moved = f.select(opposite, rest + b, rest)
+    return f.select(f.compare("oeq", rest, zero), f.copysign(zero, b), moved)
 
 
 def _power(f: Function, x: Value, exponent: float, type_: str) -> Value:
@@ -137,5 +164,8 @@ def _power(f: Function, x: Value, exponent: float, type_: str) -> Value:
         if result is None:
             return f.value(1.0, type_)
         return 1.0 / result if exponent < 0 else result
+    if exponent == int(exponent):  # many factors; negative numbers have powers too
+        size = math.exp(f, math.log(f, f.intrinsic("fabs", type_, [x])) * exponent)
+        return f.intrinsic("copysign", type_, [size, x]) if int(exponent) % 2 else size
     # A negative base has no real power with a broken exponent: the logarithm's NaN says so.
     return math.exp(f, math.log(f, x) * exponent)

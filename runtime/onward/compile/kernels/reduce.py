@@ -23,7 +23,7 @@ from onward.errors import ShapeError
 
 __all__ = ["COMBINE", "Columns", "Finish", "finish_columns", "partial_size", "reduce_columns"]
 
-COMBINE = {"sum": 0.0, "max": -math.inf, "min": math.inf}
+COMBINE = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 """Ways to combine, with the result over nothing."""
 
 
@@ -68,6 +68,8 @@ def combine(f: Function, how: str, a: Value, b: Value) -> Value:
     match how:
         case "sum":
             return a + b
+        case "prod":
+            return a * b
         case "max":
             return f.maximum(a, b)
     return f.minimum(a, b)

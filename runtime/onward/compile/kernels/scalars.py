@@ -1,4 +1,4 @@
-"""Arithmetic of a few numbers: integer counters, and the factors that an optimiser's update shares."""
+"""Arithmetic of a few numbers: the factors that an optimiser's update shares."""
 
 from __future__ import annotations
 
@@ -7,56 +7,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.codegen.values import Value
 from onward.compile.kernels.kernel import Affine, Kernel, read, slot_values, write
 
-__all__ = ["INTEGER_OPS", "adam_factors", "integers"]
-
-INTEGER_OPS = {
-    "add": "i64",
-    "sub": "i64",
-    "mul": "i64",
-    "div": "i64",
-    "mod": "i64",
-    "eq": "bool",
-    "lt": "bool",
-    "le": "bool",
-    "gt": "bool",
-    "ge": "bool",
-}
-"""Operations on int64 and the type of their results. Overflow wraps; div rounds to zero, mod has the
-divisor's sign. Divisors are neither 0 nor -1."""
-
-_COMPARISONS = {"eq": "eq", "lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge"}
-
-
-def integers(op: str, count: int, strides: tuple[int, int], target: Target) -> Kernel:
-    """y[i] = a[i * strides[0]] op b[i * strides[1]] for i below count. Slots: a, b, y."""
-    module = Module(target)
-    f = module.entry()
-    parameters = (*read("a", "b"), *write("y"))
-    values = slot_values(f, parameters)
-    low, high = f.share(count, *f.arguments[1:])
-    with f.range(low, high) as i:
-        a, b = (f.load(values[s], "i64", i * step) for s, step in zip(("a", "b"), strides, strict=True))
-        result = _integer(f, op, a, b)
-        if INTEGER_OPS[op] == "bool":
-            result = f.cast("zext", result, "i8")
-        f.store(result, values["y"], i)
-    f.ret()
-    return Kernel(f"integers_{op}", module.text(), parameters, bytes=Affine(24 * count), units=Affine(count))
-
-
-def _integer(f: Function, op: str, a: Value, b: Value) -> Value:
-    if op in _COMPARISONS:
-        return f.compare(_COMPARISONS[op], a, b)
-    match op:
-        case "div":
-            return f.binary("sdiv", a, b)
-        case "mod":
-            rest = f.binary("srem", a, b)
-            opposite = f.compare("slt", f.binary("xor", rest, b), 0)
-            other = f.compare("ne", rest, 0)
-            moved = f.instruction("i64", f"add i64 {rest.ref}, {b.ref}")
-            return f.select(f.binary("and", opposite, other), moved, rest)
-    return f.instruction("i64", f"{op} i64 {a.ref}, {b.ref}")
+__all__ = ["adam_factors"]
 
 
 def adam_factors(

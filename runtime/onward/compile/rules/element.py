@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.codegen.types import INTEGER_TYPES
 from onward.compile.context import Context, Layout, Queries
 from onward.compile.expressions import Elements, expressions, operands_of
 from onward.compile.items import Slot
@@ -54,13 +55,18 @@ def elements(
 
 
 def _arithmetic(tensors: Sequence[Tensor]) -> str:
-    """The type that a pass computes in: the widest float that it reads or writes."""
-    return "float64" if any(t.dtype == np.float64 for t in tensors) else "float32"
+    """The type that a pass computes in: the widest float that it reads or writes, or its integers."""
+    kinds = {t.dtype.name for t in tensors} - {"bool"}
+    if kinds and all(kind in INTEGER_TYPES for kind in kinds):
+        (integer,) = kinds
+        return integer
+    return "float64" if "float64" in kinds else "float32"
 
 
 def _unsuited(q: Queries, request: Elements) -> str | None:
-    if 0 in request.shape:
-        return "no elements"
+    values = {v for o in request.operations for v in (*o.inputs, *o.outputs) if v is not None}
+    if not q.target.converts_halves and any(q.dtype(v) == np.float16 for v in values):
+        return "the processor does not convert float16"
     sources = [s for s in _sources(q, request.operations, request.shape) if s.number is None]
     operands = [s.layout(q) for s in sources]
     kept = [Layout.IMAGE if q.has_image(v) else Layout.PLAIN for v in request.outputs]
@@ -124,7 +130,8 @@ def _computed(
         place = operand(len(tensors))
         places[source.value] = place.apply("ne", 0.0) if c.dtype(source.value) == np.bool_ else place
         tensors.append(source.tensor(c))
-    return {**places, **expressions(operations, places)}
+    dtypes = {v: c.dtype(v) for o in operations for v in o.outputs}
+    return {**places, **expressions(operations, places, dtypes)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
+from onward.compile.codegen.conversions import STORAGE
 from onward.compile.context import Context, Queries
-from onward.compile.kernels.expression import operand
+from onward.compile.items import Slot
+from onward.compile.kernels import convert as conversions
+from onward.compile.kernels.convert import Lookup
 from onward.compile.registry import lowers
-from onward.compile.rules.element import elements
 from onward.compile.tensors import Tensor, gapless, permuted, sliced
-from onward.graph import requests
+from onward.graph import Array, requests
 
 __all__: list[str] = []
 
-_CONVERTED = frozenset({"float32", "float64", "int64", "int32", "uint8", "bool"})
+_conversion = functools.lru_cache(256)(conversions.convert)
+_lookup = functools.lru_cache(64)(conversions.lookup)
 
 
 @lowers(requests.Identity)
@@ -29,6 +36,12 @@ def identity(c: Context, request: requests.Identity) -> None:
 def view(c: Context, request: requests.View) -> None:
     """The same memory under another shape, where the strides allow it."""
     c.view(request.y, request.x)
+
+
+@lowers(requests.Reinterpret)
+def reinterpret(c: Context, request: requests.Reinterpret) -> None:
+    """The same memory."""
+    c.alias(request.y, replace(c.present(request.x), dtype=c.dtype(request.y), image=None))
 
 
 @lowers(requests.Transpose)
@@ -126,24 +139,28 @@ def _inside(
 
 
 def _pad_unsuited(q: Queries, request: requests.Pad) -> str | None:
-    if reason := q.not_floats(request.x) or q.empty(request.x, request.y):
-        return reason
-    _, _, left = _inside(request, q.shape(request.x), q.shape(request.y))
-    return "nothing is left inside the pads" if min(left, default=1) <= 0 else None
+    return "elements that are no numbers" if q.dtype(request.x).kind == "O" else None
 
 
 @lowers(requests.Pad, suits=_pad_unsuited)
 def pad(c: Context, request: requests.Pad) -> None:
     """A copy of what is inside, and one of the value for each side of each axis; a view where none is."""
-    source = c.present(request.x)
     extents = c.shape(request.y)
-    cuts, starts, shape = _inside(request, source.shape, extents)
+    if isinstance(request.value, ir.Value):
+        value = c.plain(request.value)
+    else:
+        value = c.constant(np.asarray(request.value, c.dtype(request.x)))
+    cuts, starts, shape = _inside(request, c.shape(request.x), extents)
+    if min(shape, default=1) <= 0:  # nothing of x is left
+        c.alias(request.y, replace(value, shape=extents, strides=(0,) * len(extents)))
+        return
+    source = c.present(request.x)
     offset = source.offset + sum(cut * step for cut, step in zip(cuts, source.strides, strict=True))
     inside = replace(source, shape=tuple(shape), offset=offset, image=None)
     if tuple(shape) == extents:
         c.alias(request.y, inside)
         return
-    value, target = c.constant(np.asarray(request.value, source.dtype)), c.new(request.y)
+    target = c.new(request.y)
     for axis, (start, length) in enumerate(zip(starts, shape, strict=True)):
         for first, count in ((0, start), (start + length, extents[axis] - start - length)):
             if count > 0:
@@ -168,20 +185,61 @@ def _convert_unsuited(q: Queries, request: requests.Convert) -> str | None:
         return None
     if reason := q.empty(request.x):
         return reason
-    if target not in (np.float32, np.float64) or source.name not in _CONVERTED:
+    if "float16" in (source.name, target.name) and not q.target.converts_halves:
+        return "the processor does not convert float16"
+    if source.name in STORAGE and target.name in STORAGE:
+        return None
+    if object in (source, target) or request.kernel is None:
         return f"{source} to {target}"
     return None
 
 
 @lowers(requests.Convert, suits=_convert_unsuited)
 def convert(c: Context, request: requests.Convert) -> None:
-    """To float32 or float64, or the same memory.
-
-    Integers are rounded as NumPy does. Floats to integers are left to NumPy, as what becomes of
-    numbers that do not fit is not the same on every processor.
-    """
-    if c.dtype(request.x) == c.dtype(request.y):
+    """The same memory, one pass, or a table."""
+    source, target = c.dtype(request.x), c.dtype(request.y)
+    if source == target:
         c.alias(request.y, c.present(request.x))
         return
-    tensor = c.plain(request.x)
-    elements(c, tensor.shape, [tensor], [c.new_plain(request.y)], [operand(0)])
+    x, y = c.plain(request.x), c.new_plain(request.y)
+    if source.name in STORAGE and target.name in STORAGE:
+        _convert(c, x, y)
+        return
+    assert request.kernel is not None
+    if source.itemsize > 2 and target.name not in _FEW_FLOATS:
+        x = _converted(c, x, np.dtype(np.int8))
+    elif source.itemsize > 2 and source != np.float32:
+        x = _converted(c, x, np.dtype(np.float32))
+    table = c.constant(_table(x.dtype, target, request.kernel))
+    spec = Lookup(x.dtype.itemsize, target.itemsize)
+    slots: dict[str, Slot] = {"x": x, "table": table, "y": y, "batch": x.size}
+    c.call(_lookup(spec, c.target), slots, batch=x.size)
+
+
+def _convert(c: Context, x: Tensor, y: Tensor) -> None:
+    slots: dict[str, Slot] = {"x": x, "y": y, "batch": x.size}
+    c.call(_conversion(x.dtype.name, y.dtype.name, c.target), slots, batch=x.size)
+
+
+def _converted(c: Context, x: Tensor, dtype: np.dtype[np.generic]) -> Tensor:
+    """A tensor in another type, in memory of its own."""
+    y = gapless(c.vector(x.size, dtype), x.shape)
+    _convert(c, x, y)
+    return y
+
+
+_FEW_FLOATS = frozenset(name for name in dir(ml_dtypes) if name.startswith(("float8", "float4", "float6")))
+"""Floats of at most one byte: other types of that size are integers, whose last bits count."""
+
+
+def _table(source: np.dtype[Any], target: np.dtype[Any], kernel: Callable[[Array], Array]) -> Array:
+    """What each number of a type becomes: of float32, each that has 16 bits."""
+    if source.itemsize == 1:
+        numbers = np.arange(1 << 8, dtype=np.uint8).view(source)
+    else:
+        numbers = np.arange(1 << 16, dtype=np.uint16).view(
+            ml_dtypes.bfloat16 if source == np.float32 else source
+        )
+        numbers = numbers.astype(np.float32) if source == np.float32 else numbers
+    with np.errstate(all="ignore"):
+        return kernel(numbers)

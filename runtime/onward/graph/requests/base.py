@@ -17,6 +17,9 @@ __all__ = [
     "Static",
     "Unsupported",
     "Values",
+    "Wanted",
+    "first_misfit",
+    "misfit_of",
 ]
 
 Values: TypeAlias = tuple[ir.Value, ...]
@@ -44,6 +47,14 @@ class Request:
     starts: ClassVar[bool] = False
     """Whether it is to come as soon as its operands are there: what it starts goes on beside other calls."""
 
+    def misfit(self, static: Static) -> str | None:
+        """Why operands and results of these shapes do not belong together; None where they do.
+
+        Kernels address memory by the shapes of some of them and rely on the others to fit, and inference need
+        not know that a file's shapes contradict each other: whatever a kernel takes for granted is told here.
+        """
+        return None
+
     @property
     def channels_last(self) -> Values:
         """Operands and results that kernels take and give channels-last."""
@@ -69,7 +80,33 @@ class Unsupported(Request):
 
 @dataclass(frozen=True)
 class Body(Request):
-    """What the operator's body in standard operators computes (`expand`): each of these asks for itself."""
+    """What the operator's body in standard operators computes (`expand`): each of these asks for itself.
+
+    Attributes:
+        rounds: whether 2-byte floats are rounded to between its operators; otherwise all are in float32.
+    """
+
+    rounds: bool = False
+
+
+Wanted: TypeAlias = tuple[str, ir.Value | None, tuple[int | None, ...]]
+"""An operand's name in messages, the operand, and the shape that it has to have, None for any extent."""
+
+
+def first_misfit(static: Static, *operands: Wanted) -> str | None:
+    """What `Request.misfit` says of the first operand of another shape; absent ones fit."""
+    for name, value, wanted in operands:
+        if value is not None and (reason := misfit_of(name, static.shape(value), wanted)) is not None:
+            return reason
+    return None
+
+
+def misfit_of(name: str, shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> str | None:
+    """What is wrong with a shape, if anything is."""
+    if len(shape) == len(wanted) and all(w is None or w == n for n, w in zip(shape, wanted, strict=True)):
+        return None
+    told = ", ".join("any" if w is None else str(w) for w in wanted)
+    return f"{name} is {list(shape)}; it has to be [{told}]"
 
 
 NO_KERNEL = Unsupported("no compiled kernel")

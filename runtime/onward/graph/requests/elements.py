@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.graph.expression import Expression
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 
 __all__ = [
     "AdamUpdate",
     "Dropout",
-    "Integers",
 ]
 
 
@@ -41,16 +40,6 @@ class Dropout(Request):
 
 
 @dataclass(frozen=True)
-class Integers(Request):
-    """y = a op b for integers, broadcast; `op` is "add", "sub", "mul", "div", "mod" or a comparison."""
-
-    y: ir.Value
-    op: str
-    a: ir.Value
-    b: ir.Value
-
-
-@dataclass(frozen=True)
 class AdamUpdate(Request):
     """A parameter's step by Adam: (parameter, first and second moment) after it.
 
@@ -69,3 +58,7 @@ class AdamUpdate(Request):
     beta2: float
     weight_decay: float
     element: Callable[..., tuple[Expression, ...]]
+
+    def misfit(self, static: Static) -> str | None:
+        shape = static.shape(self.operands[0])
+        return first_misfit(static, *zip("PGMV", self.operands, (shape,) * 4, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 
 __all__ = ["Loop"]
 
@@ -27,6 +27,8 @@ class Loop(Request):
         scratch: extents and element type of arrays that hold anything before and nothing after.
         flops: arithmetic of one call, for reports.
         indices: operands that must be in [0, n), each with its n: a run refuses others before the call.
+        shapes: what the function relies on beyond shapes that inference checks: operands with the shape that
+            each must have, None for any extent.
     """
 
     outputs: Values
@@ -36,3 +38,7 @@ class Loop(Request):
     scratch: tuple[tuple[tuple[int, ...], str], ...] = ()
     flops: int = 0
     indices: tuple[tuple[ir.Value, int], ...] = ()
+    shapes: tuple[tuple[ir.Value, tuple[int | None, ...]], ...] = ()
+
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, *((repr(value.name), value, wanted) for value, wanted in self.shapes))

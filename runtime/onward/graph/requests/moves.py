@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 from onward.graph.resampling import Resampling
 from onward.graph.types import Array
 
@@ -21,8 +23,10 @@ __all__ = [
     "Pad",
     "Positions",
     "PositionsGradient",
+    "Reinterpret",
     "Resample",
     "Slices",
+    "Take",
     "Tile",
     "Transpose",
     "View",
@@ -36,10 +40,25 @@ class Identity(Request):
     y: ir.Value
     x: ir.Value
 
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, ("its operand", self.x, static.shape(self.y)))
+
 
 @dataclass(frozen=True)
 class View(Request):
     """y is x's elements in the same order under another shape."""
+
+    y: ir.Value
+    x: ir.Value
+
+    def misfit(self, static: Static) -> str | None:
+        x, y = static.shape(self.x), static.shape(self.y)
+        return None if prod(x) == prod(y) else f"the elements of {list(x)} have no shape {list(y)}"
+
+
+@dataclass(frozen=True)
+class Reinterpret(Request):
+    """y is x's bits as another element type of the same width."""
 
     y: ir.Value
     x: ir.Value
@@ -78,12 +97,13 @@ class Concat(Request):
 
 @dataclass(frozen=True)
 class Pad(Request):
-    """x inside y from `before` on along each axis, what is negative cut off; `value` around it."""
+    """x inside y from `before` on along each axis, what is negative cut off; `value` around it, a number or a
+    tensor of one element."""
 
     y: ir.Value
     x: ir.Value
     before: tuple[int, ...]
-    value: float
+    value: float | ir.Value
 
     @property
     def same_layout(self) -> Values:
@@ -117,10 +137,16 @@ class Fill(Request):
 
 @dataclass(frozen=True)
 class Convert(Request):
-    """x in y's element type."""
+    """x in y's element type.
+
+    Attributes:
+        kernel: what NumPy makes of an array of x's type, or of float32: types that no processor computes with
+            are looked up in what it gives.
+    """
 
     y: ir.Value
     x: ir.Value
+    kernel: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +160,27 @@ class Gather(Request):
 
 
 @dataclass(frozen=True)
+class Take(Request):
+    """Each element of y is one of data, whose place along some axes indices say.
+
+    Attributes:
+        data_axes: for each axis of y the axis of data that runs along with it, or None.
+        index_axes: the same of indices.
+        picked: the axes of data whose positions indices hold: where there is one, by themselves; else as the
+            tuples along the last axis. Negative positions count from the end.
+        tuples: whether they are tuples.
+    """
+
+    y: ir.Value
+    data: ir.Value
+    indices: ir.Value
+    data_axes: tuple[int | None, ...]
+    index_axes: tuple[int | None, ...]
+    picked: tuple[int, ...]
+    tuples: bool = False
+
+
+@dataclass(frozen=True)
 class GatherGradient(Request):
     """Zeros, to which the slices of dy along an axis are added where their index points, in order."""
 
@@ -141,6 +188,12 @@ class GatherGradient(Request):
     dy: ir.Value
     indices: ir.Value
     axis: int
+
+    def misfit(self, static: Static) -> str | None:
+        whole = static.shape(self.ddata)
+        axis = self.axis % len(whole)
+        wanted = (*whole[:axis], *static.shape(self.indices), *whole[axis + 1 :])
+        return first_misfit(static, ("dy", self.dy, wanted))
 
 
 @dataclass(frozen=True)
@@ -164,6 +217,12 @@ class PositionsGradient(Request):
     positions: range
     single: bool
 
+    def misfit(self, static: Static) -> str | None:
+        whole = static.shape(self.dx)
+        taken = () if self.single else (len(self.positions),)
+        wanted = (*whole[: self.axis], *taken, *whole[self.axis + 1 :])
+        return first_misfit(static, ("dy", self.dy, wanted))
+
 
 @dataclass(frozen=True)
 class Resample(Request):
@@ -172,6 +231,12 @@ class Resample(Request):
     y: ir.Value
     x: ir.Value
     lines: tuple[tuple[int, Resampling], ...]
+
+    def misfit(self, static: Static) -> str | None:
+        wanted = list(static.shape(self.y))
+        for axis, line in self.lines:
+            wanted[axis] = line.extent
+        return first_misfit(static, ("X", self.x, tuple(wanted)))
 
     @property
     def channels_last(self) -> Values:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Values
-from onward.graph.windows import Geometry
+from onward.graph.requests.base import Request, Static, Values
+from onward.graph.windows import Extents, Geometry
 
 __all__ = [
     "Convolution",
@@ -46,6 +46,10 @@ class Convolution(Request):
     geometry: Geometry
     group: int
 
+    def misfit(self, static: Static) -> str | None:
+        x, w, y = static.shape(self.x), static.shape(self.w), static.shape(self.y)
+        return _misfit(x, w, y, self.geometry, self.group, _bias(static, self.bias, w[0]))
+
     @property
     def channels_last(self) -> Values:
         return self.x, self.y
@@ -64,6 +68,10 @@ class ConvolutionInput(Request):
     group: int
     bias: ir.Value | None = None
 
+    def misfit(self, static: Static) -> str | None:
+        dx, w, dy = static.shape(self.dx), static.shape(self.w), static.shape(self.dy)
+        return _misfit(dx, w, dy, self.geometry, self.group, _bias(static, self.bias, dx[1]))
+
     @property
     def channels_last(self) -> Values:
         return self.dy, self.dx
@@ -79,6 +87,29 @@ class ConvolutionWeight(Request):
     geometry: Geometry
     group: int
 
+    def misfit(self, static: Static) -> str | None:
+        x, dw, dy = static.shape(self.x), static.shape(self.dw), static.shape(self.dy)
+        return _misfit(x, dw, dy, self.geometry, self.group, None)
+
     @property
     def channels_last(self) -> Values:
         return self.dy, self.x
+
+
+def _bias(static: Static, bias: ir.Value | None, channels: int) -> str | None:
+    if bias is None or static.shape(bias) == (channels,):
+        return None
+    return f"a bias of shape {list(static.shape(bias))} is not one for each of {channels} channels"
+
+
+def _misfit(
+    x: Extents, w: Extents, y: Extents, geometry: Geometry, group: int, bias: str | None
+) -> str | None:
+    """What contradicts y [N, M, *out] = x [N, C, *spatial] ∗ w [M, C / group, *kernel]."""
+    if w[0] % group or x[1] != w[1] * group:
+        return f"weights {list(w)} do not fit {x[1]} channels in {group} groups"
+    if w[2:] != geometry.kernel:
+        return f"weights {list(w)} have not the kernel {list(geometry.kernel)}"
+    if x[2:] != geometry.spatial or y != (x[0], w[0], *geometry.out):
+        return f"{list(x)} and {list(y)} are not the two ends of a convolution with weights {list(w)}"
+    return bias

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onward.graph.expression import Expression
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 
 __all__ = [
     "BatchNormalization",
@@ -87,6 +87,9 @@ class LayerNormalizationGradient(Request):
     axis: int
     epsilon: float
 
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, ("dY", self.dy, static.shape(self.x)))
+
 
 @dataclass(frozen=True)
 class RMSNormalization(Request):
@@ -110,6 +113,10 @@ class GroupNormalization(Request):
     groups: int
     epsilon: float
 
+    def misfit(self, static: Static) -> str | None:
+        channels = (static.shape(self.x)[1],)
+        return first_misfit(static, ("scale", self.scale, channels), ("bias", self.bias, channels))
+
 
 @dataclass(frozen=True)
 class BatchNormalization(Request):
@@ -129,6 +136,11 @@ class BatchNormalization(Request):
     momentum: float
     training: bool
 
+    def misfit(self, static: Static) -> str | None:
+        channels = (static.shape(self.x)[1],) if len(static.shape(self.x)) > 1 else (1,)
+        named = {"scale": self.scale, "B": self.bias, "mean": self.mean, "var": self.variance}
+        return first_misfit(static, *((name, value, channels) for name, value in named.items()))
+
 
 @dataclass(frozen=True)
 class BatchNormalizationGradient(Request):
@@ -139,6 +151,11 @@ class BatchNormalizationGradient(Request):
     x: ir.Value
     scale: ir.Value
     epsilon: float
+
+    def misfit(self, static: Static) -> str | None:
+        shape = static.shape(self.x)
+        channels = (shape[1],) if len(shape) > 1 else (1,)
+        return first_misfit(static, ("dY", self.dy, shape), ("scale", self.scale, channels))
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,9 @@ class CrossEntropy(Request):
     smoothing: float
     reduction: str
 
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, ("labels", self.labels, static.shape(self.scores)[:1]))
+
 
 @dataclass(frozen=True)
 class CrossEntropyGradient(Request):
@@ -163,3 +183,8 @@ class CrossEntropyGradient(Request):
     labels: ir.Value
     smoothing: float
     reduction: str
+
+    def misfit(self, static: Static) -> str | None:
+        samples = static.shape(self.log_prob)[:1]
+        loss = samples if self.reduction == "none" else ()
+        return first_misfit(static, ("labels", self.labels, samples), ("dloss", self.dloss, loss))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 from onward.graph.windows import Geometry
 
 __all__ = [
@@ -41,6 +41,10 @@ class MaxPoolGradient(Request):
     x: ir.Value
     geometry: Geometry
 
+    def misfit(self, static: Static) -> str | None:
+        x = static.shape(self.x)
+        return first_misfit(static, ("dY", self.dy, (*x[:2], *self.geometry.out)))
+
     @property
     def channels_last(self) -> Values:
         return self.dy, self.x, self.dx
@@ -68,6 +72,10 @@ class AveragePoolGradient(Request):
     dy: ir.Value
     geometry: Geometry
     count_include_pad: bool
+
+    def misfit(self, static: Static) -> str | None:
+        dx = static.shape(self.dx)
+        return first_misfit(static, ("dY", self.dy, (*dx[:2], *self.geometry.out)))
 
     @property
     def channels_last(self) -> Values:
@@ -101,6 +109,9 @@ class LocalResponseGradient(Request):
     alpha: float
     beta: float
     bias: float
+
+    def misfit(self, static: Static) -> str | None:
+        return first_misfit(static, ("dY", self.dy, static.shape(self.x)))
 
     @property
     def channels_last(self) -> Values:

@@ -351,6 +351,40 @@ def test_inspect_names_what_numpy_computes_in_a_plan(onward: Onward, tmp_path: P
     assert "1 of them NumPy" in onward("inspect", tmp_path / "top.onnx", "--plan").out
 
 
+def test_inspect_lists_the_parts_of_a_model_without_one_plan(onward: Onward, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("NonZero", ["h"], ["at"], name="found"),
+            helper.make_node("Transpose", ["at"], ["rows"]),
+            helper.make_node("GatherND", ["h", "rows"], ["kept"]),
+            helper.make_node("Unsqueeze", ["kept", "one"], ["column"]),
+            helper.make_node("MatMul", ["column", "v"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 30])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["K", 40])],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, [30, 2], [1.0] * 60),
+            helper.make_tensor("v", TensorProto.FLOAT, [1, 40], [1.0] * 40),
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        ],
+    )
+    path = tmp_path / "found.onnx"
+    imports = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    shown = onward("inspect", path, "--plan", "--dim", "N=5").out
+    assert "runs in 3 parts" in shown
+    assert "part 1: 1 node, one plan for x [5, 30]" in shown
+    assert "NonZero found: the shape of 'at' depends on data" in shown
+    assert "part 3: 4 nodes, whose shapes depend on data" in shown
+    found = json.loads(onward("inspect", path, "--plan", "--json").out)
+    assert not found["static"]
+    assert [part["engine"] for part in found["segments"]] == ["compiled", "interpreter", "compiled"]
+    assert "gemm" in found["segments"][0]["calls"][0]["kernel"]
+    assert [cut["node"] for part in found["segments"] for cut in part["cuts"]] == ["NonZero found"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

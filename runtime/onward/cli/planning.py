@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onward.cli.inputs import extents
+from onward.engine.divided import ENOUGH, MOST
 from onward.engine.engines import resolve
 
 if TYPE_CHECKING:
+    from onward.engine.divided import Segment
     from onward.engine.plan import Plan
 
 __all__ = ["show_plan"]
@@ -53,11 +55,18 @@ def show_plan(
     inputs = random_inputs(model, batch=1, dims=extents(dims))
     shapes = {name: array.shape for name, array in inputs.items()}
     engine = CompiledEngine(model, bindings, threads)
-    plan = engine.plan(shapes)
+    plan, segments = engine.plan(shapes), engine.segments(shapes)
     if as_json:
-        print(json.dumps(_plain(shapes, engine.threads, plan)))
+        print(json.dumps(_plain(shapes, engine.threads, plan, segments)))
+        return
+    print(f"{_listed(shapes)}; {engine.threads} threads")
+    title = f"{path}, training step" if training else str(path)
+    if plan is not None:
+        _show(title, plan)
+    elif segments:
+        _show_segments(title, segments)
     else:
-        _show(f"{path}, training step" if training else str(path), shapes, engine.threads, plan)
+        print("a shape depends on data: the interpreter runs this model")
 
 
 def _step(model: ir.Model) -> tuple[ir.Model, Mapping[str, str]]:
@@ -74,22 +83,64 @@ def _step(model: ir.Model) -> tuple[ir.Model, Mapping[str, str]]:
     return step.model, step.bindings
 
 
-def _plain(shapes: Mapping[str, tuple[int, ...]], threads: int, plan: Plan | None) -> dict[str, object]:
+def _plain(
+    shapes: Mapping[str, tuple[int, ...]], threads: int, plan: Plan | None, segments: Sequence[Segment]
+) -> dict[str, object]:
     head: dict[str, object] = {"inputs": shapes, "threads": threads, "static": plan is not None}
-    if plan is None:
-        return head
+    if plan is not None:
+        return {**head, **_calls(plan)}
+    return {**head, "segments": [_plain_segment(segment) for segment in segments]} if segments else head
+
+
+def _plain_segment(segment: Segment) -> dict[str, object]:
+    plan = segment.plan()
+    return {
+        "engine": "interpreter" if segment.engine is None else "compiled",
+        "nodes": len(segment.part.nodes),
+        "inputs": segment.part.inputs,
+        "outputs": segment.part.outputs,
+        "shapes": segment.shapes,
+        "cuts": [asdict(cut) for cut in segment.cuts],
+        **({} if plan is None else _calls(plan)),
+    }
+
+
+def _calls(plan: Plan) -> dict[str, object]:
     calls = [asdict(row) for row in plan.rows]
-    return {**head, "arena_bytes": plan.arena_bytes, "seconds": plan.seconds, "calls": calls}
+    return {"arena_bytes": plan.arena_bytes, "seconds": plan.seconds, "calls": calls}
 
 
-def _show(title: str, shapes: Mapping[str, tuple[int, ...]], threads: int, plan: Plan | None) -> None:
+def _show_segments(title: str, segments: Sequence[Segment]) -> None:
+    """What there is instead of one plan: each part, and why it ends."""
+    print(f"{title}: shapes depend on data, so it runs in {len(segments)} parts")
+    for i, segment in enumerate(segments, 1):
+        count = len(segment.part.nodes)
+        head = f"part {i}: {count} node{'s' * (count != 1)}"
+        plan = segment.plan()
+        if segment.engine is None:
+            print(f"{head}, run by NumPy{'' if segment.cuts else ': too small for a plan'}")
+            for cut in segment.cuts:
+                print(f"  {cut.node}: {cut.reason}")
+        elif plan is not None and segment.shapes is not None:
+            print(f"{head}, one plan for {_listed(segment.shapes)}")
+            _show(f"part {i}", plan)
+        elif segment.shapes is not None:
+            print(f"{head}, in parts of its own for {_listed(segment.shapes)}")
+        else:
+            print(
+                f"{head}, whose shapes depend on data: shapes that come {ENOUGH} times get plans, up to "
+                f"{MOST} of them; NumPy runs it for others"
+            )
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+
+
+def _show(title: str, plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    print(", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) + f"; {threads} threads")
-    if plan is None:
-        print("a shape depends on data: the interpreter runs this model")
-        return
     rows = plan.rows
     slow = sum(bool(row.reason) for row in rows)
     table = Table(title=title)

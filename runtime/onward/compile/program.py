@@ -31,7 +31,17 @@ from onward.graph.infer import range_is_short
 from onward.graph.memory import too_large
 from onward.graph.requests import NO_KERNEL, Loop, Request
 
-__all__ = ["NotStaticError", "Operation", "Program", "asked", "is_weight", "specialize", "written"]
+__all__ = [
+    "NotStaticError",
+    "Operation",
+    "Program",
+    "asked",
+    "is_weight",
+    "opened",
+    "specialize",
+    "specialize_node",
+    "written",
+]
 
 _SMALL = 16
 
@@ -124,50 +134,19 @@ def specialize(
         NotStaticError: a shape depends on data, or a value holds strings.
         ShapeError: the shapes contradict an operator.
     """
-    graph = canonical_model(model).clone().graph
-    for value in graph.inputs:
-        if (shape := shapes.get(value.name or "")) is not None:
-            value.shape = ir.Shape(shape)
-    _fix_contents(graph, contents)
+    graph, program, known = opened(model, shapes, swapped, contents)
     initializers = graph.initializers
     values = [*graph.inputs, *initializers.values(), *(v for node in graph for v in node.outputs)]
     if text := next((v for v in values if v.dtype == ir.DataType.STRING), None):
         raise NotStaticError(f"{text.name!r} holds strings, which no memory of a plan holds")
-    for value in graph.inputs:
-        if value.name in shapes:  # a value given at each run stands instead of the initializer
-            initializers.pop(value.name or "", None)
-            value.const_value = None
-    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
-    known: dict[ir.Value, ir.TensorProtocol] = {}
-    weights: dict[str, ir.Value] = {}
-    constants: dict[ir.Value, Array] = {}
-    for name, value in initializers.items():
-        if name in state or value.const_value is None:
-            continue
-        if name not in contents and is_weight(value, value.const_value, swapped):
-            weights[name] = value
-        else:
-            known[value] = value.const_value
-            constants[value] = value.const_value.numpy()
-    for value in (*state.values(), *weights.values()):
-        if value.const_value is not None:
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-    program = Program(
-        operations=[],
-        inputs={v.name or "": v for v in graph.inputs if v.name not in initializers},
-        state=state,
-        weights=weights,
-        constants=constants,
-        outputs={},
-    )
     names = [v.name or "" for v in graph.outputs]
     # contents of state must not be taken for constants by inference
-    held = {v: v.const_value for v in (*state.values(), *weights.values())}
+    held = {v: v.const_value for v in (*program.state.values(), *program.weights.values())}
     for value in held:
         value.const_value = None
     try:
         for node in graph:
-            _specialize_node(graph.opset_imports, node, program, known)
+            specialize_node(graph.opset_imports, node, program, known)
     finally:
         for value, tensor in held.items():
             value.const_value = tensor
@@ -189,6 +168,55 @@ def specialize(
             raise LimitError(f"{_where(maker)}: {reason}")
     program.operations = [asked(program, o) for o in program.operations]
     return program
+
+
+def opened(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    swapped: Collection[str],
+    contents: Mapping[str, Array] = MappingProxyType({}),
+) -> tuple[ir.Graph, Program, dict[ir.Value, ir.TensorProtocol]]:
+    """A copy of a model's graph, what is known before its first node, and the contents of constants.
+
+    Arguments are those of `specialize`.
+    """
+    graph = canonical_model(model).clone().graph
+    for value in graph.inputs:
+        if (shape := shapes.get(value.name or "")) is not None:
+            value.shape = ir.Shape(shape)
+    _fix_contents(graph, contents)
+    initializers = graph.initializers
+    for value in graph.inputs:
+        if value.name in shapes:  # a value given at each run stands instead of the initializer
+            initializers.pop(value.name or "", None)
+            value.const_value = None
+    state = {v.name or "": v for v in graph.inputs if v.name in initializers and is_float(v)}
+    known: dict[ir.Value, ir.TensorProtocol] = {}
+    weights: dict[str, ir.Value] = {}
+    constants: dict[ir.Value, Array] = {}
+    for name, value in initializers.items():
+        if name in state or value.const_value is None:
+            continue
+        if name not in contents and is_weight(value, value.const_value, swapped):
+            weights[name] = value
+        else:
+            known[value] = value.const_value
+            constants[value] = value.const_value.numpy()
+    for value in (*state.values(), *weights.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+    return (
+        graph,
+        Program(
+            operations=[],
+            inputs={v.name or "": v for v in graph.inputs if v.name not in initializers},
+            state=state,
+            weights=weights,
+            constants=constants,
+            outputs={},
+        ),
+        known,
+    )
 
 
 def _fix_contents(graph: ir.Graph, contents: Mapping[str, Array]) -> None:
@@ -238,7 +266,7 @@ def written(program: Program, operation: Operation) -> list[Operation]:
         known[value] = value.const_value
         program.constants[value] = value.const_value.numpy()
     for node in graph:
-        _specialize_node(graph.opset_imports, node, inner, known)
+        specialize_node(graph.opset_imports, node, inner, known)
     names = dict(zip(results, operation.outputs, strict=True))
     program.constants.update((y, program.constants[v]) for v, y in names.items() if v in program.constants)
     for value in _values(inner):
@@ -264,9 +292,10 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[st
     return is_float(value) and (value.name in swapped or tensor.size > _SMALL)
 
 
-def _specialize_node(
+def specialize_node(
     opsets: Mapping[str, int], node: ir.Node, program: Program, known: dict[ir.Value, ir.TensorProtocol]
 ) -> None:
+    """Add to a program what a node computes, unless that follows from constants and shapes."""
     opset = opsets.get(node.domain, 0)
     operator = bind(node, opset)
     if isinstance(operator, BodyOp):
@@ -314,7 +343,7 @@ def _specialize_inside(
             known[value] = value.const_value
             program.constants[value] = value.const_value.numpy()
     for inner in nodes:
-        _specialize_node(opsets, inner, program, known)
+        specialize_node(opsets, inner, program, known)
     outputs = list(copy.outputs)
     copy.outputs.clear()
     for old, new in zip(node.outputs, outputs, strict=False):

@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -23,6 +24,7 @@ from onward.compile.program import NotStaticError
 from onward.compile.spec import PlanSpec
 from onward.engine.background import Background
 from onward.engine.batches import Batches, Repeats, cover, powers, rows_of, with_rows
+from onward.engine.divided import Divided, Familiar, Segment
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
@@ -33,6 +35,7 @@ from onward.graph import Array, canonical_model, dtype_of, is_tensor, numpy_dtyp
 from onward.passes.quantization import in_floats
 
 if TYPE_CHECKING:
+    from onward.compile.division import Division, Part
     from onward.compile.planning import Planned
 
 __all__ = ["CompiledEngine"]
@@ -85,6 +88,15 @@ class _Made:
 
 
 @final
+@dataclass(frozen=True)
+class _Parts:
+    """A model whose shapes depend on data, for input shapes."""
+
+    divided: Divided
+    division: Division
+
+
+@final
 class CompiledEngine:
     """A model that runs by plans of native kernels.
 
@@ -104,6 +116,7 @@ class CompiledEngine:
             a plan is run in parts, powers of two; so new sizes cost at most 11 plans. A size that repeats
             gets its own plan, made in the background; a run's last bits then depend on whether it is ready.
             Only for models without state.
+        weights: of a model that this one is a part of: read instead of the model's own.
 
     Raises:
         ConfigError: background planning or split batches of a model with state; fewer than 1 workspace.
@@ -121,6 +134,7 @@ class CompiledEngine:
         background: bool = False,
         workspaces: int | None = None,
         batches: Batches = "exact",
+        weights: Mapping[str, Weight] | None = None,
     ) -> None:
         if (background or batches == "split") and bindings:
             raise ConfigError(
@@ -139,16 +153,19 @@ class CompiledEngine:
         self._options = options
         self.threads = threads if threads is not None else usable_cores()
         self._workspaces = 1 if bindings else workspaces or usable_cores()
-        self._weights = self._initial(model)
+        self._weights = self._initial(model, weights or {})
         self._interpreter.load(self.fixed)
         self._key = ModelKey(model, self._bindings)
         self._swapped: frozenset[str] = frozenset()
-        self._making: dict[_Given, Future[_Made | None]] = {}
+        self._making: dict[_Given, Future[_Made | Division | None]] = {}
         """What is made, or being made, for the weights that are constants now."""
         self._arenas: dict[_Given, list[Array]] = {}
         """Working memory of plans whose weights have been replaced since, for those that follow."""
-        self._plans: OrderedDict[_Given, Plan | None] = OrderedDict()
-        """What has the weights of now."""
+        self._plans: OrderedDict[_Given, Plan | _Parts | None] = OrderedDict()
+        """What has the weights of now; None where the interpreter runs all."""
+        self._divided: dict[tuple[Part, ...], Divided] = {}
+        """What has the weights of now, for all shapes that are divided in the same way."""
+        self._familiar: dict[Part, Familiar] = {}
         self._meanwhile = background
         """Whether the interpreter runs while a plan is made."""
         self._split = batches == "split"
@@ -160,7 +177,7 @@ class CompiledEngine:
         self._repeats = Repeats(_ENOUGH)
         self._independent: dict[_Given, bool] = {}
         """Whether batches of samples of given shapes may be split."""
-        self._background: Background[_Made | None] | None = (
+        self._background: Background[_Made | Division | None] | None = (
             Background() if background or self._split else None
         )
         self._teams = default_teams()
@@ -193,7 +210,7 @@ class CompiledEngine:
         if self._plannable:
             shapes = {name: a.shape for name, a in inputs.items()}
             if self._split and not self._deciding and (parts := self._parts(shapes)) is not None:
-                results = self._execute_parts(parts, inputs) if parts else self._interpret(inputs)
+                results = self._execute_parts(parts, inputs) if parts else self.interpret(inputs)
                 return _chosen(results, outputs)
             given = self._given(shapes, inputs)
             if given.contents and not self._repeats_contents(given):
@@ -201,29 +218,51 @@ class CompiledEngine:
             plan = self._plan(given, wait=not self._meanwhile)
         else:
             self._check_open()
-        if self._state_lock is None:
-            results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
-        else:
-            with self._state_lock:
-                results = self._interpret(inputs) if plan is None else self._execute(plan, inputs)
+        with self._state_lock or nullcontext():
+            match plan:
+                case Plan():
+                    results = self._execute(plan, inputs)
+                case _Parts():
+                    results = self._advance(plan.divided.run(inputs))
+                case None:
+                    results = self.interpret(inputs)
         return _chosen(results, outputs)
+
+    def interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model by the interpreter, whatever plans there are; state advances in place."""
+        state = {name: self._weights[name].array for name in self._bindings}
+        return self._advance(self._interpreter.run({**inputs, **state}))
 
     def plan(
         self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None = None
     ) -> Plan | None:
-        """The plan for input shapes; None where shapes depend on data and the interpreter runs instead.
+        """The plan for input shapes; None where shapes depend on data: `segments` has what there is then.
 
         Args:
             shapes: of the inputs.
             inputs: their contents, of which those count that decide shapes.
         """
-        return self._plan(self._given(shapes, inputs or {}), wait=True) if self._plannable else None
+        found = self._found(shapes, inputs)
+        return found if isinstance(found, Plan) else None
+
+    def segments(
+        self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None = None
+    ) -> list[Segment]:
+        """The parts in which a model without a plan for inputs runs; none where NumPy runs all.
+
+        Arguments are those of `plan`.
+        """
+        found = self._found(shapes, inputs)
+        return found.divided.segments(found.division) if isinstance(found, _Parts) else []
 
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Do for inputs of these shapes what the first run would do: plan, compile and pack weights."""
-        if (plan := self.plan(shapes)) is not None:
-            with plan.workspace() as workspace:
-                plan.prepare(workspace, None)
+        found = self._found(shapes, None)
+        if isinstance(found, _Parts):
+            found.divided.prepare(found.division)
+        elif found is not None:
+            with found.workspace() as workspace:
+                found.prepare(workspace, None)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Replace the contents of state and weights; names, shapes and dtypes are checked by the caller.
@@ -255,9 +294,10 @@ class CompiledEngine:
             self._weights = {**self._weights, **fresh}
             self._interpreter.load({name: weight.array for name, weight in fresh.items()})
             for key, plan in self._plans.items():
-                if plan is not None:
+                if isinstance(plan, Plan):
                     self._arenas[key] = plan.idle_arenas()
             self._plans.clear()
+            self._divided = {}  # runs in progress end with what they began with
             if swapped != self._swapped:
                 self._swapped = swapped
                 self._making, self._arenas, self._independent = {}, {}, {}
@@ -272,6 +312,9 @@ class CompiledEngine:
             self._closed = True
             self._plans.clear()
             self._arenas.clear()
+            divided = list(self._divided.values())
+        for parts in divided:
+            parts.close()
         with self._bodies_lock:
             for engine in self._bodies.values():
                 engine.close()
@@ -302,11 +345,12 @@ class CompiledEngine:
         if self._closed:
             raise ConfigError("the session is closed: open a new one")
 
-    def _initial(self, model: ir.Model) -> dict[str, Weight]:
+    def _initial(self, model: ir.Model, given: Mapping[str, Weight]) -> dict[str, Weight]:
         """State in memory of the engine's own, and weights in memory that engines share."""
         known = default_weights()
         return {
-            name: (private if name in self._bindings else known.share)(value.const_value.numpy())
+            name: given.get(name)
+            or (private if name in self._bindings else known.share)(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
             if value.const_value is not None and value.const_value.dtype.is_floating_point()
         }
@@ -362,14 +406,14 @@ class CompiledEngine:
         smaller = {size: with_rows(shapes, size) for size in powers((1 << rows.bit_length()) - 1)}
         keys = {size: _Given.of(other) for size, other in smaller.items()}
         with self._lock:
-            ready = {size: plan for size, at in keys.items() if (plan := self._plans.get(at)) is not None}
+            ready = {size: p for size, at in keys.items() if isinstance(p := self._plans.get(at), Plan)}
             for size in ready:
                 self._plans.move_to_end(keys[size])
         wanted, chosen = powers(rows), cover(rows, ready)
         for size in dict.fromkeys(wanted):
             if size not in ready:
                 plan = self._plan(keys[size], wait=chosen is None and not self._meanwhile)
-                if plan is not None:
+                if isinstance(plan, Plan):
                     ready[size] = plan
         if all(size in ready for size in wanted):
             chosen = wanted
@@ -392,8 +436,13 @@ class CompiledEngine:
             known[key] = found
         return found
 
-    def _plan(self, key: _Given, *, wait: bool) -> Plan | None:
-        """The plan for inputs; None where there is none, or, unless `wait`, none yet."""
+    def _found(
+        self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array] | None
+    ) -> Plan | _Parts | None:
+        return self._plan(self._given(shapes, inputs or {}), wait=True) if self._plannable else None
+
+    def _plan(self, key: _Given, *, wait: bool) -> Plan | _Parts | None:
+        """The plan for inputs, or several; None where there is none, or, unless `wait`, none yet."""
         while True:
             with self._lock:
                 self._check_open()
@@ -401,6 +450,7 @@ class CompiledEngine:
                     self._plans.move_to_end(key)
                     return self._plans[key]
                 swapped, making = self._swapped, self._making
+                divided, weights = self._divided, self._weights
             if wait:
                 made = self._once(key, making, swapped)
             else:
@@ -408,9 +458,13 @@ class CompiledEngine:
                 if ready is None:
                     return None
                 made = ready.result()
+            parts = None
+            if made is not None and not isinstance(made, _Made):
+                parts = _Parts(self._in_parts(made, divided, weights), made)
             with self._lock:
-                if making is self._making and key not in self._plans:
-                    self._plans[key] = None if made is None else self._bound(key, made)
+                current = making is self._making and divided is self._divided
+                if current and key not in self._plans:
+                    self._plans[key] = self._bound(key, made) if isinstance(made, _Made) else parts
                     if len(self._plans) > self._kept:
                         self._plans.popitem(last=False)
                     for old in [k for k, f in making.items() if k not in self._plans and f.done()]:
@@ -429,12 +483,34 @@ class CompiledEngine:
             arenas=self._arenas.pop(key, ()),
         )
 
+    def _in_parts(
+        self, division: Division, known: dict[tuple[Part, ...], Divided], weights: Mapping[str, Weight]
+    ) -> Divided:
+        """A model in parts, outside any lock: one that is known with these weights, or a new one."""
+        if (found := known.get(division.parts)) is not None:
+            return found
+
+        def open_engine(model: ir.Model, met: bool, weights: Mapping[str, Weight]) -> CompiledEngine:
+            return CompiledEngine(
+                model,
+                None,
+                self.threads,
+                self._options,
+                background=met or self._meanwhile,  # runs do not wait for plans for shapes that data give
+                workspaces=self._workspaces,
+                batches="split" if self._split and not met else "exact",
+                weights=weights,
+            )
+
+        made = Divided(self._model, division, weights, self._bindings, self._familiar, open_engine)
+        return known.setdefault(division.parts, made)
+
     def _once(
         self,
         key: _Given,
-        making: dict[_Given, Future[_Made | None]],
+        making: dict[_Given, Future[_Made | Division | None]],
         swapped: frozenset[str],
-    ) -> _Made | None:
+    ) -> _Made | Division | None:
         """What is made for input shapes: by the first thread that asks, for which others wait."""
         with self._lock:
             future = making.get(key)
@@ -456,9 +532,9 @@ class CompiledEngine:
     def _ready(
         self,
         key: _Given,
-        making: dict[_Given, Future[_Made | None]],
+        making: dict[_Given, Future[_Made | Division | None]],
         swapped: frozenset[str],
-    ) -> Future[_Made | None] | None:
+    ) -> Future[_Made | Division | None] | None:
         """What has been made for input shapes; None where it is being made in the background."""
         assert self._background is not None
         with self._lock:
@@ -476,9 +552,9 @@ class CompiledEngine:
 
     @staticmethod
     def _keep(
-        making: dict[_Given, Future[_Made | None]], key: _Given, made: _Made | None
-    ) -> Future[_Made | None]:
-        future: Future[_Made | None] = Future()
+        making: dict[_Given, Future[_Made | Division | None]], key: _Given, made: _Made | Division | None
+    ) -> Future[_Made | Division | None]:
+        future: Future[_Made | Division | None] = Future()
         future.set_result(made)
         return making.setdefault(key, future)
 
@@ -487,7 +563,7 @@ class CompiledEngine:
         assert self._background is not None
         engine = weakref.ref(self)
 
-        def make() -> _Made | None:
+        def make() -> _Made | Division | None:
             found = engine()
             return None if found is None else found._made(key, swapped)
 
@@ -504,8 +580,8 @@ class CompiledEngine:
             return None
         return _Made(spec, addresses, {"lower": loaded - started, "compile": time.perf_counter() - loaded})
 
-    def _made(self, given: _Given, swapped: frozenset[str]) -> _Made | None:
-        """A new plan, which the cache then has; None where shapes depend on data."""
+    def _made(self, given: _Given, swapped: frozenset[str]) -> _Made | Division | None:
+        """A new plan, which the cache then has; parts, or None, where shapes depend on data."""
         started = time.perf_counter()
         target = host_target()
         try:
@@ -513,7 +589,9 @@ class CompiledEngine:
             if self.threads > 1 and made.spec.work < _TINY:
                 made = self._lowered(given, target, 1, swapped)
         except NotStaticError:
-            return None
+            from onward.compile.division import divide
+
+            return divide(self._model, dict(given.shapes), self._bindings, swapped)
         lowered = time.perf_counter()
         addresses = default_jit().addresses(made.texts)
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
@@ -554,10 +632,8 @@ class CompiledEngine:
         results = engine.run(dict(zip([v.name or "" for v in body.inputs], inputs, strict=True)))
         return tuple(results[v.name or ""] for v in body.outputs)
 
-    def _interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        results = self._interpreter.run(
-            {**inputs, **{name: self._weights[name].array for name in self._bindings}}
-        )
+    def _advance(self, results: dict[str, Array]) -> dict[str, Array]:
+        """Take the new state out of results."""
         for name, target in self._bindings.items():
             np.copyto(self._weights[name].array, results.pop(target))
         return results

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import onnx_ir as ir
 
-from onward.graph import Array, Evaluator, Observer, canonical_graph
+from onward.graph import Array, BodyOp, Evaluator, Observer, RunBody, canonical_graph
 
 __all__ = ["Interpreter", "Observer"]
 
@@ -18,14 +19,21 @@ class Interpreter:
 
     Args:
         graph: nodes in topological order, of any opset. It is read once; later changes to it are not seen.
+        run_body: runs the bodies of operators such as Loop; NumPy does by default.
 
     Raises:
         UnsupportedError: operators that are unknown at their opset, all of them at once.
         InvalidModelError: a node's attributes do not fit its operator.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._evaluator = Evaluator(canonical_graph(graph))
+    def __init__(self, graph: ir.Graph, run_body: RunBody | None = None) -> None:
+        def kernel_of(operator: Any) -> Callable[..., Any]:
+            if run_body is not None and isinstance(operator, BodyOp):
+                return functools.partial(operator.run, run_body)
+            kernel: Callable[..., Any] = operator.kernel
+            return kernel
+
+        self._evaluator = Evaluator(canonical_graph(graph), kernel_of)
         self._inputs = {
             v.name or "": slot for v, slot in zip(graph.inputs, self._evaluator.inputs, strict=True)
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -44,13 +45,17 @@ class Evaluator:
 
     Args:
         graph: nodes in topological order. It is read once; later changes to it are not seen.
+        kernel_of: what runs an operator; its `kernel` by default.
 
     Raises:
         UnsupportedError: operators that are unknown at their opset, all of them at once.
         InvalidModelError: a node's attributes do not fit its operator, or it uses a value of another graph.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(
+        self, graph: ir.Graph, kernel_of: Callable[[Any], Callable[..., Any]] = attrgetter("kernel")
+    ) -> None:
+        self._kernel_of = kernel_of
         self._opsets = dict(graph.opset_imports)
         self._slots: dict[ir.Value, int] = {}
         self.inputs = tuple(self._slot(value) for value in graph.inputs)
@@ -143,7 +148,7 @@ class Evaluator:
         return [
             _Instruction(
                 node,
-                operator.kernel,
+                self._kernel_of(operator),
                 tuple(_ABSENT if v is None else self._slot(v) for v in node.inputs),
                 tuple(self._slot(v) for v in node.outputs[: operator.output_count]),
                 tuple(frees.get(i, ())),

@@ -135,13 +135,16 @@ def _emit(context: Context, request: Request) -> None:
 def _lower_fused(walk: _Walk, site: Site, host: Group, group: Group) -> bool:
     """Let the kernel that produces an operand of an element-wise group compute the group, if it can."""
     queries, operation = walk.queries(site), host.last
-    if _unsuited(queries, operation.request) is not None:
+    request, value = operation.request, operation.outputs[0]
+    if _unsuited(queries, request) is not None:
         return False
-    if (found := fusion(queries, operation.outputs[0], group)) is None:
+    if queries.has_image(value) and value not in (*request.channels_last, *request.same_layout):
+        return False  # such as a product, whose kernel writes rows, not an image with channels last
+    if (found := fusion(queries, value, group)) is None:
         return False
     converted = walk.context(replace(site, label=_label(group)))
     both = f"{_label(host)} + {_label(group)}"
-    _emit(walk.context(replace(site, label=both, write_back=found.write_back(converted))), operation.request)
+    _emit(walk.context(replace(site, label=both, write_back=found.write_back(converted))), request)
     return True
 
 

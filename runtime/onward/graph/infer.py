@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onward.errors import ShapeError, UnsupportedError
-from onward.graph.op import ONWARD_DOMAIN, Op, bind, has_schemas, versions_of
+from onward.graph.op import ONWARD_DOMAIN, bind, has_schemas, versions_of
 from onward.graph.types import Array, Dim, dims_of, dtype_of
 
 __all__ = ["infer_node", "range_is_short", "steps_are_safe"]
@@ -60,7 +60,7 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
     if node.domain == ONWARD_DOMAIN or (
         versions_of(node.domain, node.op_type) and not has_schemas(node.domain)
     ):
-        _infer_by_class(node, bind(node, opset))
+        _infer_by_class(node, opset)
         return
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
@@ -98,7 +98,7 @@ def infer_node(node: ir.Node, opset: int, known: Mapping[ir.Value, ir.TensorProt
                 value.shape = None if dims is None else ir.Shape(dims)
     versions = versions_of("" if node.domain == "ai.onnx" else node.domain, node.op_type)
     if hasattr(versions.get(schema.since_version), "infer"):
-        _infer_by_class(node, bind(node, opset))
+        _infer_by_class(node, opset)
 
 
 def steps_are_safe(steps: Array) -> bool:
@@ -186,8 +186,12 @@ def _key(node: ir.Node, opset: int, contents: Sequence[ir.TensorProtocol | None]
     return (node.domain, node.op_type, opset, tuple(attributes), tuple(operands), named)
 
 
-def _infer_by_class(node: ir.Node, operator: Op) -> None:
-    results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
+def _infer_by_class(node: ir.Node, opset: int) -> None:
+    operator = bind(node, opset)
+    try:
+        results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
+    except ShapeError as error:
+        raise ShapeError(f"node {node.name!r}, operator {node.op_type}, opset {opset}: {error}") from None
     for value, result in zip(node.outputs, results, strict=False):
         if result is None:
             continue  # what onnx says is all that there is

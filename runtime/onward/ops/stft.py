@@ -65,6 +65,8 @@ class STFT(Op):
             frame = extents[0]
         if shape is None or len(shape) != 3 or not isinstance(frame, int):
             return [None]
+        if frame < 1 or (isinstance(shape[1], int) and frame > shape[1]):
+            raise ShapeError(f"frames of {frame} samples of a signal of {shape[1]} samples")
         frames: Dim = None
         if isinstance(shape[1], int) and step is not None and step.size == 1 and int(step.reshape(())) > 0:
             frames = max(0, (shape[1] - frame) // int(step.reshape(())) + 1)

@@ -155,7 +155,7 @@ MIXED: dict[str, tuple[Body, str]] = {
     "moved": (lambda g, x: g.Transpose(x, perm=[1, 0, 2]), "first axis of output"),
     "constant": (lambda g, x: weight(g, "w", 3, 4), "first axis of output"),
     "twice": (twice_the_samples, "another way"),
-    "fixed": (lambda g, x: g.Reshape(x, g.const([5, 12], np.int64)), "joined with others"),
+    "fixed": (lambda g, x: g.Reshape(x, g.const([5, 12], np.int64)), "do not fit"),
     "repeated": (lambda g, x: g.Tile(x, g.const([2, 1, 1], np.int64)), "samples are repeated"),
     "behind each other": (lambda g, x: g.Concat(x, x, axis=-3), "along the samples' axis"),
 }

@@ -44,6 +44,8 @@ def odd_model() -> tuple[ir.Model, Mapping[str, Array]]:
     g.output(picked, "picked")
     summed = g.Einsum(x, g.initializer("w", np.ones((4, 3), np.float32)), equation="ij,jk->ik")
     g.output(summed, "summed")
+    g.output(g.DFT(g.Unsqueeze(x, g.const([-1], ir.DataType.INT64))), "spectrum")
+    g.output(g.LpPool(g.Unsqueeze(x, g.const([1], ir.DataType.INT64)), kernel_shape=[2], p=1), "pooled")
     g.output(g.CumSum(x, g.const(1, ir.DataType.INT64), reverse=1), "running")
     bits = g.BitwiseXor(g.Cast(x, to=int(ir.DataType.UINT16)), g.const(np.array([3, 1, 2, 9], np.uint16)))
     g.output(bits, "bits")

@@ -276,7 +276,12 @@ def test_early_stopping_stops_and_restores_when_keras_does(keras: dict[str, Any]
         session = SimpleNamespace(state={"w": np.zeros(1)})
         session.load_state = lambda state, session=session: session.__setattr__("state", dict(state))
         run: Any = SimpleNamespace(
-            history=_Rows(rows), session=session, step=0, validation=object(), stop=reasons.append
+            history=_Rows(rows),
+            session=session,
+            step=0,
+            validation=object(),
+            settled=True,
+            stop=reasons.append,
         )
         stopping.on_train_begin(run)
         for epoch, figure in enumerate(case["figures"], 1):

@@ -282,7 +282,7 @@ def test_ranks_with_other_options_are_named(own: dict[str, Any], named: str) -> 
 
 def test_ranks_with_other_versions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = threading.local()
-    monkeypatch.setattr("onward.train.trainer.current_versions", lambda: {"numpy": versions.numpy})
+    monkeypatch.setattr("onward.train.agreement.current_versions", lambda: {"numpy": versions.numpy})
 
     def work(ranks: ThreadCommunicator) -> None:
         versions.numpy = f"2.{ranks.rank}"

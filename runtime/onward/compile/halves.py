@@ -22,7 +22,7 @@ __all__ = ["in_float32"]
 _HALVES = frozenset((np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)))
 _FLOAT32 = np.dtype(np.float32)
 
-_MOVES = (
+_AS_THEY_ARE = (
     requests.Broadcast,
     requests.Concat,
     requests.Convert,
@@ -33,11 +33,14 @@ _MOVES = (
     requests.Positions,
     requests.Reinterpret,
     requests.Slices,
+    requests.StartCall,
     requests.Take,
     requests.Tile,
     requests.Transpose,
     requests.View,
+    requests.WaitCall,
 )
+"""What moves elements, or hands them to others, has nothing to compute in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,11 @@ def _widened(
     values = [v for v in (*operation.inputs, *operation.outputs) if v is not None and v.name]
     if not any(program.dtypes[v] in _HALVES for v in values):
         return None
-    if isinstance(operation.request, _MOVES) or is_element(operation, program) or not _computes(operation):
+    if (
+        isinstance(operation.request, _AS_THEY_ARE)
+        or is_element(operation, program)
+        or not _computes(operation)
+    ):
         return None
     before: list[Operation] = []
     inputs = []

@@ -155,13 +155,14 @@ def _computed(node: ir.Node, opset: int) -> tuple[Array, ...]:
     operator = bind(node, opset)
     if isinstance(operator, BodyOp):
         return ()
+    where = f"node {node.name!r}, operator {node.op_type}, opset {opset}"
     with np.errstate(all="ignore"):
         try:
             results = operator.kernel(*operands)  # type: ignore[attr-defined]
         except (ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:
-            raise ShapeError(f"node {node.name!r}, operator {node.op_type}: {error}") from error
+            raise ShapeError(f"{where}: {error}") from error
         except ShapeError as error:
-            raise type(error)(f"node {node.name!r}, operator {node.op_type}: {error}") from error
+            raise type(error)(f"{where}: {error}") from error
     return tuple(map(np.asarray, results if isinstance(results, tuple) else (results,)))
 
 

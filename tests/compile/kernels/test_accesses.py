@@ -28,7 +28,7 @@ from onward.compile.kernels.recurrent_frame import GATES, Cell
 from onward.compile.kernels.recurrent_grad import CellGradient, partial_sums, recurrent_gradient
 from onward.compile.kernels.reduce import partial_size
 from onward.compile.kernels.rows import Rows, rows_kernel
-from onward.compile.kernels.scalars import adam_factors, integers
+from onward.compile.kernels.scalars import adam_factors
 
 RNG = np.random.default_rng(3)
 
@@ -131,8 +131,6 @@ def test_rows(run, target: Target) -> None:
 
 
 def test_scalars(run, target: Target) -> None:
-    a, b = np.array([3, 5]), np.array([2, 7])
-    run(integers("mul", 2, (1, 1), target), target, {"a": a, "b": b, "y": np.zeros(2, np.int64)})
     values = {"learning_rate": floats(1), "t": np.array([3]), "y": floats(3)}
     run(adam_factors(0.9, 0.999, 0.01, target), target, values)
     wide = {"learning_rate": np.array([0.1]), "t": np.array([3]), "y": np.zeros(3)}

@@ -125,4 +125,4 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="strides"):
         StridedCopy((3,), (1,), (3, 1))
     with pytest.raises(ShapeError, match="bytes"):
-        StridedCopy((3,), (3, 1), (3, 1), 2)
+        StridedCopy((3,), (3, 1), (3, 1), 3)

@@ -385,7 +385,8 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
 
 
 def _where(node: ir.Node) -> str:
-    return f"node {node.name!r}, operator {node.op_type}"
+    opset = None if node.graph is None else node.graph.opset_imports.get(node.domain)
+    return f"node {node.name!r}, operator {node.op_type}" + ("" if opset is None else f", opset {opset}")
 
 
 def _drop_unused(program: Program) -> None:

@@ -8,9 +8,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -41,21 +40,21 @@ if TYPE_CHECKING:
 __all__ = ["CompiledEngine"]
 
 
-class _Given(NamedTuple):
-    """What is known of a run's inputs when it is planned.
+_Given: TypeAlias = "tuple[tuple[str, tuple[int, ...] | bytes], ...]"
+"""What is known of a run's inputs when it is planned: shapes by name, in the names' order, and behind them
+the bytes of those inputs whose contents decide shapes. A plain tuple: it is made and looked up at each run."""
 
-    Attributes:
-        shapes: by name, in the names' order.
-        contents: of inputs that decide shapes, by name: their bytes.
-    """
 
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    contents: tuple[tuple[str, bytes], ...] = ()
+def _of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> _Given:
+    return tuple(sorted(shapes.items()))
 
-    @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> _Given:
-        """Shapes alone."""
-        return cls(tuple(sorted(shapes.items())))
+
+def _shapes_in(given: _Given) -> dict[str, tuple[int, ...]]:
+    return {name: known for name, known in given if not isinstance(known, bytes)}
+
+
+def _contents_in(given: _Given) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, known) for name, known in given if isinstance(known, bytes))
 
 
 _TINY = 2_000_000
@@ -212,21 +211,26 @@ class CompiledEngine:
             if self._split and not self._deciding and (parts := self._parts(shapes)) is not None:
                 results = self._execute_parts(parts, inputs) if parts else self.interpret(inputs)
                 return _chosen(results, outputs)
-            given = self._given(shapes, inputs)
-            if given.contents and not self._repeats_contents(given):
-                given = given._replace(contents=())
+            if self._deciding:
+                given = self._given(shapes, inputs)
+                if _contents_in(given) and not self._repeats_contents(given):
+                    given = _of_shapes(shapes)
+            else:
+                given = tuple(sorted(shapes.items()))
             plan = self._plan(given, wait=not self._meanwhile)
         else:
             self._check_open()
-        with self._state_lock or nullcontext():
-            match plan:
-                case Plan():
-                    results = self._execute(plan, inputs)
-                case _Parts():
-                    results = self._advance(plan.divided.run(inputs))
-                case None:
-                    results = self.interpret(inputs)
+        if self._state_lock is None:
+            results = self._run_by(plan, inputs)
+        else:
+            with self._state_lock:
+                results = self._run_by(plan, inputs)
         return _chosen(results, outputs)
+
+    def _run_by(self, plan: Plan | _Parts | None, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if isinstance(plan, Plan):
+            return self._execute(plan, inputs)
+        return self.interpret(inputs) if plan is None else self._advance(plan.divided.run(inputs))
 
     def interpret(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model by the interpreter, whatever plans there are; state advances in place."""
@@ -323,12 +327,12 @@ class CompiledEngine:
 
     def _given(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> _Given:
         """What plans are made for: shapes, and contents that decide more of them."""
-        given = _Given.of(shapes)
+        given = _of_shapes(shapes)
         if not self._deciding:
             return given
         held = [(name, inputs[name]) for name in self._deciding if name in inputs]
         few = [(name, x.tobytes()) for name, x in held if x.ndim <= 1 and x.size <= DECIDING_SIZE]
-        return given._replace(contents=tuple(few))
+        return (*given, *few)
 
     def _repeats_contents(self, given: _Given) -> bool:
         """Whether contents are worth a plan: they have one, are the first, or have come before.
@@ -393,7 +397,7 @@ class CompiledEngine:
 
         None where the batch has a plan, or gets one.
         """
-        key, rows = _Given.of(shapes), rows_of(shapes)
+        key, rows = _of_shapes(shapes), rows_of(shapes)
         with self._lock:
             self._check_open()
             if rows is None or key in self._plans:
@@ -404,7 +408,7 @@ class CompiledEngine:
         if repeated and self._plan(key, wait=False) is not None:
             return None
         smaller = {size: with_rows(shapes, size) for size in powers((1 << rows.bit_length()) - 1)}
-        keys = {size: _Given.of(other) for size, other in smaller.items()}
+        keys = {size: _of_shapes(other) for size, other in smaller.items()}
         with self._lock:
             ready = {size: p for size, at in keys.items() if isinstance(p := self._plans.get(at), Plan)}
             for size in ready:
@@ -421,7 +425,7 @@ class CompiledEngine:
 
     def _may_split(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether a batch's samples are proven to be independent, outside any lock."""
-        key = _Given.of(with_rows(shapes, 1))
+        key = _of_shapes(with_rows(shapes, 1))
         with self._lock:
             known, swapped = self._independent, self._swapped
             if (found := known.get(key)) is not None:
@@ -591,7 +595,7 @@ class CompiledEngine:
         except NotStaticError:
             from onward.compile.division import divide
 
-            return divide(self._model, dict(given.shapes), self._bindings, swapped)
+            return divide(self._model, _shapes_in(given), self._bindings, swapped)
         lowered = time.perf_counter()
         addresses = default_jit().addresses(made.texts)
         seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
@@ -601,7 +605,9 @@ class CompiledEngine:
 
     def _stored_under(self, given: _Given, swapped: frozenset[str], target: Target) -> str | None:
         """Where the cache has a plan; None for a model that it cannot name."""
-        return self._key.key(dict(given.shapes), swapped, target, self.threads, self._options, given.contents)
+        return self._key.key(
+            _shapes_in(given), swapped, target, self.threads, self._options, _contents_in(given)
+        )
 
     def _lowered(
         self,
@@ -613,11 +619,11 @@ class CompiledEngine:
         # lowering is a third of the imports, and not needed where the plan is on disk
         from onward.compile.planning import plan_model
 
-        shapes = dict(given.shapes)
+        shapes = _shapes_in(given)
         kinds = {v.name: numpy_dtype(dtype_of(v)) for v in self._model.graph.inputs}
         contents = {
             name: np.frombuffer(content, kinds[name]).reshape(shapes[name])
-            for name, content in given.contents
+            for name, content in _contents_in(given)
         }
         return plan_model(
             self._model, shapes, self.fixed, self._bindings, target, threads, swapped, self._options, contents

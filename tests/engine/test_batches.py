@@ -101,7 +101,7 @@ def test_a_size_that_repeats_gets_its_plan_in_the_background(planner: Planner) -
         planner.wait_for(13)
         planner.go.set()
         until = time.monotonic() + WAIT
-        while compiled._Given.of({"x": (13, 6)}) not in session._engine._plans:  # type: ignore[attr-defined]
+        while (("x", (13, 6)),) not in session._engine._plans:  # type: ignore[attr-defined]
             assert np.array_equal(session.run(feed(13))["y"], first)
             assert time.monotonic() < until
     assert planner.sizes.count(13) == 1

@@ -243,7 +243,7 @@ def test_shapes_that_come_often_get_plans_and_new_ones_do_not() -> None:
         engine.run(rows_with(7, 12))
     wait_for_background(inner)
     engine.run(rows_with(7, 12))
-    assert [shape for key in inner._plans for _, shape in key.shapes] == [(7, 8)]
+    assert [shape for key in inner._plans for _, shape in key] == [(7, 8)]
 
 
 def test_plans_for_shapes_that_are_met_are_bounded() -> None:
@@ -305,7 +305,7 @@ def test_batches_are_split_in_the_part_that_proves_samples_independent() -> None
     with Session(model, threads=1, batches="split") as session:
         compare(session.run(feed), Interpreter(model.graph).run(feed))
         (inner, _) = (s.engine for s in session._engine.segments(shapes_of(feed)))  # type: ignore[attr-defined]
-        assert sorted(dict(key.shapes)["image"][0] for key in inner._plans) == [1, 4]
+        assert sorted(dict(key)["image"][0] for key in inner._plans) == [1, 4]
 
 
 def test_background_planning_answers_meanwhile() -> None:

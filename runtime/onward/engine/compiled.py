@@ -42,7 +42,7 @@ __all__ = ["CompiledEngine"]
 
 _Given: TypeAlias = "tuple[tuple[str, tuple[int, ...] | bytes], ...]"
 """What is known of a run's inputs when it is planned: shapes by name, in the names' order, and behind them
-the bytes of those inputs whose contents decide shapes. A plain tuple: it is made and looked up at each run."""
+the bytes of those whose contents decide shapes. A plain tuple: it is made and looked up at each run."""
 
 
 def _of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> _Given:

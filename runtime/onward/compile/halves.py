@@ -6,11 +6,13 @@ Moves and element-wise passes read and write 2-byte floats themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.codegen.target import Target
 from onward.compile.grouping import is_element
 from onward.compile.program import Operation, Program, asked
 from onward.compile.registry import rule_for, splitter_for
@@ -48,24 +50,32 @@ class Converted(Op):
     """A conversion between an operation and what it reads or gives: its request says all."""
 
 
-def in_float32(program: Program) -> Program:
-    """A program whose operations on 2-byte floats are conversions, moves, element-wise or on float32."""
-    if not any(dtype in _HALVES for dtype in program.dtypes.values()):
+def in_float32(program: Program, target: Target) -> Program:
+    """A program whose operations on 2-byte floats are conversions, moves, element-wise or on float32.
+
+    Those on float16 stay as they are where the processor does not convert it: NumPy computes them.
+    """
+    halves = _HALVES if target.converts_halves else _HALVES - {np.dtype(np.float16)}
+    if not any(dtype in halves for dtype in program.dtypes.values()):
         return program
     shapes, dtypes, constants = dict(program.shapes), dict(program.dtypes), dict(program.constants)
     made = replace(program, operations=[], shapes=shapes, dtypes=dtypes, constants=constants)
     wide: dict[ir.Value, ir.Value] = {}
     for operation in program.operations:
-        made.operations.extend(_widened(made, operation, wide) or [operation])
+        made.operations.extend(_widened(made, operation, wide, halves) or [operation])
     return made
 
 
 def _widened(
-    program: Program, operation: Operation, wide: dict[ir.Value, ir.Value]
+    program: Program,
+    operation: Operation,
+    wide: dict[ir.Value, ir.Value],
+    halves: frozenset[np.dtype[Any]],
 ) -> list[Operation] | None:
     """An operation on float32 between conversions; None for one that stays as it is."""
     values = [v for v in (*operation.inputs, *operation.outputs) if v is not None and v.name]
-    if not any(program.dtypes[v] in _HALVES for v in values):
+    kinds = {program.dtypes[v] for v in values} & _HALVES
+    if not kinds or not kinds <= halves:
         return None
     if (
         isinstance(operation.request, _AS_THEY_ARE)
@@ -86,11 +96,11 @@ def _widened(
             else:
                 before.append(_conversion(operation, value, wide[value]))
         inputs.append(wide[value])
-    halves = {v for v in operation.outputs if v.name and program.dtypes[v] in _HALVES}
-    outputs = tuple(_float32(program, v) if v in halves else v for v in operation.outputs)
+    rounded = {v for v in operation.outputs if v.name and program.dtypes[v] in _HALVES}
+    outputs = tuple(_float32(program, v) if v in rounded else v for v in operation.outputs)
     inside = asked(program, replace(operation, inputs=tuple(inputs), outputs=outputs))
     after = [
-        _conversion(operation, w, v) for v, w in zip(operation.outputs, outputs, strict=True) if v in halves
+        _conversion(operation, w, v) for v, w in zip(operation.outputs, outputs, strict=True) if v in rounded
     ]
     return [*before, inside, *after]
 

@@ -62,7 +62,8 @@ def plan_model(
         ShapeError: the shapes contradict an operator.
         LimitError: a run would take more memory than the machine has.
     """
-    program = in_float32(split(in_float32(specialize(model, shapes, swapped, contents))))
+    known = specialize(model, shapes, swapped, contents)
+    program = in_float32(split(in_float32(known, target)), target)
     groups = ordered(recompute(grouped(program, target), program, target))
     uses = Uses(program, groups)
     images = image_geometry(program, groups, uses, options, target)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.service.overload [--seconds S] [--clients N]
 
-Health answers within 100 ms (99.9 % of the checks), what is accepted is answered before its deadline, all
-else is RESOURCE_EXHAUSTED, memory stays.
+Every health check is answered within 100 ms, what is accepted is answered before its deadline, all else is
+RESOURCE_EXHAUSTED, memory stays.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def main() -> int:
         "half of the capacity or more is answered": answered >= 0.5 * able * options.seconds,
         "what is accepted keeps its deadline": not counts.get("DEADLINE_EXCEEDED"),
         "the rest is RESOURCE_EXHAUSTED": counts.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"},
-        f"health within {_HEALTH_MS:.0f} ms (99.9 % of the checks)": seen["health, p99.9 ms"] < _HEALTH_MS,
+        f"health within {_HEALTH_MS:.0f} ms, each time": seen["health, slowest ms"] < _HEALTH_MS,
         "memory grows by less than a tenth": seen["memory, last quarter MB"]
         < 1.1 * seen["memory, first quarter MB"] + 10,
         "the server lives": alive,

@@ -23,6 +23,7 @@ from onward.compile.recompute import recompute
 from onward.compile.splitting import split
 from onward.compile.unit import Unit
 from onward.compile.uses import Uses
+from onward.engine.plan import Plan
 from onward.graph import Array, Builder
 
 TARGET = tuned(host_target(), group_operands=12, group_operations=24, recompute_flops=10)
@@ -106,3 +107,10 @@ def floats(g: Builder, name: str, *shape: int, dtype: ir.DataType = ir.DataType.
 def rng_array(*shape: int) -> Array:
     """Numbers that are the same each time."""
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def left_to_numpy(plan: Plan, *arrays: Array) -> list[str]:
+    """Why NumPy computes steps of a plan; not asked of float16 where this processor does not convert it."""
+    if any(array.dtype == np.float16 for array in arrays) and not TARGET.converts_halves:
+        return []
+    return [row.reason for row in plan.rows if row.reason]

@@ -112,7 +112,7 @@ def command(
       onward convert model.onnx fast.onnx --quantize static --data digits --calibration entropy
       onward convert model.onnx fast.onnx --quantize dynamic --inputs batch.npz --tolerance 0.05
     """
-    from onward.cli.options import listed, numbers
+    from onward.cli.options import data_overrides
     from onward.engine import Session
     from onward.model import load
     from onward.runs.conversion import Conversion
@@ -132,16 +132,7 @@ def command(
         raise ConfigError("--data and --inputs are two sources of the same: give one of them")
     model = fixed_as_asked(load(source), shapes, constants)
     session = Session(model)
-    overrides: dict[str, Any] = {
-        "spec": data,
-        "split": None if split is None else numbers("--split", split),
-        "split_seed": split_seed,
-        "target": listed(target) if target is not None and "," in target else target,
-        "task": task,
-        "text": text,
-        "image_size": image_size,
-        "channels": channels,
-    }
+    overrides = data_overrides(data, split, split_seed, target, task, text, image_size, channels)
     given = _Data.read(model, session, overrides, inputs, part, samples)
     converted, report, checked = _convert(model, session, conversion, given, source, destination)
     problems = report.problems(tolerance, max_drop)

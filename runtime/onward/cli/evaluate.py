@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,19 +45,10 @@ def command(
     """
     from rich.console import Console
 
-    from onward.cli.options import listed, numbers
+    from onward.cli.options import data_overrides, listed
     from onward.runs.evaluation import evaluate
 
-    overrides: dict[str, Any] = {
-        "spec": data,
-        "split": None if split is None else numbers("--split", split),
-        "split_seed": split_seed,
-        "target": listed(target) if target is not None and "," in target else target,
-        "task": task,
-        "text": text,
-        "image_size": image_size,
-        "channels": channels,
-    }
+    overrides = data_overrides(data, split, split_seed, target, task, text, image_size, channels)
     found = evaluate(
         model,
         overrides,

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from onward.errors import ConfigError
 from onward.runs.options import Option
 
-__all__ = ["Setting", "listed", "numbers", "overrides", "settings", "with_settings"]
+__all__ = ["Setting", "data_overrides", "listed", "numbers", "overrides", "settings", "with_settings"]
 
 
 @final
@@ -112,6 +112,33 @@ def numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"{option} {text!r}: numbers with commas between them are needed") from None
+
+
+def data_overrides(
+    data: str | None,
+    split: str | None,
+    split_seed: int | None,
+    target: str | None,
+    task: str | None,
+    text: str | None,
+    image_size: int | None,
+    channels: int | None,
+) -> dict[str, Any]:
+    """Fields of the `[data]` table, as commands that measure a model take them; None was not given.
+
+    Raises:
+        ConfigError: `split` is not numbers.
+    """
+    return {
+        "spec": data,
+        "split": None if split is None else numbers("--split", split),
+        "split_seed": split_seed,
+        "target": listed(target) if target is not None and "," in target else target,
+        "task": task,
+        "text": text,
+        "image_size": image_size,
+        "channels": channels,
+    }
 
 
 def _settings(model: type[BaseModel], prefix: str, panels: Mapping[str, str]) -> Iterator[Setting]:

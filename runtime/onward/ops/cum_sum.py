@@ -53,11 +53,13 @@ def running_loop(
     if known is None:
         return requests.Unsupported("an axis that is not constant")
     along = normalized(int(known.reshape(-1)[0]), len(static.shape(x)))
-    numbers = (along, bool(exclusive), bool(reverse))
-    return requests.Loop(outputs, (x,), _sums if how == "add" else _products, numbers)
+    numbers = (along, bool(exclusive), bool(reverse), how == "mul")
+    return requests.Loop(outputs, (x,), _totals, numbers)
 
 
-def _sums(thread: int, threads: int, y: Array, x: Array, axis: int, exclusive: bool, reverse: bool) -> None:
+def _totals(
+    thread: int, threads: int, y: Array, x: Array, axis: int, exclusive: bool, reverse: bool, product: bool
+) -> None:
     """Lines along the axis are shared out."""
     extent = x.shape[axis]
     step = 1
@@ -72,28 +74,8 @@ def _sums(thread: int, threads: int, y: Array, x: Array, axis: int, exclusive: b
             if k == 0:
                 y.flat[at] = x.flat[at]
                 if exclusive:
-                    y.flat[at] = 0
+                    y.flat[at] = 1 if product else 0
+            elif product:
+                y.flat[at] = y.flat[before] * x.flat[before if exclusive else at]
             else:
                 y.flat[at] = y.flat[before] + x.flat[before if exclusive else at]
-
-
-def _products(
-    thread: int, threads: int, y: Array, x: Array, axis: int, exclusive: bool, reverse: bool
-) -> None:
-    """As sums."""
-    extent = x.shape[axis]
-    step = 1
-    for d in range(axis + 1, x.ndim):
-        step *= x.shape[d]
-    lines = x.size // extent
-    for line in range(lines * thread // threads, lines * (thread + 1) // threads):
-        first = line // step * step * extent + line % step
-        for k in range(extent):
-            at = first + (extent - 1 - k if reverse else k) * step
-            before = first + (extent - k if reverse else k - 1) * step
-            if k == 0:
-                y.flat[at] = x.flat[at]
-                if exclusive:
-                    y.flat[at] = 1
-            else:
-                y.flat[at] = y.flat[before] * x.flat[before if exclusive else at]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import math
 import os
 import statistics
 import sys
@@ -43,7 +44,7 @@ _KINDS: dict[str, tuple[int, ...]] = {
 _RATES = {"calls": {1: 0.85, 8: 1.0, 32: 1.3}, "rows": {1: 1.0, 8: 1.0}, "streams": {1: 1.0, 4: 1.0}}
 """What our rate has to be at least, of the bare handler's."""
 _CHECKED = 0.95
-_PAIRS = 20
+_PAIRS = 8
 _SCALES = 1.9
 _OF_OTHER_ENGINE = 1.3
 _NEW_SIZES = range(2, 60)
@@ -138,7 +139,10 @@ def main() -> int:
 
 
 def checks(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:
-    """Print what the cross-check costs, from pairs of short measurements in turns."""
+    """Print what the cross-check costs, from pairs of measurements in turns.
+
+    What a version may spend is saved up for a second: bursts far below that would get more than their share.
+    """
     data = request("mlp", np.random.default_rng(0).standard_normal((1, 784)).astype(np.float32))
     holds = {}
     for concurrency in _KINDS[kind]:
@@ -148,7 +152,7 @@ def checks(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, secon
             # neither is always the first
             for name in ("ours", "ours, no cross-check")[:: 1 if turn % 2 else -1]:
                 address, pid, _ = peers[name]
-                found[name] = uvloop.run(measure(address, pid, data, concurrency, seconds / 8, "calls"))
+                found[name] = uvloop.run(measure(address, pid, data, concurrency, seconds / 2, "calls"))
             with_, without = found["ours"], found["ours, no cross-check"]
             rates.append(with_[0] / without[0])
             used.append(with_[3] / without[3])
@@ -224,21 +228,30 @@ def sizes(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, second
 
     without: list[float] = []
     beside: list[float] = []
+    again: list[float] = []
     for _ in range(rounds):
         without += uvloop.run(turn([]))
-        beside += uvloop.run(turn([next(new) for _ in range(count)]))
+        sent = [next(new) for _ in range(count)]
+        beside += uvloop.run(turn(sent))
+        again += uvloop.run(turn(sent))
     bound = 2 * sorted(without)[int(0.99 * (len(without) - 1))]
-    shares = {}
-    for name, times in (("without", without), ("beside new sizes", beside)):
+    slow = {}
+    for name, times in (
+        ("without", without),
+        ("beside new sizes", beside),
+        ("beside the same sizes again", again),
+    ):
         times.sort()
-        shares[name] = sum(t > bound for t in times) / len(times)
+        slow[name] = sum(t > bound for t in times)
         print(
-            f"{name:18} {len(times):7} requests, p99 {1e3 * times[int(0.99 * (len(times) - 1))]:7.2f} ms, "
-            f"slowest {1e3 * times[-1]:7.2f} ms, above twice the p99 without: {shares[name]:.3%}"
+            f"{name:27} {len(times):7} requests, p99 {1e3 * times[int(0.99 * (len(times) - 1))]:7.2f} ms, "
+            f"slowest {1e3 * times[-1]:7.2f} ms, above twice the p99 without: {slow[name]}"
         )
-    # what the machine does to requests without new sizes, it does to those beside them
-    holds = shares["beside new sizes"] <= 1.5 * shares["without"] + 1 / len(beside)
-    return {"new sizes: no more requests of others above twice their p99 than without": holds}
+    # processes that share cores wait for each other: only what new sizes add to that is theirs. Rare events
+    # scatter as their square root does
+    new, same = slow["beside new sizes"], slow["beside the same sizes again"]
+    holds = new - same <= 3 * math.sqrt(new + same + 1)
+    return {"new sizes: no more requests of others above twice their p99 than beside known sizes": holds}
 
 
 def table(peers: dict[str, tuple[str, int, str]], kind: str, rounds: int, seconds: float) -> dict[str, bool]:

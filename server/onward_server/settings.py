@@ -92,7 +92,7 @@ class CrossCheckSettings(BaseModel):
 
     policy: Policy = "sample"
     rate: float = Field(default=0.05, gt=0, le=1)
-    share: float = Field(default=0.01, gt=0, le=1)
+    share: float = Field(default=0.005, gt=0, le=1)
     on_mismatch: OnMismatch = "log"
     tolerance: dict[Literal["float16", "bfloat16", "float32", "float64"], Tolerance] = Field(
         default_factory=dict

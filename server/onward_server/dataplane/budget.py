@@ -16,6 +16,7 @@ _SAVED_SECONDS = 1.0
 _ACTIVE_SECONDS = 1.0
 _SMOOTHING = 0.2
 _READ_SECONDS = 0.05
+_REFUSED_SECONDS = 0.1
 _SCHEDULED = Path("/proc/thread-self/schedstat")
 _Result = TypeVar("_Result")
 
@@ -86,14 +87,19 @@ class Account:
         self._then = budget.clock()
         self._mean = 0.0
         self._first = True
+        self._refuses_until = self._then
 
     def allows(self) -> bool:
         """Whether one more check may be made, at what earlier ones took. The first one may."""
         now = self._budget.clock()
+        if now < self._refuses_until:
+            return False
         income = max(now - self._then, 0.0) * self._share / self._budget.active(self, now)
         self._left = min(self._left + income, self._share * _SAVED_SECONDS)
         self._then = now
         if self._left <= 0 and not self._first:
+            # asked at every request until then, so this has to be cheap
+            self._refuses_until = now + min(-self._left / self._share, _REFUSED_SECONDS)
             return False
         self._first = False
         self._left -= self._mean

@@ -44,7 +44,7 @@ _NUMBERS = itertools.count(1)
 _KNOWN = 1024
 _LOCATE_SECONDS = 600.0
 """After a mismatch was computed again node by node, further ones of that version are not for so long."""
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.25
 _GATHER_CHECKS = 16
 _GATHER_BYTES = 4 << 20
 _GATHER_TENSORS = 512

@@ -340,5 +340,5 @@ def test_a_rank_without_batches_and_half_a_signature_are_refused() -> None:
     with pytest.raises(ConfigError, match="has a parameter 'rank' alone"):
         with_generator(None, lambda rank: pieces(20, 10))
     own = IterableBatches(lambda rank, ranks: pieces(20, 10), "input")
-    with pytest.raises(ConfigError, match="batches of rank 0 of 1, on rank [01] of 2: give IterableBatches"):
+    with pytest.raises(ConfigError, match=r"batches of rank 0 of 1, on rank [01] of 2: give IterableBatches"):
         run_ranks(2, lambda ranks: with_generator(ranks, own))

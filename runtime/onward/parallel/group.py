@@ -292,6 +292,16 @@ def _register(name: str, functions: Any) -> str:
     raise ConfigError("too many groups of ranks in one process: close some")
 
 
+def _unmatched() -> str:
+    """Why a library does not know of the ranks that its launcher started."""
+    if "SLURM_PROCID" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        return (
+            "srun offers its ranks another interface than the library speaks; `srun --mpi=list` names those "
+            "that there are: --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH and Intel MPI"
+        )
+    return "mpirun is of another MPI library than the one that mpi4py found"
+
+
 def ranks_of(parallel: Literal["auto", "mpi", "none"]) -> Group | None:
     """All ranks of the MPI program that this process is of; None where it is the only one.
 
@@ -309,7 +319,7 @@ def ranks_of(parallel: Literal["auto", "mpi", "none"]) -> Group | None:
         if started is not None:
             raise ConfigError(
                 f"this process was started as rank {started[0]} of {started[1]}, but mpi4py's MPI library "
-                "knows of one rank only: mpirun is of another MPI library than the one that mpi4py found"
+                f"knows of one rank only: {_unmatched()}"
             )
         return None
     return _world_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -182,10 +183,24 @@ class Group:
                 outcome = True, function()
             except OnwardError as error:
                 outcome = False, _plain(error)
-        fine, value = self._spread(outcome)
+        with self._patiently():
+            fine, value = self._spread(outcome)
         if not fine:
             raise value
         return value
+
+    @contextlib.contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """While rank 0 alone has work to do, the others wait for as long as it takes."""
+        communicator: Any = self.communicator
+        if not hasattr(communicator, "patient"):
+            yield
+            return
+        communicator.patient = True
+        try:
+            yield
+        finally:
+            communicator.patient = False
 
     def _spread(self, value: Any, root: int = 0) -> Any:
         """A value of a rank. Its arrays are sent from where they are."""

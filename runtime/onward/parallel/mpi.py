@@ -64,6 +64,9 @@ class MPICommunicator:
             where the rank has several cores.
         native: let plans call the library by address, where that can be done; else Python's thread does.
 
+    Attributes:
+        patient: whether another rank is known to take its time, as in writing a file: see `left_alone`.
+
     Raises:
         ConfigError: mpi4py or an MPI library is missing, or the library lets no thread but the first call it.
     """
@@ -83,6 +86,8 @@ class MPICommunicator:
         self._errors = chosen.Dup()
         self._plans: list[Any] = []
         self._calls: list[Calls] = []
+        self._since = self._longest = 0.0
+        self.patient = False
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
 
@@ -93,7 +98,7 @@ class MPICommunicator:
     def all_reduce_wait(self, pending: Any) -> None:
         """Wait until a sum is there."""
         request, nbytes = pending
-        _await(request, naps=nbytes <= _SHORT)
+        self._wait(request, naps=nbytes <= _SHORT)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         """Replace an array by that of a rank."""
@@ -104,7 +109,15 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        _await(self._communicator.Ibarrier(), naps=True)
+        self._wait(self._communicator.Ibarrier(), naps=True)
+
+    def _wait(self, request: Any, *, naps: bool) -> None:
+        begun = time.monotonic()
+        self._since = 0.0 if self.patient else begun
+        _await(request, naps=naps)
+        self._since = 0.0
+        if not self.patient:
+            self._longest = max(self._longest, time.monotonic() - begun)
 
     def all_to_all_start(self, sent: Array, received: Array) -> Any:
         """Begin to give a piece to each rank, and to take one from each."""
@@ -121,8 +134,9 @@ class MPICommunicator:
         return found
 
     def left_alone(self) -> float | None:
-        """Seconds for which a plan has been waiting for other ranks, and longer than ever before."""
+        """Seconds for which this rank has been waiting for others, where that is longer than ever before."""
         waits = [calls.waiting() for calls in self._calls]
+        waits.append((time.monotonic() - self._since if self._since else 0.0, self._longest))
         now = max((seconds for seconds, _ in waits), default=0.0)
         usual = max((longest for _, longest in waits), default=0.0)
         return now if now > max(_ALONE, 3 * usual) else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.errors import OnwardError
+from onward_server.logs import JsonLines
 from onward_server.server import RunningServer, serve
 from onward_server.settings import ServerSettings, load_settings
 
@@ -34,15 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        _start_log(settings)
         if options.check_config:
             return _check_config(settings)
         logging.getLogger("onward_server").info("settings: %s", _printed(settings))
-        finished = _run(settings, lambda: _settings(options))
+        finished = _run(settings, lambda: _settings_again(options))
     except OnwardError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_NOT_STARTED
@@ -55,6 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
     return load_settings(options.config, **_overrides(options))
+
+
+def _settings_again(options: argparse.Namespace) -> ServerSettings:
+    settings = _settings(options)
+    logging.getLogger().setLevel(settings.log_level.upper())
+    return settings
+
+
+def _start_log(settings: ServerSettings) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
 def _printed(settings: ServerSettings, indent: int | None = None) -> str:
@@ -151,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shutdown-pause", type=float, metavar="S", help="seconds between NOT_SERVING and refusing (0)")
     add("--check-config", action="store_true", help="print the settings, check the repository, and end")
     add("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    add("--log-format", choices=["text", "json"], help="default: text")
     return parser
 
 

@@ -25,7 +25,7 @@ from onward.errors import ConfigError
 from onward_server.http2.connection import Connection, Receiver, Stream
 from onward_server.http2.headers import Headers, literal
 from onward_server.http2.turns import Turns
-from onward_server.settings import Limits
+from onward_server.settings import Limits, host_and_port
 
 __all__ = ["Call", "CallFailed", "Glance", "GrpcPort", "StreamMethod", "UnaryMethod"]
 
@@ -658,11 +658,7 @@ def _inflated(data: bytes | memoryview, encoding: str, most: int) -> bytes:
 
 def _bound(address: str) -> Sequence[socket.socket]:
     """Sockets for every address of a host, on one port."""
-    host, _, text = address.rpartition(":")
-    if not text.isdecimal() or int(text) > 65535:
-        raise ConfigError(f"listen {address!r}: the port must be a number of at most 65535")
-    host = host.removeprefix("[").removesuffix("]")
-    port = int(text)
+    host, port = host_and_port(address)
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     failure: OSError | None = None

@@ -18,7 +18,7 @@ from onward.errors import OnwardError
 from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, MemoryLimitError, RequestError
-from onward_server.grpc_port import Call, CallFailed, Glance, UnaryMethod
+from onward_server.grpc_calls import Call, CallFailed, Glance, UnaryMethod
 from onward_server.grpc_wire import Parts
 from onward_server.statuses import public_text, status_of
 

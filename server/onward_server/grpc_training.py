@@ -13,8 +13,8 @@ from onward_protos.tensors import TensorFormatError, decode_raw
 from onward_server.access import CHANGES, AccessLog, Need, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, RequestError
+from onward_server.grpc_calls import Call, CallFailed, StreamMethod, UnaryMethod
 from onward_server.grpc_guard import Guard, Method
-from onward_server.grpc_port import Call, CallFailed, StreamMethod, UnaryMethod
 from onward_server.training import Job, JobEvent, LineageRecord, Start, TrainingService
 from onward_server.training.promotion import Evaluate, Promote
 from onward_server.training.requests import configuration_of

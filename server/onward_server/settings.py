@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 
@@ -47,6 +47,7 @@ __all__ = [
     "load_model_settings",
     "load_settings",
     "problems",
+    "unknown_in_environment",
 ]
 
 Engine = Literal["onward", "onnxruntime"]
@@ -55,6 +56,7 @@ Role = Literal["predict", "manage", "train"]
 OnMismatch = Literal["log", "fail", "prefer-onnxruntime"]
 
 MODEL_SETTINGS_FILE = "config.toml"
+_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
 
@@ -437,6 +439,14 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
+    @model_validator(mode="after")
+    def _jobs_are_not_models(self) -> Self:
+        if self.training is not None and self.training.folder.resolve().is_relative_to(
+            self.repository.resolve()
+        ):
+            raise ValueError("training.folder: it has to be outside the repository")
+        return self
+
     @field_validator("listen", "http_listen")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
@@ -477,6 +487,23 @@ def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
         return ServerSettings(**merged)
     except ValidationError as error:
         raise ConfigError(f"settings: {problems(error, ServerSettings)}") from error
+
+
+def unknown_in_environment(names: Iterable[str]) -> list[str]:
+    """What is said of environment variables that look like settings and are none.
+
+    Those that Kubernetes sets for a service named `onward-server` are left out.
+    """
+    prefix = str(ServerSettings.model_config["env_prefix"])
+    known = {f"{prefix}{name}".upper() for name in ServerSettings.model_fields}
+    found = []
+    for name in names:
+        first = name.upper().removeprefix(prefix).partition("__")[0]
+        if not name.upper().startswith(prefix) or prefix + first in known or _KUBERNETES.fullmatch(first):
+            continue
+        near = difflib.get_close_matches(prefix + first, known, n=1)
+        found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return sorted(found)
 
 
 def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:

@@ -202,15 +202,35 @@ def test_settings_are_checked_and_printed_without_a_start(repository: Path) -> N
         ("limits = { tensor = 1 }", "limits.tensor: there is no such setting; did you mean 'tensors'?"),
         ("[[keys]]\nname = 'a'\nsha = 'b'", "keys.0.sha: there is no such setting; did you mean 'sha256'?"),
         ("[tls]\ncertificate = 'none.pem'\nkey = 'none.key'", "tls: none.pem: No such file or directory"),
+        ("[training]\nfolder = '{folder}/jobs'", "training.folder: it has to be outside the repository"),
+        (
+            "[training]\nfolder = '/dev/null/jobs'",
+            "training.folder /dev/null/jobs: it cannot be made or written",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_found_without_a_start(
     repository: Path, capsys: pytest.CaptureFixture[str], line: str, text: str
 ) -> None:
     file = repository / "server.toml"
-    file.write_text(f"repository = '{repository}'\n{line}\n")
+    file.write_text(f"repository = '{repository}'\n{line}\n".replace("{folder}", str(repository)))
     assert main(["--config", str(file), "--check-config"]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_a_variable_that_is_no_setting_is_named(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONWARD_SERVER_LISTN", "127.0.0.1:1")
+    monkeypatch.setenv("ONWARD_SERVER_LIMITS__TENSORS", "7")
+    # what Kubernetes sets for a service of that name
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_8001_TCP_ADDR"):
+        monkeypatch.setenv(f"ONWARD_SERVER_{name}", "10.0.0.1")
+    assert main(["--repository", str(repository), "--check-config"]) == 0
+    err = capsys.readouterr().err
+    assert err == (
+        "warning: environment: ONWARD_SERVER_LISTN is no setting; did you mean ONWARD_SERVER_LISTEN?\n"
+    )
 
 
 def test_the_log_can_be_json_and_a_hangup_changes_its_level(repository: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onward.data.counter import check_seed, permutation
 from onward.data.dataset import Array, Dataset, Task
 from onward.data.loader import image_input
 from onward.data.prefetch import ahead, in_processes
-from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined
+from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined, read_in_order, taken
 from onward.errors import ConfigError, DataError
 
 __all__ = ["IterableBatches", "Kind", "StreamLoader", "batches_of"]
@@ -106,7 +106,7 @@ class StreamLoader(Batches):
         self._read = _Read(rows, kind, transform)
         self._prefetch, self._workers = prefetch, workers
         first = np.arange(min(_SAMPLE, len(rows)))
-        self._sample = self._read.dataset(first)
+        self._sample = self._read.dataset(first, np.arange(len(first)))
         if self._sample.text_inputs:
             raise DataError(
                 f"data set {rows.name!r}: input {self._sample.text_inputs[0]!r} is raw text; encode it first"
@@ -184,23 +184,25 @@ class StreamLoader(Batches):
         self, epoch: int, start_batch: int, whose: _Part | None = None
     ) -> Generator[Batch, None, None]:
         windows, listed = itertools.tee(self._asked(epoch, start_batch, whose))
-        wanted = (window.rows for window in listed)
+        wanted = ((window.rows, window.order) for window in listed)
         read = (
             in_processes(self._read, wanted, self._workers, self._prefetch)
             if self._workers
-            else (self._read(rows) for rows in wanted)
+            else (self._read(task) for task in wanted)
         )
         left: list[tuple[Samples, NDArray[np.int64]]] = []
         open_ = -1
         try:
             for window, samples in zip(windows, read, strict=True):
-                for number in np.unique(window.batches):
+                numbers, starts = np.unique(window.batches, return_index=True)
+                ends = np.append(starts[1:], len(window.batches))
+                for number, start, end in zip(numbers.tolist(), starts, ends, strict=True):
                     if left and number != open_:
                         yield self._batch(left, epoch, open_, whose)
                         left = []
-                    open_ = int(number)
-                    part = window.order[window.batches == number]
-                    left.append((_taken(samples, part), window.rows[part]))
+                    open_ = number
+                    part = window.rows[window.order[start:end]]
+                    left.append((taken(samples, slice(start, end)), part))
             if left:
                 yield self._batch(left, epoch, open_, whose)
         finally:
@@ -267,7 +269,7 @@ class _Part:
 @final
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Rows, ascending, that are read; in what order they are served, and in which batches."""
+    """Rows, ascending, that are read; in what order they are served, and in which batches, ascending."""
 
     rows: NDArray[np.int64]
     order: NDArray[np.int64]
@@ -287,18 +289,20 @@ class _Window:
 @final
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Reads, checks and changes rows; goes to worker processes."""
+    """Reads, checks and changes rows, in the order in which they are served; goes to worker processes."""
 
     rows: Rows
     kind: Kind
     transform: Callable[[Dataset], Dataset] | None
 
-    def dataset(self, rows: NDArray[np.int64]) -> Dataset:
-        found = self.kind.dataset(self.rows.read(rows), self.rows.name, self.rows.numbers(rows))
+    def dataset(self, rows: NDArray[np.int64], order: NDArray[np.int64]) -> Dataset:
+        """The samples of rows, ascending, put in an order."""
+        samples = read_in_order(self.rows, rows, order)
+        found = self.kind.dataset(samples, self.rows.name, self.rows.numbers(rows[order]))
         return found if self.transform is None else self.transform(found)
 
-    def __call__(self, rows: NDArray[np.int64]) -> Samples:
-        found = self.dataset(rows)
+    def __call__(self, task: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Samples:
+        found = self.dataset(*task)
         return Samples(found.inputs, found.targets, found.weights)
 
 
@@ -536,13 +540,4 @@ def _takes_epoch(function: Callable[..., Any]) -> bool:
         return False
     return any(
         p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters
-    )
-
-
-def _taken(samples: Samples, places: NDArray[np.int64]) -> Samples:
-    def of(array: Array | None) -> Array | None:
-        return None if array is None else array[places]
-
-    return Samples(
-        {key: a[places] for key, a in samples.inputs.items()}, of(samples.targets), of(samples.weights)
     )

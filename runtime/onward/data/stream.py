@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onward.data.augment import Augmentation
 from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
-from onward.data.dataset import Array, Dataset, Task
+from onward.data.dataset import Dataset, Task
 from onward.data.loader import image_input
 from onward.data.prefetch import ahead, in_processes
 from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined, read_in_order, taken

@@ -14,9 +14,9 @@ class AdamUpdate(Op):
     """M' = β1 M + (1 − β1) G; V' = β2 V + (1 − β2) G²;
     P' = P − η m / (√v + ε), m = M' / (1 − β1^t), v = V' / (1 − β2^t).
 
-    t is the int64 number of this update, from 1; η is learning_rate. With inner_epsilon=1 the denominator is
-    (√V' + ε) / √(1 − β2^t), the order that section 2 of the paper ends with (its ε̂ is this ε). weight_decay adds to G, or with
-    decoupled=1 first shrinks P by 1 − η weight_decay.
+    t is the int64 number of this update, from 1; η is learning_rate. weight_decay adds to G, or with
+    decoupled=1 first shrinks P by 1 − η weight_decay. With inner_epsilon=1 the denominator is
+    (√V' + ε) / √(1 − β2^t): the order of computation at the end of section 2 of the paper, whose ε̂ is this ε.
 
     Sources: D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
     I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.

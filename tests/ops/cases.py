@@ -172,11 +172,37 @@ MOVEMENT = [
         for how in ("mul", "max", "min")
     ),
     Case("ScatterND", [(4, 3), np.array([[0], [2]]), (2, 3)], opset=11, wrt=()),
+    Case("ScatterND", [(4, 3, 5), np.array([[[3, -3]], [[-4, 2]]]), (2, 1, 5)], runtime=[1]),
+    Case("ScatterND", [(4, 3), np.zeros((2, 0), np.int64), (2, 4, 3)], {"reduction": "add"}, wrt=()),
+    Case("ScatterND", [(4, 3), np.zeros((0, 1), np.int64), (0, 3)], wrt=()),
+    Case("ScatterND", [(64, 300), np.arange(40)[:, None] * 7 % 64, (40, 300)], {"reduction": "add"}),
+    Case("ScatterND", [np.arange(6) % 2 == 0, np.array([[1], [-1]]), np.array([True, False])], wrt=()),
     Case("ScatterND", [(4, 3), np.array([[0], [0]]), (2, 3)], {"reduction": "add"}, opset=16, wrt=()),
     Case("TopK", [(3, 5), [2]], {"axis": -1, "largest": 0}, outputs=2, batch=[0]),
     Case("TopK", [(3, 5), [2]], outputs=2, opset=10, wrt=()),
     Case("TopK", [np.array([[1.0, 3.0, 3.0, 1.0, 3.0]]), [4]], outputs=2, wrt=()),
     Case("TopK", [(3, 5)], {"k": 2}, outputs=2, opset=9, wrt=()),
+    Case("TopK", [(4, 300), [100]], outputs=2),
+    *(
+        Case("TopK", [(3, 40, 4), [k]], {"axis": 1, "largest": largest}, outputs=2)
+        for k in (0, 1, 7, 40)
+        for largest in (0, 1)
+    ),
+    *(
+        Case(
+            "TopK",
+            [np.array([[1.0, np.nan, -np.inf, 0.0, -0.0, np.nan, np.inf, 1.0]]), [k]],
+            {"largest": largest},
+            outputs=2,
+            wrt=(),
+        )
+        for k in (2, 5, 8)
+        for largest in (0, 1)
+    ),
+    *(
+        Case("TopK", [np.arange(24, dtype=kind).reshape(4, 6) * 7 % 5, [4]], {"axis": 0}, outputs=2, wrt=())
+        for kind in ("int64", "uint8")
+    ),
     *(Case("DepthToSpace", [(2, 8, 2, 3)], {"blocksize": 2, "mode": m}, batch=[0]) for m in ("DCR", "CRD")),
     Case("DepthToSpace", [(2, 8, 2, 3)], {"blocksize": 2}, opset=10, wrt=()),
     Case("SpaceToDepth", [(2, 2, 4, 6)], {"blocksize": 2}, batch=[0]),
@@ -193,6 +219,14 @@ MOVEMENT = [
     Case("Einsum", [(2, 4, 3), (5, 2, 3), (2, 5)], {"equation": "bqd,kbd,bk->bqk"}),
     Case("Einsum", [(3, 3), (3, 4)], {"equation": "ii,ij->j"}, wrt=()),
     Case("Einsum", [(3,), (4,)], {"equation": "i,j->ij"}),
+    Case("Einsum", [(2, 3, 3), (3,)], {"equation": "...ii,i->...i"}, wrt=[1]),
+    Case("Einsum", [(2, 3, 3, 3)], {"equation": "biii->b"}, wrt=()),
+    Case("Einsum", [(2, 3)], {"equation": "ij->"}),
+    Case("Einsum", [(2, 5, 3), (2, 5, 3)], {"equation": "bnd,bnd->bn"}, batch=[0, 1]),
+    Case("Einsum", [(2, 5, 3), (5, 3, 4), (2, 4)], {"equation": "bhd,hdk,bk->hb"}),
+    Case("Einsum", [(1, 3), (2, 1)], {"equation": "ij,ij->ij"}),
+    Case("Einsum", [(), (2, 3)], {"equation": ",ij->ji"}),
+    Case("Einsum", [(3, 0), (0, 4)], {"equation": "ij,jk->ik"}, wrt=()),
     Case("Cast", [(2, 3)], {"to": 11}, batch=[0]),
     Case("Cast", [(2, 3)], {"to": 7}, opset=13, wrt=()),
     Case("CastLike", [(2, 3), np.array([1])], opset=15, wrt=()),

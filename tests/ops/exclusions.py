@@ -86,6 +86,20 @@ ORT_GRADIENTS: dict[str, str] = {
 """Cases whose gradient graph onnxruntime cannot run."""
 
 
+NO_TORCH: dict[str, str] = {
+    "Hardmax": "torch has none",
+    "LinearAttention": "torch has none",
+    "MaxRoiPool": "torch has none",
+    "ReverseSequence": "torch has none",
+    "RoiAlign": "torch has none; that of torchvision is another package's",
+}
+"""Operators whose gradients are not compared with torch's."""
+
+TORCH_GRADIENTS: dict[str, str] = {
+    "Det of a singular matrix": "torch gives 0 where the matrix is singular, which is not the slope",
+}
+"""Cases whose gradient torch has wrong."""
+
 SECOND_ORDER: dict[str, str] = {
     **{
         f"test_reduce_{name}_empty_set": "the gradient of nothing is infinite or not a number"

@@ -3,8 +3,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
-from onward.ops._contraction import contract, spelled_out
+from onward.graph import Array, Builder, Op, is_float, op, requests, static_shape
+from onward.graph.requests import Static, Values
+from onward.ops._contraction import contract, contracted, extents_of, spelled_out
 from onward.ops._floats import widened
 from onward.ops._shape import like, rank_of
 
@@ -18,6 +19,23 @@ class Einsum(Op):
     @widened
     def kernel(self, *Inputs: Array) -> Array:
         return contract(self.equation, Inputs)
+
+    def lower(
+        self, static: Static, outputs: Values, *Inputs: ir.Value
+    ) -> requests.Body | requests.Unsupported:
+        if not all(map(is_float, Inputs)):
+            return requests.Unsupported("integers")
+        shapes = [static.shape(x) for x in Inputs]
+        terms, _ = spelled_out(self.equation, [len(shape) for shape in shapes])
+        if extents_of(terms, shapes) is None:
+            return requests.Unsupported("extents that NumPy's einsum judges")
+        return requests.Body()
+
+    def expand(self, g: Builder, *Inputs: ir.Value) -> ir.Value:
+        """Transposes, sums and matrix products, two operands at a time from the left."""
+        shapes = [static_shape(x) or () for x in Inputs]
+        terms, result = spelled_out(self.equation, [len(shape) for shape in shapes])
+        return contracted(g, terms, result, Inputs, shapes)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, *Inputs: ir.Value

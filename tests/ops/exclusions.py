@@ -105,8 +105,6 @@ SECOND_ORDER: dict[str, str] = {
         f"test_reduce_{name}_empty_set": "the gradient of nothing is infinite or not a number"
         for name in ("log_sum", "max", "min")
     },
-    "ReduceProd-21(3x3,[1])": "at zeros the rule has the gradient alone: it chooses by where they are",
-    "Resize-tf": "the gradient of a gradient is written at opset 21, the case is at 11",
 }
 """Cases whose gradient is not differentiated again."""
 

@@ -38,6 +38,8 @@ class DFT(Op):
         known = [None if v is None else static.known(v) for v in (dft_length, axis)]
         if any(v is not None and k is None for v, k in zip((dft_length, axis), known, strict=True)):
             return requests.Unsupported("a dft_length or an axis that is not constant")
+        if self.inverse and not self.onesided:
+            return requests.Unsupported("an inverse transform to complex elements")
         shape = static.shape(input)
         along = _along(shape, known[1])
         length = self._length(shape[along], known[0])

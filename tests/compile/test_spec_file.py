@@ -45,7 +45,7 @@ def odd_model() -> tuple[ir.Model, Mapping[str, Array]]:
     whole = g.Cast(x, to=int(ir.DataType.INT32))
     summed = g.Einsum(whole, g.const(np.ones((4, 3), np.int32)), equation="ij,jk->ik")
     g.output(summed, "summed")
-    g.output(g.DFT(g.Unsqueeze(x, g.const([-1], ir.DataType.INT64))), "spectrum")
+    g.output(g.DFT(g.Unsqueeze(x, g.const([-1], ir.DataType.INT64)), inverse=1), "spectrum")
     counts = g.TfIdfVectorizer(
         whole,
         mode="TF",

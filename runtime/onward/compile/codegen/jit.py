@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import re
-import struct
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,12 +20,6 @@ from onward.compile.disk import DiskCache, cache_folder
 
 __all__ = ["Jit", "default_jit", "kernel_key", "optimised_module"]
 
-_FIRST = """
-@onward_constants = constant i64 0
-define void @onward_code() nounwind { ret void }
-"""
-_ROOM = {True: 64 << 20, False: 16 << 20}
-"""Bytes of code, and of constants, that are side by side at the least; pages are taken when they are used."""
 _engines: list[Any] = []  # addresses are handed out as plain numbers, so code is never freed
 
 
@@ -127,31 +120,6 @@ class Jit:
         self._machine = _machine(self.target)
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(self.target))
         _engines.append(self._engine)
-        self._reserve()
-
-    def _reserve(self) -> None:
-        """Have room for code and for constants side by side, before anything is loaded.
-
-        LLVM takes memory as each kernel needs it, wherever there is some, and aborts the process where code
-        comes to lie more than 2 GB from its constants. What is left over of a block it uses for later
-        sections: so the first ones ask for an alignment that leaves much.
-        """
-        from llvmlite import binding
-
-        if not self.target.triple.startswith("x86_64") or "linux" not in self.target.triple:
-            return
-        module = binding.parse_assembly(_FIRST)
-        module.triple = self.target.triple
-        code = bytearray(self._machine.emit_object(module))
-        (table,), (size, count) = struct.unpack_from("<Q", code, 40), struct.unpack_from("<HH", code, 58)
-        for at in range(table, table + size * count, size):
-            kind, flags = struct.unpack_from("<IQ", code, at + 4)
-            if kind == 1 and flags & 2:  # bits that are loaded
-                struct.pack_into("<Q", code, at + 48, _ROOM[bool(flags & 4)])
-        loaded = binding.ObjectFileRef.from_data(bytes(code))
-        _engines.append((code, loaded))
-        self._engine.add_object_file(loaded)
-        self._engine.finalize_object()
 
     def _optimised(self, ir: str) -> Any:
         from llvmlite import binding

@@ -101,7 +101,7 @@ def _columns(where: str, table: Any, target: str | None, named: dict[str, list[s
     usual = [name for name in others if name in named or name.lower() in (*TARGETS, "labels", "fine_label")]
     if target is None:
         target = next(iter(usual), others[0] if len(others) == 1 else None)
-    if target not in others:
+    if target is None or target not in others:
         raise DataError(
             f"{where}: which column is the label must be said with --target; there are {', '.join(others)}"
         )

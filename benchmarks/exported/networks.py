@@ -36,8 +36,8 @@ def images(size: int = 64, channels: int = 3) -> Callable[[int], Inputs]:
     return lambda n: (torch.randn(n, channels, size, size),)
 
 
-def tokens(n: int) -> Inputs:
-    return (torch.randint(1, VOCABULARY, (n, LENGTH)),)
+def tokens(n: int, length: int = LENGTH) -> Inputs:
+    return (torch.randint(1, VOCABULARY, (n, length)),)
 
 
 def masked_tokens(n: int) -> Inputs:
@@ -113,7 +113,7 @@ def efficientnet() -> Made:
 
     config = EfficientNetConfig(
         image_size=64, width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=640, num_labels=5,
-        dropout_rate=0.0, drop_connect_rate=0.0,
+        dropout_rate=0.0, drop_connect_rate=0.0, initializer_range=0.2,
     )  # fmt: skip
     return First(EfficientNetForImageClassification(config), "pixel_values"), images()
 
@@ -122,7 +122,12 @@ def convnext() -> Made:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
     config = ConvNextConfig(
-        hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 2, 1], image_size=64, num_labels=5, drop_path_rate=0.0
+        hidden_sizes=[32, 64, 128, 256],
+        depths=[1, 1, 2, 1],
+        image_size=64,
+        num_labels=5,
+        drop_path_rate=0.0,
+        layer_scale_init_value=1.0,
     )
     return First(ConvNextForImageClassification(config), "pixel_values"), images()
 
@@ -259,8 +264,8 @@ ARCHITECTURES: dict[str, Callable[[], Made]] = {
     ),
     "unet": lambda: (UNet(), images()),
     "yolo": lambda: (Detector(), images()),
-    "gru": lambda: (Recurrent(nn.GRU), tokens),
-    "lstm": lambda: (Recurrent(nn.LSTM), tokens),
+    "gru": lambda: (Recurrent(nn.GRU), lambda n: tokens(n, 16)),
+    "lstm": lambda: (Recurrent(nn.LSTM), lambda n: tokens(n, 16)),
     "tcn": lambda: (Tcn(), lambda n: (torch.randn(n, 32, 128),)),
     "gnn": graph,
 }

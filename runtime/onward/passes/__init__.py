@@ -5,7 +5,7 @@ from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.float32 import half_types, in_float32
 from onward.passes.fold_normalization import fold_normalization
-from onward.passes.fold_shapes import fold_shapes
+from onward.passes.fold_shapes import fold_shapes, unpack_sequences
 from onward.passes.functions import with_functions
 from onward.passes.half_precision import to_half
 from onward.passes.lora import Adapter, LoRA, adapters_of, add_lora, merge_lora, open_adapters
@@ -53,5 +53,6 @@ __all__ = [
     "to_half",
     "to_inference",
     "to_training",
+    "unpack_sequences",
     "with_functions",
 ]

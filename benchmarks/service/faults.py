@@ -12,7 +12,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ import onnx
 import uvloop
 from benchmarks.service import faults_disk, faults_training
 from benchmarks.service.models import write_endless, write_filled, write_mlp, write_slow
-from benchmarks.service.starting import INFER, request, server
+from benchmarks.service.starting import INFER, family, request, role, server
 from onnx import TensorProto, helper
 
 from onward_protos import grpc_service_pb2 as pb
@@ -53,14 +52,6 @@ _WANTED = {
     "a new version, by SIGHUP": "version 2 serves",
 }
 """What a fault's own requests have to see, where that is one thing."""
-
-
-def children(pid: int) -> list[int]:
-    """Direct children of a process."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
 
 
 def _lives(pid: int) -> bool:
@@ -129,6 +120,9 @@ async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, st
             await asyncio.sleep(0.5)
             text = ", ".join(f"{count} {code}" for code, count in codes.items())
             rows.append((name, seen, text, seconds))
+
+        def those(*roles: str) -> list[int]:
+            return [member for member in family(pid) if role(member) in roles]
 
         async def kill(which: Callable[[], list[int]]) -> str:
             pids = which()
@@ -209,9 +203,10 @@ async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, st
 
         clients = [asyncio.ensure_future(steady()) for _ in range(8)]
         await recovered(slow)
-        zygote = children(pid)
-        await trial("all workers killed -9", lambda: kill(lambda: children(zygote[0])), slow)
-        await trial("the zygote killed -9", lambda: kill(lambda: zygote), slow)
+        await trial("all workers killed -9", lambda: kill(lambda: those("worker")), slow)
+        await trial("zygote and spare killed -9", lambda: kill(lambda: those("zygote", "spare")), slow)
+        # last of these: a spare that took its place is no descendant of the server
+        await trial("the zygote killed -9", lambda: kill(lambda: those("zygote")), slow)
         await trial("a model that crashes its engine", crash)
         await trial("a corrupt model loaded", corrupt)
         await trial("five reloads under load", reload)

@@ -18,6 +18,7 @@ from onward_protos import grpc_service_pb2 as pb
 __all__ = ["INFER", "STREAM", "cpu_seconds", "family", "memory_mb", "private_mb", "request", "role", "server"]
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+_ROLES = {"onward-worker": "worker", "onward-zygote": "zygote", "onward-spare": "spare"}
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -114,8 +115,4 @@ def private_mb(pid: int) -> float:
 def role(pid: int) -> str:
     """What a process of the server's is there for."""
     name = Path(f"/proc/{pid}/comm").read_text().strip()
-    if name == "onward-worker":
-        return "worker"
-    return (
-        "zygote" if b"onward_server.workers.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes() else "server"
-    )
+    return _ROLES.get(name, "server")

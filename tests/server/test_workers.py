@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from onward.errors import ShapeError
 from onward_server.dataplane import DataPlane, InferAnswer, InferRequest
 from onward_server.errors import MemoryLimitError, ModelUnavailableError, RunTimeoutError, WorkerLostError
 from onward_server.workers.memory import Region, memory_file
+from onward_server.workers.supervisor import Zygote
 from serving import FLOAT_PAIR, identity, model, put, settings, two_by_two
 
 SMALLEST = np.iinfo(np.int64).min
@@ -102,15 +104,65 @@ async def test_a_worker_that_dies_idle_comes_back_before_it_is_asked(repository:
     np.testing.assert_array_equal(answer.outputs["total"], FLOAT_PAIR["a"] + FLOAT_PAIR["b"])
 
 
-async def test_the_zygote_may_die_too(repository: Path, planes: Any) -> None:
+async def restarted(plane: DataPlane, times: int) -> None:
+    for _ in range(3000):
+        if plane.model("m").restarts >= times:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the worker did not come back")
+
+
+async def spare_of(zygote: Zygote) -> int:
+    while not zygote.pids[1]:
+        await asyncio.sleep(0.01)
+    return zygote.pids[1]
+
+
+async def test_a_spare_takes_the_place_of_a_zygote_that_dies(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository)
-    plane._host._zygote._process.kill()
-    for _ in range(3000):
-        if plane.model("m").restarts:
-            break
+    zygote = plane._host._zygote
+    for times in (1, 2):  # the second one is a spare's spare
+        spare = await spare_of(zygote)
+        os.kill(zygote.pids[0], signal.SIGKILL)
+        await restarted(plane, times)
+        assert zygote.pids[0] == spare
+        await infer(plane, "m", **FLOAT_PAIR)
+
+
+async def test_a_spare_that_dies_is_replaced_and_costs_nothing(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository)
+    zygote = plane._host._zygote
+    spare = await spare_of(zygote)
+    os.kill(spare, signal.SIGKILL)
+    while zygote.pids[1] == spare:
         await asyncio.sleep(0.01)
+    assert await spare_of(zygote) != spare
+    assert plane.model("m").restarts == 0
+
+
+async def test_zygote_and_spare_may_die_together(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository)
+    zygote = plane._host._zygote
+    both = (zygote.pids[0], await spare_of(zygote))
+    for pid in both:
+        os.kill(pid, signal.SIGKILL)
+    await restarted(plane, 1)
+    assert not {*zygote.pids} & {*both}
     await infer(plane, "m", **FLOAT_PAIR)
+
+
+async def test_zygote_and_spare_end_with_the_server(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository)
+    zygote = plane._host._zygote
+    handles = [os.pidfd_open(pid) for pid in (zygote.pids[0], await spare_of(zygote), worker_of(plane, "m"))]
+    plane.close()
+    for handle in handles:
+        assert select.select([handle], [], [], 10)[0]
+        os.close(handle)
 
 
 async def test_a_run_that_takes_too_long_is_stopped(repository: Path, planes: Any) -> None:

@@ -1,4 +1,4 @@
-"""The server's side of its workers: a zygote that is started again when it ends, and calls with a time limit.
+"""The server's side of its workers: a zygote with a spare that takes its place, and calls with a time limit.
 
 Everything here belongs to one event loop.
 """
@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import onward.errors
@@ -29,6 +29,9 @@ __all__ = ["Worker", "Zygote", "error_of"]
 
 _LOG = logging.getLogger(__name__)
 _FORK_SECONDS = 30.0
+_FORKS = 3
+_SPARE_SECONDS = 1.0
+_ROOM_SECONDS = 0.05
 _STATUS_SECONDS = 0.5
 _LARGE = 1 << 20
 
@@ -42,13 +45,17 @@ _ERRORS: Mapping[str, type[OnwardError]] = {
 
 @final
 class Zygote:
-    """Forks workers; started when the first one is asked for."""
+    """Forks workers; started when the first one is asked for, with a spare that takes its place."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._codes: dict[int, asyncio.Future[int]] = {}
+        self._current: _Forker | None = None
+        self._spare: _Forker | None = None
         self._closed = False
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Process ids of the zygote and of its spare; 0 where there is none yet."""
+        return (self._current.pid if self._current else 0, self._spare.pid if self._spare else 0)
 
     async def fork(self, nice: int = 0) -> Worker:
         """A new worker.
@@ -58,34 +65,134 @@ class Zygote:
 
         Raises:
             WorkerLostError: it did not come up.
+            RunTimeoutError: it did not in time.
         """
-        for attempt in (1, 2):
-            control = self._started()
+        failure: OnwardError = WorkerLostError("a worker could not be started")
+        for _ in range(_FORKS):
+            forker = self._started()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             inputs, outputs = memory_file("onward-inputs"), memory_file("onward-outputs")
-            try:
-                socket.send_fds(control, [b"fork %d" % nice], [theirs.fileno(), inputs, outputs])
-            except OSError:
-                ours.close()
-                os.close(inputs)
-                os.close(outputs)
-                self._lost()
+            with theirs:
+                sent = await forker.ask(b"fork %d" % nice, [theirs.fileno(), inputs, outputs])
+            worker = Worker(forker, ours, Region(inputs), Region(outputs))
+            if not sent:
+                worker.kill()
                 continue
-            finally:
-                theirs.close()
-            worker = Worker(self, ours, Region(inputs), Region(outputs))
             try:
                 await worker.greeted(_FORK_SECONDS)
-            except (WorkerLostError, RunTimeoutError):
+            except (WorkerLostError, RunTimeoutError) as error:
                 worker.kill()
-                if attempt == 2:
-                    raise
+                failure = error
                 continue
             return worker
-        raise WorkerLostError("a worker could not be started")
+        raise failure
+
+    def close(self) -> None:
+        """End the zygote, its spare and every worker."""
+        self._closed = True
+        for forker in (self._spare, self._current):
+            if forker is not None:
+                forker.close()
+
+    def _started(self) -> _Forker:
+        if self._closed:
+            raise WorkerLostError("the server is stopping")
+        if self._current is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                process = _launched(theirs.fileno())
+            self._current = _Forker(ours, self._lost, process)
+            self._renew()
+        return self._current
+
+    def _renew(self) -> None:
+        """Have the zygote fork a spare, where there is none."""
+        if self._closed or self._current is None or self._spare is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                sent = self._current.send(b"spare", [theirs.fileno()])
+            except BlockingIOError:
+                sent = False
+                asyncio.get_running_loop().call_later(_SPARE_SECONDS, self._renew)
+        if sent:
+            self._spare = _Forker(ours, self._lost)
+        else:
+            ours.close()
+
+    def _lost(self, forker: _Forker) -> None:
+        if forker is self._spare:
+            self._spare = None
+            asyncio.get_running_loop().call_later(_SPARE_SECONDS, self._renew)
+        elif forker is self._current:
+            self._current, self._spare = self._spare, None
+            if self._closed:
+                return
+            then = "its spare takes its place" if self._current else "it is started again when it is needed"
+            _LOG.warning("the process that forks workers ended; %s", then)
+            asyncio.get_running_loop().call_later(_SPARE_SECONDS, _reap, {forker.pid, *forker.workers} - {0})
+            self._renew()
+
+
+@final
+class _Forker:
+    """A zygote or a spare: the socket to it, and how its workers ended.
+
+    Args:
+        control: our end of the socket.
+        on_end: called once, when it has ended.
+        process: where it is a child of ours.
+
+    Attributes:
+        pid: its process id; 0 before it has said it.
+        workers: process ids of its workers that have not ended.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        on_end: Callable[[_Forker], None],
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self.pid = 0
+        self.workers: set[int] = set()
+        self._control = control
+        self._on_end = on_end
+        self._process = process
+        self._codes: dict[int, asyncio.Future[int | None]] = {}
+        control.setblocking(False)
+        asyncio.get_running_loop().add_reader(control, self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._control.fileno() >= 0
+
+    async def ask(self, message: bytes, descriptors: Sequence[int]) -> bool:
+        """Send a message, waiting for room; whether it could be sent."""
+        while self.alive:
+            try:
+                return self.send(message, descriptors)
+            except BlockingIOError:
+                await asyncio.sleep(_ROOM_SECONDS)
+        return False
+
+    def send(self, message: bytes, descriptors: Sequence[int]) -> bool:
+        """Send a message; whether it could be sent. Raises BlockingIOError while there is no room."""
+        try:
+            socket.send_fds(self._control, [message], descriptors)
+        except BlockingIOError:
+            raise
+        except OSError:
+            self.close()
+            return False
+        return True
 
     async def code(self, pid: int) -> int | None:
         """How a worker ended: its exit code, or minus the signal; None when that is not known in time."""
+        if not self.alive:
+            return None
         future = self._codes.setdefault(pid, asyncio.get_running_loop().create_future())
         try:
             return await asyncio.wait_for(asyncio.shield(future), _STATUS_SECONDS)
@@ -95,38 +202,20 @@ class Zygote:
             self._codes.pop(pid, None)
 
     def close(self) -> None:
-        """End the zygote and every worker."""
-        self._closed = True
-        self._lost()
-
-    def _started(self) -> socket.socket:
-        if self._closed:
-            raise WorkerLostError("the server is stopping")
-        if self._control is not None:
-            return self._control
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        environment = dict(os.environ)
-        # a worker computes on the threads that its model was given, and nothing else may spin beside it
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment.setdefault(name, "1")
-        environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "onward_server.workers.zygote", str(theirs.fileno())],
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        self._control = ours
-        asyncio.get_running_loop().add_reader(ours, self._readable)
-        return ours
+        """End it, and with it its workers."""
+        if not self.alive:
+            return
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        for future in self._codes.values():
+            if not future.done():
+                future.set_result(None)
+        self._on_end(self)
 
     def _readable(self) -> None:
-        assert self._control is not None
         try:
             message = self._control.recv(4096)
         except BlockingIOError:
@@ -134,28 +223,43 @@ class Zygote:
         except OSError:
             message = b""
         if not message:
-            self._lost()
+            self.close()
             return
-        ended = json.loads(message)
-        future = self._codes.get(ended["pid"])
+        told = json.loads(message)
+        if "pid" in told:
+            self.pid = told["pid"]
+            return
+        self.workers.discard(told["ended"])
+        future = self._codes.get(told["ended"])
         if future is None:
-            future = self._codes[ended["pid"]] = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().call_later(10 * _STATUS_SECONDS, self._codes.pop, ended["pid"], None)
+            future = self._codes[told["ended"]] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(10 * _STATUS_SECONDS, self._codes.pop, told["ended"], None)
         if not future.done():
-            future.set_result(ended["code"])
+            future.set_result(told["code"])
 
-    def _lost(self) -> None:
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            try:
-                self._process.wait(1.0 if self._closed else 0.1)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+
+def _launched(control: int) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    # a worker computes on the threads that its model was given, and nothing else may spin beside it
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment.setdefault(name, "1")
+    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", "onward_server.workers.zygote", str(control)],
+        env=environment,
+        pass_fds=[control],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        start_new_session=True,
+    )
+
+
+def _reap(pids: Iterable[int]) -> None:
+    """Take the entries of ended processes that are ours now: a container's first process inherits them."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 @final
@@ -167,9 +271,9 @@ class Worker:
         on_idle_end: called when the process ends while nothing is asked of it.
     """
 
-    def __init__(self, zygote: Zygote, channel: socket.socket, inputs: Region, outputs: Region) -> None:
+    def __init__(self, forker: _Forker, channel: socket.socket, inputs: Region, outputs: Region) -> None:
         self.pid = 0
-        self._zygote = zygote
+        self._forker = forker
         self._channel = channel
         self._inputs = inputs
         self._outputs = outputs
@@ -188,7 +292,8 @@ class Worker:
 
     async def greeted(self, timeout: float) -> None:
         """Wait until the process has come up."""
-        self.pid = int(json.loads(await self._answer(timeout, ""))["pid"])
+        self.pid = int(json.loads(await self._answer(timeout, "starting a worker"))["pid"])
+        self._forker.workers.add(self.pid)
         try:
             self._handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -256,7 +361,7 @@ class Worker:
             return message
         pid = self.pid
         self.kill()
-        raise WorkerLostError(f"{what}: the worker ended ({_how(await self._zygote.code(pid))})")
+        raise WorkerLostError(f"{what}: the worker ended ({_how(await self._forker.code(pid))})")
 
     def _readable(self) -> None:
         try:

@@ -260,7 +260,12 @@ ARCHITECTURES: dict[str, Callable[[], Made]] = {
     "resnet": timm_model("resnet10t"),
     "timm_vit": timm_model("vit_tiny_patch16_224", img_size=64, patch_size=8, embed_dim=96, depth=3),
     "timm_swin": timm_model(
-        "swin_tiny_patch4_window7_224", size=56, img_size=56, embed_dim=24, depths=(2, 2, 2, 2)
+        "swin_tiny_patch4_window7_224",
+        size=56,
+        img_size=56,
+        embed_dim=24,
+        depths=(2, 2, 2, 2),
+        drop_path_rate=0.0,
     ),
     "unet": lambda: (UNet(), images()),
     "yolo": lambda: (Detector(), images()),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from benchmarks.exported.networks import build
 from torch import nn
@@ -48,7 +49,16 @@ def write(architecture: str, exporter: str, folder: Path) -> None:
     ((output - target) ** 2).mean().backward()
     np.savez(folder / "inputs.npz", **{n: x.numpy() for n, x in zip(names, batch, strict=True)})
     np.savez(folder / "outputs.npz", output=output.detach().numpy(), target=target.numpy())
-    found = {n: p.grad.numpy() for n, p in exact.named_parameters() if p.grad is not None}
+    # of names that share a parameter, the one that the file has
+    known = {tensor.name for tensor in onnx.load(folder / "model.onnx").graph.initializer}
+    names_of: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in exact.named_parameters(remove_duplicate=False):
+        names_of.setdefault(parameter, []).append(name)
+    found = {
+        next((name for name in names if name in known), names[0]): parameter.grad.numpy()
+        for parameter, names in names_of.items()
+        if parameter.grad is not None
+    }
     np.savez(folder / "gradients.npz", **found)
 
 

@@ -14,7 +14,7 @@ from onward.data._files import PathLike, ReadFiles, optional_module, read_in_tur
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["Fit", "load_image_folder", "read_image"]
+__all__ = ["Fit", "fit_images", "load_image_folder", "read_image"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB"}
@@ -129,6 +129,45 @@ def read_image(
     return _read(pillow, Path(path), size, channels, raw, fit)
 
 
+def fit_images(
+    images: Array, size: tuple[int, int] | None, channels: int | None, fit: Fit = "stretch"
+) -> Array:
+    """Images that are in memory, uint8 [N, 1 or 3, H, W], brought to a size and to channels as files are.
+
+    Raises ConfigError for a bad size, other channels than 1 and 3 on either side, or pillow missing.
+    """
+    own = images.shape[1:]
+    height, width = own[1:] if size is None else size
+    channels = own[0] if channels is None else channels
+    if (channels, height, width) == own:
+        return images
+    if height < 1 or width < 1 or channels not in _MODES or own[0] not in _MODES:
+        raise ConfigError(
+            f"images of {own[0]} channels cannot have image_size {height} x {width} and {channels} channels: "
+            "sizes are positive, channels 1 or 3"
+        )
+    _require_fit(fit)
+    pillow = optional_module("PIL.Image", "pillow", "resizing images")
+    found = np.empty((len(images), channels, height, width), np.uint8)
+    for into, image in zip(found, images, strict=True):
+        given = pillow.fromarray(image[0] if own[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+        scaled = np.asarray(_scaled(given.convert(_MODES[channels]), (height, width), fit))
+        into[...] = scaled if channels == 1 else scaled.transpose(2, 0, 1)
+    return found
+
+
+def _scaled(image: Any, size: tuple[int, int], fit: Fit) -> Any:
+    """An image of pillow's at a size (H, W)."""
+    pillow = optional_module("PIL.Image", "pillow", "resizing images")
+    operations = optional_module("PIL.ImageOps", "pillow", "resizing images")
+    target, filtering = size[::-1], pillow.Resampling.BILINEAR
+    if fit == "crop":
+        return operations.fit(image, target, filtering)
+    if fit == "pad":
+        return operations.pad(image, target, filtering)
+    return image.resize(target, filtering)
+
+
 def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bool, fit: Fit) -> Array:
     """One image as [C, H, W]. Pillow's decoders raise many types, none of which may escape."""
     operations = optional_module("PIL.ImageOps", "pillow", "reading images")
@@ -139,13 +178,7 @@ def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bo
             with pillow.open(file) as image:
                 upright = _eight_bits(pillow, file, operations.exif_transpose(image))
                 plain = _opaque(pillow, upright).convert(_MODES[channels])
-                target, filtering = size[::-1], pillow.Resampling.BILINEAR
-                if fit == "crop":
-                    scaled = operations.fit(plain, target, filtering)
-                elif fit == "pad":
-                    scaled = operations.pad(plain, target, filtering)
-                else:
-                    scaled = plain.resize(target, filtering)
+                scaled = _scaled(plain, size, fit)
     except DataError:
         raise
     except Exception as error:

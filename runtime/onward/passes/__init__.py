@@ -15,7 +15,7 @@ from onward.passes.quantize_dynamic import quantize_dynamic
 from onward.passes.quantize_static import quantize_static, tensors_to_calibrate
 from onward.passes.quantize_weights import quantize_weights
 from onward.passes.replace_head import Head, add_head, find_head, new_head, replace_head
-from onward.passes.samples_first import samples_first
+from onward.passes.samples_first import axis_of_all, samples_first
 from onward.passes.to_inference import to_inference
 from onward.passes.to_training import TrainingForm, to_training
 
@@ -27,6 +27,7 @@ __all__ = [
     "adapters_of",
     "add_head",
     "add_lora",
+    "axis_of_all",
     "cast_floats",
     "detach_preparation",
     "detach_table",

@@ -269,7 +269,10 @@ def read_data(
             options |= {"skip_bad_files": table.skip_bad_files or None}
         case "images":
             options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
-        case "idx" | "digits":
+        case "idx":
+            options |= {"raw": raw, "fit": table.fit}
+            options["seed"] = table.split_seed if table.limit is not None else None
+        case "digits":
             options["raw"] = raw
     if group is None:
         return resolve(table.spec, **options)
@@ -285,7 +288,7 @@ def images_as_taken(table: DataTable, takes: Sequence[Sequence[Dim] | None]) -> 
         table: what to read.
         takes: the shapes of the model's inputs; the first [N, C, H, W] with known extents counts.
     """
-    if _kind(table.spec) != "images":
+    if _kind(table.spec) not in ("images", "idx"):
         return table
     for shape in takes:
         if shape is None or len(shape) != 4:

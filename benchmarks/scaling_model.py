@@ -64,7 +64,7 @@ class Schedule:
         """The same of ranks that compute so many times as fast."""
         return Schedule(self.step / times, [(at / times, n) for at, n in self.buckets], self.wait / times)
 
-    def replay(self, network: Network, ranks: int, *, hidden: bool) -> float:
+    def replay(self, network: Network, ranks: int, *, hidden: bool, turn: float | None = None) -> float:
         """Seconds of a step on so many ranks.
 
         Args:
@@ -72,12 +72,15 @@ class Schedule:
             ranks: how many.
             hidden: whether an exchange goes on while the rank computes, as with network cards that do it by
                 themselves; otherwise only while the rank waits, as MPI libraries do it without a thread.
+            turn: what it costs to bring ranks together that have computed, which those that share cores do
+                not do at once; None: a message.
         """
         free = 0.0 if hidden else self.wait
         for ready, nbytes in self.buckets:
             free = max(free, ready) + network.all_reduce(nbytes, ranks)
         waited = max(0.0, free - self.wait)
-        return self.step + waited + 2 * network.all_reduce(_SHORT, ranks)
+        short = network.all_reduce(_SHORT, ranks)
+        return self.step + waited + 2 * (short if turn is None else max(short, turn))
 
 
 def efficiency(schedule: Schedule, network: Network, ranks: int, *, hidden: bool) -> float:

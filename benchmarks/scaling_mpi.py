@@ -45,7 +45,7 @@ __all__ = ["main"]
 _NAME = "benchmark-schedule"
 _CELL = {1: 4, 11: 8}
 _QUICK = 0.1
-"""Of steps with an exchange and without one, and of exchanges: as a machine is in its quiet moments."""
+"""Of steps with an exchange and without one, and of sums: as a machine is in its quiet moments."""
 _SHOWN = (2, 8, 64, 1024)
 
 
@@ -165,28 +165,56 @@ class _Ends(Callback):
 
 @final
 class _Turns(Callback):
-    """Steps with an exchange and without one, in turns; seconds of each."""
+    """Steps with an exchange and without one, in turns.
+
+    Attributes:
+        seconds: of each with an exchange: from when the ranks begin until the last is through.
+        computing: processor time of each without one.
+    """
 
     def __init__(self, ranks: _Switched, steps: int) -> None:
         self._ranks, self._steps = ranks, steps
         self._state: dict[str, Any] = {}
-        self.seconds: dict[bool, list[float]] = {True: [], False: []}
-        self._begun = 0.0
+        self._begun = 0.0, 0.0
+        self.seconds: list[float] = []
+        self.computing: list[float] = []
 
     def on_train_begin(self, run: Run) -> None:
         self._state = {name: array.copy() for name, array in run.session.state.items()}
         self._next(True)
 
     def on_step_end(self, run: Run) -> None:
-        self.seconds[self._ranks.on].append(time.perf_counter() - self._begun)
+        ended = time.perf_counter(), time.process_time()
+        if self._ranks.on:
+            self.seconds.append(_span(self._ranks.inner, self._begun[0], ended[0]))
+        else:
+            self.computing.append(ended[1] - self._begun[1])
         if run.step == self._steps:  # steps without an exchange have driven the ranks apart
             run.replace_state(self._state)
         self._next(not self._ranks.on)
 
     def _next(self, on: bool) -> None:
         self._ranks.on = on
-        self._ranks.barrier()
-        self._begun = time.perf_counter()
+        _meet(self._ranks.inner)
+        self._begun = time.perf_counter(), time.process_time()
+
+
+def _meet(ranks: MPICommunicator) -> None:
+    """Let the ranks begin at one time: who waits long for the first of these barriers sleeps now and then."""
+    ranks.barrier()
+    ranks.barrier()
+
+
+def _span(ranks: MPICommunicator, begun: float, ended: float) -> float:
+    """From the first rank's begin to the last one's end: the ranks of one machine have one clock."""
+    times = np.zeros((ranks.size, 2))
+    times[ranks.rank] = begun, ended
+    ranks.all_reduce_wait(ranks.all_reduce_start(times))
+    return float(times[:, 1].max() - times[:, 0].min())
+
+
+def _quick(samples: Sequence[float]) -> float:
+    return float(np.quantile(samples, _QUICK))
 
 
 def _exchanges(ranks: MPICommunicator, count: int, turns: int) -> list[float]:
@@ -201,6 +229,34 @@ def _exchanges(ranks: MPICommunicator, count: int, turns: int) -> list[float]:
     return samples
 
 
+def _turns(ranks: MPICommunicator, work: float, turns: int) -> list[float]:
+    """What each sum of one number costs ranks that compute before it, and may have to take turns at that.
+
+    Args:
+        ranks: all call this.
+        work: seconds of processor time before each sum.
+        turns: how many sums.
+
+    Returns:
+        Seconds of each turn beyond those in which the cores can do the work of all ranks.
+    """
+    block = np.zeros(1, np.float32)
+    samples = []
+    for _ in range(turns):
+        _meet(ranks)
+        begun, until = time.perf_counter(), time.process_time() + work
+        while time.process_time() < until:
+            pass
+        ranks.all_reduce_wait(ranks.all_reduce_start(block))
+        samples.append(_span(ranks, begun, time.perf_counter()) - _stretch(ranks.size) * work)
+    return samples
+
+
+def _stretch(ranks: int) -> float:
+    """How much longer the work of so many ranks takes than that of one, by the cores that they share."""
+    return max(1.0, ranks / len(os.sched_getaffinity(0)))
+
+
 def _work(name: str, batch: int, steps: int, kind: str) -> None:
     """One process, or one rank: prints what it found."""
     case = find(name)
@@ -213,7 +269,8 @@ def _work(name: str, batch: int, steps: int, kind: str) -> None:
         share = batch * ranks.size
         trainer.fit(case.batch(2 * share), batch_size=share, progress=False)
         trainer.fit(case.batch(2 * steps * share), batch_size=share, progress=False, callbacks=[turns])
-        found["on"], found["off"] = turns.seconds[True], turns.seconds[False]
+        found["step"], found["computing"] = turns.seconds, turns.computing
+        found["sum"] = _turns(ranks.inner, _quick(turns.computing) / 2, 4 * steps)
         found["short"] = _exchanges(ranks.inner, 1, 200)
         found["large"] = _exchanges(ranks.inner, 1 << 20, 40)
         first = ranks.rank == 0
@@ -260,20 +317,20 @@ def _measure(name: str, batch: int, steps: int, rounds: int) -> None:
     network: Network | None = None
     for ranks in (2, 4):
         got = [_run(each, ranks) for _ in range(rounds)]
-        on, off, short, large = (
-            float(np.quantile([seconds for one in got for seconds in one[key]], _QUICK))
-            for key in ("on", "off", "short", "large")
+        step, computing, turn, short, large = (
+            _quick([seconds for one in got for seconds in one[key]])
+            for key in ("step", "computing", "sum", "short", "large")
         )
-        if network is None:  # from two ranks; four are predicted from them
+        if network is None:
             network = Network(short / 2, (1 << 22) / max(large - short, 1e-9), cores)
             print(f"here: {network.latency * 1e6:.1f} us, {network.bandwidth / 1e9:.2f} GB/s")
-        # processes that are more than the cores take their turns at computing as well
-        stretched = off / schedule.step
-        exchange = schedule.replay(network, ranks, hidden=False) - schedule.step
+        alone = _stretch(ranks) * computing
+        exchange = schedule.replay(network, ranks, hidden=False, turn=max(turn, 0.0)) - schedule.step
         print(
-            f"{ranks} ranks on {cores} cores: {on * 1e3:.2f} ms a step with the exchange of gradients, "
-            f"{off * 1e3:.2f} ms without ({stretched:.1f} times the processor time of a step); share of "
-            f"computing measured {off / on:.3f}, predicted {off / (off + exchange):.3f}",
+            f"{ranks} ranks on {cores} cores: {computing * 1e3:.2f} ms of processor time a step, "
+            f"{step * 1e3:.2f} ms with the exchange of gradients; a sum of ranks that compute costs "
+            f"{turn * 1e6:.0f} us; share of computing measured {alone / step:.3f}, predicted "
+            f"{alone / (alone + exchange):.3f}",
             flush=True,
         )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnsupportedRequestError,
     )
     from onward_client.types import (
+        BatchStatistics,
         CrossCheckStatistics,
         InferResult,
         ModelConfig,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         ModelMetadata,
         ModelParameters,
         ModelStatistics,
+        RepositoryEntry,
         ServerMetadata,
         TensorMetadata,
         TrainingEvaluation,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AuthenticationError",
+    "BatchStatistics",
     "CancelledError",
     "Client",
     "ClientError",
@@ -61,6 +64,7 @@ __all__ = [
     "ModelParameters",
     "ModelStatistics",
     "OverloadedError",
+    "RepositoryEntry",
     "ServerError",
     "ServerMetadata",
     "TensorMetadata",
@@ -73,6 +77,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "_async",
+    "BatchStatistics": "types",
     "Client": "_sync",
     "CrossCheckStatistics": "types",
     "InferResult": "types",
@@ -81,6 +86,7 @@ _HOMES = {
     "ModelMetadata": "types",
     "ModelParameters": "types",
     "ModelStatistics": "types",
+    "RepositoryEntry": "types",
     "ServerMetadata": "types",
     "TensorMetadata": "types",
     "TrainingEvaluation": "types",

@@ -75,6 +75,9 @@ class AsyncClient:
     config = later(ProtocolCalls.config)
     statistics = later(ProtocolCalls.statistics)
     cross_checks = later(ProtocolCalls.cross_checks)
+    repository = later(ProtocolCalls.repository)
+    load = later(ProtocolCalls.load)
+    unload = later(ProtocolCalls.unload)
     predict = later(ProtocolCalls.predict)
     infer = later(ProtocolCalls.infer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, final
@@ -19,12 +20,14 @@ from onward_client.errors import (
 )
 from onward_client.types import (
     Array,
+    BatchStatistics,
     CrossCheckStatistics,
     InferResult,
     ModelConfig,
     ModelMetadata,
     ModelStatistics,
     ParameterValue,
+    RepositoryEntry,
     ServerMetadata,
     TensorMetadata,
 )
@@ -34,6 +37,9 @@ __all__ = ["Inputs", "ProtocolCalls"]
 
 Inputs: TypeAlias = Mapping[str, Any] | Sequence[Any] | Array
 """Arrays (or Python lists and scalars) by name, by position, or the single input of a model."""
+
+# bool before int, which it is one of
+_PARAMETERS = ((bool, "bool_param"), (int, "int64_param"), (float, "double_param"), (str, "string_param"))
 
 
 @final
@@ -108,6 +114,58 @@ class ProtocolCalls:
         )
         return one(call, lambda found: tuple(map(_cross_check, found.statistics)), timeout)
 
+    def repository(
+        self, *, ready_only: bool = False, timeout: float | None = None
+    ) -> Conversation[tuple[RepositoryEntry, ...]]:
+        """The versions in the server's repository, with the reason where one is not ready."""
+        request = grpc_service_pb2.RepositoryIndexRequest(ready=ready_only)
+        call = _inference("RepositoryIndex", request, "the repository's index")
+        return one(call, lambda found: tuple(map(_entry, found.models)), timeout)
+
+    def load(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> Conversation[None]:
+        """Load a model, or load it again; the server has to allow it, and needs the role `manage`.
+
+        Args:
+            model: its name.
+            config: in the place of the repository's configuration.
+            files: contents by `<version>/<file>`, in the place of the model's folder; they need `config`.
+            timeout: seconds; None: the client's.
+
+        Raises:
+            InvalidRequestError: a field of `config`, a file's name, or a server that does not allow it.
+            ModelNotFoundError: no such model in the repository.
+            UnavailableError: it could not be loaded; what was served before stays.
+        """
+        request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if config is not None:
+            try:
+                request.parameters["config"].string_param = json.dumps(dict(config))
+            except (TypeError, ValueError) as error:
+                raise InvalidRequestError(f"config: {error}") from None
+        for name, content in (files or {}).items():
+            request.parameters[f"file:{name}"].bytes_param = content
+        call = _inference("RepositoryModelLoad", request, _subject("loading", model, ""))
+        return one(call, _nothing, timeout)
+
+    def unload(self, model: str, *, timeout: float | None = None) -> Conversation[None]:
+        """Stop serving a model; the server has to allow it, and needs the role `manage`.
+
+        Raises:
+            InvalidRequestError: the server does not allow it.
+            ModelNotFoundError: no such model.
+        """
+        request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        return one(
+            _inference("RepositoryModelUnload", request, _subject("unloading", model, "")), _nothing, timeout
+        )
+
     def predict(
         self,
         model: str,
@@ -115,6 +173,7 @@ class ProtocolCalls:
         outputs: Sequence[str] | None = None,
         version: str = "",
         timeout: float | None = None,
+        parameters: Mapping[str, ParameterValue] | None = None,
     ) -> Conversation[dict[str, Array]]:
         """Ask a model for its outputs.
 
@@ -127,6 +186,7 @@ class ProtocolCalls:
             outputs: names of the outputs wanted; None: all.
             version: "" for the latest.
             timeout: seconds; None: the client's.
+            parameters: of the request, such as `priority` (1 goes first).
 
         Returns:
             Arrays by name. BYTES come as object arrays of `bytes`, BF16 as float32.
@@ -140,7 +200,7 @@ class ProtocolCalls:
         """
 
         def calls() -> Calls[dict[str, Array]]:
-            result = yield from self._answered(model, inputs, outputs, version, "")
+            result = yield from self._answered(model, inputs, outputs, version, "", parameters)
             return result.outputs
 
         return Conversation(calls(), timeout)
@@ -153,9 +213,11 @@ class ProtocolCalls:
         version: str = "",
         timeout: float | None = None,
         request_id: str = "",
+        parameters: Mapping[str, ParameterValue] | None = None,
     ) -> Conversation[InferResult]:
         """Like `predict`, with everything that the answer tells."""
-        return Conversation(self._answered(model, inputs, outputs, version, request_id), timeout)
+        calls = self._answered(model, inputs, outputs, version, request_id, parameters)
+        return Conversation(calls, timeout)
 
     def forget(self, error: ClientError) -> None:
         """Drop cached metadata after an error that a changed model would explain."""
@@ -164,7 +226,13 @@ class ProtocolCalls:
                 self._metadata.clear()
 
     def _answered(
-        self, model: str, inputs: Inputs, outputs: Sequence[str] | None, version: str, request_id: str
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None,
+        version: str,
+        request_id: str,
+        parameters: Mapping[str, ParameterValue] | None,
     ) -> Calls[InferResult]:
         if isinstance(outputs, str):
             raise InvalidRequestError(f"outputs is the string {outputs!r}; give a list of names")
@@ -177,6 +245,8 @@ class ProtocolCalls:
                 for name in outputs or ()
             ],
         )
+        for name, parameter in (parameters or {}).items():
+            _set_parameter(request.parameters[name], name, parameter)
         named = yield from self._named(model, inputs, version)
         datatypes: dict[str, str] = {}
         if any(is_plain(value) for value in named.values()):
@@ -255,6 +325,10 @@ def _config(response: grpc_service_pb2.ModelConfigResponse) -> ModelConfig:
         config.backend,
         config.max_batch_size,
         {key: value.string_value for key, value in config.parameters.items()},
+        tuple(config.dynamic_batching.preferred_batch_size),
+        config.dynamic_batching.max_queue_delay_microseconds / 1e6,
+        sum(group.count for group in config.instance_group),
+        tuple(map(str, config.version_policy.specific.versions)),
     )
 
 
@@ -269,6 +343,25 @@ def _statistics(entry: grpc_service_pb2.ModelStatistics) -> ModelStatistics:
         counts.fail.ns / 1e9,
         counts.queue.ns / 1e9,
         counts.compute_infer.ns / 1e9,
+        counts.compute_input.ns / 1e9,
+        counts.compute_output.ns / 1e9,
+        entry.inference_count,
+        entry.execution_count,
+        entry.last_inference / 1e3,
+        counts.cache_hit.count,
+        counts.cache_hit.ns / 1e9,
+        counts.cache_miss.count,
+        counts.cache_miss.ns / 1e9,
+        tuple(
+            BatchStatistics(
+                batch.batch_size,
+                batch.compute_infer.count,
+                batch.compute_input.ns / 1e9,
+                batch.compute_infer.ns / 1e9,
+                batch.compute_output.ns / 1e9,
+            )
+            for batch in entry.batch_stats
+        ),
     )
 
 
@@ -289,6 +382,7 @@ def _cross_check(entry: cross_check_pb2.CrossCheckStatistics) -> CrossCheckStati
         entry.last_mismatch,
         entry.unchecked,
         entry.first_difference,
+        entry.last_unchecked,
     )
 
 
@@ -307,6 +401,26 @@ def _result(response: grpc_service_pb2.ModelInferResponse) -> InferResult:
         response.id,
         {key: _parameter(value) for key, value in response.parameters.items()},
     )
+
+
+def _entry(found: grpc_service_pb2.RepositoryIndexResponse.ModelIndex) -> RepositoryEntry:
+    return RepositoryEntry(found.name, found.version, found.state, found.reason)
+
+
+def _nothing(response: Any) -> None:
+    return None
+
+
+def _set_parameter(target: grpc_service_pb2.InferParameter, name: str, value: ParameterValue) -> None:
+    kind = next((field for kind, field in _PARAMETERS if isinstance(value, kind)), None)
+    if kind is None:
+        raise InvalidRequestError(
+            f"parameters[{name!r}] is a {type(value).__name__}; give a bool, an int, a float or a str"
+        )
+    try:
+        setattr(target, kind, value)
+    except ValueError as error:
+        raise InvalidRequestError(f"parameters[{name!r}]: {error}") from None
 
 
 def _parameter(value: grpc_service_pb2.InferParameter) -> ParameterValue:

@@ -75,6 +75,9 @@ class Client:
     config = now(ProtocolCalls.config)
     statistics = now(ProtocolCalls.statistics)
     cross_checks = now(ProtocolCalls.cross_checks)
+    repository = now(ProtocolCalls.repository)
+    load = now(ProtocolCalls.load)
+    unload = now(ProtocolCalls.unload)
     predict = now(ProtocolCalls.predict)
     infer = now(ProtocolCalls.infer)
 

@@ -370,6 +370,7 @@ def _job(found: Any) -> TrainingJob:
         found.resumable,
         found.sha256,
         found.data_hash,
+        found.last_event,
     )
 
 
@@ -399,6 +400,7 @@ def _evaluation(found: Any) -> TrainingEvaluation:
 
 
 def _lineage(found: Any) -> ModelLineage:
+    check = found.cross_check
     return ModelLineage(
         found.model,
         found.version,
@@ -411,6 +413,9 @@ def _lineage(found: Any) -> ModelLineage:
         found.sha256,
         found.promoted,
         found.withdrawn,
+        check.passed,
+        check.max_absolute_error,
+        check.difference,
     )
 
 

@@ -130,10 +130,82 @@ def statistics(
     Example:
       onward client statistics lenet5
     """
+    from onward_client.errors import UnsupportedRequestError
+
     with connected(address, timeout, key) as client:
         requests = [asdict(row) for row in client.statistics(model, model_version)]
-        checks = [asdict(row) for row in client.cross_checks(model, model_version)]
+        try:
+            checks = [asdict(row) for row in client.cross_checks(model, model_version)]
+        except UnsupportedRequestError:
+            checks = []  # another server of the protocol
     print(json.dumps({"requests": requests, "cross_checks": checks}))
+
+
+@app.command()
+def repository(
+    ready: Annotated[bool, typer.Option("--ready", help="Only versions that take requests.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+    timeout: Timeout = 60.0,
+    key: Key = None,
+) -> None:
+    """List the versions in the server's repository, one JSON object a line, and why one is not ready.
+
+    \b
+    Example:
+      onward client repository
+    """
+    with connected(address, timeout, key) as client:
+        for entry in client.repository(ready_only=ready):
+            print(json.dumps(asdict(entry)))
+
+
+@app.command()
+def load(
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option(help="JSON in the place of the model's config.toml.", show_default=False)
+    ] = None,
+    address: Address = DEFAULT_ADDRESS,
+    timeout: Timeout = 600.0,
+    key: Key = None,
+) -> None:
+    """Load a model, or load it again, where the server's model_control is explicit.
+
+    \b
+    Example:
+      onward client load lenet5
+    """
+    settings = None
+    if config is not None:
+        try:
+            settings = json.loads(config.read_text("utf-8"))
+        except OSError as error:
+            fail(f"{config}: cannot be read: {error.strerror}")
+        except ValueError as error:
+            fail(f"{config}: not JSON: {error}")
+        if not isinstance(settings, dict):
+            fail(f"{config}: not a JSON object")
+    with connected(address, timeout, key) as client:
+        client.load(model, config=settings)
+    print("loaded")
+
+
+@app.command()
+def unload(
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    address: Address = DEFAULT_ADDRESS,
+    timeout: Timeout = 60.0,
+    key: Key = None,
+) -> None:
+    """Stop serving a model, where the server's model_control is explicit.
+
+    \b
+    Example:
+      onward client unload lenet5
+    """
+    with connected(address, timeout, key) as client:
+        client.unload(model)
+    print("unloaded")
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:

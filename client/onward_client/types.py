@@ -10,6 +10,7 @@ import numpy as np
 
 __all__ = [
     "Array",
+    "BatchStatistics",
     "CrossCheckStatistics",
     "InferResult",
     "ModelConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelParameters",
     "ModelStatistics",
     "ParameterValue",
+    "RepositoryEntry",
     "ServerMetadata",
     "TensorMetadata",
     "TrainingEvaluation",
@@ -54,13 +56,26 @@ class ModelMetadata:
 @final
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """How a model is served; `parameters` holds the engine and the cross-check's settings."""
+    """How a model is served.
+
+    Attributes:
+        max_batch_size: rows that are computed together at most; 0: requests are not joined.
+        parameters: from an Onward server the engine and the cross-check's settings.
+        preferred_batch_sizes: rows that wait for no more.
+        max_queue_delay: seconds that a request waits for others at most.
+        instances: how many copies run at once at most.
+        versions: those that take requests, where the server says which.
+    """
 
     name: str
     platform: str
     backend: str
     max_batch_size: int
     parameters: Mapping[str, str]
+    preferred_batch_sizes: tuple[int, ...]
+    max_queue_delay: float
+    instances: int
+    versions: tuple[str, ...]
 
 
 @final
@@ -75,8 +90,29 @@ class ServerMetadata:
 
 @final
 @dataclass(frozen=True, slots=True)
+class BatchStatistics:
+    """Runs with one number of rows: how many, and their total times in seconds."""
+
+    rows: int
+    count: int
+    input_seconds: float
+    compute_seconds: float
+    output_seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """Counts of requests since the server started and their total times in seconds."""
+    """Counts of requests since the server started and their total times in seconds.
+
+    Attributes:
+        queue_seconds, input_seconds, compute_seconds, output_seconds: parts of `success_seconds`.
+        inference_count: rows computed; a batch of n is n.
+        execution_count: runs.
+        last_inference: when the latest request was answered, in seconds since 1970; 0: there was none.
+        cache_hits, cache_misses: of the response cache, and the seconds that looking there took.
+        batches: runs by their number of rows.
+    """
 
     name: str
     version: str
@@ -86,6 +122,27 @@ class ModelStatistics:
     fail_seconds: float
     queue_seconds: float
     compute_seconds: float
+    input_seconds: float
+    output_seconds: float
+    inference_count: int
+    execution_count: int
+    last_inference: float
+    cache_hits: int
+    cache_hit_seconds: float
+    cache_misses: int
+    cache_miss_seconds: float
+    batches: tuple[BatchStatistics, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RepositoryEntry:
+    """A version in a server's repository: its state (`READY` or `UNAVAILABLE`), and why it is not ready."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
 
 
 @final
@@ -98,7 +155,8 @@ class CrossCheckStatistics:
         on_mismatch: log, fail or prefer-onnxruntime.
         requests: requests computed.
         checks: requests that both engines computed; passed + failed.
-        skipped: requests that the policy did not select.
+        skipped: requests that the policy did not select, or that the witness could not compute within its
+            limits.
         dropped: shadow checks that were given up.
         max_absolute_error: largest difference between finite elements.
         max_relative_error: largest difference relative to onnxruntime's element.
@@ -106,6 +164,7 @@ class CrossCheckStatistics:
         unchecked: how many of those skipped the witness could not compute within its limits.
         first_difference: where the engines parted when a mismatch was computed again node by node; empty: it
             was not, or they agreed.
+        last_unchecked: why the witness could not compute the latest of those that are unchecked.
     """
 
     model: str
@@ -123,6 +182,7 @@ class CrossCheckStatistics:
     last_mismatch: str
     unchecked: int = 0
     first_difference: str = ""
+    last_unchecked: str = ""
 
 
 @final
@@ -163,6 +223,7 @@ class TrainingJob:
         figures: loss and metrics, the latest of each.
         resumable: whether there is a checkpoint.
         sha256, data_hash: of the model's file, and of the data; empty before it is completed.
+        last_event: number of the latest event.
     """
 
     id: str
@@ -182,6 +243,7 @@ class TrainingJob:
     resumable: bool
     sha256: str
     data_hash: str
+    last_event: int
 
 
 @final
@@ -222,7 +284,14 @@ class TrainingEvaluation:
 @final
 @dataclass(frozen=True, slots=True)
 class ModelLineage:
-    """Where a version of a model comes from; `withdrawn` is 0 where it was not rolled back."""
+    """Where a version of a model comes from.
+
+    Attributes:
+        promoted, withdrawn: seconds since 1970; `withdrawn` is 0 where it was not rolled back.
+        agrees: whether the engines agreed when it was promoted.
+        max_absolute_error: the largest difference between them.
+        difference: the first node or output that differed.
+    """
 
     model: str
     version: str
@@ -235,6 +304,9 @@ class ModelLineage:
     sha256: str
     promoted: float
     withdrawn: float
+    agrees: bool
+    max_absolute_error: float
+    difference: str
 
 
 @final

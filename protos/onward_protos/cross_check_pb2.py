@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fonward_protos/cross_check.proto\x12\tonward.v1\"A\n\x14GetStatisticsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"L\n\x15GetStatisticsResponse\x12\x33\n\nstatistics\x18\x01 \x03(\x0b\x32\x1f.onward.v1.CrossCheckStatistics\"\xc6\x02\n\x14\x43rossCheckStatistics\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x13\n\x0bon_mismatch\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0e\n\x06\x63hecks\x18\x06 \x01(\x04\x12\x0e\n\x06passed\x18\x07 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x04\x12\x0f\n\x07skipped\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x1a\n\x12max_absolute_error\x18\x0b \x01(\x01\x12\x1a\n\x12max_relative_error\x18\x0c \x01(\x01\x12\x15\n\rlast_mismatch\x18\r \x01(\t\x12\x11\n\tunchecked\x18\x0e \x01(\x04\x12\x18\n\x10\x66irst_difference\x18\x0f \x01(\t2i\n\x11\x43rossCheckService\x12T\n\rGetStatistics\x12\x1f.onward.v1.GetStatisticsRequest\x1a .onward.v1.GetStatisticsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fonward_protos/cross_check.proto\x12\tonward.v1\"A\n\x14GetStatisticsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"L\n\x15GetStatisticsResponse\x12\x33\n\nstatistics\x18\x01 \x03(\x0b\x32\x1f.onward.v1.CrossCheckStatistics\"\xde\x02\n\x14\x43rossCheckStatistics\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x13\n\x0bon_mismatch\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0e\n\x06\x63hecks\x18\x06 \x01(\x04\x12\x0e\n\x06passed\x18\x07 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x04\x12\x0f\n\x07skipped\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x1a\n\x12max_absolute_error\x18\x0b \x01(\x01\x12\x1a\n\x12max_relative_error\x18\x0c \x01(\x01\x12\x15\n\rlast_mismatch\x18\r \x01(\t\x12\x11\n\tunchecked\x18\x0e \x01(\x04\x12\x18\n\x10\x66irst_difference\x18\x0f \x01(\t\x12\x16\n\x0elast_unchecked\x18\x10 \x01(\t2i\n\x11\x43rossCheckService\x12T\n\rGetStatistics\x12\x1f.onward.v1.GetStatisticsRequest\x1a .onward.v1.GetStatisticsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATISTICSRESPONSE']._serialized_start=113
   _globals['_GETSTATISTICSRESPONSE']._serialized_end=189
   _globals['_CROSSCHECKSTATISTICS']._serialized_start=192
-  _globals['_CROSSCHECKSTATISTICS']._serialized_end=518
-  _globals['_CROSSCHECKSERVICE']._serialized_start=520
-  _globals['_CROSSCHECKSERVICE']._serialized_end=625
+  _globals['_CROSSCHECKSTATISTICS']._serialized_end=542
+  _globals['_CROSSCHECKSERVICE']._serialized_start=544
+  _globals['_CROSSCHECKSERVICE']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

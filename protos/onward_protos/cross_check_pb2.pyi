@@ -21,7 +21,7 @@ class GetStatisticsResponse(_message.Message):
     def __init__(self, statistics: _Optional[_Iterable[_Union[CrossCheckStatistics, _Mapping]]] = ...) -> None: ...
 
 class CrossCheckStatistics(_message.Message):
-    __slots__ = ("model_name", "model_version", "policy", "on_mismatch", "requests", "checks", "passed", "failed", "skipped", "dropped", "max_absolute_error", "max_relative_error", "last_mismatch", "unchecked", "first_difference")
+    __slots__ = ("model_name", "model_version", "policy", "on_mismatch", "requests", "checks", "passed", "failed", "skipped", "dropped", "max_absolute_error", "max_relative_error", "last_mismatch", "unchecked", "first_difference", "last_unchecked")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class CrossCheckStatistics(_message.Message):
     LAST_MISMATCH_FIELD_NUMBER: _ClassVar[int]
     UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     FIRST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     policy: str
@@ -52,4 +53,5 @@ class CrossCheckStatistics(_message.Message):
     last_mismatch: str
     unchecked: int
     first_difference: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., policy: _Optional[str] = ..., on_mismatch: _Optional[str] = ..., requests: _Optional[int] = ..., checks: _Optional[int] = ..., passed: _Optional[int] = ..., failed: _Optional[int] = ..., skipped: _Optional[int] = ..., dropped: _Optional[int] = ..., max_absolute_error: _Optional[float] = ..., max_relative_error: _Optional[float] = ..., last_mismatch: _Optional[str] = ..., unchecked: _Optional[int] = ..., first_difference: _Optional[str] = ...) -> None: ...
+    last_unchecked: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., policy: _Optional[str] = ..., on_mismatch: _Optional[str] = ..., requests: _Optional[int] = ..., checks: _Optional[int] = ..., passed: _Optional[int] = ..., failed: _Optional[int] = ..., skipped: _Optional[int] = ..., dropped: _Optional[int] = ..., max_absolute_error: _Optional[float] = ..., max_relative_error: _Optional[float] = ..., last_mismatch: _Optional[str] = ..., unchecked: _Optional[int] = ..., first_difference: _Optional[str] = ..., last_unchecked: _Optional[str] = ...) -> None: ...

@@ -49,7 +49,7 @@ from onward_server.dataplane.messages import (
 from onward_server.dataplane.shared_memory import Placement, SharedMemory
 from onward_server.errors import RequestError
 from onward_server.settings import Limits
-from onward_server.statuses import cut
+from onward_server.statuses import cut, public_reason
 
 __all__ = [
     "PLATFORM",
@@ -361,9 +361,10 @@ def check_statistics(model: ServedModel) -> CrossCheckStatistics:
         dropped=counts.dropped,
         max_absolute_error=counts.max_absolute_error,
         max_relative_error=counts.max_relative_error,
-        last_mismatch=counts.last_mismatch,
-        first_difference=counts.first_difference,
+        last_mismatch=public_reason(counts.last_mismatch),
+        first_difference=public_reason(counts.first_difference),
         unchecked=counts.unchecked,
+        last_unchecked=public_reason(counts.last_unchecked),
     )
 
 

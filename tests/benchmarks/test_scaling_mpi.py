@@ -57,6 +57,15 @@ def test_ranks_that_share_cores_take_turns_at_copying() -> None:
     assert shared.all_reduce(1e6, 4) == pytest.approx(2 * alone.all_reduce(1e6, 4))
 
 
+def test_ranks_that_share_cores_take_turns_at_computing() -> None:
+    """Before the backward pass and behind it all ranks are needed."""
+    together = even(10).replay(FAST, 2, hidden=False)
+    assert even(10).replay(FAST, 2, hidden=False, turn=1e-3) == pytest.approx(together + 2e-3, rel=1e-3)
+    # a turn is no shorter than the sum itself
+    slow = Network(1e-2, 1e9)
+    assert even(10).replay(slow, 2, hidden=False, turn=1e-3) == even(10).replay(slow, 2, hidden=False)
+
+
 def test_the_schedule_of_a_network_is_measured() -> None:
     schedule = schedules(["mlp"], 3)["mlp"]
     ready = [at for at, _ in schedule.buckets]

@@ -41,7 +41,9 @@ def test_help_has_examples(onward: Onward, command: str) -> None:
     assert f"onward {command}" in done.out
 
 
-@pytest.mark.parametrize("command", ["predict", "metadata", "ready", "statistics"])
+@pytest.mark.parametrize(
+    "command", ["predict", "metadata", "ready", "statistics", "repository", "load", "unload"]
+)
 def test_help_of_the_client_has_examples(onward: Onward, command: str) -> None:
     done = onward("client", command, "--help")
     assert done.code == 0
@@ -506,3 +508,10 @@ def test_client_commands_against_a_server(
         assert "nothing" in refused.err
         counts = json.loads(onward("client", "statistics", "iris", *at).out)
         assert counts["cross_checks"][0]["passed"] == 3
+        assert json.loads(onward("client", "repository", *at).out)["state"] == "READY"
+        refused = onward("client", "load", "iris", *at)
+        assert refused.code == 2
+        assert "model_control" in refused.err
+        (tmp_path / "config.json").write_text("[1]")
+        refused = onward("client", "load", "iris", "--config", tmp_path / "config.json", *at)
+        assert refused.err == f"error: {tmp_path / 'config.json'}: not a JSON object\n"

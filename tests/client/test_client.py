@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from onnx import TensorProto
 
 import onward_client
@@ -24,8 +29,11 @@ from onward_client import (
     ModelNotFoundError,
     OverloadedError,
     UnavailableError,
+    _calls,
+    _training,
     errors,
 )
+from onward_protos import cross_check_pb2, grpc_service_pb2, training_pb2
 from onward_server import ServerThread
 from serving import FLOAT_PAIR, RIGHT, engines, identity, put, settings, two_by_two
 
@@ -216,7 +224,9 @@ def test_health_metadata_and_configuration(client: Client) -> None:
         ("a", "FP32", (-1, 3)),
         ("b", "FP32", (-1, 3)),
     ]
-    assert client.config("arithmetic").parameters["cross_check.policy"] == "every"
+    config = client.config("arithmetic")
+    assert config.parameters["cross_check.policy"] == "every"
+    assert (config.instances, config.versions) == (2, ("1", "2"))
 
 
 def test_statistics_and_cross_checks(client: Client) -> None:
@@ -231,6 +241,115 @@ def test_statistics_and_cross_checks(client: Client) -> None:
     assert counts() == (before[0] + 1, before[1] + 1)
     assert {entry.name for entry in client.statistics()} >= {"arithmetic", "fp32"}
     assert len(client.cross_checks("arithmetic")) == 2
+
+
+def test_the_repository_says_why_a_version_is_not_ready(client: Client) -> None:
+    entries = {(entry.name, entry.version): entry for entry in client.repository()}
+    assert entries["arithmetic", "2"].state == "READY"
+    assert entries["broken", "1"].state == "UNAVAILABLE"
+    assert "model.onnx" in entries["broken", "1"].reason
+    assert ("broken", "1") not in {(e.name, e.version) for e in client.repository(ready_only=True)}
+    with pytest.raises(InvalidRequestError, match="model_control"):
+        client.load("arithmetic")
+
+
+def test_models_are_loaded_and_unloaded(repository: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    explicit = settings(repository, model_control="explicit", startup_models=[])
+    with ServerThread(explicit, RIGHT) as server, Client(server.address, timeout=30) as client:
+        assert not client.model_ready("m")
+        client.load("m", config={"batching": {"max_batch": 4, "preferred": [2], "max_delay_ms": 1.5}})
+        config = client.config("m")
+        assert (config.max_batch_size, config.preferred_batch_sizes, config.max_queue_delay) == (
+            4,
+            (2,),
+            0.0015,
+        )
+        client.predict("m", FLOAT_PAIR)
+        (found,) = client.statistics("m")
+        assert [(batch.rows, batch.count) for batch in found.batches] == [(2, 1)]
+        assert (found.inference_count, found.execution_count) == (2, 1)
+        assert abs(found.last_inference - time.time()) < 60
+        client.load("n", config={}, files={"1/model.onnx": two_by_two().SerializeToString()})
+        assert client.model_ready("n")
+        client.unload("m")
+        assert not client.model_ready("m")
+        with pytest.raises(ModelNotFoundError):
+            client.load("nobody")
+        with pytest.raises(InvalidRequestError, match="config: "):
+            client.load("m", config={"batching": {1, 2}})
+
+
+def test_requests_have_parameters(client: Client) -> None:
+    client.predict("arithmetic", FLOAT_PAIR, parameters={"priority": 1})
+    with pytest.raises(InvalidRequestError, match="priority"):
+        client.predict("arithmetic", FLOAT_PAIR, parameters={"priority": "high"})
+    with pytest.raises(InvalidRequestError, match=r"parameters\['priority'\] is a list"):
+        client.predict("arithmetic", FLOAT_PAIR, parameters={"priority": [1]})  # type: ignore[dict-item]
+    with pytest.raises(InvalidRequestError, match=r"parameters\['priority'\]: "):
+        client.predict("arithmetic", FLOAT_PAIR, parameters={"priority": 1 << 70})
+
+
+def filled(message: Any, numbers: Iterator[int]) -> list[tuple[str, Any]]:
+    """Give every field of a message a value that no other has; their paths and values."""
+    found: list[tuple[str, Any]] = []
+    for field in message.DESCRIPTOR.fields:
+        number = next(numbers)
+        value: Any = {"string": f"text {number}", "bool": True}.get(_KINDS[field.type], number)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            getattr(message, field.name)[f"key {number}"] = number
+            found.append((field.name, number))
+        elif field.message_type is not None:
+            part = getattr(message, field.name)
+            below = filled(part.add() if field.is_repeated else part, numbers)
+            found += [(f"{field.name}.{name}", inner) for name, inner in below]
+        elif field.is_repeated:
+            getattr(message, field.name).append(value)
+            found.append((field.name, value))
+        else:
+            setattr(message, field.name, value)
+            found.append((field.name, value))
+    return found
+
+
+_KINDS = {number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()}
+
+
+def held(value: Any) -> list[Any]:
+    """All values in what the client returns, however deep."""
+    if is_dataclass(value):
+        return held([getattr(value, field.name) for field in fields(value)])
+    if isinstance(value, Mapping):
+        return held(list(value.values()))
+    if isinstance(value, np.ndarray):
+        return held(value.ravel().tolist())
+    return [x for entry in value for x in held(entry)] if isinstance(value, (list, tuple)) else [value]
+
+
+@pytest.mark.parametrize(
+    ("message", "convert", "same_as_others"),
+    [
+        (cross_check_pb2.CrossCheckStatistics, _calls._cross_check, ""),
+        (
+            grpc_service_pb2.ModelStatistics,
+            _calls._statistics,
+            "(queue|compute_.*|batch.*compute_.*put).count",
+        ),
+        (grpc_service_pb2.RepositoryIndexResponse.ModelIndex, _calls._entry, ""),
+        (training_pb2.Job, _training._job, ""),
+        (training_pb2.Lineage, _training._lineage, ""),
+        (training_pb2.Evaluation, _training._evaluation, ""),
+    ],
+)
+def test_no_field_of_an_answer_is_dropped(message: Any, convert: Any, same_as_others: str) -> None:
+    sent = message()
+    values = filled(sent, itertools.count(1000))
+    known = held(convert(sent))
+    for name, value in values:
+        forms = [value] if isinstance(value, (str, bool)) else [value, value / 1e3, value / 1e9]
+        assert any(form in known for form in forms) or (
+            same_as_others and re.search(same_as_others, name) is not None
+        ), name
 
 
 async def test_the_asyncio_client_does_the_same(server: ServerThread) -> None:
@@ -248,6 +367,7 @@ async def test_the_asyncio_client_does_the_same(server: ServerThread) -> None:
         assert (await client.config("arithmetic")).backend == "onward"
         assert await client.statistics("arithmetic")
         assert await client.cross_checks("arithmetic")
+        assert await client.repository()
         with pytest.raises(ModelNotFoundError) as caught:
             await client.predict("nobody", FLOAT_PAIR)
         assert caught.value.__suppress_context__

@@ -139,6 +139,37 @@ def test_threads_move_exchanges_on_while_nobody_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_rank_that_waits_leaves_the_core_to_the_one_that_computes(tmp_path: Path) -> None:
+    """On one core, of which the library does not know: it sees two slots for two ranks."""
+    program = """
+        import os, time
+        import numpy as np
+        from onward.parallel import world
+
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        ranks, block = world(), np.zeros(1)
+        for meet in (
+            ranks.barrier,
+            lambda: ranks.all_reduce_wait(ranks.all_reduce_start(block)),
+            lambda: ranks.broadcast(block, 1),
+        ):
+            ranks.barrier()
+            before = time.process_time()
+            while ranks.rank == 1 and time.process_time() < before + 0.5:
+                pass
+            meet()
+            if ranks.rank == 0:
+                print(time.process_time() - before)
+    """
+    done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    spent = [float(line) for line in done.stdout.split()]
+    assert len(spent) == 3
+    assert max(spent) < 0.25, spent
+
+
+@pytest.mark.slow
 def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
     done = train(tmp_path, 2, "--data", "csv:none.csv", "--target", "y")
     assert done.returncode == 2

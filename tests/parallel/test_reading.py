@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from onward.data import (
     ArrayRows,
     Augmentation,
+    IterableBatches,
     StreamLoader,
     fit_in_one_pass,
     load_image_folder,
+    open_parquet,
     parse_augmentation,
 )
 from onward.data.rows import Rows, Samples
@@ -30,10 +34,11 @@ Y = np.arange(COUNT) % 3
 
 
 class Counted(Rows):
-    """Rows that note which of them were read; 20 at a time where they are in blocks."""
+    """Rows that note which of them were read; in blocks of 20, which may be read whole, or single."""
 
-    def __init__(self, blocks: bool, weights: Any = None) -> None:
+    def __init__(self, blocks: bool, weights: Any = None, *, whole: bool = False) -> None:
         self.name = "counted"
+        self.whole_blocks = whole
         self.taken: list[int] = []
         self._rows = ArrayRows({"input": X}, Y, weights)
         self._blocks = np.append(np.arange(0, COUNT, 20), COUNT) if blocks else None
@@ -49,12 +54,13 @@ class Counted(Rows):
         return self._blocks
 
 
-@pytest.mark.parametrize("blocks", [False, True], ids=["single", "blocks"])
-@pytest.mark.parametrize(("batch", "ranks"), [(16, 2), (50, 3), (3, 4), (67, 2)])
+@pytest.mark.parametrize("kind", ["single", "blocks", "whole blocks"])
+@pytest.mark.parametrize(("batch", "ranks"), [(16, 2), (50, 3), (3, 4), (67, 2), (17, 16)])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_rank_reads_its_rows_alone(blocks: bool, batch: int, ranks: int, drop_last: bool) -> None:
+def test_a_rank_reads_its_rows_alone(kind: str, batch: int, ranks: int, drop_last: bool) -> None:
     def loader() -> StreamLoader:
-        made = StreamLoader(Counted(blocks), batch, 5, drop_last=drop_last)
+        rows = Counted(kind != "single", whole=kind == "whole blocks")
+        made = StreamLoader(rows, batch, 5, drop_last=drop_last)
         made.rows.taken.clear()  # type: ignore[attr-defined]
         return made
 
@@ -84,6 +90,80 @@ def test_a_rank_reads_its_rows_alone(blocks: bool, batch: int, ranks: int, drop_
         dealt += found
     every = loader().order(0)[: len(loader()) * batch]
     assert sorted(int(i) for b in dealt for i in b.indices) == sorted(every.tolist())
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("memory", [1, 4, 256])
+def test_blocks_that_are_read_whole_are_divided(ranks: int, memory: int, monkeypatch: Any) -> None:
+    """Read by two ranks are blocks that they share, and that of the last batch, of three samples."""
+    block_bytes = 20 * (5 * 4 + 8)
+    monkeypatch.setattr("onward.data.stream._LANES_BYTES", memory * block_bytes)
+    monkeypatch.setattr("onward.data.stream._WINDOW_BYTES", 2 * block_bytes)
+    side_by_side = min(ranks, memory, 16)
+
+    def loader(shuffle: bool = True) -> StreamLoader:
+        made = StreamLoader(Counted(True, whole=True), 16, 5, shuffle=shuffle, prefetch=0)
+        made.rows.taken.clear()  # type: ignore[attr-defined]
+        return made
+
+    whole = loader()
+    wanted = [batch.indices for batch in whole.epoch(2)]
+    assert sorted(np.concatenate(wanted)) == list(range(COUNT))
+    np.testing.assert_array_equal(np.concatenate(wanted), whole.order(2))
+    blocks = -(-COUNT // 20)
+    read = []
+    for rank in range(ranks):
+        own = loader()
+        list(own.shares(2, 0, rank, ranks))
+        read.append({row // 20 for row in own.rows.taken})  # type: ignore[attr-defined]
+    assert set().union(*read) == set(range(blocks))
+    assert sum(map(len, read)) <= (blocks + side_by_side) * (ranks // side_by_side) + ranks
+    # an epoch goes on from anywhere with the same batches
+    for start in (1, 7, 25):
+        for found, rows in zip(loader().epoch(2, start), wanted[start:], strict=True):
+            np.testing.assert_array_equal(found.indices, rows)
+            np.testing.assert_array_equal(found.inputs["input"], X[rows])
+    dealt = []
+    for rank in range(ranks):
+        own = loader(shuffle=False)
+        list(own.dealt(rank, ranks))
+        dealt += sorted({row // 20 for row in own.rows.taken})  # type: ignore[attr-defined]
+    assert len(dealt) <= blocks + max(blocks // 4, ranks)
+
+
+def test_a_group_of_a_parquet_file_is_read_by_one_rank(tmp_path: Path, monkeypatch: Any) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(0)
+    columns = {"a": rng.standard_normal(4000), "b": rng.standard_normal(4000), "y": np.arange(4000) % 3}
+    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet", row_group_size=250)
+    groups: list[tuple[int, int]] = []
+    own = threading.local()
+    read = parquet.ParquetFile.read_row_group
+
+    def noted(self: Any, group: int, *args: Any, **options: Any) -> Any:
+        groups.append((own.rank, group))
+        return read(self, group, *args, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", noted)
+
+    def trained(ranks: ThreadCommunicator | None) -> dict[str, float]:
+        own.rank = 0 if ranks is None else ranks.rank
+        trainer = Trainer(zoo.mlp(input_shape=(2,), num_classes=3), threads=1, parallel=ranks)
+        rows = open_parquet(tmp_path / "t.parquet", "y")
+        row = trainer.fit(StreamLoader(rows, 64, prefetch=0), progress=False).rows[0]
+        own.rank += 10
+        return {**row, **trainer.evaluate(StreamLoader(rows, 64, shuffle=False, prefetch=0))}
+
+    found = run_ranks(4, trained)
+    assert found[0] == found[3]
+    # besides a quarter: the first and the last, of which probes are taken; to evaluate, one that two share
+    for rank in range(4):
+        assert len({group for who, group in groups if who == rank} - {0, 15}) <= 4
+        assert len({group for who, group in groups if who == rank + 10} - {0}) <= 5
+    assert {group for who, group in groups if who < 10} == set(range(16))
+    for key, value in trained(None).items():
+        np.testing.assert_allclose(found[0][key], value, rtol=2e-5, err_msg=key)
 
 
 def test_batches_that_are_mixed_are_read_whole() -> None:
@@ -188,3 +268,77 @@ def test_ranks_that_see_other_files_are_named(photos: Path, tmp_path: Path) -> N
                 (photos, other)[ranks.rank], 4, read_files=Group(ranks).read_files
             ),
         )
+
+
+def pieces(count: int, size: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    return [(X[i : i + size], Y[i : i + size]) for i in range(0, count, size)]
+
+
+def with_generator(ranks: ThreadCommunicator | None, data: Any, **fit: Any) -> tuple[Any, ...]:
+    model = zoo.mlp(input_shape=(5,), num_classes=3)
+    trainer = Trainer(model, metrics=["accuracy"], threads=1, parallel=ranks)
+    rows = trainer.fit(data, validation=data, epochs=2, progress=False, **fit).rows
+    return trainer.weights(), rows, trainer.evaluate(data)
+
+
+def test_a_function_makes_the_batches_of_a_rank() -> None:
+    """Rank 1 has the second half of each batch, one sample less of the last, and nothing of two batches."""
+    whole = pieces(70, 10)
+    taken: list[tuple[int, int]] = []
+
+    def batches(rank: int, ranks: int) -> Any:
+        assert ranks == 2
+        for number, (x, y) in enumerate(whole[: 7 - 2 * rank]):
+            taken.append((rank, number))
+            yield (x[:6], y[:6]) if rank == 0 else (x[6:], y[6:])
+
+    wanted = with_generator(None, lambda: iter([*whole[:5], *((x[:6], y[:6]) for x, y in whole[5:])]))
+    results = run_ranks(2, lambda ranks: with_generator(ranks, batches))
+    for weights, rows, measured in results:
+        for key, array in wanted[0].items():
+            np.testing.assert_allclose(weights[key], array, rtol=1e-4, atol=2e-6, err_msg=key)
+        for row, expected in zip(rows, wanted[1], strict=True):
+            assert row["val_accuracy"] == pytest.approx(expected["val_accuracy"], rel=1e-6)
+            assert row["loss"] == pytest.approx(expected["loss"], rel=2e-5)
+            assert row["accuracy"] == pytest.approx(expected["accuracy"], rel=1e-6)
+        assert measured["loss"] == pytest.approx(wanted[2]["loss"], rel=2e-5)
+    assert {number for rank, number in taken if rank == 1} == set(range(5))
+
+
+def test_a_function_for_a_rank_is_told_the_epoch_and_works_alone() -> None:
+    told: list[tuple[int, int, int]] = []
+
+    def batches(epoch: int, *, rank: int, ranks: int) -> Any:
+        told.append((epoch, rank, ranks))
+        return pieces(20, 10)
+
+    with_generator(None, batches, steps_per_epoch=2)
+    assert set(told) == {(0, 0, 1), (1, 0, 1)}
+
+
+def test_a_generator_for_all_ranks_is_warned_of() -> None:
+    def work(ranks: ThreadCommunicator) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            if ranks.rank == 0:  # filters are of the process: only the rank that warns changes them
+                warnings.simplefilter("always")
+            trainer = Trainer(zoo.mlp(input_shape=(5,), num_classes=3), threads=1, parallel=ranks)
+            trainer.fit(lambda: iter(pieces(20, 10)), progress=False)
+        return [str(each.message) for each in found]
+
+    told = [text for each in run_ranks(2, work) for text in each]
+    assert len(told) == 1
+    assert "each of 2 ranks goes through all batches of <lambda>" in told[0]
+    assert "`rank` and `ranks`" in told[0]
+
+
+def test_a_rank_without_batches_and_half_a_signature_are_refused() -> None:
+    def none_for_one(rank: int, ranks: int) -> Any:
+        return pieces(20, 10) if rank == 0 else []
+
+    with pytest.raises(DataError, match=r"none_for_one \(rank 1 of 2\) gives no batches"):
+        run_ranks(2, lambda ranks: with_generator(ranks, none_for_one))
+    with pytest.raises(ConfigError, match="has a parameter 'rank' alone"):
+        with_generator(None, lambda rank: pieces(20, 10))
+    own = IterableBatches(lambda rank, ranks: pieces(20, 10), "input")
+    with pytest.raises(ConfigError, match=r"batches of rank 0 of 1, on rank [01] of 2: give IterableBatches"):
+        run_ranks(2, lambda ranks: with_generator(ranks, own))

@@ -91,11 +91,13 @@ class Batches(ABC):
         batch_size: samples in a batch; the last of an epoch may have fewer.
         seed: of the order.
         checked: whether all samples have been looked at; else each batch is, when it is served.
+        divided: whether batches are those of one rank alone: the rank's shares of what the run calls batches.
     """
 
     batch_size: int
     seed: int
     checked: bool = False
+    divided: bool = False
 
     @property
     @abstractmethod
@@ -120,9 +122,13 @@ class Batches(ABC):
                 yield batch.part(rank, ranks)
 
     def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
-        """Every `ranks`-th batch of the first epoch, from number `rank` on: whole batches, dealt out."""
+        """Whole batches of the first epoch, dealt out in turns: see `run`."""
         with contextlib.closing(self.epoch(0)) as batches:
             yield from itertools.islice(batches, rank, None, ranks)
+
+    def run(self, ranks: int) -> int:
+        """How many batches in a row `dealt` gives to one of so many ranks."""
+        return 1
 
     @property
     def repeatable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -10,7 +11,7 @@ import numpy as np
 
 from onward.data._files import PathLike, optional_module, reading
 from onward.data.dataset import Array
-from onward.data.rows import Indices, Rows, Samples, joined
+from onward.data.rows import Indices, Rows, Samples, add_samples, joined
 from onward.errors import ConfigError, DataError
 
 __all__ = ["ParquetRows", "open_parquet"]
@@ -19,6 +20,8 @@ __all__ = ["ParquetRows", "open_parquet"]
 @final
 class ParquetRows(Rows):
     """Rows of a Parquet or Arrow (.arrow, .feather) file, read by its row groups.
+
+    The groups of a Parquet file are compressed: a row is not to be had without its group.
 
     Args:
         path: the file.
@@ -57,6 +60,7 @@ class ParquetRows(Rows):
         if not len(self):
             raise DataError(f"{path}: there are no rows")
         self._kept: tuple[int, Samples] | None = None
+        self.whole_blocks = not file.mapped
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -104,6 +108,14 @@ class ParquetRows(Rows):
 
     def blocks(self) -> Indices:
         return np.unique(self._bounds)
+
+    def fingerprint(self) -> str:
+        """sha256 (hexadecimal) over what the file says of its groups, and the first and last row."""
+        digest = hashlib.sha256(repr((self._columns, self._target, self._weight)).encode())
+        digest.update(self._opened().summary().encode())
+        for row in np.unique([0, len(self) - 1]):
+            add_samples(digest, self.read(np.array([row])))
+        return digest.hexdigest()
 
     def read(self, indices: Indices) -> Samples:
         groups = np.searchsorted(self._bounds, indices, side="right") - 1
@@ -175,6 +187,15 @@ def _taken(samples: Samples, places: Indices) -> Samples:
     )
 
 
+def _range_of(column: Any) -> str:
+    known = column.statistics
+    return (
+        f"{column.total_compressed_size} {known.min}..{known.max}"
+        if known is not None and known.has_min_max
+        else ""
+    )
+
+
 def _kind(arrow: Any, column: Any) -> str | None:
     types = arrow.types
     if types.is_list(column) or types.is_fixed_size_list(column):
@@ -211,6 +232,28 @@ class _Groups:
                 raise DataError(f"{path}: not a readable Parquet or Arrow file ({error})") from None
         self.columns = list(schema.names)
         self.numeric = {field.name: _kind(arrow, field.type) for field in schema}
+
+    @property
+    def mapped(self) -> bool:
+        """Whether rows are had from the file without reading the rest of their group."""
+        return self._ipc is not None
+
+    def summary(self) -> str:
+        """Names and types of the columns; sizes of the groups, and their ranges of values where known."""
+        if self._ipc is not None:
+            return repr((str(self._ipc.schema), self.sizes))
+        meta = self._parquet.metadata
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        return repr(
+            (
+                str(self._parquet.schema_arrow),
+                [
+                    [group.num_rows, group.total_byte_size, *map(_range_of, map(group.column, columns))]
+                    for group in groups
+                    for columns in [range(group.num_columns)]
+                ],
+            )
+        )
 
     def read(self, group: int, columns: Sequence[str]) -> dict[str, Any]:
         with reading(self._path):

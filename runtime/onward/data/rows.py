@@ -35,9 +35,11 @@ class Rows(ABC):
 
     Attributes:
         name: of the data, in messages.
+        whole_blocks: whether all of a block is read where any of it is asked for.
     """
 
     name: str
+    whole_blocks: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -73,6 +75,13 @@ class PartRows(Rows):
 
     def __init__(self, whole: Rows, indices: Indices) -> None:
         self.name, self._whole, self.indices = whole.name, whole, indices
+        self.whole_blocks = whole.whole_blocks
+
+    def fingerprint(self) -> str:
+        """Samples are looked at where that does not read blocks of them; else which they are, and of what."""
+        if not self.whole_blocks:
+            return super().fingerprint()
+        return hashlib.sha256(self._whole.fingerprint().encode() + self.indices.tobytes()).hexdigest()
 
     def numbers(self, indices: Indices) -> Indices:
         return self._whole.numbers(self.indices[indices])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import inspect
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ __all__ = ["IterableBatches", "Kind", "StreamLoader", "batches_of"]
 
 _SAMPLE = 32
 _WINDOW_BYTES = 32 << 20
+_LANES, _LANES_BYTES = 64, 256 << 20
+_DEALT_BLOCKS = 4
+"""Of what is dealt out, blocks in a row: a batch that begins in one of the next rank's is read by both."""
 
 
 @final
@@ -63,6 +67,10 @@ class StreamLoader(Batches):
     a `Loader`. Otherwise blocks of rows that stand together are shuffled, and some blocks at a time, 32 MiB
     of them and at least one, are a window, whose rows are shuffled: memory holds two windows. `epoch(e, k)`
     goes on from batch k with the bytes of an uninterrupted run, without reading the windows before it.
+
+    Where a block is read whole, as of Parquet, up to 64 windows are open at a time, side by side: as many as
+    256 MiB hold, a power of two. Each has its part of each batch, so that ranks as many, or fewer, each read
+    blocks of their own, and the order does not depend on how many there are.
 
     NaN, labels out of range and the like raise DataError when their window is read; it names the row.
 
@@ -115,7 +123,9 @@ class StreamLoader(Batches):
         self._augment_input = None if augment is None else image_input(self._sample, None)
         raw = rows.read(first)
         arrays = [*raw.inputs.values(), *(a for a in (raw.targets, raw.weights) if a is not None)]
-        self._window_rows = max(1, _WINDOW_BYTES // max(1, sum(a.nbytes for a in arrays) // len(first)))
+        row_bytes = max(1, sum(a.nbytes for a in arrays) // len(first))
+        self._lanes = self._side_by_side(row_bytes) if shuffle else 1
+        self._window_rows = max(1, _WINDOW_BYTES // row_bytes // self._lanes)
 
     @property
     def sample(self) -> Dataset:
@@ -140,18 +150,40 @@ class StreamLoader(Batches):
         """
         if self._augment is not None and self._augment.mixes:
             return super().shares(epoch, start_batch, rank, ranks)
-        return ahead(self._batches(epoch, start_batch, _Part(rank, ranks, shared=True)), self._prefetch)
+        return ahead(self._batches(epoch, start_batch, _Part(rank, ranks)), self._prefetch)
 
     def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
-        """Every `ranks`-th batch of the first epoch, from number `rank` on; rows of others are not read."""
+        """Batches of the first epoch, dealt out in turns: see `run`; rows of others are not read."""
         return ahead(self._batches(0, 0, _Part(rank, ranks, shared=False)), self._prefetch)
+
+    def run(self, ranks: int) -> int:
+        """How many batches in a row `dealt` gives to one of so many ranks: some blocks of them."""
+        if not self.rows.whole_blocks:
+            return 1
+        return min(-(-len(self) // ranks), _DEALT_BLOCKS * (self._largest_block() // self.batch_size + 1))
+
+    def _largest_block(self) -> int:
+        bounds = self.rows.blocks()
+        return 1 if bounds is None else int(np.diff(bounds).max())
+
+    def _side_by_side(self, row_bytes: int) -> int:
+        """How many windows are open at a time."""
+        bounds = self.rows.blocks()
+        if bounds is None or not self.rows.whole_blocks:
+            return 1
+        fitting = _LANES_BYTES // (self._largest_block() * row_bytes)
+        most = max(1, min(_LANES, len(bounds) - 1, self.batch_size, fitting))
+        return 1 << most.bit_length() - 1
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of epoch `epoch` in the order in which they are served: int64 [N]."""
-        return np.concatenate([window.rows[window.order] for window in self._windows(epoch, 0)])
+        found = np.empty(len(self.rows), np.int64)
+        for window in self._windows(epoch, 0):
+            found[window.places] = window.rows[window.order]
+        return found
 
     def _windows(self, epoch: int, start: int) -> Iterator[_Window]:
-        """The windows of an epoch from the one on that holds the sample in place `start`."""
+        """The windows of an epoch that reach place `start`, by the batches in which they begin."""
         count, bounds = len(self.rows), self.rows.blocks()
         if bounds is None:
             everything = permutation(count, self.seed, epoch) if self._shuffle else np.arange(count)
@@ -159,26 +191,51 @@ class StreamLoader(Batches):
             for place in range(first, count, self.batch_size):
                 wanted = everything[place : place + self.batch_size]
                 rows = np.sort(wanted)
-                yield _Window(place, rows, np.searchsorted(rows, wanted))
+                yield _Window(rows, np.searchsorted(rows, wanted), place + np.arange(len(wanted)))
             return
         blocks = np.arange(len(bounds) - 1)
         if self._shuffle:
             blocks = permutation(len(blocks), self.seed, epoch)
-        sizes = np.diff(bounds)
-        place = number = begin = 0
-        held = 0
-        for at, block in enumerate(blocks):
-            held += int(sizes[block])
-            if held < self._window_rows and at + 1 < len(blocks):
+        lanes = (self._lane(epoch, start, lane, bounds, blocks) for lane in range(self._lanes))
+        yield from heapq.merge(*lanes, key=lambda window: int(window.places[0]) // self.batch_size)
+
+    def _lane(
+        self, epoch: int, start: int, lane: int, bounds: NDArray[np.int64], blocks: NDArray[np.int64]
+    ) -> Iterator[_Window]:
+        """The windows of one lane, which serves its share of each batch.
+
+        Args:
+            epoch, start: as of `_windows`.
+            lane: its number.
+            bounds: of all blocks.
+            blocks: their order in the epoch; the lane has the rows of some of them that follow each other.
+        """
+        full, rest = divmod(len(self.rows), self.batch_size)
+        share, tail = (Share.of(size, lane, self._lanes) for size in (self.batch_size, rest))
+        begin = full * share.first + tail.first
+        end = begin + full * share.count + tail.count
+        starts = np.cumsum(np.append(0, np.diff(bounds)[blocks]))
+        inside = np.flatnonzero((starts[:-1] < end) & (starts[1:] > begin))
+        done = number = 0
+        parts: dict[int, NDArray[np.int64]] = {}
+        for at in inside:
+            first, last = max(starts[at], begin) - starts[at], min(starts[at + 1], end) - starts[at]
+            parts[int(blocks[at])] = bounds[blocks[at]] + np.arange(first, last)
+            held = sum(map(len, parts.values()))
+            if held < self._window_rows and at != inside[-1]:
                 continue
-            if place + held > start:
-                rows = np.concatenate(
-                    [np.arange(bounds[b], bounds[b + 1]) for b in np.sort(blocks[begin : at + 1])]
-                )
-                stream = (epoch + 1 << 32) + number
+            batch, within = np.divmod(done + np.arange(held), share.count)
+            places = np.where(
+                batch < full,
+                batch * self.batch_size + share.first + within,
+                full * self.batch_size + tail.first + done + np.arange(held) - full * share.count,
+            )
+            if places[-1] >= start:
+                rows = np.concatenate([parts[block] for block in sorted(parts)])
+                stream = (epoch + 1 << 32) + (lane << 24) + number
                 order = permutation(held, self.seed, stream) if self._shuffle else np.arange(held)
-                yield _Window(place, rows, order)
-            place, number, begin, held = place + held, number + 1, at + 1, 0
+                yield _Window(rows, order, places)
+            done, number, parts = done + held, number + 1, {}
 
     def _batches(
         self, epoch: int, start_batch: int, whose: _Part | None = None
@@ -190,38 +247,43 @@ class StreamLoader(Batches):
             if self._workers
             else (self._read(rows) for rows in wanted)
         )
-        left: list[tuple[Samples, NDArray[np.int64]]] = []
-        open_ = -1
+        opened: list[_Opened] = []
         try:
             for window, samples in zip(windows, read, strict=True):
-                for number in np.unique(window.batches):
-                    if left and number != open_:
-                        yield self._batch(left, epoch, open_, whose)
-                        left = []
-                    open_ = int(number)
-                    part = window.order[window.batches == number]
-                    left.append((_taken(samples, part), window.rows[part]))
-            if left:
-                yield self._batch(left, epoch, open_, whose)
+                yield from self._complete(opened, window.first, epoch, whose)
+                opened.append(_Opened(window, samples))
+            yield from self._complete(opened, None, epoch, whose)
         finally:
             read.close()
+
+    def _complete(
+        self, opened: list[_Opened], end: int | None, epoch: int, whose: _Part | None
+    ) -> Iterator[Batch]:
+        """Batches from windows that are read, before number `end`. Used ones are dropped."""
+        while opened:
+            number = min(each.next for each in opened)
+            if end is not None and number >= end:
+                return
+            parts = sorted((each for each in opened if each.next == number), key=lambda each: each.place)
+            yield self._batch([each.take() for each in parts], epoch, number, whose)
+            opened[:] = [each for each in opened if not each.empty]
 
     def _asked(self, epoch: int, start_batch: int, whose: _Part | None) -> Iterator[_Asked]:
         """Of each window the rows that are asked for; windows with none are left out."""
         start, end = start_batch * self.batch_size, len(self) * self.batch_size
         for window in self._windows(epoch, start):
-            places = window.place + np.arange(len(window.order))
-            wanted = (places >= start) & (places < end)
-            batches, within = np.divmod(places, self.batch_size)
+            batches, within = np.divmod(window.places, self.batch_size)
+            wanted = (window.places >= start) & (window.places < end)
             if whose is not None:
-                wanted &= whose.has(batches, within, self._sizes(batches))
+                wanted &= whose.has(batches, within, self._sizes(batches), self.run(whose.ranks))
             if not wanted.any():
                 continue
+            first = int(batches[0])
             if wanted.all():
-                yield _Asked(window.rows, window.order, batches)
+                yield _Asked(window.rows, window.order, window.places, batches, first)
                 continue
             read, order = np.unique(window.order[wanted], return_inverse=True)
-            yield _Asked(window.rows[read], order, batches[wanted])
+            yield _Asked(window.rows[read], order, window.places[wanted], batches[wanted], first)
 
     def _sizes(self, batches: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many samples batches of these numbers have."""
@@ -248,40 +310,75 @@ class StreamLoader(Batches):
 @final
 @dataclass(frozen=True)
 class _Part:
-    """What a rank takes: a share of each batch, or every `ranks`-th batch."""
+    """What a rank takes: a share of each batch, or some batches in turn."""
 
     rank: int
     ranks: int
-    shared: bool
+    shared: bool = True
 
     def has(
-        self, batches: NDArray[np.int64], within: NDArray[np.int64], sizes: NDArray[np.int64]
+        self, batches: NDArray[np.int64], within: NDArray[np.int64], sizes: NDArray[np.int64], run: int
     ) -> NDArray[np.bool_]:
         """Which samples are its own, by their batch, their place in it, and its size: see `Share.of`."""
         if not self.shared:
-            return batches % self.ranks == self.rank
+            return batches // run % self.ranks == self.rank
         first, last = sizes * self.rank // self.ranks, sizes * (self.rank + 1) // self.ranks
         return np.where(first < last, (first <= within) & (within < last), within == 0)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """Rows, ascending, that are read; in what order they are served, and in which batches."""
+class _Window:
+    """Rows, ascending, that are read at once; in what order they are served, and in which places of the
+    epoch, which ascend."""
 
     rows: NDArray[np.int64]
     order: NDArray[np.int64]
-    batches: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Window:
-    """Rows, ascending, that are read at once; what place of the epoch they begin at, and in what order."""
+class _Asked:
+    """What is asked for of a window, and in which batches; the first batch of the whole window."""
 
-    place: int
     rows: NDArray[np.int64]
     order: NDArray[np.int64]
+    places: NDArray[np.int64]
+    batches: NDArray[np.int64]
+    first: int
+
+
+@final
+class _Opened:
+    """A window that is read, and how far its batches have been served."""
+
+    def __init__(self, window: _Asked, samples: Samples) -> None:
+        self._window, self._samples = window, samples
+        self._numbers, starts = np.unique(window.batches, return_index=True)
+        self._starts = np.append(starts, len(window.order))
+        self._at = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether all have been served."""
+        return self._at == len(self._numbers)
+
+    @property
+    def next(self) -> int:
+        """The number of the next batch."""
+        return int(self._numbers[self._at])
+
+    @property
+    def place(self) -> int:
+        """Where its part of that batch begins."""
+        return int(self._window.places[self._starts[self._at]])
+
+    def take(self) -> tuple[Samples, NDArray[np.int64]]:
+        """Its part of the next batch, and which rows these are."""
+        part = self._window.order[self._starts[self._at] : self._starts[self._at + 1]]
+        self._at += 1
+        return _taken(self._samples, part), self._window.rows[part]
 
 
 @final
@@ -313,6 +410,9 @@ class IterableBatches(Batches):
 
     A generator can be gone through once. Each epoch takes the next `steps` of it; it cannot be resumed.
 
+    A function with parameters `rank` and `ranks` makes the batches of one rank alone: what all have in a step
+    is one batch of the run. Ranks may have different numbers of batches and of samples in them.
+
     Args:
         data: where batches come from.
         input: the name of an input that has none of its own.
@@ -322,6 +422,7 @@ class IterableBatches(Batches):
         shuffle: whether a list is shuffled.
         kind: what the targets mean.
         prefetch: how many batches a thread makes before they are asked for.
+        rank, ranks: what a function is told that makes the batches of one rank.
 
     Raises:
         ConfigError: a generator without `steps`.
@@ -338,15 +439,21 @@ class IterableBatches(Batches):
         shuffle: bool = True,
         kind: Kind = Kind(),
         prefetch: int = 2,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         check_seed(seed)
         if steps is not None and steps < 1:
             raise ConfigError(f"steps_per_epoch must be at least 1, got {steps}")
+        self.rank, self.ranks = rank, ranks
+        self.divided = _divides(data)
         self.seed, self._input, self._kind, self._prefetch = seed, input, kind, prefetch
         self._shuffle = shuffle
         self._data = data
         self._once = isinstance(data, Iterator)
         self._name = getattr(data, "__name__", type(data).__name__)
+        if self.divided:
+            self._name += f" (rank {rank} of {ranks})"
         if self._once and steps is None:
             raise ConfigError(
                 "a generator does not say how many batches it has: give steps_per_epoch, or a function that "
@@ -360,7 +467,29 @@ class IterableBatches(Batches):
             self._data = itertools.chain([first], data)  # type: ignore[arg-type]
         batch, self._sample = self._checked(first, 0, 0, 0)
         self.batch_size = len(batch)
-        self._steps = steps if steps is not None else self._count()
+        self._steps = self._own = steps if steps is not None else self._count()
+        self._everyone: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call the data."""
+        return self._name
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are a list of batches."""
+        return isinstance(self._data, list)
+
+    def agree(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Let an epoch be as long as that of the rank with most batches, and batches those of all ranks.
+
+        Args:
+            gather: gives the values of all ranks in their order; each rank calls this.
+        """
+        everyone = gather((self._own, self.batch_size, self._sample.digest()))
+        self._steps = max(own for own, _, _ in everyone)
+        self.batch_size = sum(size for _, size, _ in everyone)
+        self._everyone = hashlib.sha256("".join(digest for _, _, digest in everyone).encode()).hexdigest()
 
     @property
     def sample(self) -> Dataset:
@@ -370,7 +499,9 @@ class IterableBatches(Batches):
         return self._steps
 
     def digest(self) -> str:
-        """Of all batches of a list; else of the first one alone."""
+        """Of all batches of a list; else of the first one alone, or the first of each rank."""
+        if self._everyone is not None:
+            return self._everyone
         digest = hashlib.sha256()
         items: Iterable[Any] = self._data if isinstance(self._data, list) else ()
         for number, item in enumerate(items):
@@ -393,18 +524,22 @@ class IterableBatches(Batches):
             raise ConfigError(f"no batch {start_batch} in epoch {epoch}: an epoch has {self._steps} batches")
         return ahead(self._batches(epoch, start_batch), self._prefetch)
 
+    def dealt(self, rank: int, ranks: int) -> Generator[Batch, None, None]:
+        """The batches of the first epoch that are this rank's; of batches for all, every `ranks`-th."""
+        return self.epoch(0) if self.divided else super().dealt(rank, ranks)
+
     def _batches(self, epoch: int, start_batch: int) -> Generator[Batch, None, None]:
         items = iter(self._data if self._once else self._fresh(epoch))  # type: ignore[arg-type]
         row = 0
         try:
-            for number in range(self._steps):
+            for number in range(self._own):
                 if self._once and number < start_batch:
                     continue
                 item = next(items, _END)
                 if item is _END:
                     raise DataError(
                         f"{self._name} ended after {number:,} batches of epoch {epoch + 1}, an epoch has "
-                        f"{self._steps:,}"
+                        f"{self._own:,}"
                         + (
                             "; let it go on for ever, or train fewer epochs or steps_per_epoch"
                             if self._once
@@ -430,7 +565,8 @@ class IterableBatches(Batches):
         if _indexed_batches(data):
             return (data[i] for i in range(len(data)))
         if callable(data) and not hasattr(data, "__iter__"):
-            found: Iterable[Any] = data(epoch) if _takes_epoch(data) else data()
+            whose = {"rank": self.rank, "ranks": self.ranks} if self.divided else {}
+            found: Iterable[Any] = data(epoch, **whose) if _takes_epoch(data) else data(**whose)
             return found
         return iter(data)
 
@@ -483,6 +619,8 @@ def batches_of(
     kind: Kind = Kind(),
     prefetch: int = 2,
     workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Batches | None:
     """What serves `data` in batches; None where they are arrays or a data set, which are in memory.
 
@@ -494,6 +632,7 @@ def batches_of(
         seed, shuffle: of the order.
         kind: what the targets mean.
         prefetch, workers: see `StreamLoader`.
+        rank, ranks: see `IterableBatches`.
 
     Raises:
         ConfigError, DataError: see `StreamLoader` and `IterableBatches`.
@@ -521,7 +660,17 @@ def batches_of(
             "worker processes read map-style data sets and files; what a generator makes, it makes in one "
             "place: leave workers at 0, a thread goes ahead of the run"
         )
-    return IterableBatches(data, input, steps=steps, seed=seed, shuffle=shuffle, kind=kind, prefetch=prefetch)
+    return IterableBatches(
+        data,
+        input,
+        steps=steps,
+        seed=seed,
+        shuffle=shuffle,
+        kind=kind,
+        prefetch=prefetch,
+        rank=rank,
+        ranks=ranks,
+    )
 
 
 def _indexed_batches(data: Any) -> bool:
@@ -529,14 +678,40 @@ def _indexed_batches(data: Any) -> bool:
     return any(each.__name__ == "PyDataset" for each in type(data).__mro__)
 
 
-def _takes_epoch(function: Callable[..., Any]) -> bool:
+_WHOSE = ("rank", "ranks")
+
+
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+    if not callable(function) or hasattr(function, "__iter__"):
+        return {}
     try:
-        parameters = inspect.signature(function).parameters.values()
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return False
+        return {}
+
+
+def _takes_epoch(function: Callable[..., Any]) -> bool:
     return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters
+        p.default is p.empty
+        and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and p.name not in _WHOSE
+        for p in _parameters(function).values()
     )
+
+
+def _divides(data: Any) -> bool:
+    """Whether a function makes the batches of one rank.
+
+    Raises:
+        ConfigError: it takes the rank, and not how many there are, or the other way around.
+    """
+    found = [name for name in _WHOSE if name in _parameters(data)]
+    if len(found) == 1:
+        raise ConfigError(
+            f"{getattr(data, '__name__', type(data).__name__)} has a parameter {found[0]!r} alone; a "
+            "function that makes the batches of one rank takes both, `rank` and `ranks`"
+        )
+    return bool(found)
 
 
 def _taken(samples: Samples, places: NDArray[np.int64]) -> Samples:

@@ -17,7 +17,7 @@ from onward.errors import DataError
 __all__ = ["fit_in_one_pass"]
 
 _ROUND = 1024
-"""Batches that are measured before ranks tell each other what they found."""
+"""About how many batches are measured before ranks tell each other what they found."""
 
 
 def fit_in_one_pass(
@@ -60,10 +60,15 @@ def fit_in_one_pass(
         if normalise and array.ndim > 1 and dtype.kind != "b":
             moments[name] = _Moments()
     with contextlib.closing(batches.dealt(rank, ranks)) as served:
-        for begin in range(0, len(batches), _ROUND):
+        run = batches.run(ranks)
+        turn = run * ranks
+        size = turn * max(1, _ROUND // turn)
+        for begin in range(0, len(batches), size):
             own = {}
-            end = min(begin + _ROUND, len(batches))
-            for number in range(begin + (rank - begin) % ranks, end, ranks):
+            end = min(begin + size, len(batches))
+            for number in range(begin, end):
+                if number // run % ranks != rank:
+                    continue
                 batch = next(served)
                 own[number] = {
                     name: _measured(plain[name].apply(batch.inputs[name]), batch.weights) for name in moments

@@ -85,29 +85,31 @@ class MPICommunicator:
 
     def all_reduce_start(self, array: Array) -> Any:
         """Begin to replace an array by its sum over all ranks."""
-        return self._communicator.Iallreduce(self._mpi.IN_PLACE, array)
+        return self._communicator.Iallreduce(self._mpi.IN_PLACE, array), array.nbytes
 
     def all_reduce_wait(self, pending: Any) -> None:
         """Wait until a sum is there."""
-        pending.Wait()
+        request, nbytes = pending
+        _await(request, naps=nbytes <= _SHORT)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         """Replace an array by that of a rank."""
+        self.barrier()
         flat = array.reshape(-1).view("u1")
         for start in range(0, flat.size, _PIECE):
             self._communicator.Bcast(flat[start : start + _PIECE], root)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self._communicator.Barrier()
+        _await(self._communicator.Ibarrier(), naps=True)
 
     def all_to_all_start(self, sent: Array, received: Array) -> Any:
         """Begin to give a piece to each rank, and to take one from each."""
-        return self._communicator.Ialltoall(sent, received)
+        return self._communicator.Ialltoall(sent, received), sent.nbytes
 
     def all_gather_start(self, array: Array) -> Any:
         """Begin to take the other ranks' pieces."""
-        return self._communicator.Iallgather(self._mpi.IN_PLACE, array)
+        return self._communicator.Iallgather(self._mpi.IN_PLACE, array), array.nbytes
 
     def calls(self, operation: Operation) -> Calls:
         """An operation for plans: by address where the library's C interface can be called."""
@@ -160,6 +162,9 @@ class MPICommunicator:
 
 _PAUSE = 5e-4
 """Seconds between looks at what is under way, of 15 us each; what is waited for is looked at all the time."""
+_SHORT = 1 << 16
+"""Bytes of a message that is there at once when the last rank has come."""
+_PATIENCE, _NAP = 5e-3, 1e-3
 _NATIVE = ("MPI_Iallreduce", "MPI_Ialltoall", "MPI_Iallgather", "MPI_Test")
 _PIECE = 1 << 28
 """Bytes of a message: MPI counts in 32 bits."""
@@ -213,6 +218,27 @@ def together(exit_code: Callable[[BaseException], int]) -> Iterator[None]:
         if tells:
             raise
         raise SystemExit(exit_code(error)) from None
+
+
+def _await(request: Any, *, naps: bool) -> None:
+    """Wait, and leave the core to others meanwhile: one of them may be the rank that is waited for.
+
+    MPI libraries look all the time where they do not know that ranks are more than the cores, as in a
+    container with a part of the machine, and take half of a core's time from the rank that computes.
+
+    Args:
+        request: of mpi4py.
+        naps: sleep from time to time where it takes long; not where messages have to be moved on.
+    """
+    end = time.monotonic() + _PATIENCE
+    while not request.Test():
+        if naps and time.monotonic() > end:
+            time.sleep(_NAP)
+        else:
+            _yield()
+
+
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 def _library() -> Any:

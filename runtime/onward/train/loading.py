@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
-from onward.data import Batches, Loader, batches_of
+from onward.data import Batches, IterableBatches, Loader, batches_of
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
+from onward.parallel import Group
 from onward.train.feeding import Inputs, Samples, as_dataset, kind_for, parts_of, rows_of, split_off
 from onward.train.losses import Loss
 
@@ -24,11 +26,13 @@ class Loading:
         inputs: of the model.
         losses: by output.
         seed: of the order of samples.
+        group: ranks that train one model.
     """
 
     inputs: Sequence[TensorSpec]
     losses: Mapping[str, Loss]
     seed: int
+    group: Group | None = None
 
     def training(
         self,
@@ -64,7 +68,7 @@ class Loading:
                 )
             if steps is not None or workers:
                 raise ConfigError("a loader has its own steps and workers: give it those")
-            return data, validation
+            return self._on_ranks(data), validation
         if isinstance(data, tuple):
             if targets is not None:
                 raise ConfigError("there are targets in the tuple, and others beside it: give one of them")
@@ -83,6 +87,8 @@ class Loading:
                 kind=kind_for(self.losses),
                 prefetch=prefetch,
                 workers=workers,
+                rank=0 if self.group is None else self.group.rank,
+                ranks=1 if self.group is None else self.group.size,
             )
         if found is not None:
             if weights is not None or split:
@@ -90,7 +96,7 @@ class Loading:
                     "samples that are read as they are needed bring their own weights, as (inputs, targets, "
                     "weights), and cannot be cut by validation_split: give validation_data"
                 )
-            return found, validation
+            return self._on_ranks(found), validation
         if steps is not None or workers:
             raise ConfigError(
                 "steps_per_epoch and workers are for data that are not in memory: these have their own length"
@@ -102,6 +108,26 @@ class Loading:
                 raise ConfigError("give validation data or validation_split, not both")
             dataset, validation = split_off(dataset, split)
         return Loader(dataset, size, self.seed, shuffle=shuffle), validation
+
+    def _on_ranks(self, found: Batches) -> Batches:
+        """The same, where ranks have agreed on it."""
+        group = self.group
+        if group is None or not isinstance(found, IterableBatches):
+            return found
+        if found.divided:
+            if (found.rank, found.ranks) != (group.rank, group.size):
+                raise ConfigError(
+                    f"these are the batches of rank {found.rank} of {found.ranks}, on rank {group.rank} of "
+                    f"{group.size}: give IterableBatches `rank` and `ranks`"
+                )
+            found.agree(group.gather)
+        elif not found.in_memory and group.rank == 0:
+            warnings.warn(
+                f"each of {group.size} ranks goes through all batches of {found.name} and keeps its share; "
+                "a function with parameters `rank` and `ranks` makes those of one rank, and spares that",
+                stacklevel=4,
+            )
+        return found
 
     def measuring(
         self, data: Samples | Inputs, targets: Array | None, weights: Array | None, size: int

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from onward.autodiff import TrainingStep, UpdateCount
 from onward.data import Batch, Batches
+from onward.data.batches import Share
 from onward.engine import StepSession
 from onward.errors import ConfigError, TrainingError
 from onward.graph import Array
@@ -142,7 +144,29 @@ class Run:
         """This rank's shares of the batches of an epoch, which counts from 1, from a position on."""
         if self.group is None:
             return self.loader.epoch(epoch - 1, position)
+        if self.loader.divided:
+            return self._own_batches(self.group, epoch, position)
         return self.loader.shares(epoch - 1, position, self.group.rank, self.group.size)
+
+    def _own_batches(self, group: Group, epoch: int, position: int) -> Generator[Batch, None, None]:
+        """A rank's own batches as its shares: ranks tell each other how many samples they have of each."""
+        spare = self.loader.sample
+        batch = Batch(
+            spare.inputs,
+            spare.targets,
+            np.zeros(len(spare), np.int64) if spare.rows is None else spare.rows,
+            spare.weights,
+        )
+        with contextlib.closing(self.loader.epoch(epoch - 1, position)) as served:
+            for _ in range(position, len(self.loader)):
+                own = next(served, None)
+                counts = np.zeros(group.size, np.int64)
+                counts[group.rank] = 0 if own is None else len(own)
+                counts = group.sum(counts)
+                batch = batch.part(0, len(batch)) if own is None else own
+                first = int(counts[: group.rank].sum())
+                share = Share(first, int(counts[group.rank]), int(counts.sum()))
+                yield replace(batch, share=share)
 
     def inputs(
         self, batch: Batch, position: int, step: int, rate: float, updates: UpdateCount

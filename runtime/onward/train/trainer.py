@@ -250,7 +250,7 @@ class Trainer:
         self.step: TrainingStep = self._new_step(None)
         self._session = self._step_session()
         self._inference = Session(self._model, engine=engine, threads=threads, options=options)
-        self._loading = Loading(self.inputs, losses, seed)
+        self._loading = Loading(self.inputs, losses, seed, self._group)
         self._evaluations: dict[bool, tuple[Session, Mapping[str, str], Mapping[str, str]]] = {}
         self.history = History()
         self.stopped = ""

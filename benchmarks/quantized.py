@@ -6,8 +6,8 @@ Networks are quantised here by onnxruntime.quantization (QDQ, activations uint8 
 channel) from random weights and data; `bert_weights`, an encoder of BERT's kind and MiniLM's size, has int8
 weights alone (`onward.passes.quantize_weights`), which both sides multiply as floats. The three runs take
 turns; onnxruntime has all optimisations and as many intra-op threads as we have. `--cpu` compares processor
-time, which other processes disturb less. Goals: at most 1.0 of onnxruntime's int8 time, and 0.5 of our float32
-where activations are integers too.
+time, which other processes disturb less. Goals: at most 1.0 of onnxruntime's int8 time, and 0.5 of our own
+float32 where activations are integers too.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from onward.passes.fold_shapes import fold_shapes, unpack_sequences
 from onward.passes.functions import with_functions
 from onward.passes.half_precision import to_half
 from onward.passes.lora import Adapter, LoRA, adapters_of, add_lora, merge_lora, open_adapters
+from onward.passes.open_batch import open_batch
 from onward.passes.preparation import detach_preparation, detach_table, prepend_preparation
 from onward.passes.quantization import in_floats, in_integers
 from onward.passes.quantize_dynamic import quantize_dynamic
@@ -44,6 +45,7 @@ __all__ = [
     "merge_lora",
     "new_head",
     "open_adapters",
+    "open_batch",
     "prepend_preparation",
     "quantize_dynamic",
     "quantize_static",

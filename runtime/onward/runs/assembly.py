@@ -28,7 +28,7 @@ from onward.passes import (
     samples_first,
 )
 from onward.runs.config import ModelTable, RunConfig
-from onward.runs.fixing import fixed
+from onward.runs.fixing import fixed, opened
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
     Averaging,
@@ -85,11 +85,13 @@ class Base:
         model: what takes prepared inputs.
         prepared: what its metadata say of them.
         classes: the names of its classes, if it says any.
+        opened: whether the file takes one sample at a time, and this model a batch.
     """
 
     model: ir.Model
     prepared: Prepared
     classes: tuple[str, ...] | None
+    opened: bool = False
 
 
 @final
@@ -208,18 +210,20 @@ def lora_of(run: RunConfig, model: ir.Model, base: Base | None) -> tuple[LoRA | 
 
 
 def _base(name: str, table: ModelTable | None = None) -> Base:
-    model = load(name)
+    model, batched = load(name), None
     if table is not None:
         model = fixed(model, table.shapes, table.constants)
         model = samples_first(model, _sample_axes(model, table.sample_axis))
+        batched = opened(model)
     provenance = read_provenance(model)
+    model = model if batched is None else batched
     prepared = Prepared.of(provenance)
     if prepared.inside:
         changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
         model = detach_preparation(model, changed)
         if (columns := prepared.preparation.table) is not None:
             model = detach_table(model, columns)
-    return Base(model, prepared, _classes_of(provenance))
+    return Base(model, prepared, _classes_of(provenance), opened=batched is not None)
 
 
 def _sample_axes(model: ir.Model, given: Sequence[str]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The ten scripts of tests/keras under Onward and under Keras 3 (torch): figures over seeds, side by side.
 
-ONWARD_TORCH_PYTHON=... python -m benchmarks.keras_scripts [--seeds N] [--only NAME]
+ONWARD_TORCH_PYTHON=... python -m benchmarks.keras_scripts [--seeds N] [--only NAME ...]
 
 Accuracy on samples that training did not see, mean over the seeds; for `regression` the loss.
 """
@@ -24,7 +24,7 @@ import json, os, sys
 os.environ["KERAS_BACKEND"] = "torch"
 sys.path.insert(0, sys.argv[1])
 import keras, numpy as np, scripts, torch
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 data = dict(np.load(sys.argv[2]))
 for line in sys.stdin:
     name, seed = json.loads(line)
@@ -38,7 +38,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only")
+    parser.add_argument("--only", nargs="+", metavar="NAME")
     options = parser.parse_args()
     python = os.environ.get("ONWARD_TORCH_PYTHON")
     if not python:
@@ -60,7 +60,7 @@ def main() -> None:
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
-        for name in [options.only] if options.only else scripts.TRAINED:
+        for name in options.only or scripts.TRAINED:
             figure = "loss" if name == "regression" else "accuracy"
             ours: list[float] = []
             theirs: list[float] = []

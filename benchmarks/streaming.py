@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -52,13 +53,14 @@ class _Turns(train.Callback):
     def on_step_end(self, run: Run) -> None:
         self._done += 1
         if self._done % self._steps == 0:
-            self._pipe.send(time.perf_counter() - self._begin)
+            ended = np.array([time.perf_counter(), time.process_time()])
+            self._pipe.send(ended - self._begin)
             self._wait()
 
     def _wait(self) -> None:
         if not self._pipe.recv():
             raise KeyboardInterrupt
-        self._begin = time.perf_counter()
+        self._begin = np.array([time.perf_counter(), time.process_time()])
 
 
 def _make(folder: Path, samples: int) -> None:
@@ -123,7 +125,7 @@ def main() -> None:
             theirs.close()
             sides.append((ours, process))
         (stream, streaming), (memory, remembering) = sides
-        seconds: list[tuple[float, float]] = []
+        seconds: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         while True:
             stream.send(True)
             streamed = stream.recv()
@@ -136,14 +138,16 @@ def main() -> None:
         for process in (streaming, remembering):
             process.join()
     timed = np.array(seconds[1:])
-    ratio = timed[:, 0].sum() / timed[:, 1].sum()
-    rate = len(timed) * options.turn * options.batch / timed.sum(axis=0)
+    clock, processor = timed[:, :, 0], timed[:, :, 1].sum(axis=0)
+    ratio = clock[:, 0].sum() / clock[:, 1].sum()
+    rate = len(timed) * options.turn * options.batch / clock.sum(axis=0)
     print(
         f"lenet5 on {options.gigabytes:g} GB of float32 {list(_SHAPE)}, batch {options.batch}, "
         f"{options.threads} thread(s), {len(timed)} turns of {options.turn} steps; load "
         f"{os.getloadavg()[0]:.1f}\n"
         f"streamed {rate[0]:,.0f} samples/s, in memory {rate[1]:,.0f}; time {ratio:.3f} of in memory "
-        f"(median of turns {np.median(timed[:, 0] / timed[:, 1]):.3f})\n"
+        f"(median of turns {np.median(clock[:, 0] / clock[:, 1]):.3f}); processor time, the reading thread's "
+        f"included, {processor[0] / processor[1]:.3f} of in memory\n"
         f"peak resident memory while streaming: {peak:.3f} GB of {options.memory:g} allowed"
     )
     if peak > options.memory:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from onward.errors import OnwardError
+from onward_server.logs import JsonLines
 from onward_server.server import RunningServer, serve
-from onward_server.settings import ServerSettings, load_settings
+from onward_server.settings import ServerSettings, load_settings, unknown_in_environment
 
 __all__ = ["main"]
 
@@ -34,15 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        _start_log(settings)
         if options.check_config:
             return _check_config(settings)
+        for text in unknown_in_environment(os.environ):
+            logging.getLogger("onward_server").warning("environment: %s", text)
         logging.getLogger("onward_server").info("settings: %s", _printed(settings))
-        finished = _run(settings, lambda: _settings(options))
+        finished = _run(settings, lambda: _settings_again(options))
     except OnwardError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_NOT_STARTED
@@ -55,6 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
     return load_settings(options.config, **_overrides(options))
+
+
+def _settings_again(options: argparse.Namespace) -> ServerSettings:
+    settings = _settings(options)
+    logging.getLogger().setLevel(settings.log_level.upper())
+    return settings
+
+
+def _start_log(settings: ServerSettings) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
 def _printed(settings: ServerSettings, indent: int | None = None) -> str:
@@ -70,10 +84,24 @@ def _check_config(settings: ServerSettings) -> int:
         from onward_server.tls import ssl_context
 
         ssl_context(settings.tls)
-    wrong = [entry for entry in scan(settings.repository) if entry.problem]
-    for entry in wrong:
-        print(f"error: model {entry.name} version {entry.version or '-'}: {entry.problem}", file=sys.stderr)
+    for text in unknown_in_environment(os.environ):
+        print(f"warning: environment: {text}", file=sys.stderr)
+    wrong = [
+        f"model {entry.name} version {entry.version or '-'}: {entry.problem}"
+        for entry in scan(settings.repository)
+        if entry.problem
+    ]
+    if settings.training is not None and not _can_be_written(settings.training.folder):
+        wrong.append(f"training.folder {settings.training.folder}: it cannot be made or written")
+    for text in wrong:
+        print(f"error: {text}", file=sys.stderr)
     return _EXIT_NOT_STARTED if wrong else _EXIT_DRAINED
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder, or the nearest one above it that is there, may be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _run(settings: ServerSettings, read_again: Callable[[], ServerSettings]) -> bool:
@@ -151,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shutdown-pause", type=float, metavar="S", help="seconds between NOT_SERVING and refusing (0)")
     add("--check-config", action="store_true", help="print the settings, check the repository, and end")
     add("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    add("--log-format", choices=["text", "json"], help="default: text")
     return parser
 
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, final
 from onward_server.errors import PermissionDeniedError, UnauthenticatedError
 from onward_server.settings import KeySettings, Role
 
-__all__ = ["AccessLog", "Need", "authorize", "request_id"]
+__all__ = ["CHANGES", "AccessLog", "Need", "authorize", "request_id"]
 
 _LOG = logging.getLogger("onward_server.access")
 _FAILURES_A_SECOND = 10
@@ -26,6 +26,9 @@ _NUMBERS = itertools.count(1)
 
 Need: TypeAlias = Role | Literal["read", "nothing"]
 """What a call needs: a role; `read`: any key; `nothing`."""
+
+CHANGES: frozenset[Need] = frozenset(("manage", "train"))
+"""Roles of calls that change what is served: all of these are in the access log."""
 
 
 def authorize(keys: Sequence[KeySettings], headers: Mapping[str, str], need: Need) -> str:
@@ -79,9 +82,16 @@ class AccessLog:
         self._failures = 0
         self._suppressed: dict[str, int] = {}
 
-    def takes(self, code: str) -> bool:
-        """Count a call that ended with `code` (gRPC's by name, or HTTP's), and whether to `write` it."""
+    def takes(self, code: str, *, always: bool = False) -> bool:
+        """Count a call that ended with `code` (gRPC's by name, or HTTP's), and whether to `write` it.
+
+        Args:
+            code: what it ended with.
+            always: whether it is written whatever the share is, where it was answered.
+        """
         if code in ("OK", "200"):
+            if always:
+                return True
             self._sum += self._share()
             if self._sum < 1:
                 return False
@@ -110,13 +120,14 @@ class AccessLog:
             "request_id": identity,
             **{name: value for name, value in fields.items() if value},
         }
-        _LOG.log(logging.INFO, "%s", json.dumps(entry))
+        _LOG.info("%s", json.dumps(entry), extra={"entry": entry})
 
     def _may_log(self, code: str) -> bool:
         second = int(time.monotonic())
         if second != self._second:
             if self._suppressed:
-                _LOG.warning("%s", json.dumps({"failures_not_logged": self._suppressed}))
+                entry = {"failures_not_logged": self._suppressed}
+                _LOG.warning("%s", json.dumps(entry), extra={"entry": entry})
             self._second, self._failures, self._suppressed = second, 0, {}
         self._failures += 1
         if self._failures <= _FAILURES_A_SECOND:

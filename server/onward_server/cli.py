@@ -51,6 +51,9 @@ def command(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Default: info.")
     ] = None,
+    log_format: Annotated[
+        Literal["text", "json"] | None, typer.Option(help="Lines of the log (text).")
+    ] = None,
 ) -> None:
     """Serve a repository of models over gRPC and HTTP (Open Inference Protocol v2) until SIGTERM or SIGINT.
 
@@ -83,6 +86,7 @@ def command(
         "--drain-timeout": drain_timeout,
         "--shutdown-pause": shutdown_pause,
         "--log-level": log_level,
+        "--log-format": log_format,
     }
     arguments = [part for name, value in values.items() if value is not None for part in (name, str(value))]
     raise typer.Exit(main([*arguments, *(["--check-config"] if check_config else [])]))

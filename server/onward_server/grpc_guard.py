@@ -15,10 +15,10 @@ from typing import Any, TypeAlias, final
 from google.protobuf.message import DecodeError, EncodeError
 
 from onward.errors import OnwardError
-from onward_server.access import AccessLog, Need, authorize, request_id
+from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, MemoryLimitError, RequestError
-from onward_server.grpc_port import Call, CallFailed, Glance, UnaryMethod
+from onward_server.grpc_calls import Call, CallFailed, Glance, UnaryMethod
 from onward_server.grpc_wire import Parts
 from onward_server.statuses import public_text, status_of
 
@@ -160,7 +160,7 @@ class Guard:
                         found = _written(answer)
                         if counted:
                             plane.leave(size)
-                        self._log_answer(name, call, begun, key)
+                        self._log_answer(name, method, call, begun, key, lambda: _subject(request))
                         return found
                 else:
                     answer = self._read_first(method, data, call)
@@ -168,7 +168,9 @@ class Guard:
                 if counted:
                     plane.leave(size)
                 raise self._failed(error, name, call, begun, key) from None
-            task = asyncio.get_running_loop().create_task(self._finish(answer, name, call, begun, key))
+            task = asyncio.get_running_loop().create_task(
+                self._finish(answer, name, method, call, begun, key, _subject(request))
+            )
             task.add_done_callback(lambda _: unstarted(answer))
             if counted:
                 task.add_done_callback(lambda _: plane.leave(size))
@@ -181,18 +183,36 @@ class Guard:
         answer = method.call(request if method.split is None else Split(request, None), call)
         return await answer if isinstance(answer, Awaitable) else answer
 
-    async def _finish(self, answer: Awaitable[Any], name: str, call: Call, begun: float, key: str) -> bytes:
+    async def _finish(
+        self,
+        answer: Awaitable[Any],
+        name: str,
+        method: Method,
+        call: Call,
+        begun: float,
+        key: str,
+        subject: str,
+    ) -> bytes:
         try:
             data = await serialized(await answer)
         except Exception as error:  # noqa: BLE001 - as above
             raise self._failed(error, name, call, begun, key) from None
-        self._log_answer(name, call, begun, key)
+        self._log_answer(name, method, call, begun, key, lambda: subject)
         return data
 
-    def _log_answer(self, name: str, call: Call, begun: float, key: str) -> None:
-        if self._log.takes("OK"):
-            identity = request_id(call.metadata.get("x-request-id", ""))
-            self._log.write(transport="grpc", call=name, code="OK", start=begun, identity=identity, key=key)
+    def _log_answer(
+        self, name: str, method: Method, call: Call, begun: float, key: str, subject: Callable[[], str]
+    ) -> None:
+        if self._log.takes("OK", always=method.need in CHANGES):
+            self._log.write(
+                transport="grpc",
+                call=name,
+                code="OK",
+                start=begun,
+                identity=request_id(call.metadata.get("x-request-id", "")),
+                key=key,
+                subject=subject(),
+            )
 
     def _failed(self, error: Exception, name: str, call: Call, begun: float, key: str) -> CallFailed:
         identity = request_id(call.metadata.get("x-request-id", ""))
@@ -202,6 +222,13 @@ class Guard:
                 transport="grpc", call=name, code=code, start=begun, identity=identity, key=key, text=text
             )
         return CallFailed(code, text)
+
+
+def _subject(request: Any) -> str:
+    """The model or the job that a request names; empty where it names none, or was read elsewhere."""
+    message = request.message if isinstance(request, Split) else request
+    found = (getattr(message, field, "") for field in ("model_name", "model", "name", "id"))
+    return next((text for text in found if text), "")[:128]
 
 
 def unstarted(answer: Awaitable[Any]) -> None:

@@ -14,6 +14,7 @@ from onward_server.access import AccessLog, request_id
 from onward_server.dataplane import DataPlane, InferRequest
 from onward_server.dataplane.overrides import override_from
 from onward_server.errors import DeadlineError, ModelNotFoundError, ModelUnavailableError, RequestError
+from onward_server.grpc_calls import Call, CallFailed, Glance, StreamMethod, UnaryMethod
 from onward_server.grpc_convert import (
     check_statistics,
     infer_request,
@@ -25,7 +26,6 @@ from onward_server.grpc_convert import (
     model_metadata,
 )
 from onward_server.grpc_guard import Answer, Guard, Method, Split, serialized, unstarted
-from onward_server.grpc_port import Call, CallFailed, Glance, StreamMethod, UnaryMethod
 from onward_server.grpc_wire import model_of, split_infer
 from onward_server.server_metadata import extensions, server_version
 from onward_server.statuses import public_reason

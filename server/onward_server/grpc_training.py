@@ -10,11 +10,11 @@ from typing import Any, final
 from onward.graph import Array
 from onward_protos import training_pb2 as messages
 from onward_protos.tensors import TensorFormatError, decode_raw
-from onward_server.access import AccessLog, Need, request_id
+from onward_server.access import CHANGES, AccessLog, Need, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, RequestError
+from onward_server.grpc_calls import Call, CallFailed, StreamMethod, UnaryMethod
 from onward_server.grpc_guard import Guard, Method
-from onward_server.grpc_port import Call, CallFailed, StreamMethod, UnaryMethod
 from onward_server.training import Job, JobEvent, LineageRecord, Start, TrainingService
 from onward_server.training.promotion import Evaluate, Promote
 from onward_server.training.requests import configuration_of
@@ -94,7 +94,7 @@ def _stream(
             code, text = guard.failure(error, name, identity)
             raise CallFailed(code, text) from None
         finally:
-            if log.takes(code):
+            if log.takes(code, always=need in CHANGES):
                 log.write(
                     transport="grpc", call=name, code=code, start=start, identity=identity, key=key, text=text
                 )

@@ -12,7 +12,7 @@ from typing import final
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from onward_server.grpc_port import Call, CallFailed, StreamMethod, UnaryMethod
+from onward_server.grpc_calls import Call, CallFailed, StreamMethod, UnaryMethod
 
 __all__ = ["Health"]
 

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
 from onward.errors import ConfigError, OnwardError, UnsupportedError
-from onward_server.access import AccessLog, Need, authorize, request_id
+from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
@@ -27,6 +27,7 @@ from onward_server.http_convert import infer_request, infer_response, json_objec
 from onward_server.http_training import training_routes
 from onward_server.metrics import exposition
 from onward_server.server_metadata import extensions, server_version
+from onward_server.settings import host_and_port
 from onward_server.statuses import public_reason, public_text, status_of
 from onward_server.tls import FollowedContext
 from onward_server.training import TrainingService
@@ -40,7 +41,7 @@ _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+_PATTERN = re.compile(r"\{(\w+):[^}]*\}")
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MODEL = r"/v2/models/{name:[^/]+}"
@@ -91,9 +92,7 @@ class HttpServer:
         """
         settings = self._plane.settings
         listen = settings.http_listen
-        match = _LISTEN.fullmatch(listen)
-        if match is None or int(match["port"]) > 65535:
-            raise ConfigError(f"http_listen {listen!r}: give host:port or [v6]:port, the port at most 65535")
+        host, wanted = host_and_port(listen)
         if settings.tls is not None:
             chosen = settings.tls
             self._tls = FollowedContext(lambda: self._plane.settings.tls or chosen, "http/1.1")
@@ -113,8 +112,8 @@ class HttpServer:
         await self._runner.setup()
         site = web.TCPSite(
             self._runner,
-            match["v6"] or match["host"] or None,
-            int(match["port"]),
+            host or None,
+            wanted,
             ssl_context=None if self._tls is None else self._tls.context,
         )
         try:
@@ -176,6 +175,8 @@ class HttpServer:
         return [*routes, *self._further]
 
     def _guarded(self, path: str, need: Need, handler: _Handler) -> _Handler:
+        named = _PATTERN.sub(r"{\1}", path)
+
         async def answer(request: web.Request) -> web.StreamResponse:
             start = time.perf_counter()
             key = text = ""
@@ -206,14 +207,16 @@ class HttpServer:
                 text = f"internal error; the server's log has the details (request {identity})"
                 response = _error(500, text)
             response.headers["x-request-id"] = identity
-            if self._log.takes(str(response.status)):
+            response.headers["Server"] = "onward"
+            if self._log.takes(str(response.status), always=need in CHANGES):
                 self._log.write(
                     transport="http",
-                    call=f"{request.method} {path or request.path[:64]}",
+                    call=f"{request.method} {named or request.path[:64]}",
                     code=str(response.status),
                     start=start,
                     identity=identity,
                     key=key,
+                    subject="/".join(request.match_info.values())[:128] if named else "",
                     text=text,
                 )
             return response
@@ -385,6 +388,15 @@ class HttpServer:
         raise UnsupportedError("this server has no CUDA shared memory; register system shared memory")
 
     async def _unknown(self, request: web.Request) -> web.Response:
+        allowed: set[str] = set()
+        for resource in request.app.router.resources():
+            found, methods = await resource.resolve(request)
+            if found is None:
+                allowed |= methods
+        if allowed:
+            response = _error(405, f"{request.path[:128]} takes {', '.join(sorted(allowed))}")
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+            return response
         return _error(404, f"there is no {request.method} {request.path[:128]} on this server")
 
 

@@ -1,19 +1,41 @@
-"""The log settings that clients see and, where that is allowed, change (Triton's logging extension)."""
+"""The log: its lines as JSON, and the settings that clients may change (Triton's logging extension)."""
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Mapping
+from typing import final
 
 from onward_server.errors import RequestError
 
-__all__ = ["LogValue", "change_log", "log_settings"]
+__all__ = ["JsonLines", "LogValue", "change_log", "log_settings"]
 
 LogValue = bool | int | str
 
 _NAMES = ("onward", "onward_server")
 _SWITCHES = ("log_info", "log_warning", "log_error")
 _FIXED: Mapping[str, LogValue] = {"log_file": "", "log_format": "default"}
+
+
+@final
+class JsonLines(logging.Formatter):
+    """A record as one line: a JSON object with time, level, logger, and a message or an entry's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{when}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        entry = getattr(record, "entry", None)
+        line |= entry if isinstance(entry, dict) else {"message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
 
 
 def log_settings() -> dict[str, LogValue]:

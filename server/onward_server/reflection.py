@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 
-from onward_server.grpc_port import Call, CallFailed, StreamMethod
+from onward_server.grpc_calls import Call, CallFailed, StreamMethod
 
 __all__ = ["Reflection"]
 

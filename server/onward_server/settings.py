@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -20,6 +22,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from onward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "BatchingSettings",
@@ -38,8 +43,11 @@ __all__ = [
     "TrainingSettings",
     "VersionPolicy",
     "changed_at_rest",
+    "host_and_port",
     "load_model_settings",
     "load_settings",
+    "problems",
+    "unknown_in_environment",
 ]
 
 Engine = Literal["onward", "onnxruntime"]
@@ -48,6 +56,8 @@ Role = Literal["predict", "manage", "train"]
 OnMismatch = Literal["log", "fail", "prefer-onnxruntime"]
 
 MODEL_SETTINGS_FILE = "config.toml"
+_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?")
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
 
 @final
@@ -384,6 +394,8 @@ class ServerSettings(BaseSettings):
         access_log: share of answered requests that the access log has; refusals are logged once a second.
         shutdown_pause: seconds between reporting NOT_SERVING and refusing requests.
         drain_timeout: seconds that running requests have to finish after SIGTERM.
+        log_level: the least that is logged.
+        log_format: `text`, or `json`: one object a line.
     """
 
     model_config = SettingsConfigDict(
@@ -425,6 +437,31 @@ class ServerSettings(BaseSettings):
     shutdown_pause: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     drain_timeout: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @model_validator(mode="after")
+    def _jobs_are_not_models(self) -> Self:
+        if self.training is not None and self.training.folder.resolve().is_relative_to(
+            self.repository.resolve()
+        ):
+            raise ValueError("training.folder: it has to be outside the repository")
+        return self
+
+    @field_validator("listen", "http_listen")
+    @classmethod
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        unix = info.field_name == "listen" and value.startswith("unix:")
+        if not unix and not (info.field_name == "http_listen" and not value):
+            host_and_port(value)
+        return value
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of an address. Raises ValueError where it is none."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError(f"{address!r} is no address; give host:port or [v6]:port, the port at most 65535")
+    return match["v6"] or match["host"], int(match["port"])
 
 
 def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
@@ -449,7 +486,24 @@ def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
     try:
         return ServerSettings(**merged)
     except ValidationError as error:
-        raise ConfigError(f"settings: {_problems(error)}") from error
+        raise ConfigError(f"settings: {problems(error, ServerSettings)}") from error
+
+
+def unknown_in_environment(names: Iterable[str]) -> list[str]:
+    """What is said of environment variables that look like settings and are none.
+
+    Those that Kubernetes sets for a service named `onward-server` are left out.
+    """
+    prefix = str(ServerSettings.model_config["env_prefix"])
+    known = {f"{prefix}{name}".upper() for name in ServerSettings.model_fields}
+    found = []
+    for name in names:
+        first = name.upper().removeprefix(prefix).partition("__")[0]
+        if not name.upper().startswith(prefix) or prefix + first in known or _KUBERNETES.fullmatch(first):
+            continue
+        near = difflib.get_close_matches(prefix + first, known, n=1)
+        found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return sorted(found)
 
 
 def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
@@ -460,7 +514,7 @@ def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
 _AT_REST = (
     *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
     *("worker_nice", "load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),
-    *("response_cache_bytes", "shared_memory", "trace"),
+    *("response_cache_bytes", "shared_memory", "trace", "log_format"),
     "training",
 )
 
@@ -477,7 +531,7 @@ def load_model_settings(folder: Path) -> ModelSettings:
     try:
         return ModelSettings.model_validate(_read_toml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_problems(error)}") from error
+        raise ConfigError(f"{path}: {problems(error, ModelSettings)}") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -499,8 +553,30 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
-        for problem in error.errors(include_url=False)
-    )
+def problems(error: ValidationError, model: type[BaseModel]) -> str:
+    """What does not fit in settings of a model class, field by field."""
+    return "; ".join(_problem(problem, model) for problem in error.errors(include_url=False))
+
+
+def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    where = [str(part) for part in problem["loc"]]
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        known = _fields(model, where[:-1])
+        near = difflib.get_close_matches(where[-1], known, n=1)
+        text = "there is no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{'.'.join(where) or 'value'}: {text}"
+
+
+def _fields(model: type[BaseModel], where: Sequence[str]) -> Sequence[str]:
+    """Names of the settings in the table at a path; none where that is no table of ours."""
+    for name in where:
+        if name.isdecimal():
+            continue
+        field = model.model_fields.get(name)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        below = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if below is None:
+            return ()
+        model = below
+    return tuple(model.model_fields)

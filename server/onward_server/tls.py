@@ -68,6 +68,7 @@ def _load(context: ssl.SSLContext, settings: TlsSettings) -> None:
     Raises:
         ConfigError: see FollowedContext.
     """
+    _stamps(settings)
     try:
         context.load_cert_chain(settings.certificate, settings.key)
         if settings.client_ca is not None:

@@ -90,6 +90,36 @@ def test_a_file_is_served_whole_in_a_seeded_order(folder: Path, small_blocks: No
     assert not np.array_equal(StreamLoader(open_npy(folder), 30, seed=6).order(0), loader.order(0))
 
 
+@pytest.mark.parametrize("short", [1 << 30, 5000, 700])
+def test_large_rows_are_read_into_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    """Also where the system reads less at once than it was asked for, and where a part leaves rows out."""
+    monkeypatch.setattr("onward.data.stream._WINDOW_BYTES", 40 * 4096)
+    monkeypatch.setattr("onward.data.array_rows._BLOCK_BYTES", 8 * 4096)
+    x = RNG.standard_normal((101, 4, 256)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", np.arange(101))
+
+    def read(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        left, fitting = short, []
+        for buffer in buffers:
+            fitting.append(buffer[:left])
+            left -= len(fitting[-1])
+            if left <= 0:
+                break
+        return system(descriptor, fitting, at)
+
+    system = os.preadv
+    monkeypatch.setattr(os, "preadv", read)
+    part = PartRows(open_npy(tmp_path), np.delete(np.arange(101), [3, 50, 51, 99]))
+    batches = list(StreamLoader(part, 16, seed=2, prefetch=0).epoch(0))
+    assert sum(map(len, batches)) == 97
+    for batch in batches:
+        np.testing.assert_array_equal(batch.targets, part.indices[batch.indices])
+        np.testing.assert_array_equal(batch.inputs["x"], x[part.indices[batch.indices]])
+
+
 @pytest.mark.parametrize("start", [0, 1, 7, 16, 17])
 def test_an_epoch_goes_on_from_any_batch(folder: Path, small_blocks: None, start: int) -> None:
     loader = StreamLoader(open_npy(folder), 30, seed=5)

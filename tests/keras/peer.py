@@ -1,7 +1,7 @@
 """Runs scripts under Keras itself: python peer.py JOB.npz ANSWER.npz, where keras and torch are installed.
 
 A job holds data, and for each `predict/<script>/<number>` a weight of ours: the answer is what Keras's model
-with these weights gives.
+with these weights gives, and in `trained/<script>/<number>` its weights after some steps.
 """
 
 import os
@@ -11,7 +11,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
 import numpy as np
-from scripts import TRAINED
+from scripts import TRAINED, first_steps
 
 
 def main(job: str, answer: str) -> None:
@@ -22,6 +22,8 @@ def main(job: str, answer: str) -> None:
         model = script(keras)
         model.set_weights(weights)
         found[name] = model.predict(data[inputs][:16], verbose=0)
+        for i, weight in enumerate(first_steps(model, name, data)):
+            found[f"trained/{name}/{i}"] = weight
     np.savez(answer, **found)
 
 

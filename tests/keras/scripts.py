@@ -56,7 +56,7 @@ def multilayer_perceptron(keras: Any) -> Any:
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
-    model.compile("rmsprop", "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -184,6 +184,13 @@ TRAINED: dict[str, tuple[Script, str, str, int]] = {
     "upsampled": (upsampled, "images", "labels", 15),
 }
 """By name: the script, the names of its inputs and targets in the data, and its epochs."""
+
+
+def first_steps(model: Any, name: str, data: dict[str, Any]) -> list[Any]:
+    """The weights of a compiled model after three steps on batches that are not mixed."""
+    _, inputs, targets, _ = TRAINED[name]
+    model.fit(data[inputs][:96], data[targets][:96], batch_size=32, epochs=1, shuffle=False, verbose=0)
+    return list(model.get_weights())
 
 
 def run(keras: Any, name: str, data: dict[str, Any], seed: int) -> dict[str, float]:

@@ -35,13 +35,14 @@ _UPDATED: list[tuple[str, list[Any], int, list[dict[str, Any]]]] = [
         [
             {"alpha": 0.9, "epsilon": 1e-3},
             {"alpha": 0.9, "epsilon": 1e-3, "momentum": 0.5, "weight_decay": 0.1},
+            {"alpha": 0.9, "epsilon": 1e-1, "inner_epsilon": 1},
         ],
     ),
     (
         "AdagradUpdate",
         [(3, 4), (3, 4), _squares(3, 4), _RATE],
         2,
-        [{"epsilon": 1e-3}, {"epsilon": 1e-3, "weight_decay": 0.1}],
+        [{"epsilon": 1e-3}, {"epsilon": 1e-3, "weight_decay": 0.1}, {"epsilon": 1e-1, "inner_epsilon": 1}],
     ),
     (
         "AdamUpdate",
@@ -51,6 +52,7 @@ _UPDATED: list[tuple[str, list[Any], int, list[dict[str, Any]]]] = [
             {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3},
             {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "weight_decay": 0.1},
             {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "weight_decay": 0.1, "decoupled": 1},
+            {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-1, "inner_epsilon": 1},
         ],
     ),
 ]

@@ -255,6 +255,22 @@ def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    """Slurm tells the others of a killed rank to stop; here the other one stands still."""
+    job = _begun(tmp_path)
+    first, second = _ranks(job.pid)
+    os.kill(second, signal.SIGSTOP)
+    time.sleep(1)
+    before = time.monotonic()
+    os.kill(first, signal.SIGTERM)
+    _, told = job.communicate(timeout=60)
+    assert time.monotonic() - before < 30
+    assert job.returncode == 1
+    assert "told to stop, while other ranks have not come for" in told
+    assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
+
+
+@pytest.mark.slow
 def test_a_terminated_rank_saves_where_all_ranks_are(tmp_path: Path) -> None:
     job = _begun(tmp_path, "--json")
     os.kill(_ranks(job.pid)[1], signal.SIGTERM)
@@ -306,6 +322,25 @@ def test_a_missing_mpi_library_is_told_once(tmp_path: Path) -> None:
     done = start(2, "-c", without, *TRAIN, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("error: mpi4py finds no MPI library (cannot load MPI library") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_of_which_the_library_knows_nothing_are_told_once(tmp_path: Path, rank: int) -> None:
+    """As of `srun` with another --mpi than the library's."""
+    program = f"""
+        import os
+        from mpi4py import MPI
+
+        for name in [name for name in os.environ if name.startswith("OMPI_COMM_WORLD")]:
+            del os.environ[name]
+        os.environ.update(SLURM_PROCID="{rank}", SLURM_STEP_NUM_TASKS="2")
+    """
+    done = start(1, "-c", textwrap.dedent(program) + CLI, *TRAIN, "--output", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 2
+    told = "was started as rank 0 of 2, but mpi4py's MPI library knows of one rank only: srun offers"
+    assert done.stderr.count(told) == 1 - rank
+    assert done.stderr.count("--mpi=pmix for Open MPI") == 1 - rank
 
 
 @pytest.mark.slow

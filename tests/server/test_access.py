@@ -150,6 +150,44 @@ def test_the_access_log_samples_answers_and_bounds_failures(caplog: pytest.LogCa
     assert (entry["call"], entry["code"], entry["text"]) == ("b", "429", "busy")
 
 
+def test_what_changes_the_service_is_always_in_the_access_log(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "onward_server.access")
+    put(repository, "m", 1, identity(TensorProto.FLOAT))
+    chosen = settings(
+        repository,
+        http_listen="127.0.0.1:0",
+        isolation="thread",
+        keys=KEYS,
+        model_control="explicit",
+        access_log=0,
+    )
+    with ServerThread(chosen) as server, Client(server.address, key="secret of manager") as client:
+        client.repository()
+        client.load("m")
+        connection = http.client.HTTPConnection(server.http_address, timeout=30)
+        path, headers = "/v2/repository/models/m/unload", {"x-api-key": "secret of manager"}
+        connection.request("POST", path, headers=headers)
+        assert connection.getresponse().status == 200
+        connection.close()
+    entries = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [(e["call"].rpartition("/")[2], e["key"], e["subject"]) for e in entries] == [
+        ("RepositoryModelLoad", "manager", "m"),
+        ("unload", "manager", "m"),
+    ]
+    assert entries[1]["call"] == "POST /v2/repository/models/{name}/unload"
+
+
+def test_http_says_what_a_path_takes_and_not_what_answers(server: ServerThread) -> None:
+    connection = http.client.HTTPConnection(server.http_address, timeout=30)
+    connection.request("PUT", "/v2/models/m/infer")
+    response = connection.getresponse()
+    assert (response.status, response.getheader("Allow")) == (405, "POST")
+    assert response.getheader("Server") == "onward"
+    connection.close()
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("tls")

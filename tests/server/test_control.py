@@ -165,7 +165,7 @@ async def test_settings_and_files_of_a_load_replace_the_repositorys(repository: 
         ({"config": "[]"}, "not a JSON object"),
         ({"config": 1}, "not a string of JSON"),
         ({"config": '{"max_batch_size": "many"}'}, "max_batch_size has an unexpected form"),
-        ({"config": '{"surprise": 1}'}, "surprise: Extra inputs"),
+        ({"config": '{"surprise": 1}'}, "surprise: there is no such setting"),
         ({"config": '{"instances": 0}'}, "instances: Input should be"),
         ({"other": "x"}, "'other'] is unknown"),
     ],

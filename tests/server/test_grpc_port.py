@@ -17,7 +17,8 @@ import h2.settings
 import pytest
 from hpack import Encoder
 
-from onward_server.grpc_port import Call, CallFailed, GrpcPort
+from onward_server.grpc_calls import Call, CallFailed
+from onward_server.grpc_port import GrpcPort
 from onward_server.http2 import frames
 from onward_server.http2.connection import Connection
 from onward_server.http2.frames import Code, Kind

@@ -209,7 +209,7 @@ def test_bad_header_lengths(address: str, length: str) -> None:
         ("GET", "/v2/cudasharedmemory/status", 501),
         ("POST", "/v2/cudasharedmemory/region/r/register", 501),
         ("GET", "/nothing", 404),
-        ("DELETE", "/v2/models/arithmetic", 404),
+        ("DELETE", "/v2/models/arithmetic", 405),
         ("POST", "/v2/repository/models/nobody/load", 404),
         ("POST", "/v2/repository/models/..%2Fm/load", 400),
     ],

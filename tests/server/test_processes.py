@@ -193,6 +193,67 @@ def test_settings_are_checked_and_printed_without_a_start(repository: Path) -> N
     assert "batching.max_batch" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("listen = 'nonsense'", "settings: listen: 'nonsense' is no address; give host:port"),
+        ("http_listen = '::1:80'", "settings: http_listen: '::1:80' is no address"),
+        ("lisen = '127.0.0.1:1'", "settings: lisen: there is no such setting; did you mean 'listen'?"),
+        ("limits = { tensor = 1 }", "limits.tensor: there is no such setting; did you mean 'tensors'?"),
+        ("[[keys]]\nname = 'a'\nsha = 'b'", "keys.0.sha: there is no such setting; did you mean 'sha256'?"),
+        ("[tls]\ncertificate = 'none.pem'\nkey = 'none.key'", "tls: none.pem: No such file or directory"),
+        ("[training]\nfolder = '{folder}/jobs'", "training.folder: it has to be outside the repository"),
+        (
+            "[training]\nfolder = '/dev/null/jobs'",
+            "training.folder /dev/null/jobs: it cannot be made or written",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_found_without_a_start(
+    repository: Path, capsys: pytest.CaptureFixture[str], line: str, text: str
+) -> None:
+    file = repository / "server.toml"
+    file.write_text(f"repository = '{repository}'\n{line}\n".replace("{folder}", str(repository)))
+    assert main(["--config", str(file), "--check-config"]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_variable_that_is_no_setting_is_named(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONWARD_SERVER_LISTN", "127.0.0.1:1")
+    monkeypatch.setenv("ONWARD_SERVER_LIMITS__TENSORS", "7")
+    # what Kubernetes sets for a service of that name
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_8001_TCP_ADDR"):
+        monkeypatch.setenv(f"ONWARD_SERVER_{name}", "10.0.0.1")
+    assert main(["--repository", str(repository), "--check-config"]) == 0
+    err = capsys.readouterr().err
+    assert err == (
+        "warning: environment: ONWARD_SERVER_LISTN is no setting; did you mean ONWARD_SERVER_LISTEN?\n"
+    )
+
+
+def test_the_log_can_be_json_and_a_hangup_changes_its_level(repository: Path, tmp_path: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    file = tmp_path / "server.toml"
+    text = f"repository = '{repository}'\nlisten = '127.0.0.1:0'\naccess_log = 1\nlog_format = 'json'\n"
+    file.write_text(text)
+    with started("--config", str(file)) as (process, event), Client(event["address"]) as client:
+        client.predict("m", FLOAT_PAIR)
+        file.write_text(text + "log_level = 'error'\n")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1.0)
+        client.metadata("m")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert {"time", "level", "logger"} <= set.intersection(*(set(line) for line in lines))
+    calls = {line["call"].rpartition("/")[2]: line for line in lines if line["logger"].endswith("access")}
+    assert calls["ModelInfer"]["subject"] == "m"
+    assert calls["ModelInfer"]["code"] == "OK"
+    assert "ModelMetadata" not in calls
+
+
 def test_the_health_check_fails_without_a_server() -> None:
     done = run(module="onward_server.healthcheck", ONWARD_SERVER_LISTEN="127.0.0.1:9")
     assert done.returncode == 1

@@ -123,7 +123,7 @@ def _command(
       epochs = 12
       optimizer = { name = "adamw", learning_rate = 0.002 }
     """
-    from onward.parallel import launched, together
+    from onward.parallel import launched, stoppable, together
     from onward.runs import CancelToken, execute, read_run, to_toml
 
     run = read_run(config, values)
@@ -138,7 +138,12 @@ def _command(
     # launchers give ranks a terminal that is none
     shown = (sys.stdout.isatty() and started is None) if progress is None else progress
     shown &= started is None or started[0] == 0
-    with together(_exit_code), RunView(shown and not as_json, per_rank) as view, interruptible(token):
+    with (
+        together(_exit_code),
+        RunView(shown and not as_json, per_rank) as view,
+        interruptible(token),
+        stoppable(1),
+    ):
         result = execute(
             run,
             events=print_json if as_json else view,

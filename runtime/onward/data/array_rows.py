@@ -11,16 +11,21 @@ import numpy as np
 
 from onward.data._files import PathLike, reading
 from onward.data.dataset import Array, Dataset
-from onward.data.rows import Indices, Rows, Samples
+from onward.data.rows import Indices, OrderedRows, Samples
 from onward.errors import DataError
 
 __all__ = ["ArrayRows", "load_npy", "open_npy"]
 
 _BLOCK_BYTES = 1 << 20
+_SCATTERED_BYTES = 4096
+"""Rows of this size or more are read into their places: for small ones, a list of places costs more than a
+copy."""
+_MOST_BUFFERS = 1024
+"""IOV_MAX of Linux."""
 
 
 @final
-class ArrayRows(Rows):
+class ArrayRows(OrderedRows):
     """Samples of arrays [N, ...]; those of .npy files and `numpy.memmap` are read from the file as needed.
 
     A file is read, not mapped: what has been read does not stay in the process's memory.
@@ -67,6 +72,13 @@ class ArrayRows(Rows):
             {key: each.read(indices) for key, each in self._inputs.items()},
             None if self._targets is None else self._targets.read(indices),
             None if self._weights is None else self._weights.read(indices),
+        )
+
+    def read_in_order(self, indices: Indices, order: Indices) -> Samples:
+        return Samples(
+            {key: each.read_in_order(indices, order) for key, each in self._inputs.items()},
+            None if self._targets is None else self._targets.read_in_order(indices, order),
+            None if self._weights is None else self._weights.read_in_order(indices, order),
         )
 
     def all_targets(self) -> Array | None:
@@ -141,22 +153,49 @@ class _File:
             place += len(run)
         return out.astype(self._dtype.newbyteorder("="), copy=False)
 
+    def read_in_order(self, indices: Indices, order: Indices) -> Array:
+        if self.row_bytes < _SCATTERED_BYTES:
+            return self.read(indices)[order]
+        out = np.empty((len(indices), *self._shape[1:]), self._dtype)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
+        for run in np.split(np.arange(len(indices)), starts[1:]):
+            self._scatter(out, place[run], int(indices[run[0]]))
+        return out.astype(self._dtype.newbyteorder("="), copy=False)
+
     def _run(self, start: int, stop: int) -> Array:
         out = np.empty((stop - start, *self._shape[1:]), self._dtype)
         self._fill(out, start)
         return out.astype(self._dtype.newbyteorder("="), copy=False)
 
     def _fill(self, out: Array, start: int) -> None:
+        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        done = 0
+        while done < len(view):
+            done += self._read_into([view[done:]], start, done)
+
+    def _scatter(self, out: Array, places: Indices, start: int) -> None:
+        """Read the rows from `start` on into these places of `out`."""
+        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        size = self.row_bytes
+        buffers = [view[place * size : (place + 1) * size] for place in places.tolist()]
+        done = 0
+        while done < len(buffers):
+            read = self._read_into(buffers[done : done + _MOST_BUFFERS], start + done, 0)
+            if read < size:
+                self._fill(out[places[done]], start + done)
+            done += max(1, read // size)
+
+    def _read_into(self, buffers: list[memoryview], row: int, skipped: int) -> int:
+        """Read what stands `skipped` bytes behind the beginning of a row, and say how much it was."""
         with reading(self._path):
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-            at, done = self._offset + start * self.row_bytes, 0
-            while done < len(view):
-                read = os.preadv(self._descriptor, [view[done:]], at + done)
-                if not read:
-                    raise DataError(f"{self._path}: the file ends within row {start}; it is truncated")
-                done += read
+            read = os.preadv(self._descriptor, buffers, self._offset + row * self.row_bytes + skipped)
+        if not read:
+            raise DataError(f"{self._path}: the file ends within row {row}; it is truncated")
+        return read
 
 
 @final
@@ -172,6 +211,9 @@ class _Memory:
 
     def read(self, indices: Indices) -> Array:
         return np.asarray(self._array[indices])
+
+    def read_in_order(self, indices: Indices, order: Indices) -> Array:
+        return self.read(indices[order])
 
 
 def _stored(key: str, value: Array | PathLike) -> _File | _Memory:

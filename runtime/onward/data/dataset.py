@@ -18,7 +18,7 @@ __all__ = ["Array", "Dataset", "Task"]
 Array = NDArray[Any]
 Task = Literal["classification", "regression"]
 
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 18
 
 
 @final

@@ -11,7 +11,7 @@ import numpy as np
 
 from onward.data._files import PathLike, optional_module, reading
 from onward.data.dataset import Array
-from onward.data.rows import Indices, Rows, Samples, add_samples, joined
+from onward.data.rows import Indices, Rows, Samples, add_samples, joined, taken
 from onward.errors import ConfigError, DataError
 
 __all__ = ["ParquetRows", "open_parquet"]
@@ -120,7 +120,7 @@ class ParquetRows(Rows):
     def read(self, indices: Indices) -> Samples:
         groups = np.searchsorted(self._bounds, indices, side="right") - 1
         parts = [
-            _taken(self._group(int(group)), indices[groups == group] - self._bounds[group])
+            taken(self._group(int(group)), indices[groups == group] - self._bounds[group])
             for group in np.unique(groups)
         ]
         return joined(parts)
@@ -177,14 +177,6 @@ class ParquetRows(Rows):
 def open_parquet(path: PathLike, target: str | None, **options: Any) -> ParquetRows:
     """The rows of a Parquet or Arrow file, read as they are needed: see `ParquetRows`."""
     return ParquetRows(path, target, **options)
-
-
-def _taken(samples: Samples, places: Indices) -> Samples:
-    return Samples(
-        {key: array[places] for key, array in samples.inputs.items()},
-        None if samples.targets is None else samples.targets[places],
-        None if samples.weights is None else samples.weights[places],
-    )
 
 
 def _range_of(column: Any) -> str:

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from onward.data.dataset import Array
 from onward.errors import DataError
 
-__all__ = ["Indices", "PartRows", "Rows", "SampleRows", "Samples", "add_samples", "joined"]
+__all__ = [
+    "Indices",
+    "OrderedRows",
+    "PartRows",
+    "Rows",
+    "SampleRows",
+    "Samples",
+    "add_samples",
+    "joined",
+    "read_in_order",
+    "taken",
+]
 
 Indices = NDArray[np.int64]
 
@@ -69,31 +80,39 @@ class Rows(ABC):
         return digest.hexdigest()
 
 
+class OrderedRows(Rows):
+    """Rows that put each sample into its place as they read it, which spares a copy of all."""
+
+    @abstractmethod
+    def read_in_order(self, indices: Indices, order: Indices) -> Samples:
+        """The samples at `indices[order]`: ascending indices of shape [B], a permutation of shape [B]."""
+
+
 @final
 class PartRows(Rows):
     """Some of the samples, such as the training part: ascending indices, int64 [M]."""
 
     def __init__(self, whole: Rows, indices: Indices) -> None:
-        self.name, self._whole, self.indices = whole.name, whole, indices
+        self.name, self.whole, self.indices = whole.name, whole, indices
         self.whole_blocks = whole.whole_blocks
 
     def fingerprint(self) -> str:
         """Samples are looked at where that does not read blocks of them; else which they are, and of what."""
         if not self.whole_blocks:
             return super().fingerprint()
-        return hashlib.sha256(self._whole.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+        return hashlib.sha256(self.whole.fingerprint().encode() + self.indices.tobytes()).hexdigest()
 
     def numbers(self, indices: Indices) -> Indices:
-        return self._whole.numbers(self.indices[indices])
+        return self.whole.numbers(self.indices[indices])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices: Indices) -> Samples:
-        return self._whole.read(self.indices[indices])
+        return self.whole.read(self.indices[indices])
 
     def blocks(self) -> Indices | None:
-        bounds = self._whole.blocks()
+        bounds = self.whole.blocks()
         return None if bounds is None else np.unique(np.searchsorted(self.indices, bounds))
 
 
@@ -165,6 +184,24 @@ class SampleRows(Rows):
                     f"has {list(arrays[0].shape)}"
                 )
         return np.stack(arrays)
+
+
+def read_in_order(rows: Rows, indices: Indices, order: Indices) -> Samples:
+    """The samples at `indices[order]` of any rows: see `OrderedRows`."""
+    if isinstance(rows, PartRows):
+        return read_in_order(rows.whole, rows.indices[indices], order)
+    if isinstance(rows, OrderedRows):
+        return rows.read_in_order(indices, order)
+    return taken(rows.read(indices), order)
+
+
+def taken(samples: Samples, places: Indices | slice) -> Samples:
+    """The samples in some places, in that order; of a slice, views."""
+    return Samples(
+        {key: array[places] for key, array in samples.inputs.items()},
+        None if samples.targets is None else samples.targets[places],
+        None if samples.weights is None else samples.weights[places],
+    )
 
 
 def add_samples(digest: Any, samples: Samples) -> None:

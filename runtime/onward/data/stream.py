@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onward.data.augment import Augmentation
 from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
-from onward.data.dataset import Array, Dataset, Task
+from onward.data.dataset import Dataset, Task
 from onward.data.loader import image_input
 from onward.data.prefetch import ahead, in_processes
-from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined
+from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined, read_in_order, taken
 from onward.errors import ConfigError, DataError
 
 __all__ = ["IterableBatches", "Kind", "StreamLoader", "batches_of"]
@@ -114,7 +114,7 @@ class StreamLoader(Batches):
         self._read = _Read(rows, kind, transform)
         self._prefetch, self._workers = prefetch, workers
         first = np.arange(min(_SAMPLE, len(rows)))
-        self._sample = self._read.dataset(first)
+        self._sample = self._read.dataset(first, np.arange(len(first)))
         if self._sample.text_inputs:
             raise DataError(
                 f"data set {rows.name!r}: input {self._sample.text_inputs[0]!r} is raw text; encode it first"
@@ -241,11 +241,11 @@ class StreamLoader(Batches):
         self, epoch: int, start_batch: int, whose: _Part | None = None
     ) -> Generator[Batch, None, None]:
         windows, listed = itertools.tee(self._asked(epoch, start_batch, whose))
-        wanted = (window.rows for window in listed)
+        wanted = ((window.rows, window.order) for window in listed)
         read = (
             in_processes(self._read, wanted, self._workers, self._prefetch)
             if self._workers
-            else (self._read(rows) for rows in wanted)
+            else (self._read(task) for task in wanted)
         )
         opened: list[_Opened] = []
         try:
@@ -376,26 +376,28 @@ class _Opened:
 
     def take(self) -> tuple[Samples, NDArray[np.int64]]:
         """Its part of the next batch, and which rows these are."""
-        part = self._window.order[self._starts[self._at] : self._starts[self._at + 1]]
+        part = slice(self._starts[self._at], self._starts[self._at + 1])
         self._at += 1
-        return _taken(self._samples, part), self._window.rows[part]
+        return taken(self._samples, part), self._window.rows[self._window.order[part]]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Reads, checks and changes rows; goes to worker processes."""
+    """Reads, checks and changes rows, in the order in which they are served; goes to worker processes."""
 
     rows: Rows
     kind: Kind
     transform: Callable[[Dataset], Dataset] | None
 
-    def dataset(self, rows: NDArray[np.int64]) -> Dataset:
-        found = self.kind.dataset(self.rows.read(rows), self.rows.name, self.rows.numbers(rows))
+    def dataset(self, rows: NDArray[np.int64], order: NDArray[np.int64]) -> Dataset:
+        """The samples of rows, ascending, put in an order."""
+        samples = read_in_order(self.rows, rows, order)
+        found = self.kind.dataset(samples, self.rows.name, self.rows.numbers(rows[order]))
         return found if self.transform is None else self.transform(found)
 
-    def __call__(self, rows: NDArray[np.int64]) -> Samples:
-        found = self.dataset(rows)
+    def __call__(self, task: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Samples:
+        found = self.dataset(*task)
         return Samples(found.inputs, found.targets, found.weights)
 
 
@@ -712,12 +714,3 @@ def _divides(data: Any) -> bool:
             "function that makes the batches of one rank takes both, `rank` and `ranks`"
         )
     return bool(found)
-
-
-def _taken(samples: Samples, places: NDArray[np.int64]) -> Samples:
-    def of(array: Array | None) -> Array | None:
-        return None if array is None else array[places]
-
-    return Samples(
-        {key: a[places] for key, a in samples.inputs.items()}, of(samples.targets), of(samples.weights)
-    )

@@ -39,7 +39,13 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
         learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
     ) -> train.Optimizer:
         """Adam."""
-        return train.Adam(learning_rate=float(learning_rate), beta1=beta_1, beta2=beta_2, epsilon=epsilon)
+        return train.Adam(
+            learning_rate=float(learning_rate),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=epsilon,
+            inner_epsilon=True,
+        )
 
     @staticmethod
     def AdamW(  # noqa: N802
@@ -56,6 +62,7 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
             beta1=beta_1,
             beta2=beta_2,
             epsilon=epsilon,
+            inner_epsilon=True,
         )
 
     @staticmethod
@@ -63,7 +70,13 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
         learning_rate: float = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7
     ) -> train.Optimizer:
         """RMSprop."""
-        return train.RMSprop(learning_rate=float(learning_rate), rho=rho, momentum=momentum, epsilon=epsilon)
+        return train.RMSprop(
+            learning_rate=float(learning_rate),
+            rho=rho,
+            momentum=momentum,
+            epsilon=epsilon,
+            inner_epsilon=True,
+        )
 
     @staticmethod
     def Adagrad(  # noqa: N802
@@ -71,7 +84,10 @@ class optimizers:  # noqa: N801 - a namespace, as `keras.optimizers` is
     ) -> train.Optimizer:
         """Adagrad."""
         return train.Adagrad(
-            learning_rate=float(learning_rate), initial_accumulator=initial_accumulator_value, epsilon=epsilon
+            learning_rate=float(learning_rate),
+            initial_accumulator=initial_accumulator_value,
+            epsilon=epsilon,
+            inner_epsilon=True,
         )
 
 

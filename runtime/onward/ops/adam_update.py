@@ -15,7 +15,8 @@ class AdamUpdate(Op):
     P' = P − η m / (√v + ε), m = M' / (1 − β1^t), v = V' / (1 − β2^t).
 
     t is the int64 number of this update, from 1; η is learning_rate. weight_decay adds to G, or with
-    decoupled=1 first shrinks P by 1 − η weight_decay.
+    decoupled=1 first shrinks P by 1 − η weight_decay. With inner_epsilon=1 the denominator is
+    (√V' + ε) / √(1 − β2^t): the order of computation at the end of section 2 of the paper, whose ε̂ is this ε.
 
     Sources: D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
     I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
@@ -26,6 +27,7 @@ class AdamUpdate(Op):
     epsilon: float
     weight_decay: float = 0.0
     decoupled: int = 0
+    inner_epsilon: int = 0
 
     refuses_data = False
 
@@ -44,7 +46,10 @@ class AdamUpdate(Op):
         second = f(self.beta2) * V + f(1 - self.beta2) * (G * G)
         scale1 = f(1) - np.power(f(self.beta1), time)
         scale2 = f(1) - np.power(f(self.beta2), time)
-        denominator = np.sqrt(second) / np.sqrt(scale2) + f(self.epsilon)
+        root, epsilon = np.sqrt(scale2), f(self.epsilon)
+        denominator = (
+            (np.sqrt(second) + epsilon) / root if self.inner_epsilon else np.sqrt(second) / root + epsilon
+        )
         return P - (rate / scale1) * first / denominator, first, second
 
     def lower(
@@ -79,7 +84,9 @@ class AdamUpdate(Op):
             P = P * shrink
         first = M * self.beta1 + G * (1 - self.beta1)
         second = V * self.beta2 + G * G * (1 - self.beta2)
-        return P - rate * first / (second.apply("sqrt") / root + self.epsilon), first, second
+        size = second.apply("sqrt")
+        denominator = (size + self.epsilon) / root if self.inner_epsilon else size / root + self.epsilon
+        return P - rate * first / denominator, first, second
 
     def infer(
         self, P: ir.Value, G: ir.Value, M: ir.Value, V: ir.Value, learning_rate: ir.Value, t: ir.Value
@@ -105,5 +112,10 @@ class AdamUpdate(Op):
         second = g.Add(g.Mul(V, self.beta2), g.Mul(g.Mul(G, G), 1 - self.beta2))
         scale1 = g.Sub(1.0, g.Pow(g.const(self.beta1, dtype_of(P)), time))
         scale2 = g.Sub(1.0, g.Pow(g.const(self.beta2, dtype_of(P)), time))
-        denominator = g.Add(g.Div(g.Sqrt(second), g.Sqrt(scale2)), self.epsilon)
+        size, root = g.Sqrt(second), g.Sqrt(scale2)
+        denominator = (
+            g.Div(g.Add(size, self.epsilon), root)
+            if self.inner_epsilon
+            else g.Add(g.Div(size, root), self.epsilon)
+        )
         return g.Sub(P, g.Div(g.Mul(first, g.Div(learning_rate, scale1)), denominator)), first, second

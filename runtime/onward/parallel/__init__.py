@@ -2,7 +2,7 @@
 
 from onward.parallel.communicator import Communicator, PieceCommunicator
 from onward.parallel.group import Group, Times, ranks_of
-from onward.parallel.mpi import MPICommunicator, launched, threads_each, together, world
+from onward.parallel.mpi import MPICommunicator, launched, stoppable, threads_each, together, world
 from onward.parallel.threads import ThreadCommunicator, run_ranks
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "launched",
     "ranks_of",
     "run_ranks",
+    "stoppable",
     "threads_each",
     "together",
     "world",

@@ -42,6 +42,9 @@ class Calls(Protocol):
     functions: Foreign
     active: bool
 
+    def waiting(self) -> tuple[float, float]:
+        """Seconds for which a plan has been waiting just now, and the longest that one has waited before."""
+
     def counted(self) -> tuple[float, float, int]:
         """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""
 
@@ -64,11 +67,16 @@ class PythonCalls:
         self._pending: dict[int, tuple[Any, float]] = {}
         self._thread = ThreadPoolExecutor(1, "onward-exchange") if beside else None
         self._since = 0.0
-        self._waited = self._under_way = 0.0
+        self._waited = self._under_way = self._longest = 0.0
         self._bytes = 0
         self._entries = _FUNCTION(self._start), _FUNCTION(self._wait)  # keeps the addresses alive
         start, wait = (ctypes.cast(entry, ctypes.c_void_p).value or 0 for entry in self._entries)
         self.functions = Foreign(start, wait)
+
+    def waiting(self) -> tuple[float, float]:
+        """Seconds for which a plan has been waiting just now, and the longest that one has waited before."""
+        since = self._since
+        return (time.perf_counter() - since if since else 0.0), self._longest
 
     def counted(self) -> tuple[float, float, int]:
         """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""
@@ -123,7 +131,8 @@ class PythonCalls:
         except Exception:  # noqa: BLE001 - nothing may be raised into native code
             return -1
         del self._pending[args[4]]
-        self._waited += time.perf_counter() - self._since
+        took = time.perf_counter() - self._since
+        self._waited, self._longest = self._waited + took, max(self._longest, took)
         self._under_way += ended - started
         self._since = 0.0
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -182,10 +183,24 @@ class Group:
                 outcome = True, function()
             except OnwardError as error:
                 outcome = False, _plain(error)
-        fine, value = self._spread(outcome)
+        with self._patiently():
+            fine, value = self._spread(outcome)
         if not fine:
             raise value
         return value
+
+    @contextlib.contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """While rank 0 alone has work to do, the others wait for as long as it takes."""
+        communicator: Any = self.communicator
+        if not hasattr(communicator, "patient"):
+            yield
+            return
+        communicator.patient = True
+        try:
+            yield
+        finally:
+            communicator.patient = False
 
     def _spread(self, value: Any, root: int = 0) -> Any:
         """A value of a rank. Its arrays are sent from where they are."""
@@ -292,6 +307,16 @@ def _register(name: str, functions: Any) -> str:
     raise ConfigError("too many groups of ranks in one process: close some")
 
 
+def _unmatched() -> str:
+    """Why a library does not know of the ranks that its launcher started."""
+    if "SLURM_PROCID" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        return (
+            "srun offers its ranks another interface than the library speaks; `srun --mpi=list` names those "
+            "that there are: --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH and Intel MPI"
+        )
+    return "mpirun is of another MPI library than the one that mpi4py found"
+
+
 def ranks_of(parallel: Literal["auto", "mpi", "none"]) -> Group | None:
     """All ranks of the MPI program that this process is of; None where it is the only one.
 
@@ -309,7 +334,7 @@ def ranks_of(parallel: Literal["auto", "mpi", "none"]) -> Group | None:
         if started is not None:
             raise ConfigError(
                 f"this process was started as rank {started[0]} of {started[1]}, but mpi4py's MPI library "
-                "knows of one rank only: mpirun is of another MPI library than the one that mpi4py found"
+                f"knows of one rank only: {_unmatched()}"
             )
         return None
     return _world_group()

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -62,6 +64,9 @@ class MPICommunicator:
             where the rank has several cores.
         native: let plans call the library by address, where that can be done; else Python's thread does.
 
+    Attributes:
+        patient: whether another rank is known to take its time, as in writing a file: see `left_alone`.
+
     Raises:
         ConfigError: mpi4py or an MPI library is missing, or the library lets no thread but the first call it.
     """
@@ -80,6 +85,9 @@ class MPICommunicator:
         self._communicator = chosen.Dup()
         self._errors = chosen.Dup()
         self._plans: list[Any] = []
+        self._calls: list[Calls] = []
+        self._since = self._longest = 0.0
+        self.patient = False
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
 
@@ -90,7 +98,7 @@ class MPICommunicator:
     def all_reduce_wait(self, pending: Any) -> None:
         """Wait until a sum is there."""
         request, nbytes = pending
-        _await(request, naps=nbytes <= _SHORT)
+        self._wait(request, naps=nbytes <= _SHORT)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         """Replace an array by that of a rank."""
@@ -101,7 +109,15 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        _await(self._communicator.Ibarrier(), naps=True)
+        self._wait(self._communicator.Ibarrier(), naps=True)
+
+    def _wait(self, request: Any, *, naps: bool) -> None:
+        begun = time.monotonic()
+        self._since = 0.0 if self.patient else begun
+        _await(request, naps=naps)
+        self._since = 0.0
+        if not self.patient:
+            self._longest = max(self._longest, time.monotonic() - begun)
 
     def all_to_all_start(self, sent: Array, received: Array) -> Any:
         """Begin to give a piece to each rank, and to take one from each."""
@@ -113,6 +129,19 @@ class MPICommunicator:
 
     def calls(self, operation: Operation) -> Calls:
         """An operation for plans: by address where the library's C interface can be called."""
+        found = self._new_calls(operation)
+        self._calls.append(found)
+        return found
+
+    def left_alone(self) -> float | None:
+        """Seconds for which this rank has been waiting for others, where that is longer than ever before."""
+        waits = [calls.waiting() for calls in self._calls]
+        waits.append((time.monotonic() - self._since if self._since else 0.0, self._longest))
+        now = max((seconds for seconds, _ in waits), default=0.0)
+        usual = max((longest for _, longest in waits), default=0.0)
+        return now if now > max(_ALONE, 3 * usual) else None
+
+    def _new_calls(self, operation: Operation) -> Calls:
         mpi = self._mpi
         own = self._communicator.Dup()
         self._plans.append(own)  # keeps the handle valid
@@ -160,6 +189,9 @@ class MPICommunicator:
         os._exit(code)
 
 
+_LOOK = 0.5
+_ALONE = 5.0
+"""Seconds after which a rank that was told to stop, and waits for others, takes it that one is gone."""
 _PAUSE = 5e-4
 """Seconds between looks at what is under way, of 15 us each; what is waited for is looked at all the time."""
 _SHORT = 1 << 16
@@ -204,9 +236,10 @@ def together(exit_code: Callable[[BaseException], int]) -> Iterator[None]:
         started = launched()
         if started is None:
             raise
-        try:
+        communicator: MPICommunicator | None = None
+        with contextlib.suppress(ConfigError):
             communicator = world()
-        except ConfigError:
+        if communicator is None or communicator.size == 1:  # ranks that cannot tell each other anything
             if started[0] == 0:
                 raise
             time.sleep(_GRACE)  # a rank that ends takes the others along: rank 0 tells first
@@ -218,6 +251,50 @@ def together(exit_code: Callable[[BaseException], int]) -> Iterator[None]:
         if tells:
             raise
         raise SystemExit(exit_code(error)) from None
+
+
+@contextlib.contextmanager
+def stoppable(exit_code: int) -> Iterator[None]:
+    """Let a signal end a rank that waits for one that is gone.
+
+    A rank that is told to stop finishes its step, for which it needs all others. Slurm tells the others of a
+    rank that was killed to stop, and kills them half a minute later. Where there is one rank, or another
+    thread than the main one, nothing is done.
+
+    Args:
+        exit_code: of a rank that ends so.
+    """
+    if launched() is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, exit_code), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _watch(reader: int, exit_code: int) -> None:
+    """Python's own handlers do not run while a plan waits."""
+    told = os.read(reader, 1)
+    os.close(reader)
+    while told:
+        time.sleep(_LOOK)
+        if not world.cache_info().currsize:  # it is not for this thread to start MPI
+            continue
+        communicator = world()
+        if (seconds := communicator.left_alone()) is not None:
+            print(
+                f"error: rank {communicator.rank}: told to stop, while other ranks have not come for "
+                f"{seconds:.0f} s: one of them seems to be gone. The last checkpoint is as it was",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(exit_code)
 
 
 def _await(request: Any, *, naps: bool) -> None:

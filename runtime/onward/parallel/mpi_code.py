@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from typing import Any, final
 
 import numpy as np
@@ -49,7 +50,8 @@ _ROW = 3
     _SLEEP,
     _SECONDS,
     _NANOSECONDS,
-) = range(23)
+    _LONGEST,
+) = range(24)
 """Words of the context; the table follows: for each tag its request, the time of its start, or 0, and whether
 a thread is looking after it just now. Failed calls have their code, below 0, in the place of the time."""
 
@@ -293,6 +295,8 @@ over:
   %now = call i64 @{ENTRY}_now(ptr %c)
   %took = sub i64 %now, %since
   call void @{ENTRY}_add(ptr %c, i64 {_WAITED}, i64 %took)
+  %longestp = getelementptr i64, ptr %c, i64 {_LONGEST}
+  %longest = atomicrmw max ptr %longestp, i64 %took seq_cst
   store i64 0, ptr %sincep, align 8
   ret i64 %state
 done:
@@ -402,6 +406,12 @@ class NativeCalls:
     @active.setter
     def active(self, value: bool) -> None:
         self._context[_ACTIVE] = value
+
+    def waiting(self) -> tuple[float, float]:
+        """Seconds for which a plan has been waiting just now, and the longest that one has waited before."""
+        since = int(self._context[_SINCE])
+        now = time.clock_gettime_ns(1) if since else 0
+        return (now - since) * 1e-9, int(self._context[_LONGEST]) * 1e-9
 
     def counted(self) -> tuple[float, float, int]:
         """Seconds that plans waited, seconds that blocks were under way, and the bytes of all blocks."""

@@ -166,6 +166,10 @@ class SGD(_OneOperator):
         return "MomentumUpdate", {"momentum": self.momentum, "nesterov": int(self.nesterov)}
 
 
+def _inner(optimizer: _AdamFamily | RMSprop | Adagrad) -> dict[str, Any]:
+    return {"inner_epsilon": 1} if optimizer.inner_epsilon else {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _AdamFamily(_OneOperator):
     steps: ClassVar[bool] = True
@@ -174,6 +178,7 @@ class _AdamFamily(_OneOperator):
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-7
+    inner_epsilon: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,13 +193,19 @@ class _AdamFamily(_OneOperator):
             "beta2": self.beta2,
             "epsilon": self.epsilon,
             "decoupled": int(self.decoupled),
+            **_inner(self),
         }
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Adam(_AdamFamily):
-    """Adam; weight decay is added to the gradient."""
+    """Adam; weight decay is added to the gradient.
+
+    Attributes:
+        inner_epsilon: ε is added before the bias of the second moment is taken out, as in Keras; see
+            `AdamUpdate`.
+    """
 
     decoupled: ClassVar[bool] = False
 
@@ -202,7 +213,11 @@ class Adam(_AdamFamily):
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdamW(_AdamFamily):
-    """Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay.
+
+    Attributes:
+        inner_epsilon: as of `Adam`.
+    """
 
     weight_decay: float = 0.01
 
@@ -216,12 +231,14 @@ class RMSprop(_OneOperator):
 
     Attributes:
         rho: the share that the mean square keeps at an update (alpha in torch).
+        inner_epsilon: ε is added before the root is taken, as in Keras.
     """
 
     learning_rate: float = field(default=0.001, kw_only=False)
     rho: float = 0.9
     epsilon: float = 1e-7
     momentum: float = 0.0
+    inner_epsilon: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,7 +248,12 @@ class RMSprop(_OneOperator):
         return {"square": 0.0, "momentum": 0.0}
 
     def operator(self) -> tuple[str, dict[str, Any]]:
-        return "RMSpropUpdate", {"alpha": self.rho, "epsilon": self.epsilon, "momentum": self.momentum}
+        return "RMSpropUpdate", {
+            "alpha": self.rho,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            **_inner(self),
+        }
 
 
 @final
@@ -241,17 +263,19 @@ class Adagrad(_OneOperator):
 
     Attributes:
         initial_accumulator: the value that fills the sum of squares at the start.
+        inner_epsilon: ε is added before the root is taken, as in Keras.
     """
 
     learning_rate: float = field(default=0.001, kw_only=False)
     epsilon: float = 1e-7
     initial_accumulator: float = 0.1
+    inner_epsilon: bool = False
 
     def slots(self) -> Mapping[str, float]:
         return {"square": self.initial_accumulator}
 
     def operator(self) -> tuple[str, dict[str, Any]]:
-        return "AdagradUpdate", {"epsilon": self.epsilon}
+        return "AdagradUpdate", {"epsilon": self.epsilon, **_inner(self)}
 
 
 _NAMES: dict[str, type[Optimizer]] = {

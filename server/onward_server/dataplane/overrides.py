@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from onward_server.dataplane.repository import is_version
 from onward_server.errors import RequestError
-from onward_server.settings import ModelSettings
+from onward_server.settings import ModelSettings, problems
 
 __all__ = ["Override", "Overrides", "override_from"]
 
@@ -95,9 +95,7 @@ def _settings(text: str) -> ModelSettings:
     try:
         return ModelSettings.model_validate(ours)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"parameters['config']: {where}: {first['msg']}") from None
+        raise RequestError(f"parameters['config']: {problems(error, ModelSettings)}") from None
 
 
 def _translate(key: str, value: Any, ours: dict[str, Any]) -> None:

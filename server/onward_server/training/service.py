@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from onward.errors import ConfigError, OnwardError, StorageError
+from onward.errors import OnwardError, StorageError
 from onward.runs.config import to_toml
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.hosts import worker_memory
@@ -67,8 +67,6 @@ class TrainingService:
         self._plane = plane
         self._reason = reason
         folder = settings.folder.absolute()
-        if folder.resolve().is_relative_to(plane.settings.repository.resolve()):
-            raise ConfigError("training.folder: it has to be outside the repository")
         self._folder = folder
         self._store = Store(folder)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="onward-jobs")

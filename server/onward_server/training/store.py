@@ -133,7 +133,7 @@ class Store:
             self._lock.close()
             raise ConfigError("training.folder: another server uses it; each needs one of its own") from None
         except OSError as error:
-            raise ConfigError(f"training.folder: {error.strerror}") from error
+            raise ConfigError(f"training.folder {folder}: {error.strerror}") from error
         except sqlite3.Error as error:
             self._lock.close()
             raise ConfigError(f"training.folder: jobs.sqlite: {error}") from error

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from tests.ops.exclusions import SECOND_ORDER
 from tests.ops.gradient_checks import (
-    CONSTANT_GRADIENTS,
     differentiable_operators,
     gradient_cases,
-    meets_ort,
+    without_ort,
+    without_second,
+    without_torch,
 )
 
 from onward.graph import ONWARD_DOMAIN, Op, has_body, registered
@@ -35,7 +35,9 @@ fused with its neighbours; `kernel` a request for native kernels, some forms of 
 (`onward inspect --plan` says which and why); `NumPy` its NumPy kernel inside the plan; `function` other \
 operators, which its schema or its class has for a body; `body` one step, whose graphs are plans of their own.
 - *Gradient* says what checks it: D central differences in float64 on the ONNX project's cases and ours, \
-O onnxruntime on the graph that the rule writes, S the gradient of the gradient against central differences. \
+O onnxruntime on the graph that the rule writes, S the gradient of the gradient against central \
+differences, T torch autograd, where there is an interpreter with torch; `make conformance` says why one is \
+missing. \
 `rule`: one without a check; `body`: those \
 of the operators in its body. A dash: the schema calls an input differentiable, and there \
 is no rule. Empty: it calls none so, and there is no rule either.
@@ -122,9 +124,8 @@ def _checks() -> dict[str, str]:
     found: dict[str, set[str]] = defaultdict(set)
     for case in gradient_cases():
         if not case.domain:
-            found[case.op_type] |= {"D", "O"} if meets_ort(case) else {"D"}
-            if case.op_type not in CONSTANT_GRADIENTS and case.id not in SECOND_ORDER:
-                found[case.op_type].add("S")
+            checks = {"O": without_ort, "S": without_second, "T": without_torch}
+            found[case.op_type] |= {"D", *(letter for letter, why in checks.items() if not why(case))}
     return {op_type: " ".join(sorted(letters)) for op_type, letters in found.items()}
 
 

@@ -19,8 +19,9 @@ from onward.errors import ConfigError
 from onward_server.grpc_calls import Call, Glance, StreamMethod, UnaryMethod
 from onward_server.grpc_framing import ACCEPTED, ENCODINGS, refusal
 from onward_server.grpc_receivers import StreamCall, UnaryCall
-from onward_server.http2.connection import Connection, Receiver, Stream
+from onward_server.http2.connection import Connection
 from onward_server.http2.headers import Headers, literal
+from onward_server.http2.streams import Receiver, Stream
 from onward_server.http2.turns import Turns
 from onward_server.settings import Limits, host_and_port
 

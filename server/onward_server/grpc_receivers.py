@@ -11,7 +11,7 @@ from typing import Protocol, final
 
 from onward_server.grpc_calls import Call, CallFailed, Glance, StreamMethod, UnaryMethod
 from onward_server.grpc_framing import EXPIRED, HEAD, OK, framed, inflated, refusal, too_large
-from onward_server.http2.connection import Stream
+from onward_server.http2.streams import Stream
 
 __all__ = ["Port", "StreamCall", "UnaryCall"]
 

@@ -42,10 +42,24 @@ def odd_model() -> tuple[ir.Model, Mapping[str, Array]]:
     table = g.initializer("table", np.arange(40, dtype=np.float32).reshape(8, 5))
     picked = g.Gather(table, g.Mod(g.Add(at, g.const([5], ir.DataType.INT64)), 8), axis=0)
     g.output(picked, "picked")
-    summed = g.Einsum(x, g.initializer("w", np.ones((4, 3), np.float32)), equation="ij,jk->ik")
+    whole = g.Cast(x, to=int(ir.DataType.INT32))
+    summed = g.Einsum(whole, g.const(np.ones((4, 3), np.int32)), equation="ij,jk->ik")
     g.output(summed, "summed")
-    g.output(g.DFT(g.Unsqueeze(x, g.const([-1], ir.DataType.INT64))), "spectrum")
-    g.output(g.LpPool(g.Unsqueeze(x, g.const([1], ir.DataType.INT64)), kernel_shape=[2], p=1), "pooled")
+    g.output(g.DFT(g.Unsqueeze(x, g.const([-1], ir.DataType.INT64)), inverse=1), "spectrum")
+    counts = g.TfIdfVectorizer(
+        whole,
+        mode="TF",
+        min_gram_length=1,
+        max_gram_length=2,
+        max_skip_count=1,
+        ngram_counts=[0, 2],
+        ngram_indexes=[1, 0, 2],
+        pool_int64s=[1, 5, 3, 4],
+        weights=[0.5, 2.0, 1.0],
+    )
+    g.output(counts, "counts")
+    drawn = g.Dropout(x, g.const(np.float32(0.5)), g.const(np.array(True)), seed=3)
+    g.output(drawn, "drawn")
     g.output(g.CumSum(x, g.const(1, ir.DataType.INT64), reverse=1), "running")
     bits = g.BitwiseXor(g.Cast(x, to=int(ir.DataType.UINT16)), g.const(np.array([3, 1, 2, 9], np.uint16)))
     g.output(bits, "bits")

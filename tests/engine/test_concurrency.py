@@ -36,7 +36,8 @@ def network(scale: float = 1.0) -> ir.Model:
     w = g.initializer("w", (scale * rng.standard_normal((64, 3, 3, 3)) / 5).astype(np.float32))
     v = g.initializer("v", (scale * rng.standard_normal((64, 64, 3, 3)) / 24).astype(np.float32))
     h = g.Conv(g.Relu(g.Conv(x, w, pads=[1, 1, 1, 1])), v, pads=[1, 1, 1, 1])
-    h = g.LpPool(h, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    h, places = g.emit("MaxPool", h, outputs=2, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    g.output(places, "places")
     g.output(g.Relu(g.Conv(h, v, pads=[1, 1, 1, 1])), "y")
     return ir.Model(graph, ir_version=10)
 

@@ -15,6 +15,7 @@ _MODES: list[dict[str, Any]] = [
     {"mode": "cubic"},
     {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5},
     {"mode": "linear", "antialias": 1},
+    {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     {"mode": "cubic", "antialias": 1, "exclude_outside": 1},
 ]
 

@@ -12,7 +12,8 @@ the plan was; S those with strings or with operators of `ai.onnx.ml` that have a
 others: a NumPy step inside the plan, or no plan, so that the interpreter ran. `--list-numpy` names these. G
 counts the operators of the default domain whose newest schema calls an input differentiable; one is counted
 where every case of it in `tests.ops.gradient_checks` passes and there is one at least; above is said which
-of the checks it passed: central differences, onnxruntime on the emitted graph, second order.
+of the four checks it passed: central differences, onnxruntime on the emitted graph, second order, and torch
+autograd, for which ONWARD_TORCH_PYTHON names an interpreter that has torch; and why one was left out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Outcome:
     how: How = ""
     steps: tuple[str, ...] = ()
     checks: str = ""
-    """Of a gradient: D central differences, O onnxruntime, S second order."""
+    """Of a gradient: D central differences, O onnxruntime, S second order, T torch."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Of a gradient: the checks that the case does not have, and why."""
 
     @property
     def lacks_operator(self) -> bool:
@@ -194,26 +197,42 @@ def _run_chunk(engine: Engine, names: Sequence[str]) -> list[Outcome]:
     return outcomes
 
 
+_NOT_NAMED = "ONWARD_TORCH_PYTHON does not name an interpreter with torch"
+
+
 def _gradient_chunk(positions: Sequence[int]) -> list[Outcome]:
     from tests.ops.gradient_checks import (
         check_differences,
         check_emitted,
         check_second,
         gradient_cases,
-        meets_ort,
+        without_ort,
+        without_second,
+        without_torch,
     )
+    from tests.ops.torch_checks import ask_torch, check_torch, interpreter
 
+    cases = [gradient_cases()[position] for position in positions]
+    asked = [case for case in cases if interpreter() and not without_torch(case)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answers = dict(zip((case.id for case in asked), ask_torch(asked), strict=True)) if asked else {}
     outcomes = []
-    for position in positions:
-        case = gradient_cases()[position]
+    for case in cases:
+        why = {"O": without_ort(case), "S": without_second(case)}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 check_emitted(case)
                 check_differences(case)
-                second = check_second(case)
-            checks = "D" + ("O" if meets_ort(case) else "") + ("S" if second else "")
-            outcomes.append(Outcome(case.op_type, "", checks=checks))
+                if not check_second(case):
+                    why["S"] = why["S"] or "the gradient depends on nothing"
+                answer = answers.get(case.id)
+                if answer is None or not check_torch(case, answer):
+                    why["T"] = without_torch(case) or (answer.refused if answer else _NOT_NAMED)
+            left_out = tuple((letter, reason) for letter, reason in why.items() if reason)
+            checks = "".join(letter for letter in "DOST" if letter not in dict(left_out))
+            outcomes.append(Outcome(case.op_type, "", checks=checks, left_out=left_out))
         except Exception as error:  # noqa: BLE001 whatever it is, it is the outcome
             outcomes.append(Outcome(case.op_type, f"{case.id}: {_reason(error)}"))
     return outcomes
@@ -289,6 +308,22 @@ def _print_how(passed: Sequence[Outcome], *, listed: bool) -> str:
     )
 
 
+def _print_left_out(outcomes: Sequence[Outcome], passed: Mapping[str, set[str]]) -> None:
+    """Why checks were left out: of all cases of an operator, and of some."""
+    for whole, title in ((True, "checks that an operator lacks"), (False, "checks that some cases lack")):
+        counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for outcome in outcomes:
+            for letter, reason in outcome.left_out:
+                if (letter not in passed[outcome.name]) == whole:
+                    counts[letter, reason][outcome.name] += 1
+        if counts:
+            print(f"\n{title}, and why")
+        for (letter, reason), names in sorted(counts.items()):
+            shown = [name if whole else f"{name} {count}" for name, count in sorted(names.items())]
+            every = whole and len(shown) == len(passed)
+            print(f"  {letter}: {reason} ({'all' if every else ', '.join(shown)})")
+
+
 def _run_gradients(only: str, workers: int) -> str:
     from tests.ops.exclusions import NO_GRADIENT
     from tests.ops.gradient_checks import differentiable_operators, gradient_cases
@@ -311,13 +346,14 @@ def _run_gradients(only: str, workers: int) -> str:
         passed[outcome.name].update(outcome.checks)
     print(
         "\ngradients and what they passed: D central differences in float64, O onnxruntime on the graph that "
-        "is written, S the gradient of the gradient against central differences"
+        "is written, S the gradient of the gradient against central differences, T torch autograd in float64"
     )
     groups: dict[str, list[str]] = defaultdict(list)
     for op_type in sorted(checked):
         groups[" ".join(sorted(passed[op_type]))].append(op_type)
     for letters, names in sorted(groups.items(), key=lambda item: -len(item[1])):
         print(f"  {letters} ({len(names)}): {', '.join(names)}")
+    _print_left_out([o for o in outcomes if not o.reason], passed)
     if not only and (missing := sorted(wanted - checked - failed)):
         print(f"\nno gradient ({len(missing)}): {', '.join(missing)}")
         for op_type in sorted(set(missing) & set(NO_GRADIENT)):

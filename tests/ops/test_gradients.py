@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tests.ops.exclusions import GRADIENT_CASES, NO_GRADIENT, ORT_GRADIENTS
+from tests.ops.exclusions import (
+    GRADIENT_CASES,
+    NO_GRADIENT,
+    NO_TORCH,
+    ORT_GRADIENTS,
+    SECOND_ORDER,
+    TORCH_GRADIENTS,
+)
 from tests.ops.gradient_checks import (
     CONSTANT_GRADIENTS,
     check_differences,
     check_emitted,
     check_second,
     gradient_cases,
-    meets_ort,
+    without_ort,
 )
 from tests.ops.harness import (
     OPSET,
@@ -27,6 +34,7 @@ from tests.ops.harness import (
     run_ort,
 )
 from tests.ops.onnx_cases import onnx_cases
+from tests.ops.torch_checks import ask_torch, check_torch, interpreter
 
 from onward.graph import registered
 
@@ -58,7 +66,7 @@ def test_gradient_of_an_empty_batch(case: Case) -> None:
         dx = got[f"dx{i}"]
         assert dx.shape == inputs[f"x{i}"].shape
         np.testing.assert_array_equal(dx, np.zeros_like(dx))
-    if meets_ort(case):
+    if not without_ort(case):
         assert_same(got, run_ort(model, inputs), case.rtol, case.atol)
 
 
@@ -78,7 +86,23 @@ def test_differentiable_operator_has_a_rule_and_a_case(op_type: str) -> None:
     assert tested != (op_type in NO_GRADIENT)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not interpreter(), reason="ONWARD_TORCH_PYTHON does not name an interpreter with torch")
+def test_gradients_beside_torch() -> None:
+    """Each operator in one form at least, those aside that are said to be without torch."""
+    cases = [case for case in gradient_cases() if not case.domain]
+    compared = set()
+    for case, answer in zip(cases, ask_torch(cases), strict=True):
+        if answer.gradients and case.id in TORCH_GRADIENTS:
+            with pytest.raises(AssertionError):
+                check_torch(case, answer)
+        elif check_torch(case, answer):
+            compared.add(case.op_type)
+    assert compared == {case.op_type for case in cases} - set(NO_TORCH)
+
+
 def test_exclusions_name_cases() -> None:
     names = {case.name for case in onnx_cases()}
     assert set(GRADIENT_CASES) <= names
     assert set(ORT_GRADIENTS) <= names
+    assert set(SECOND_ORDER) | set(TORCH_GRADIENTS) <= {case.id for case in gradient_cases()}

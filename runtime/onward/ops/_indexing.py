@@ -9,7 +9,19 @@ import numpy as np
 
 from onward.graph import Array
 
-__all__ = ["add_rows", "grid_along", "linear_along", "linear_nd", "progression", "scatter", "wrapped"]
+__all__ = [
+    "REDUCTIONS",
+    "add_rows",
+    "grid_along",
+    "linear_along",
+    "linear_nd",
+    "progression",
+    "scatter",
+    "wrapped",
+]
+
+REDUCTIONS = ("none", "add", "mul", "max", "min")
+"""What scatter operators do with an element and its update; loops take the position."""
 
 
 def wrapped(indices: Array, extent: int) -> Array:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onward.errors import ShapeError
-from onward.graph import Array
+import numpy as np
+import onnx_ir as ir
 
-__all__ = ["update_all"]
+from onward.errors import ShapeError
+from onward.graph import Array, Builder
+
+__all__ = ["later", "scalar", "update_all", "update_each"]
 
 
 def update_all(
@@ -24,3 +27,24 @@ def update_all(
         for tensors in zip(*results, strict=True)
         for tensor, like in zip(tensors, types, strict=True)
     )
+
+
+def update_each(
+    rule: Callable[..., tuple[ir.Value, ...]], groups: int, operands: tuple[ir.Value, ...]
+) -> tuple[ir.Value, ...]:
+    """`update_all` of graph values."""
+    if len(operands) % groups:
+        raise ShapeError(f"{len(operands)} tensors given; there must be {groups} for each parameter")
+    count = len(operands) // groups
+    results = [rule(*operands[i::count]) for i in range(count)]
+    return tuple(value for values in zip(*results, strict=True) for value in values)
+
+
+def scalar(g: Builder, x: ir.Value) -> ir.Value:
+    """A tensor of one element without axes."""
+    return g.Reshape(x, g.const([], np.int64))
+
+
+def later(g: Builder, T: ir.Value) -> ir.Value:
+    """Whether it is not the first step."""
+    return g.Greater(scalar(g, T), g.const(0, T.dtype))

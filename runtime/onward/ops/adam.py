@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from onward.graph import Array, Op, op
-from onward.ops._training import update_all
+import numpy as np
+import onnx_ir as ir
+
+from onward.graph import Array, Builder, Op, dtype_of, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._training import later, scalar, update_all, update_each
 
 
 @op("Adam", since=1, domain="ai.onnx.preview.training")
@@ -28,3 +32,28 @@ class Adam(Op):
             return (1 - self.norm_coefficient_post) * X, V, H
 
         return update_all(update, 4, inputs)
+
+    def lower(
+        self, static: Static, outputs: Values, R: ir.Value, T: ir.Value, *inputs: ir.Value
+    ) -> requests.Body:
+        return requests.Body()
+
+    def expand(self, g: Builder, R: ir.Value, T: ir.Value, *inputs: ir.Value) -> tuple[ir.Value, ...]:
+        double, kind = ir.DataType.DOUBLE, int(dtype_of(R))
+        steps = g.Cast(scalar(g, T), to=int(double))
+        # what is left of 1 after so many decays: in float64, as it may be little
+        first, second = (
+            g.Sub(g.const(1, double), g.Exp(g.Mul(steps, math.log(rate)))) if rate > 0 else g.const(1, double)
+            for rate in (self.alpha, self.beta)
+        )
+        corrected = g.Mul(scalar(g, R), g.Cast(g.Div(g.Sqrt(second), first), to=kind))
+        rate = g.Where(later(g, T), corrected, scalar(g, R))
+
+        def update(X: ir.Value, G: ir.Value, V: ir.Value, H: ir.Value) -> tuple[ir.Value, ...]:
+            G = g.Add(G, g.Mul(X, self.norm_coefficient))
+            V = g.Add(g.Mul(V, self.alpha), g.Mul(G, 1 - self.alpha))
+            H = g.Add(g.Mul(H, self.beta), g.Mul(g.Mul(G, G), 1 - self.beta))
+            X = g.Sub(X, g.Div(g.Mul(V, rate), g.Add(g.Sqrt(H), self.epsilon)))
+            return g.Mul(X, 1 - self.norm_coefficient_post), V, H
+
+        return update_each(update, 4, inputs)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, dtype_of, op, requests
+from onward.graph import Array, Builder, Op, dtype_of, op, requests, static_shape
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._random import uniforms
 from onward.ops._shape import constant_of
+
+_MASK_LIMIT = 1 << 20
+"""The elements of a mask that a plan holds."""
 
 
 @op("Dropout", since=(12, 13, 22), multiple_outputs=True)
@@ -21,6 +25,8 @@ class Dropout(Op):
     `onward.passes.to_training` puts in the place of either what depends on the trainer's seed and step.
     """
 
+    static_operands = ("ratio", "training_mode")
+
     seed: int | None = None
 
     def varies_on(self, operands: Sequence[Array | None]) -> bool:
@@ -30,14 +36,18 @@ class Dropout(Op):
     def kernel(
         self, data: Array, ratio: Array | None = None, training_mode: Array | None = None
     ) -> tuple[Array, Array]:
-        share = 0.5 if ratio is None else float(np.reshape(ratio, ()))
-        if training_mode is None or not np.any(training_mode) or share == 0:
+        if training_mode is None or not np.any(training_mode) or (ratio is not None and not np.any(ratio)):
             return data, np.ones(data.shape, np.bool_)
-        if not 0 <= share < 1:
-            raise UnsupportedError(f"ratio {share} is not in [0, 1)")
+        share = self._share(ratio)
         mask = np.asarray(self._draw(data.shape) >= share)
         kept = data * np.asarray(1 / (1 - share)).astype(data.dtype)
         return np.where(mask, kept, np.zeros((), data.dtype)), mask
+
+    def _share(self, ratio: Array | None) -> float:
+        share = 0.5 if ratio is None else float(np.reshape(ratio, ()))
+        if not 0 <= share < 1:
+            raise UnsupportedError(f"ratio {share} is not in [0, 1)")
+        return share
 
     def _draw(self, shape: tuple[int, ...]) -> Array:
         if self.seed is None:
@@ -52,14 +62,40 @@ class Dropout(Op):
         data: ir.Value,
         ratio: ir.Value | None = None,
         training_mode: ir.Value | None = None,
-    ) -> requests.Identity | Unsupported:
-        mode = None if training_mode is None else static.known(training_mode)
-        drops = None if ratio is None else static.known(ratio)
+    ) -> requests.Identity | requests.Body | Unsupported:
+        known = None if ratio is None else static.known(ratio)
+        mode = np.array(False) if training_mode is None else static.known(training_mode)
+        if mode is None or (mode.any() and ratio is not None and known is None):
+            return Unsupported("training_mode or ratio that is not constant")
+        if mode.any() and (known is None or known.any()):
+            if self.seed is None:
+                return Unsupported("elements drawn anew in each run")
+            if math.prod(static.shape(data)) > _MASK_LIMIT:
+                return Unsupported(
+                    f"a mask of more than {_MASK_LIMIT:,} elements that NumPy's generator draws"
+                )
+            self._share(known)
+            return requests.Body()
         if any(mask.uses() or mask.is_graph_output() for mask in outputs[1:]):
-            return Unsupported("a mask")
-        if training_mode is not None and (mode is None or mode.any()) and (drops is None or drops.any()):
-            return Unsupported("training_mode that is not false")
+            return requests.Body()
         return requests.Identity(outputs[0], data)
+
+    def expand(
+        self,
+        g: Builder,
+        data: ir.Value,
+        ratio: ir.Value | None = None,
+        training_mode: ir.Value | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """The draws of a seed and a shape are always the same: a constant."""
+        shape = static_shape(data) or ()
+        share, mode = self._share(constant_of(ratio)), constant_of(training_mode)
+        if mode is None or not mode.any() or share == 0:
+            mask = g.Expand(g.const(True, np.bool_), g.const(shape, np.int64))
+            return (g.Identity(data), mask)[: self.output_count]
+        mask = g.const(np.asarray(self._draw(shape) >= share), np.bool_)
+        kept = g.Mul(data, g.const(1 / (1 - share), dtype_of(data)))
+        return (g.Where(mask, kept, g.const(0, dtype_of(data))), g.Identity(mask))[: self.output_count]
 
     def gradient(
         self,

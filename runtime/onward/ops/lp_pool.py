@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import InvalidModelError, UnsupportedError
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests, static_shape
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 from onward.ops._pooling import Pooling, spread, window_sum
 from onward.ops._window import shaped_like
@@ -21,6 +22,31 @@ class LpPool(Pooling):
         powers = np.abs(X.astype(work, copy=False)) ** self.p
         sums = window_sum(powers, self.window().over(X.shape[2:]).reduced)
         return (sums ** work.type(1 / self.p)).astype(X.dtype, copy=False)
+
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.Body:
+        return requests.Body()
+
+    def expand(self, g: Builder, X: ir.Value) -> ir.Value:
+        """Powers, their averages over windows that end where the last one does, and roots."""
+        shape = static_shape(X) or ()
+        geometry = self.window().over(shape[2:])
+        end = (
+            max(0, span - i - a)
+            for span, i, a in zip(geometry.span, geometry.spatial, geometry.begin, strict=True)
+        )
+        powers = g.Mul(X, X) if self.p == 2 else g.Abs(X)
+        if self.p > 2:
+            powers = g.Pow(powers, float(self.p))
+        means = g.AveragePool(
+            powers,
+            kernel_shape=geometry.kernel,
+            strides=geometry.strides,
+            dilations=geometry.dilations,
+            pads=[*geometry.begin, *end],
+            count_include_pad=1,
+        )
+        sums = g.Mul(means, float(np.prod(geometry.kernel)))
+        return sums if self.p == 1 else g.Sqrt(sums) if self.p == 2 else g.Pow(sums, 1 / self.p)
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(X), self.window().pooled_dims(dims_of(X)))]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op
+from onward.graph import Array, Builder, Dim, Op, dims_of, dtype_of, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._convolution import working_dtype
 
 
@@ -18,6 +19,14 @@ class MeanVarianceNormalization(Op):
         centred = X - np.mean(X, axis=self.axes, keepdims=True, dtype=work)
         deviation = np.sqrt(np.mean(np.square(centred), axis=self.axes, keepdims=True))
         return (centred / (deviation + work.type(1e-9))).astype(X.dtype, copy=False)
+
+    def lower(self, static: Static, outputs: Values, X: ir.Value) -> requests.Body:
+        return requests.Body()
+
+    def expand(self, g: Builder, X: ir.Value) -> ir.Value:
+        centred = g.Sub(X, g.ReduceMean(X, list(self.axes), keepdims=1))
+        deviation = g.Sqrt(g.ReduceMean(g.Mul(centred, centred), list(self.axes), keepdims=1))
+        return g.Div(centred, g.Add(deviation, 1e-9))
 
     def infer(self, X: ir.Value) -> list[tuple[ir.DataType, tuple[Dim, ...] | None]]:
         return [(dtype_of(X), dims_of(X))]

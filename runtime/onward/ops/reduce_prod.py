@@ -23,13 +23,17 @@ class ReduceProd(AxesInput):
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, axes: ir.Value | None = None
     ) -> tuple[ir.Value | None, ...]:
-        # the product of the other elements: with one zero it is at the zero alone, with two nowhere
+        # The product of the other elements: with one zero it is at the zero alone, with two nowhere. What is
+        # 0 by one factor is that factor's multiple, so that the gradient of the gradient holds too.
         zero = g.Equal(data, 0.0)
         zeros = self.again(g, "ReduceSum", g.Cast(zero, to=int(dtype_of(data))), axes)
         nonzero = g.Where(zero, 1.0, data)
         product = self.again(g, "ReduceProd", nonzero, axes)
-        at_zero = g.Where(g.Equal(zeros, 1.0), product, 0.0)
-        elsewhere = g.Where(g.Equal(zeros, 0.0), g.Div(product, nonzero), 0.0)
+        one, two = g.Equal(zeros, 1.0), g.Equal(zeros, 2.0)
+        factors = self.again(g, "ReduceSum", g.Where(zero, data, 0.0), axes)
+        at_zero = g.Where(one, product, g.Where(two, g.Mul(product, g.Sub(factors, data)), 0.0))
+        others = g.Div(product, nonzero)
+        elsewhere = g.Where(g.Equal(zeros, 0.0), others, g.Where(one, g.Mul(others, factors), 0.0))
         return g.Mul(self.spread(g, dy, axes), g.Where(zero, at_zero, elsewhere)), None
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import onnx_ir as ir
 
@@ -141,13 +143,10 @@ class ResizeGrad(Resizing):
         scales: ir.Value | None = None,
         sizes: ir.Value | None = None,
     ) -> tuple[ir.Value | None, ...]:
-        ddy = g.Resize(
-            dy,
-            roi,
-            scales,
-            sizes,
-            **attributes_of(self),
-        )
+        # older graphs have a Resize without the attributes that came later
+        usual = {f.name: f.default for f in fields(self)}
+        stated = {name: value for name, value in attributes_of(self).items() if value != usual[name]}
+        ddy = g.Resize(dy, roi, scales, sizes, **stated)
         return ddy, None, None, None, None
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ShapeError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import normalized
 
 
@@ -30,8 +31,39 @@ class ReverseSequence(Op):
         taken = ordered[np.arange(source.shape[0])[:, None], source]
         return np.moveaxis(taken, (0, 1), (batch, time))
 
+    def lower(
+        self, static: Static, outputs: Values, input: ir.Value, sequence_lens: ir.Value
+    ) -> requests.Loop:
+        shape = static.shape(input)
+        batch, time = normalized(self.batch_axis, len(shape)), normalized(self.time_axis, len(shape))
+        shapes = ((sequence_lens, (shape[batch],)),)
+        operands = (input, sequence_lens)
+        return requests.Loop((outputs[0],), operands, _reversed, (batch, time), shapes=shapes)
+
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, input: ir.Value, sequence_lens: ir.Value
     ) -> tuple[ir.Value | None, ...]:
         reversed_ = g.ReverseSequence(dy, sequence_lens, batch_axis=self.batch_axis, time_axis=self.time_axis)
         return reversed_, None
+
+
+def _reversed(thread: int, threads: int, y: Array, x: Array, lengths: Array, batch: int, time: int) -> None:
+    """What lies behind both axes moves as it is; pieces of it are shared out."""
+    inner, sample, step = 1, 0, 0
+    for d in range(x.ndim - 1, -1, -1):
+        if d == batch:
+            sample = inner
+        if d == time:
+            step = inner
+        if d > max(batch, time) or sample == 0 or step == 0:
+            inner *= x.shape[d]
+    piece = min(sample, step)
+    for number in range(x.size // piece * thread // threads, x.size // piece * (thread + 1) // threads):
+        at = number * piece
+        t = at // step % x.shape[time]
+        length = lengths.flat[at // sample % x.shape[batch]]
+        if length < 0 or length > x.shape[time]:
+            raise ValueError("sequence_lens are not all in the time axis")
+        source = at + (length - 1 - 2 * t) * step if t < length else at
+        for i in range(piece):
+            y.flat[at + i] = x.flat[source + i]

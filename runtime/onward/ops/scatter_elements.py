@@ -5,10 +5,8 @@ import onnx_ir as ir
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._indexing import linear_along, scatter
+from onward.ops._indexing import REDUCTIONS, linear_along, scatter
 from onward.ops._shape import normalized
-
-_REDUCTIONS = ("none", "add", "mul", "max", "min")
 
 
 @op("ScatterElements", since=(11, 13, 16, 18))
@@ -27,9 +25,9 @@ class ScatterElements(Op):
     def lower(
         self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value, updates: ir.Value
     ) -> requests.Request:
-        if self.reduction not in _REDUCTIONS:
+        if self.reduction not in REDUCTIONS:
             return requests.Unsupported(f"reduction {self.reduction!r}")
-        numbers = normalized(self.axis, len(static.shape(data))), _REDUCTIONS.index(self.reduction)
+        numbers = normalized(self.axis, len(static.shape(data))), REDUCTIONS.index(self.reduction)
         shapes = ((updates, static.shape(indices)),)
         _check(static.shape(data), static.shape(indices), numbers[0])
         return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers, shapes=shapes)

@@ -4,9 +4,10 @@ import math
 
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
-from onward.ops._indexing import linear_nd, scatter
+from onward.errors import ShapeError, UnsupportedError
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
+from onward.ops._indexing import REDUCTIONS, linear_nd, scatter
 
 
 @op("ScatterND", since=(11, 13, 16, 18))
@@ -20,6 +21,18 @@ class ScatterND(Op):
 
     def kernel(self, data: Array, indices: Array, updates: Array) -> Array:
         return _scattered(data, indices, updates, self.reduction)
+
+    def lower(
+        self, static: Static, outputs: Values, data: ir.Value, indices: ir.Value, updates: ir.Value
+    ) -> requests.Request:
+        if self.reduction not in REDUCTIONS:
+            return requests.Unsupported(f"reduction {self.reduction!r}")
+        whole, tuples = static.shape(data), static.shape(indices)
+        if not tuples or tuples[-1] > len(whole):
+            raise ShapeError(f"index tuples {list(tuples)} do not fit data {list(whole)}")
+        shapes = ((updates, (*tuples[:-1], *whole[tuples[-1] :])),)
+        how = (REDUCTIONS.index(self.reduction),)
+        return requests.Loop((outputs[0],), (data, indices, updates), _slices, how, shapes=shapes)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -38,3 +51,36 @@ def _scattered(data: Array, indices: Array, updates: Array, reduction: str) -> A
     where = linear_nd(data.shape, indices).reshape(-1)
     scatter(rows, where, updates.reshape(where.size, rows.shape[1]), reduction)
     return rows.reshape(data.shape)
+
+
+def _slices(
+    thread: int, threads: int, y: Array, data: Array, indices: Array, updates: Array, how: int
+) -> None:
+    """Elements of the result are shared out: each thread goes through all tuples, and writes its own."""
+    low, high = y.size * thread // threads, y.size * (thread + 1) // threads
+    for at in range(low, high):
+        y.flat[at] = data.flat[at]
+    depth = indices.shape[indices.ndim - 1]
+    inner = 1
+    for d in range(depth, data.ndim):
+        inner *= data.shape[d]
+    for number in range(indices.size // depth if depth > 0 else updates.size // inner):
+        place = 0
+        for d in range(depth):
+            extent = data.shape[d]
+            index = indices.flat[number * depth + d]
+            if index < -extent or index >= extent:
+                raise IndexError("an index is outside data")
+            place = place * extent + (index + extent if index < 0 else index)
+        place *= inner
+        new = number * inner - place
+        for at in range(max(low, place), min(high, place + inner)):
+            value = updates.flat[new + at]
+            if how == 0:
+                y.flat[at] = value
+            elif how == 1:
+                y.flat[at] += value
+            elif how == 2:
+                y.flat[at] *= value
+            elif value != value or (value > y.flat[at] if how == 3 else value < y.flat[at]):
+                y.flat[at] = value

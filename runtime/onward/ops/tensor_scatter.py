@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Array, Builder, Op, op
+from onward.graph import Array, Builder, Op, op, requests
+from onward.graph.requests import Static, Values
 from onward.ops._shape import normalized, rank_of
 
 
@@ -32,6 +33,33 @@ class TensorScatter(Op):
         view[np.arange(steps.shape[0])[:, None], steps] = new
         return result
 
+    def lower(
+        self,
+        static: Static,
+        outputs: Values,
+        past_cache: ir.Value,
+        update: ir.Value,
+        write_indices: ir.Value | None = None,
+    ) -> requests.Request:
+        whole = static.shape(past_cache)
+        axis = normalized(self.axis, len(whole))
+        if axis == 0:
+            return requests.Unsupported("the axis of the batch")
+        shapes = [(update, (*whole[:axis], None, *whole[axis + 1 :]))]
+        if write_indices is None:
+            numbers = (axis, self._circular())
+            return requests.Loop(
+                (outputs[0],), (past_cache, update), _written_first, numbers, shapes=tuple(shapes)
+            )
+        shapes.append((write_indices, (whole[0],)))
+        return requests.Loop(
+            (outputs[0],),
+            (past_cache, update, write_indices),
+            _written,
+            (axis, self._circular()),
+            shapes=tuple(shapes),
+        )
+
     def gradient(
         self,
         g: Builder,
@@ -57,3 +85,45 @@ class TensorScatter(Op):
         if self.mode not in ("linear", "circular"):
             raise UnsupportedError(f"mode {self.mode!r}: choose linear or circular")
         return self.mode == "circular"
+
+
+def _written(
+    thread: int, threads: int, y: Array, cache: Array, update: Array, first: Array, axis: int, circular: bool
+) -> None:
+    """Rows behind the axis are shared out."""
+    row = 1
+    for d in range(axis + 1, cache.ndim):
+        row *= cache.shape[d]
+    rows = cache.size // row
+    for number in range(rows * thread // threads, rows * (thread + 1) // threads):
+        sample = number // (rows // cache.shape[0])
+        _row(y, cache, update, number, row, axis, first.flat[sample], circular)
+
+
+def _written_first(
+    thread: int, threads: int, y: Array, cache: Array, update: Array, axis: int, circular: bool
+) -> None:
+    row = 1
+    for d in range(axis + 1, cache.ndim):
+        row *= cache.shape[d]
+    rows = cache.size // row
+    for number in range(rows * thread // threads, rows * (thread + 1) // threads):
+        _row(y, cache, update, number, row, axis, 0, circular)
+
+
+def _row(
+    y: Array, cache: Array, update: Array, number: int, row: int, axis: int, first: int, circular: bool
+) -> None:
+    """One row: of the update where it is written, else of the cache."""
+    extent, count = cache.shape[axis], update.shape[axis]
+    step = number % extent - first
+    if circular:
+        step %= extent
+        if step < count:  # of steps that meet in a place, the last one counts
+            step += (count - 1 - step) // extent * extent
+    elif count > 0 and (first < 0 or first + count > extent):
+        raise ValueError("update reaches beyond the cache")
+    written = 0 <= step < count
+    source = (number // extent * count + step) * row if written else number * row
+    for i in range(row):
+        y.flat[number * row + i] = update.flat[source + i] if written else cache.flat[source + i]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections import deque
 from typing import Any, Protocol, final
 
 from onward_server.http2 import frames
 from onward_server.http2.frames import FRAME, Code, ConnectionFault, Kind, Setting
 from onward_server.http2.headers import HeaderBlocks, Headers
+from onward_server.http2.streams import STREAM_WINDOW, Receiver, Stream
 from onward_server.http2.turns import Turns
 
-__all__ = ["Application", "Connection", "Receiver", "Stream"]
+__all__ = ["Application", "Connection"]
 
 _DEFAULT_WINDOW = 65_535
 _MOST_WINDOW = 2**31 - 1
-_STREAM_WINDOW = 4 << 20
 _CONNECTION_WINDOW = 16 << 20
 _FRAME_BYTES = 256 << 10
 _DEFAULT_FRAME_BYTES = 16_384
@@ -28,19 +27,6 @@ _EMPTY_FRAMES = 1000
 _SMALL_BYTES = 4096
 _VIEW_BYTES = 16_384
 _PAIR = struct.Struct(">HI")
-
-
-class Receiver(Protocol):
-    """What becomes of one stream's request."""
-
-    def data(self, payload: bytes | memoryview) -> None:
-        """Bytes of its body; a view keeps at most four times as many bytes alive."""
-
-    def ended(self) -> None:
-        """Its body is complete."""
-
-    def cancelled(self) -> None:
-        """The client has given it up, or is gone."""
 
 
 class Application(Protocol):
@@ -65,141 +51,6 @@ class Application(Protocol):
 
     def begin(self, stream: Stream, head: Any) -> Receiver:
         """A request with these headers."""
-
-
-@final
-class Stream:
-    """A request and its answer.
-
-    Attributes:
-        id: its number on the connection.
-        receiver: what takes the request; None before there is one.
-        closed: whether nothing can be sent on it any more.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_credit",
-        "_pending",
-        "_trailers",
-        "_waiters",
-        "closed",
-        "ended",
-        "id",
-        "pending_bytes",
-        "receiver",
-        "window",
-    )
-
-    def __init__(self, connection: Connection, number: int, window: int) -> None:
-        self.id = number
-        self.receiver: Receiver | None = None
-        self.closed = False
-        self.ended = False
-        self.window = window
-        self.pending_bytes = 0
-        self._connection = connection
-        self._credit = 0
-        self._pending: deque[bytes | memoryview] | None = None
-        self._trailers: bytes | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The one that it is on."""
-        return self._connection
-
-    def answer(self, head: bytes, body: bytes, trailers: bytes) -> None:
-        """The whole answer: a block of headers, data, a block of trailers."""
-        if not self.closed:
-            self._connection.answer(self, head, body, trailers)
-
-    def start(self, head: bytes) -> None:
-        """A block of headers; data follow."""
-        if not self.closed:
-            self._connection.write(frames.headers(self.id, head, end=False))
-
-    def send(self, data: bytes) -> None:
-        """Data, as soon as the client lets them through."""
-        if not self.closed:
-            self.push(data)
-            self._connection.pump(self)
-
-    async def sent(self, most: int) -> None:
-        """Wait until at most so many bytes have not been sent, or none can be any more."""
-        while not self.closed and self.pending_bytes > most:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
-
-    def finish(self, trailers: bytes) -> None:
-        """A block of trailers behind everything that was sent."""
-        if not self.closed:
-            self._trailers = trailers
-            self._connection.pump(self)
-
-    def refuse(self, block: bytes) -> None:
-        """Headers that are the whole answer."""
-        if not self.closed:
-            connection = self._connection
-            connection.write(frames.headers(self.id, block, end=True))
-            connection.release(self)
-
-    def take(self, size: int) -> None:
-        """Let the client send so many bytes more."""
-        if self.ended or self.closed:
-            return
-        self._credit += size
-        if self._credit >= _STREAM_WINDOW // 2:
-            self._connection.write(frames.window_update(self.id, self._credit))
-            self._credit = 0
-
-    def push(self, data: bytes) -> None:
-        """For the connection: data that wait."""
-        if self._pending is None:
-            self._pending = deque()
-        self._pending.append(data)
-        self.pending_bytes += len(data)
-        self._connection.unsent += len(data)
-
-    def chunk(self, room: int) -> bytes | memoryview | None:
-        """For the connection: what is sent next, of at most `room` bytes; None: nothing."""
-        if not self._pending:
-            return None
-        first = self._pending[0]
-        if len(first) <= room:
-            self._pending.popleft()
-        else:
-            view = memoryview(first)
-            self._pending[0] = view[room:]
-            first = view[:room]
-        self.pending_bytes -= len(first)
-        self._connection.unsent -= len(first)
-        self.wake()
-        return first
-
-    @property
-    def trailers(self) -> bytes | None:
-        """For the connection: what ends the answer, when all data are gone."""
-        return None if self._pending else self._trailers
-
-    def drop(self) -> None:
-        """For the connection: it is over."""
-        self.closed = True
-        self._connection.unsent -= self.pending_bytes
-        self.pending_bytes = 0
-        self._pending = None
-        self.wake()
-
-    def wake(self) -> None:
-        """For the connection: something was sent."""
-        if self._waiters:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._waiters = None
 
 
 @final
@@ -260,7 +111,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH)  # type: ignore[union-attr]
         values = {
-            Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
+            Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
             Setting.MAX_FRAME_SIZE: _FRAME_BYTES,
             Setting.MAX_HEADER_LIST_SIZE: self._application.header_bytes,
         }

@@ -63,8 +63,9 @@ def _gradient_unsuited(q: Queries, request: CrossEntropyGradient) -> str | None:
 
 @lowers(CrossEntropyGradient, suits=_gradient_unsuited)
 def cross_entropy_gradient(c: Context, request: CrossEntropyGradient) -> None:
-    """One pass, from the logarithms of the probabilities."""
+    """One pass, from the logarithms of the probabilities; labels are checked as for the loss."""
     n, classes = c.shape(request.log_prob)
+    c.check_indices(c.plain(request.labels), classes, low=0, what="label")
     smoothing = request.smoothing
     share = c.constant(np.array(1.0 / n if request.reduction == "mean" else 1.0, c.dtype(request.log_prob)))
     hot = operand(4).apply("eq", operand(1)).apply("select", 1.0 - smoothing, 0.0)

@@ -37,7 +37,11 @@ def test_two_runs_end_with_the_same_bytes(trained: tuple[str, Path, Path]) -> No
 
 
 def test_an_epoch_is_that_of_one_process(trained: tuple[str, Path, Path]) -> None:
-    """In float64 to rounding, which deep networks multiply; in float32 where they have no normalization."""
+    """In float64 to rounding, which deep networks multiply; in float32 where they have no normalization.
+
+    Fifty normalised layers multiply it most: of resnet50 2e-15 after one step are 5e-8 after four, as
+    `test_a_synchronised_step_is_that_of_one_process` has it, and more with momentum.
+    """
     name, folder, _ = trained
     for double in (True, False):
         wanted = epoch(name, None, double=double)
@@ -46,6 +50,9 @@ def test_an_epoch_is_that_of_one_process(trained: tuple[str, Path, Path]) -> Non
             for key, array in wanted.items():
                 assert found[key].dtype == array.dtype
                 if double:
-                    np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
+                    far = 1e2 if name == "resnet50" else 1.0
+                    np.testing.assert_allclose(
+                        found[key], array, rtol=far * 1e-7, atol=far * 1e-9, err_msg=key
+                    )
                 elif not normalized(name):
                     np.testing.assert_allclose(found[key], array, rtol=1e-4, atol=2e-6, err_msg=key)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from tests.train import networks
 
+from onward import nn
 from onward.data import Dataset, Loader
 from onward.engine import Session
 from onward.errors import ConfigError, DataError, InputError, TrainingError, UnsupportedError
@@ -320,3 +321,22 @@ def test_a_trainer_runs_the_engine_that_it_is_given(monkeypatch) -> None:
         trainer.evaluate((x, y))
         trainer.predict(x)
         assert len(ran) == count
+
+
+@pytest.mark.parametrize("kind", ["Dense", "Conv2D", "ConvTranspose2D"])
+def test_a_bias_that_a_batch_normalisation_takes_away_stays(kind: str) -> None:
+    """Rounding errors are no gradient: Adam would make steps of them. Other parameters learn."""
+    layers: list[nn.Layer] = [nn.Dense(6) if kind == "Dense" else getattr(nn, kind)(6, 3)]
+    layers += [nn.BatchNorm(), nn.ReLU(), *([] if kind == "Dense" else [nn.GlobalAveragePool()]), nn.Dense(3)]
+    shape = (5,) if kind == "Dense" else (2, 7, 7)
+    network = nn.Sequential(layers, input_shape=shape)
+    generator = np.random.default_rng(0)
+    x = generator.normal(3, 1, (64, *shape)).astype(np.float32)
+    trainer = Trainer(network, "cross_entropy", Adam(0.01))
+    before = {name: weight.copy() for name, weight in trainer.weights().items()}
+    trainer.fit(x, generator.integers(0, 3, 64), epochs=3, batch_size=16, progress=False)
+    after = trainer.weights()
+    still = [name for name in before if np.array_equal(before[name], after[name])]
+    assert len(still) == 1
+    assert before[still[0]].shape == (6,)
+    assert "bias" in still[0]

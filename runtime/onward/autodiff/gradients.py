@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onward.autodiff.masks import keep_masked
 from onward.errors import UnsupportedError
 from onward.graph import Builder, Op, bind, bodies_of, dims_of, is_float
+from onward.ops._channel_sum import is_centred
 
 __all__ = ["MissingGradientsError", "NoGradient", "cut_by_integers", "gradients", "sum_to"]
 
@@ -165,6 +166,8 @@ def sum_to(g: Builder, gradient: ir.Value, operand: ir.Value) -> ir.Value:
     lead = len(have) - len(want)
     broadcast = [w == 1 and h != 1 for h, w in zip(have[lead:], want, strict=True)]
     axes = [*range(lead), *(lead + i for i, summed in enumerate(broadcast) if summed)]
+    if axes and axes == [i for i in range(len(have)) if i != 1] and is_centred(gradient):
+        return g.zeros_like(operand)
     summed = g.ReduceSum(gradient, axes, keepdims=1) if axes else gradient
     if lead:
         summed = g.Squeeze(summed, list(range(lead)))

@@ -16,21 +16,41 @@ import numpy as np
 
 from onward.data._files import PathLike, open_binary, optional_module, read_table_rows, reading
 from onward.data.dataset import Array
+from onward.data.hugging_face import (
+    arrow_table,
+    class_names,
+    is_data_set,
+    is_saved,
+    names_of_classes,
+    read_saved,
+    refuse_splits,
+)
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["MISSING", "TABLE_SUFFIXES", "Frame", "is_missing", "read_frame", "reads_numbers", "texts_of"]
+__all__ = [
+    "ARROW_SUFFIXES",
+    "MISSING",
+    "TABLE_SUFFIXES",
+    "Frame",
+    "is_missing",
+    "read_arrow",
+    "read_frame",
+    "reads_numbers",
+    "texts_of",
+]
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "nan", "null", "none")
 """Cells that hold nothing, in small letters."""
 
-_ARROW = {
+ARROW_SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".feather": "feather",
     ".arrow": "feather",
     ".ipc": "feather",
 }
-TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".ndjson", *_ARROW)
+"""Names of files that pyarrow reads, and by which of its modules."""
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".jsonl.gz", ".ndjson", *ARROW_SUFFIXES)
 """Names of files that are tables."""
 
 
@@ -66,7 +86,8 @@ def read_frame(
     Args:
         source: a path (CSV or TSV, plain or gzip; JSON lines; Parquet, Feather or Arrow, through pyarrow; an
             SQLite file with `query`), arrays by name, a structured array, a sequence of rows by name, a
-            pandas, polars or pyarrow table, or a Hugging Face data set.
+            pandas, polars or pyarrow table, or a Hugging Face data set or the folder that its `save_to_disk`
+            wrote. Classes that these name (`ClassLabel`) are texts.
         query: the SELECT of an SQLite file.
         delimiter: of a CSV file; by default a comma, a tab for .tsv.
         skip_bad_rows: leave rows of another length out instead of refusing the file.
@@ -76,16 +97,17 @@ def read_frame(
         StorageError: the file cannot be read.
         ConfigError: pyarrow is missing, or the source is of no kind that is known.
     """
+    refuse_splits(source)
     if isinstance(source, (str, Path)):
         frame = _from_path(source, query, delimiter, skip_bad_rows)
+    elif is_data_set(source):
+        frame = Frame("table", _from_arrow(arrow_table(source), "table", names_of_classes(source)), {})
     elif hasattr(source, "__arrow_c_stream__"):
         frame = Frame("table", _from_arrow(_pyarrow().table(source), "table"), {})
     elif isinstance(source, np.ndarray) and source.dtype.names:
         frame = Frame("table", {name: _column(name, source[name]) for name in source.dtype.names}, {})
     elif isinstance(source, Mapping):
         frame = Frame("table", {str(name): _column(str(name), values) for name, values in source.items()}, {})
-    elif hasattr(source, "column_names"):  # a Hugging Face data set
-        frame = Frame("table", {name: _column(name, source[name]) for name in source.column_names}, {})
     elif isinstance(source, Sequence) and source and all(isinstance(row, Mapping) for row in source):
         frame = Frame("table", _from_records(source), {})
     else:
@@ -107,8 +129,10 @@ def _from_path(path: PathLike, query: str | None, delimiter: str | None, skip: b
     suffix = Path(name).suffix
     if query is not None:
         return Frame(str(path), _from_sqlite(path, query), {})
-    if suffix in _ARROW:
-        return Frame(str(path), _from_arrow(_arrow_file(path, _ARROW[suffix]), str(path)), {})
+    if suffix in ARROW_SUFFIXES:
+        return Frame(str(path), _from_arrow(read_arrow(path), str(path)), {})
+    if is_saved(path):
+        return Frame(str(path), _from_arrow(read_saved(path), str(path)), {})
     skipped: dict[str, int] = {}
     if name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         return Frame(str(path), _from_records(_json_rows(path, skip, skipped)), skipped)
@@ -170,8 +194,15 @@ def _pyarrow() -> Any:
     return optional_module("pyarrow", "pyarrow", "reading Parquet, Arrow and data frames")
 
 
-def _arrow_file(path: PathLike, kind: str) -> Any:
-    arrow = _pyarrow()
+def read_arrow(path: PathLike) -> Any:
+    """The pyarrow table of a file with one of `ARROW_SUFFIXES`.
+
+    Raises:
+        DataError: it cannot be read.
+        StorageError: there is no such file.
+        ConfigError: pyarrow is missing.
+    """
+    kind, arrow = ARROW_SUFFIXES[Path(path).suffix.lower()], _pyarrow()
     module = optional_module(f"pyarrow.{kind}", "pyarrow", "reading Parquet and Arrow")
     with reading(path):
         if not Path(path).is_file():
@@ -185,8 +216,9 @@ def _arrow_file(path: PathLike, kind: str) -> Any:
             raise DataError(f"{path}: not a readable {kind} file ({str(error).splitlines()[0]})") from None
 
 
-def _from_arrow(table: Any, where: str) -> dict[str, Array]:
+def _from_arrow(table: Any, where: str, named: Mapping[str, Sequence[str]] | None = None) -> dict[str, Array]:
     arrow = _pyarrow()
+    named = named or class_names(table)
     compute = optional_module("pyarrow.compute", "pyarrow", "reading Arrow")
     types, columns = arrow.types, {}
     if len(set(table.column_names)) < len(table.column_names):
@@ -196,6 +228,9 @@ def _from_arrow(table: Any, where: str) -> dict[str, Array]:
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         kind = column.type
+        if name in named and types.is_integer(kind):
+            columns[name] = _named(where, name, column.to_pylist(), named[name])
+            continue
         if types.is_boolean(kind):
             column, kind = column.cast(arrow.uint8()), arrow.uint8()
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
@@ -212,12 +247,22 @@ def _from_arrow(table: Any, where: str) -> dict[str, Array]:
         elif not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
             raise DataError(
                 f"{where}: column {name!r} holds {kind}; numbers, texts, booleans and dates are read: leave "
-                "it out of the file, or make a column of each part"
+                "it out of the file, or make a column of each part; images are read with images:FILE"
             )
         texts = np.empty(len(column), dtype=object)
         texts[:] = ["" if text is None else text for text in column.to_pylist()]
         columns[name] = texts
     return columns
+
+
+def _named(where: str, column: str, labels: Sequence[int | None], names: Sequence[str]) -> Array:
+    """The names of class numbers, "" where there is none (null and -1)."""
+    texts = np.empty(len(labels), dtype=object)
+    for row, label in enumerate(labels):
+        if label is not None and label >= len(names):
+            raise DataError(f"{where}: row {row}, column {column!r}: label {label} of {len(names)} classes")
+        texts[row] = "" if label is None or label < 0 else names[label]
+    return texts
 
 
 def _column(name: str, values: Any) -> Array:

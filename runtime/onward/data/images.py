@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 
 from onward.data._files import PathLike, ReadFiles, optional_module, read_in_turn, stem
 from onward.data.dataset import Array, Dataset
+from onward.data.hugging_face import refuse_splits
+from onward.data.image_rows import has_image_rows, load_image_rows
 from onward.errors import ConfigError, DataError, StorageError
 
 __all__ = ["Fit", "load_image_folder", "read_image"]
@@ -23,13 +26,14 @@ Fit = Literal["stretch", "crop", "pad"]
 
 
 def load_image_folder(
-    path: PathLike,
+    path: Any,
     image_size: int | tuple[int, int] = 224,
     *,
     channels: int = 3,
     raw: bool = False,
     fit: Fit = "stretch",
     skip_bad_files: bool = False,
+    target: str | None = None,
     name: str | None = None,
     read_files: ReadFiles = read_in_turn,
 ) -> Dataset:
@@ -45,6 +49,9 @@ def load_image_folder(
     fit: "stretch" changes the proportions. "crop" keeps them and cuts off what is over, on both sides alike.
         "pad" keeps them and puts black beside.
     skip_bad_files: leave out files that cannot be decoded, and count them in `Dataset.notes`.
+    path: or a Hugging Face data set, the folder that its `save_to_disk` wrote, or a Parquet or Arrow file
+        with a column of encoded images and one of labels, whose names of classes are taken over.
+    target: the column of labels, where there are columns.
     read_files: decodes the files.
 
     Raises DataError naming a file that cannot be decoded, and for no classes or a class without images;
@@ -54,10 +61,17 @@ def load_image_folder(
     if height < 1 or width < 1 or channels not in _MODES:
         raise ConfigError(f"image_size {image_size!r} must be positive and channels {channels!r} 1 or 3")
     _require_fit(fit)
+    pillow = optional_module("PIL.Image", "pillow", "reading images")
+    read = functools.partial(_read, pillow, size=(height, width), channels=channels, raw=raw, fit=fit)
+    empty = np.zeros((channels, height, width), dtype=np.uint8 if raw else np.float32)
+    refuse_splits(path)
+    if has_image_rows(path):
+        return load_image_rows(path, read, empty, target=target, skip_bad_files=skip_bad_files, name=name)
+    if target is not None:
+        raise ConfigError(f"{path}: a folder of images has no columns: its sub-folders are the classes")
     root = Path(path)
     if not root.is_dir():
         raise StorageError(f"{path}: no such folder")
-    pillow = optional_module("PIL.Image", "pillow", "reading images")
     folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not folders:
         raise DataError(f"{path}: no sub-folders; put the images of each class into a folder of its own")
@@ -70,10 +84,9 @@ def load_image_folder(
         if not images:
             raise DataError(f"{folder}: the class folder holds no images ({' '.join(_SUFFIXES)})")
         files += [(label, file) for file in images]
-    pixels = np.empty((len(files), channels, height, width), dtype=np.uint8 if raw else np.float32)
+    pixels = np.empty((len(files), *empty.shape), dtype=empty.dtype)
     labels: list[int] = []
     bad: list[DataError] = []
-    read = functools.partial(_read, pillow, size=(height, width), channels=channels, raw=raw, fit=fit)
     decoded = read_files([file for _, file in files], read)
     for (label, _), image in zip(files, decoded, strict=True):
         if isinstance(image, DataError):
@@ -126,18 +139,28 @@ def read_image(
         raise StorageError(f"{path}: no such file")
     _require_fit(fit)
     pillow = optional_module("PIL.Image", "pillow", "reading images")
-    return _read(pillow, Path(path), size, channels, raw, fit)
+    return _read(pillow, Path(path), size=size, channels=channels, raw=raw, fit=fit)
 
 
-def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bool, fit: Fit) -> Array:
+def _read(
+    pillow: Any,
+    file: Path | io.BytesIO,
+    where: str | None = None,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    raw: bool,
+    fit: Fit,
+) -> Array:
     """One image as [C, H, W]. Pillow's decoders raise many types, none of which may escape."""
+    where = str(file) if where is None else where
     operations = optional_module("PIL.ImageOps", "pillow", "reading images")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(file) as image:
-                upright = _eight_bits(pillow, file, operations.exif_transpose(image))
+                upright = _eight_bits(pillow, where, operations.exif_transpose(image))
                 plain = _opaque(pillow, upright).convert(_MODES[channels])
                 target, filtering = size[::-1], pillow.Resampling.BILINEAR
                 if fit == "crop":
@@ -149,19 +172,20 @@ def _read(pillow: Any, file: Path, size: tuple[int, int], channels: int, raw: bo
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{file}: the image cannot be decoded ({type(error).__name__}: {error})") from error
+        what = type(error).__name__ if isinstance(file, io.BytesIO) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{where}: the image cannot be decoded ({what})") from error
     pixels = np.asarray(scaled) if raw else np.asarray(scaled, dtype=np.float32) / np.float32(255)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _eight_bits(pillow: Any, file: Path, image: Any) -> Any:
+def _eight_bits(pillow: Any, where: str, image: Any) -> Any:
     """An image whose pixels are bytes."""
     if image.mode[0] not in "IF":
         return image
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise DataError(
-            f"{file}: {image.mode} pixels of {values.min():g} ... {values.max():g}; convert the image to 8 "
+            f"{where}: {image.mode} pixels of {values.min():g} ... {values.max():g}; convert the image to 8 "
             "or 16 bits a channel"
         )
     return pillow.fromarray(np.round(values / 257).astype(np.uint8))

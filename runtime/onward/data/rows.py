@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.dataset import Array
+from onward.data.hugging_face import is_data_set, pixels
 from onward.errors import DataError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "add_samples",
     "joined",
     "read_in_order",
+    "split_columns",
     "taken",
 ]
 
@@ -144,13 +146,13 @@ class SampleRows(Rows):
 
     def read(self, indices: Indices) -> Samples:
         wanted = indices.tolist()
-        if hasattr(self._data, "column_names") and hasattr(self._data, "features"):
-            return self._split(self._data[wanted], wanted)
+        if is_data_set(self._data):
+            return split_columns(self._data[wanted], wanted, self.name)
         fetch = getattr(self._data, "__getitems__", None)
         found = list(fetch(wanted)) if fetch is not None else [self._data[i] for i in wanted]
         first = found[0]
         if isinstance(first, Mapping):
-            return self._split({key: [each[key] for each in found] for key in first}, wanted)
+            return split_columns({key: [each[key] for each in found] for key in first}, wanted, self.name)
         if not isinstance(first, tuple | list) or len(first) not in (2, 3):
             raise DataError(
                 f"data set {self.name!r}: item {wanted[0]} is {type(first).__name__}; a sample is (input, "
@@ -164,26 +166,41 @@ class SampleRows(Rows):
         weights = self._stacked("weights", columns[2], wanted) if len(columns) == 3 else None
         return Samples(inputs, self._stacked("targets", columns[1], wanted), weights)
 
-    def _split(self, columns: Mapping[str, Any], indices: list[int]) -> Samples:
-        targets = [key for key in columns if key in _TARGETS]
-        if len(targets) != 1:
-            raise DataError(
-                f"data set {self.name!r}: one of its columns must be the target, called "
-                f"{', '.join(_TARGETS)}; the columns are {', '.join(columns)}"
-            )
-        arrays = {key: self._stacked(key, values, indices) for key, values in columns.items()}
-        weights, answer = arrays.pop(_WEIGHT, None), arrays.pop(targets[0])
-        return Samples(arrays, answer, weights)
-
     def _stacked(self, key: str, values: Sequence[Any], indices: list[int]) -> Array:
-        arrays = [np.asarray(value) for value in values]
-        for index, array in zip(indices, arrays, strict=True):
-            if array.shape != arrays[0].shape:
-                raise DataError(
-                    f"data set {self.name!r}, row {index}: {key!r} has shape {list(array.shape)}, another "
-                    f"has {list(arrays[0].shape)}"
-                )
-        return np.stack(arrays)
+        return _stacked(key, values, indices, self.name)
+
+
+def split_columns(columns: Mapping[str, Any], indices: Sequence[int], name: str) -> Samples:
+    """Columns as inputs, the target and maybe sample weights: see `SampleRows`.
+
+    Args:
+        columns: lists of values by name.
+        indices: the numbers of the samples, for messages.
+        name: of the data, for messages.
+
+    Raises:
+        DataError: not one column is a target, or values of a column have different shapes.
+    """
+    targets = [key for key in columns if key in _TARGETS]
+    if len(targets) != 1:
+        raise DataError(
+            f"data set {name!r}: one of its columns must be the target, called {', '.join(_TARGETS)}; the "
+            f"columns are {', '.join(columns)}"
+        )
+    arrays = {key: _stacked(key, values, indices, name) for key, values in columns.items()}
+    weights, answer = arrays.pop(_WEIGHT, None), arrays.pop(targets[0])
+    return Samples(arrays, answer, weights)
+
+
+def _stacked(key: str, values: Sequence[Any], indices: Sequence[int], name: str) -> Array:
+    arrays = [pixels(value) for value in values]
+    for index, array in zip(indices, arrays, strict=True):
+        if array.shape != arrays[0].shape:
+            raise DataError(
+                f"data set {name!r}, row {index}: {key!r} has shape {list(array.shape)}, another has "
+                f"{list(arrays[0].shape)}"
+            )
+    return np.stack(arrays)
 
 
 def read_in_order(rows: Rows, indices: Indices, order: Indices) -> Samples:

@@ -17,9 +17,19 @@ from onward.data.augment import Augmentation
 from onward.data.batches import Batch, Batches, Share
 from onward.data.counter import check_seed, permutation
 from onward.data.dataset import Dataset, Task
+from onward.data.hugging_face import batches, is_iterable, refuse_splits
 from onward.data.loader import image_input
 from onward.data.prefetch import ahead, in_processes
-from onward.data.rows import Rows, SampleRows, Samples, add_samples, joined, read_in_order, taken
+from onward.data.rows import (
+    Rows,
+    SampleRows,
+    Samples,
+    add_samples,
+    joined,
+    read_in_order,
+    split_columns,
+    taken,
+)
 from onward.errors import ConfigError, DataError
 
 __all__ = ["IterableBatches", "Kind", "StreamLoader", "batches_of"]
@@ -117,7 +127,8 @@ class StreamLoader(Batches):
         self._sample = self._read.dataset(first, np.arange(len(first)))
         if self._sample.text_inputs:
             raise DataError(
-                f"data set {rows.name!r}: input {self._sample.text_inputs[0]!r} is raw text; encode it first"
+                f"data set {rows.name!r}: input {self._sample.text_inputs[0]!r} is raw text; read it with "
+                "`load_texts` or `load_table`, whose data a `Preparation` encodes"
             )
         self._augment = augment
         self._augment_input = None if augment is None else image_input(self._sample, None)
@@ -627,9 +638,10 @@ def batches_of(
     """What serves `data` in batches; None where they are arrays or a data set, which are in memory.
 
     Args:
-        data: rows, a map-style data set (`SampleRows`), or what `IterableBatches` takes.
+        data: rows, a map-style data set (`SampleRows`), Hugging Face's `IterableDataset`, or what
+            `IterableBatches` takes.
         input: the name of an input that has none of its own.
-        batch_size: of rows and of map-style data sets; others come in batches.
+        batch_size: of what gives samples; others come in batches.
         steps: batches in an epoch.
         seed, shuffle: of the order.
         kind: what the targets mean.
@@ -641,6 +653,10 @@ def batches_of(
     """
     if isinstance(data, Batches):
         return data
+    refuse_splits(data)
+    if is_iterable(data):
+        made = _HuggingFaceBatches(data, batch_size)
+        return IterableBatches(made, input, steps=steps, seed=seed, kind=kind, prefetch=prefetch)
     if isinstance(data, Dataset | np.ndarray | Mapping | tuple | str | bytes) or hasattr(data, "__array__"):
         return None
     if isinstance(data, list) and not (data and all(isinstance(x, tuple | list | Batch) for x in data)):
@@ -673,6 +689,22 @@ def batches_of(
         rank=rank,
         ranks=ranks,
     )
+
+
+@final
+class _HuggingFaceBatches:
+    """Makes the batches of each epoch of an `IterableDataset`."""
+
+    def __init__(self, data: Any, batch_size: int) -> None:
+        self._data, self._size, self.__name__ = data, batch_size, type(data).__name__
+
+    def __call__(self, epoch: int) -> Iterator[Any]:
+        row = 0
+        for columns in batches(self._data, self._size, epoch):
+            count = len(next(iter(columns.values()), ()))
+            samples = split_columns(columns, range(row, row + count), self.__name__)
+            row += count
+            yield tuple(part for part in samples if part is not None)
 
 
 def _indexed_batches(data: Any) -> bool:

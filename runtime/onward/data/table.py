@@ -13,9 +13,10 @@ from onward.data.dataset import Array, Dataset, Task
 from onward.data.frame import Frame, is_missing, read_frame, reads_numbers, texts_of
 from onward.errors import ConfigError, DataError
 
-__all__ = ["encode_labels", "extra_columns", "find_columns", "load_table", "read_columns"]
+__all__ = ["TARGETS", "encode_labels", "extra_columns", "find_columns", "load_table", "read_columns"]
 
-_TARGETS = ("target", "label", "class", "y", "outcome", "response")
+TARGETS = ("target", "label", "class", "y", "outcome", "response")
+"""Usual names of the column that is predicted, in small letters."""
 _FEW_CLASSES = 20
 _NEARLY = 10
 """A column with so many numbers to each other text is one of numbers with faults."""
@@ -74,7 +75,7 @@ def load_table(
     where, header = frame.name, list(frame.columns)
     notes: list[str] = []
     if target is None:
-        target = next((n for wanted in _TARGETS for n in header if n.lower() == wanted), header[-1])
+        target = next((n for wanted in TARGETS for n in header if n.lower() == wanted), header[-1])
         notes.append(f"{where}: column {target!r} is predicted; --target chooses another")
     goals = [target] if isinstance(target, str) else list(target)
     if not goals or len(set(goals)) < len(goals):

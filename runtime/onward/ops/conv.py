@@ -5,6 +5,7 @@ import onnx_ir as ir
 from onward.errors import UnsupportedError
 from onward.graph import Array, Builder, dims_of, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._channel_sum import channel_sum
 from onward.ops._convolution import Convolving, convolve
 from onward.ops._shape import require_shape
 from onward.ops._window import shaped_like
@@ -68,4 +69,4 @@ class Conv(Convolving):
         dW = g.onward.ConvGradWeight(dy, X, kernel_shape=kernel, **shared)
         if B is None:
             return shaped_like(dX, X), dW
-        return shaped_like(dX, X), dW, g.ReduceSum(dy, [0, *range(2, len(x_dims))], keepdims=0)
+        return shaped_like(dX, X), dW, channel_sum(g, dy, B, len(x_dims))

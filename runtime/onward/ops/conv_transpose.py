@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Dim, Op, dims_of, op, requests
 from onward.graph.requests import Static, Values
+from onward.ops._channel_sum import channel_sum
 from onward.ops._convolution import convolve_grad_input
 from onward.ops._shape import require_shape
 from onward.ops._window import Extents, Geometry, resolve, shaped_like
@@ -134,7 +135,7 @@ class ConvTranspose(Op):
         dW = g.onward.ConvGradWeight(X, dy, kernel_shape=kernel, **shared)
         if B is None:
             return dX, dW
-        return dX, dW, g.ReduceSum(dy, [0, *range(2, len(x_dims))], keepdims=0)
+        return dX, dW, channel_sum(g, dy, B, len(x_dims))
 
 
 def _static(dims: Sequence[Dim]) -> Extents | None:

@@ -45,9 +45,10 @@ check: setup
 	$(BIN)/python scripts/api.py --check
 	PYTHONPATH=. $(BIN)/python scripts/operators.py --check
 
-# ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
+# ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options;
+# NETWORKS=exported measures what torch exports instead of the zoo
 bench: setup
-	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
+	$(BIN)/python -m benchmarks.$(or $(NETWORKS),run) $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
 # the server under more than it can do; beside others; when something breaks; given malformed requests;
 # a million batched; half a million of every kind
@@ -59,7 +60,8 @@ overload load faults fuzz batches soak: setup
 fuzz-models: setup
 	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz_models $(FUZZ)
 
-# the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down
+# the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down; ONWARD_TORCH_PYTHON, as
+# for bench, compares gradients with torch's
 conformance: setup
 	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m tests.ops.conformance $(if $(ONLY),--only $(ONLY)) $(CONFORMANCE)
 

@@ -219,3 +219,57 @@ def test_bodies_that_are_an_operand_or_constant() -> None:
     _equal(lambda g, v: g.Pad(v, g.const([0] * 6, np.int64), mode="reflect"), {"x": X})
     _equal(lambda g, v: g.Hardmax(v, axis=1), {"x": X[:0]})
     _equal(lambda g, v: g.Neg(g.Pad(v, g.const([0] * 6, np.int64), mode="edge")), {"x": X})
+
+
+def _scan(g: Builder, x: ir.Value, state: ir.Value, axis: int, direction: int) -> tuple[ir.Value, ...]:
+    """Totals of tanh(factor · slice), and twice the total of each iteration; the factor is captured."""
+    factor = g.Exp(g.ReduceMax(state, keepdims=0))
+    body = ir.Graph([], [], nodes=[], opset_imports={"": 26}, name="step")
+    b = g.inside(body)
+    kept = [n for i, n in enumerate(x.shape or ()) if i != axis % 3]
+    total = b.input("total", ir.DataType.FLOAT, tuple(kept))
+    piece = b.input("piece", ir.DataType.FLOAT, tuple(kept))
+    new = b.Add(total, b.Tanh(b.Mul(piece, factor)))
+    b.output(new, "new")
+    b.output(b.Mul(new, 2.0), "twice")
+    last, totals = g.emit(
+        "Scan",
+        state,
+        x,
+        outputs=2,
+        body=body,
+        num_scan_inputs=1,
+        scan_input_axes=(axis,),
+        scan_input_directions=(direction,),
+        scan_output_axes=(axis,),
+        scan_output_directions=(direction,),
+    )
+    last.type, last.shape = state.type, state.shape
+    totals.type, totals.shape = x.type, x.shape
+    return last, totals
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_short_scans_are_part_of_the_plan(axis: int, direction: int) -> None:
+    state = np.moveaxis(X, axis, 0)[0] / 4
+    _equal(lambda g, x, s: _scan(g, x, s, axis, direction), {"x": X, "state": state}, rtol=1e-5)
+
+
+def test_long_scans_are_iterations_of_a_plan() -> None:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 26}, name="long")
+    g = Builder(graph)
+    x, state = g.input("x", ir.DataType.FLOAT, (500, 4, 6)), g.input("state", ir.DataType.FLOAT, (4, 6))
+    for i, value in enumerate(_scan(g, x, state, 0, 0)):
+        g.output(value, f"y{i}")
+    model = ir.Model(graph, ir_version=13)
+    feed = {"x": RNG.standard_normal((500, 4, 6)).astype(np.float32), "state": X[0]}
+    with (
+        Session(model, engine="compiled", threads=1) as compiled,
+        Session(model, engine="interpreter") as exact,
+    ):
+        plan = compiled._engine.plan({n: a.shape for n, a in feed.items()})  # type: ignore[attr-defined]
+        assert len(plan.rows) < 10
+        found, expected = compiled.run(feed), exact.run(feed)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-4)

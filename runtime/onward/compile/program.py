@@ -45,6 +45,9 @@ __all__ = [
 
 _SMALL = 16
 
+_UNROLLED_FROM = 13
+"""The opset from which on what stands between iterations is written as it is today."""
+
 _BODY_OPSET = 25
 """Of the standard operators that bodies of our own operators are written in."""
 
@@ -303,6 +306,8 @@ def specialize_node(
         if (taken := operator.taken(contents)) is not None:
             _specialize_inside(opsets, node, *taken, program, known)
             return
+        if _specialize_unrolled(opsets, node, operator, program, known):
+            return
     for value in node.outputs:
         value.shape = None
     try:
@@ -348,6 +353,32 @@ def _specialize_inside(
     copy.outputs.clear()
     for old, new in zip(node.outputs, outputs, strict=False):
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def _specialize_unrolled(
+    opsets: Mapping[str, int],
+    node: ir.Node,
+    operator: BodyOp,
+    program: Program,
+    known: dict[ir.Value, ir.TensorProtocol],
+) -> bool:
+    """The iterations of a body in its node's place, where they are few; whether they are."""
+    operands = [v for v in node.inputs if v is not None]
+    if opsets.get("", 0) < _UNROLLED_FROM or any(static_shape(v) is None for v in operands):
+        return False
+    graph = ir.Graph([], [], nodes=[], opset_imports=dict(opsets), name="unrolled")
+    results = operator.unrolled(Builder(graph, scope=f"{node.name}/"), *operands)
+    if results is None:
+        return False
+    for value in graph.initializers.values():
+        assert value.const_value is not None
+        known[value] = value.const_value
+        program.constants[value] = value.const_value.numpy()
+    for inner in list(graph):
+        specialize_node(opsets, inner, program, known)
+    for old, new in zip(node.outputs, results, strict=False):
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    return True
 
 
 def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:

@@ -67,6 +67,10 @@ class BodyOp(Op, ABC):
         """The body that the node comes to, and the first operand that it takes, where known operands tell."""
         return None
 
+    def unrolled(self, g: Builder, *operands: ir.Value) -> tuple[ir.Value, ...] | None:
+        """The iterations written one after the other, where the operands' shapes say that they are few."""
+        return None
+
 
 def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs in a node's attributes."""

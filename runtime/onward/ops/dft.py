@@ -45,7 +45,7 @@ class DFT(Op):
         length = self._length(shape[along], known[0])
         if 0 in shape or length < 1:
             return requests.Unsupported("nothing to transform")
-        if reason := too_long(length, shape[-1], half=bool(self.inverse and self.onesided)):
+        if reason := too_long(length):
             return requests.Unsupported(reason)
         return requests.Body()
 

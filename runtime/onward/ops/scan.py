@@ -21,6 +21,7 @@ from onward.graph import (
     infer_body,
     inline,
     op,
+    static_shape,
 )
 from onward.graph.run_limits import budget
 from onward.ops._control import Typed, collected, of_elements, per_iteration, settled, size_of, typed
@@ -30,6 +31,9 @@ from onward.ops._control_grad import (
     keeping,
     scan_backward,
 )
+
+_UNROLLED = 256
+"""The nodes that a plan has in the place of a Scan; more are iterations of its body's plan."""
 
 
 @op("Scan", since=(9, 11, 16, 19, 21, 23, 24, 25))
@@ -125,6 +129,36 @@ class ExplicitScan(BodyOp):
         if states < 0 or outputs < 0:
             raise InvalidModelError(f"{operands} operands and {len(self.body.outputs)} outputs do not fit")
         return states, outputs
+
+    def unrolled(self, g: Builder, *operands: ir.Value) -> tuple[ir.Value, ...] | None:
+        count, outputs = self._counts(len(operands))
+        scanned, captured = operands[count:][: self.num_scan_inputs], operands[count + self.num_scan_inputs :]
+        axes = self.scan_input_axes or (0,) * len(scanned)
+        shapes = [static_shape(x) for x in scanned]
+        if not scanned or any(shape is None for shape in shapes):
+            return None
+        length, *others = (shape[axis] for shape, axis in zip(shapes, axes, strict=True) if shape is not None)
+        if not 0 < length * max(1, len(self.body)) <= _UNROLLED or any(other != length for other in others):
+            return None
+        backwards = self.scan_input_directions or (0,) * len(scanned)
+        states: Sequence[ir.Value] = operands[:count]
+        parts: list[list[ir.Value]] = [[] for _ in range(outputs)]
+        for i in range(length):
+            slices = [
+                g.Gather(x, g.const(length - 1 - i if back else i, np.int64), axis=axis)
+                for x, axis, back in zip(scanned, axes, backwards, strict=True)
+            ]
+            results = inline(g, self.body, [*states, *slices, *captured])
+            states = results[:count]
+            for part, result in zip(parts, results[count:], strict=True):
+                part.append(result)
+        ways = zip(
+            parts,
+            self.scan_output_axes or (0,) * outputs,
+            self.scan_output_directions or (0,) * outputs,
+            strict=True,
+        )
+        return (*states, *(_stacked(g, part[::-1] if back else part, axis) for part, axis, back in ways))
 
     def run(self, run_body: RunBody, *operands: Any) -> tuple[Any, ...]:
         count, outputs = self._counts(len(operands))
@@ -240,6 +274,11 @@ class ExplicitScan(BodyOp):
             scan_output_axes=self.scan_output_axes,
             scan_output_directions=self.scan_output_directions,
         )
+
+
+def _stacked(g: Builder, parts: Sequence[ir.Value], axis: int) -> ir.Value:
+    """The results of all iterations along a new axis."""
+    return g.Concat(*[g.Unsqueeze(part, [axis]) for part in parts], axis=axis)
 
 
 def _dtype(value: ir.Value) -> ir.DataType:

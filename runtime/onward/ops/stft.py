@@ -54,7 +54,7 @@ class STFT(Op):
             return requests.Unsupported("a frame_step or a frame_length that is not constant")
         shape = static.shape(signal)
         _, extent = _frames(shape, step, None if window is None else static.shape(window), length)
-        if reason := too_long(extent, shape[-1], half=False):
+        if reason := too_long(extent):
             return requests.Unsupported(reason)
         return requests.Body()
 

@@ -114,7 +114,7 @@ def test_steps_are_those_of_keras(both: tuple[dict[str, Any], Any], name: str) -
     assert len(keys) > 1
     for i, key in enumerate(keys):
         if i not in CANCELLED.get(name, ()):
-            assert np.abs(ours[key] - theirs[key]).mean() < 2e-5, key
+            assert np.abs(ours[key] - theirs[key]).mean() < 5e-5, key
 
 
 def _dense() -> Any:

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array
+from onward.graph import Array, dtype_of
 from onward.nn.initializers import Fans, Initializer
 from onward.nn.layer import UnaryLayer
 from onward.nn.layers._checks import (
@@ -73,7 +73,8 @@ class LSTM(UnaryLayer):
         length = gates if self.one_bias else 2 * gates
         bias = site.parameter("bias", [count, length], _ForgetBias(self.units), like=x)
         if self.one_bias:
-            bias = site.g.Concat(bias, np.zeros((count, gates), bias.dtype.numpy()), axis=1)
+            none = site.g.const(np.zeros((count, gates)), dtype_of(x))
+            bias = site.g.Concat(bias, none, axis=1)
         # onnxruntime's CPU kernel has the time-major layout only
         steps = site.g.Transpose(x, perm=[1, 0, 2])
         *_, y = site.g.emit(

@@ -59,7 +59,8 @@ overload load faults fuzz batches soak: setup
 fuzz-models: setup
 	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz_models $(FUZZ)
 
-# the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down
+# the ONNX project's whole suite in both engines, and gradients; ONLY narrows it down; ONWARD_TORCH_PYTHON, as
+# for bench, compares gradients with torch's
 conformance: setup
 	PYTHONPATH=. $(ONE_THREAD) $(BIN)/python -m tests.ops.conformance $(if $(ONLY),--only $(ONLY)) $(CONFORMANCE)
 

@@ -154,7 +154,7 @@ CASES = [
         for v in (1, 8, 10, 11, 12)
     ),
     *(
-        old("LpPool", v, [IMAGE], (_SUMS**2).sum((3, 5)) ** 0.5, True, kernel_shape=[2, 2], strides=[2, 2])
+        old("LpPool", v, [IMAGE], (_SUMS**2).sum((3, 5)) ** 0.5, kernel_shape=[2, 2], strides=[2, 2])
         for v in (1, 2, 11)
     ),
     *(old("GlobalLpPool", v, [IMAGE], (IMAGE**2).sum((2, 3), keepdims=True) ** 0.5, True) for v in (1, 2)),
@@ -185,7 +185,7 @@ CASES = [
     old("Cast", 1, [ROWS], ROWS.astype(np.float64), to="DOUBLE"),
     old("Cast", 6, [TRUTH], TRUTH.astype(np.float32), to=1),
     old("Selu", 1, [X], np.where(X > 0, 1.0507 * X, 1.0507 * 1.6732 * np.expm1(X))),
-    old("TopK", 1, [ROWS], (np.sort(ROWS)[:, ::-1][:, :2], np.argsort(-ROWS)[:, :2]), True, k=2),
+    old("TopK", 1, [ROWS], (np.sort(ROWS)[:, ::-1][:, :2], np.argsort(-ROWS)[:, :2]), k=2),
     *(
         old(f"Reduce{name}", v, [X], f(X), axes=[1], keepdims=0)
         for name, f in (

@@ -66,7 +66,6 @@ CASES: list[tuple[nn.Layer, tuple[int, ...], tuple[int, ...]]] = [
     (nn.LSTM(5), (7, 3), (5,)),
     (nn.LSTM(5, bidirectional=True), (7, 3), (10,)),
     (nn.LSTM(5, bidirectional=True, return_sequences=True), (7, 3), (7, 10)),
-    (nn.LSTM(5, bidirectional=True, one_bias=True), (7, 3), (10,)),
     (nn.SelfAttention(2), (7, 6), (7, 6)),
     (nn.PositionEmbedding(), (7, 6), (7, 6)),
     (nn.ReLU(), IMAGE, IMAGE),

@@ -24,7 +24,7 @@ class LSTM(Layer):
     ) -> None:
         super().__init__(**options)
         self.units, self.return_sequences, self._directions = units, return_sequences, _directions
-        self._layer = nn.LSTM(units, _directions == 2, return_sequences, one_bias=True, name=self.name)
+        self._layer = nn.LSTM(units, _directions == 2, return_sequences, name=self.name)
 
     def call(self, x: KerasTensor) -> KerasTensor:
         return KerasTensor(self._layer(x.last()))
@@ -55,14 +55,18 @@ class _Gates(Weight):
 
     def to_keras(self, array: Array) -> Array:
         a = array[self._direction]
-        turned = self._turned(a, self._ORDER)
-        return turned if self._bias else np.ascontiguousarray(turned.T)
+        if self._bias:  # of the input and of the state, which Keras has as one
+            half = 4 * self._units
+            return self._turned(a[:half] + a[half:], self._ORDER)
+        return np.ascontiguousarray(self._turned(a, self._ORDER).T)
 
     def from_keras(self, array: Array, like: Array) -> Array:
         whole = like.copy()
         back = np.argsort(self._ORDER).tolist()
-        plain = array if self._bias else np.ascontiguousarray(array.T)
-        whole[self._direction] = self._turned(plain, back)
+        if self._bias:
+            whole[self._direction] = np.concatenate([self._turned(array, back), np.zeros_like(array)])
+        else:
+            whole[self._direction] = self._turned(np.ascontiguousarray(array.T), back)
         return whole
 
 

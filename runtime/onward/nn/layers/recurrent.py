@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 import onnx_ir as ir
 
-from onward.graph import Array, dtype_of
+from onward.graph import Array
 from onward.nn.initializers import Fans, Initializer
 from onward.nn.layer import UnaryLayer
 from onward.nn.layers._checks import (
@@ -33,8 +33,6 @@ class LSTM(UnaryLayer):
     With `return_sequences` all states: [N, T, units * directions]. Parameters as ONNX lays them out, gates
     in the order i, o, f, c: weight [directions, 4 * units, in], recurrent_weight [directions, 4 * units,
     units], bias [directions, 8 * units], where the forget gates begin with 1 (Jozefowicz et al. 2015).
-    ONNX and torch add two biases, of the input and of the state, which both learn; with `one_bias`, as in
-    Keras, there is one, bias [directions, 4 * units].
     """
 
     units: int
@@ -42,7 +40,6 @@ class LSTM(UnaryLayer):
     return_sequences: bool = False
     weight_initializer: str | Initializer = "glorot_uniform"
     recurrent_initializer: str | Initializer = "orthogonal"
-    one_bias: bool = False
 
     def __post_init__(self) -> None:
         positive_int(self, "units", self.units)
@@ -70,11 +67,7 @@ class LSTM(UnaryLayer):
             fans=Fans(self.units, self.units),
             blocks=4 * count,
         )
-        length = gates if self.one_bias else 2 * gates
-        bias = site.parameter("bias", [count, length], _ForgetBias(self.units), like=x)
-        if self.one_bias:
-            none = site.g.const(np.zeros((count, gates)), dtype_of(x))
-            bias = site.g.Concat(bias, none, axis=1)
+        bias = site.parameter("bias", [count, 2 * gates], _ForgetBias(), like=x)
         # onnxruntime's CPU kernel has the time-major layout only
         steps = site.g.Transpose(x, perm=[1, 0, 2])
         *_, y = site.g.emit(
@@ -104,9 +97,8 @@ class LSTM(UnaryLayer):
 class _ForgetBias(Initializer):
     """Ones for the input bias of the forget gates, zeros for all others."""
 
-    units: int
-
     def draw(self, rng: np.random.Generator, shape: Sequence[int], fans: Fans, dtype: np.dtype[Any]) -> Array:
         bias = np.zeros(shape, dtype)
-        bias[:, 2 * self.units : 3 * self.units] = 1.0
+        units = shape[1] // 8
+        bias[:, 2 * units : 3 * units] = 1.0
         return bias

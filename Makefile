@@ -45,9 +45,10 @@ check: setup
 	$(BIN)/python scripts/api.py --check
 	PYTHONPATH=. $(BIN)/python scripts/operators.py --check
 
-# ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options
+# ONWARD_TORCH_PYTHON names an interpreter that has torch; ONLY, KIND and BENCH narrow it down or pass options;
+# NETWORKS=exported measures what torch exports instead of the zoo
 bench: setup
-	$(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
+	$(BIN)/python -m benchmarks.$(or $(NETWORKS),run) $(if $(ONLY),--only $(ONLY)) $(if $(KIND),--kind $(KIND)) $(BENCH)
 
 # the server under more than it can do; beside others; when something breaks; given malformed requests;
 # a million batched; half a million of every kind

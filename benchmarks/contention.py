@@ -57,9 +57,9 @@ def runners(network: str, batch: int, peer: bool) -> dict[str, Callable[[], obje
     if peer:
         from benchmarks.suite.peers import OnnxRuntime
 
-        x, _ = case.batch(batch)
+        feeds = ours.inference(case, batch, 1).feeds
         for threads in (2, 1):
-            other = OnnxRuntime(ours.inference_model(case), x, threads)
+            other = OnnxRuntime(ours.deployed(case), feeds, threads)
             made[f"onnxruntime {threads}"] = lambda other=other: other.times(1)  # type: ignore[misc]
     return made
 

@@ -83,7 +83,9 @@ class _Run:
         told: list[str] = []
         for mode in modes:
             try:
-                peer = Torch(self.torch(), case, kind, batch, mode, weights, self.threads, self.options.cpu)
+                peer = Torch.of_case(
+                    self.torch(), case, kind, batch, mode, weights, self.threads, self.options.cpu
+                )
                 limit = _COMPILE_SECONDS if mode.startswith("compile") else 600
                 seconds = peer.times(2, limit)[0][1:]
                 count = max(2, min(50, int(1.5 / max(seconds[0], 1e-6))))
@@ -94,7 +96,7 @@ class _Run:
         if not taken:
             raise PeerError("; ".join(told))
         best = min(taken, key=lambda mode: taken[mode])
-        peer = Torch(self.torch(), case, kind, batch, best, weights, self.threads, self.options.cpu)
+        peer = Torch.of_case(self.torch(), case, kind, batch, best, weights, self.threads, self.options.cpu)
         return peer, f"{best} (ms: {', '.join(told)})" if len(told) > 1 else best
 
     def row(self, kind: Kind, case: Case, batch: int, peer: str) -> Row:
@@ -119,8 +121,8 @@ class _Run:
             if peer == "torch":
                 other, mode = self.fastest_torch(case, kind, batch, ours.weights(ours.model(case)))
             else:
-                x, _ = case.batch(batch)
-                other, mode = OnnxRuntime(ours.inference_model(case), x, self.threads, self.options.cpu), ""
+                other = OnnxRuntime(ours.deployed(case), runner.feeds, self.threads, self.options.cpu)
+                mode = ""
             found = compare(runner, other, self.settings(kind), self.options.cpu)
         except PeerError as error:
             return replace(blank, note=f"{peer}: {error}")

@@ -138,7 +138,7 @@ def torch_memory(network: str, batch: int, threads: int) -> dict[str, dict[str, 
         process = TorchProcess(python, threads)
         try:
             before = process.call("peak memory")
-            Torch(process, case, "training", batch, mode, weights, threads).times(_STEPS + 1)
+            Torch.of_case(process, case, "training", batch, mode, weights, threads).times(_STEPS + 1)
             found[mode] = {"before": before, "peak": process.call("peak memory")}
         finally:
             process.close()

@@ -23,6 +23,7 @@ __all__ = [
     "LEARNING_RATE",
     "MOMENTUM",
     "Ours",
+    "deployed",
     "inference",
     "inference_model",
     "model",
@@ -118,6 +119,12 @@ def training(case: Case, batch: int, threads: int) -> Ours:
 def inference_model(case: Case) -> ir.Model:
     """The network as it is deployed."""
     return to_inference(model(case))
+
+
+def deployed(case: Case) -> bytes:
+    """The file of that network."""
+    data: bytes = ir.to_proto(inference_model(case)).SerializeToString()
+    return data
 
 
 def inference(case: Case, batch: int, threads: int) -> Ours:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import onnx_ir as ir
 from benchmarks.suite import ours
 from benchmarks.suite.cases import Case, Kind
 
@@ -96,8 +95,14 @@ class TorchProcess:
 class Torch:
     """A network built in a torch process, which holds one at a time."""
 
-    def __init__(
-        self,
+    def __init__(self, process: TorchProcess, request: Mapping[str, Any], cpu: bool = False) -> None:
+        self._process = process
+        self._cpu = cpu
+        process.call("build", dict(request))
+
+    @classmethod
+    def of_case(
+        cls,
         process: TorchProcess,
         case: Case,
         kind: Kind,
@@ -106,12 +111,11 @@ class Torch:
         weights: Mapping[str, np.ndarray[Any, Any]],
         threads: int,
         cpu: bool = False,
-    ) -> None:
+    ) -> Torch:
+        """A network of the suite with the weights of ours."""
         x, target = case.batch(batch)
-        self._process = process
-        self._cpu = cpu
-        process.call(
-            "build",
+        return cls(
+            process,
             {
                 "name": case.network,
                 "kind": kind,
@@ -123,6 +127,7 @@ class Torch:
                 "learning_rate": ours.LEARNING_RATE,
                 "momentum": ours.MOMENTUM,
             },
+            cpu,
         )
 
     def reset(self) -> None:
@@ -137,7 +142,9 @@ class Torch:
 class OnnxRuntime:
     """The deployed network in onnxruntime: all optimisations, sequential, its own default for spinning."""
 
-    def __init__(self, model: ir.Model, x: np.ndarray[Any, Any], threads: int, cpu: bool = False) -> None:
+    def __init__(
+        self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]], threads: int, cpu: bool = False
+    ) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
@@ -147,10 +154,8 @@ class OnnxRuntime:
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            ir.to_proto(model).SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-        self._feeds = {self._session.get_inputs()[0].name: x}
+        self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        self._feeds = dict(feeds)
         self._clock = time.process_time if cpu else time.perf_counter
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ in 8 bytes.
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import pickle
@@ -41,7 +42,40 @@ def _tensors(name: str, weights: dict[str, np.ndarray[Any, Any]], last: bool) ->
     return tensors
 
 
+def _exported(request: dict[str, Any]) -> _Job:
+    """A network of `benchmarks.exported` with its own weights, trained on a mean of squares."""
+    from benchmarks.exported.networks import build
+
+    torch.set_num_threads(request["threads"])
+    layout = torch.channels_last if request["mode"] == "channels_last" else torch.preserve_format
+    model = build(request["architecture"])[0].to(memory_format=layout)
+    inputs = [torch.from_numpy(x) for x in request["inputs"]]
+    inputs = [x.to(memory_format=layout) if x.ndim == 4 else x for x in inputs]
+    target = torch.from_numpy(request["target"])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        parameters, lr=request["learning_rate"], momentum=request["momentum"], fused=True
+    )
+    start = copy.deepcopy(model.state_dict())
+
+    def train() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.mse_loss(model(*inputs), target)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def reset() -> None:
+        model.load_state_dict(start)
+        for state in optimizer.state.values():
+            state["momentum_buffer"].zero_()
+
+    return _Job(train, reset)
+
+
 def _build(request: dict[str, Any]) -> _Job:
+    if "architecture" in request:
+        return _exported(request)
     name, mode = request["name"], request["mode"]
     torch.set_num_threads(request["threads"])
     last = mode in ("channels_last", "compile channels_last")

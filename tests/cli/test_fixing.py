@@ -154,3 +154,43 @@ def test_a_network_of_the_zoo_has_nothing_to_fix(onward: Onward) -> None:
 def test_a_name_that_comes_twice() -> None:
     with pytest.raises(ConfigError, match="'x' is given twice"):
         parsed("--shapes", ["x=1", "x=2"])
+
+
+@pytest.mark.parametrize("axis", [("1",), ("x=1", "y=-2")])
+def test_samples_along_another_axis(onward: Onward, tmp_path: Path, axis: tuple[str, ...]) -> None:
+    """A file of sequences [T, N, F] is trained on samples [N, T, F], and written so."""
+    rng = np.random.default_rng(0)
+    info, make = helper.make_tensor_value_info, helper.make_node
+    graph = helper.make_graph(
+        [
+            make("RNN", ["x", "w", "r"], ["states", "last"], hidden_size=6),
+            make("Squeeze", ["states", "one"], ["flat"]),
+            make("MatMul", ["flat", "v"], ["y"]),
+        ],
+        "time_major",
+        [info("x", FLOAT, [9, N, 3])],
+        [info("y", FLOAT, [9, N, 2])],
+        [
+            *(
+                numpy_helper.from_array((rng.standard_normal(shape) * 0.3).astype(np.float32), name)
+                for name, shape in (("w", (1, 6, 3)), ("r", (1, 6, 6)), ("v", (6, 2)))
+            ),
+            numpy_helper.from_array(np.array([1]), "one"),
+        ],
+    )
+    file, out = tmp_path / "rnn.onnx", tmp_path / "trained.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    x = rng.standard_normal((80, 9, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=(x[..., 0] > 0).astype(np.int64))
+    common = ("train", file, "--data", f"npz:{tmp_path / 'data.npz'}", "--epochs", 4, "--lr", 0.05)
+    chosen = [part for text in axis for part in ("--sample-axis", text)]
+    done = onward(*common, "--optimizer", "adam", "--output", out, *chosen)
+    assert done.code == 0, done.err
+    assert [list(v.shape or ()) for v in load(out).graph.inputs] == [["N", 9, 3]]
+    assert "accuracy" in done.out
+    wrong = onward(*common, "--output", out, "--overwrite", "--sample-axis", "x=T")
+    assert wrong.code == 2
+    assert "--sample-axis x=T" in wrong.err
+    missing = onward(*common, "--output", out, "--overwrite", "--sample-axis", "z=1")
+    assert missing.code == 2
+    assert "'z'" in missing.err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onward.data import load_idx, load_idx_folder, read_idx
-from onward.errors import DataError, StorageError
+from onward.errors import ConfigError, DataError, StorageError
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
 LABELS = np.array([1, 0], np.uint8)
@@ -160,3 +160,33 @@ def test_fashion_mnist(real_data: Callable[[str], Path]) -> None:
     assert (len(data), len(test)) == (60_000, 10_000)
     assert data.targets is not None
     assert np.bincount(data.targets).tolist() == [6000] * 10
+
+
+def test_images_as_a_network_takes_them(tmp_path: Path) -> None:
+    images = np.repeat(np.arange(6, dtype=np.uint8)[:, None, None] * 40, 4, axis=1).repeat(4, axis=2)
+    write(tmp_path, images=images, labels=np.array([0, 1] * 3, np.uint8))
+    paths = tmp_path / "x-images-idx3-ubyte.gz", tmp_path / "x-labels-idx1-ubyte"
+    data = load_idx(*paths, raw=True, image_size=8, channels=3)
+    assert data.inputs["image"].dtype == np.uint8
+    expected = np.broadcast_to((np.arange(6) * 40)[:, None, None, None], (6, 3, 8, 8))
+    np.testing.assert_array_equal(data.inputs["image"], expected)
+    padded = load_idx(*paths, raw=True, image_size=(4, 8), fit="pad").inputs["image"]
+    assert (padded[5] > 0).any(axis=(0, 1)).tolist() == [False] * 2 + [True] * 4 + [False] * 2
+    few = load_idx(*paths, limit=4, seed=3)
+    assert len(few) == 4
+    assert few.targets is not None
+    assert sorted(few.targets.tolist()) == [0, 0, 1, 1]
+    with pytest.raises(ConfigError, match="at least 1 image"):
+        load_idx(*paths, limit=0)
+    with pytest.raises(ConfigError, match="channels 1 or 3"):
+        load_idx(*paths, channels=2)
+    with pytest.raises(DataError, match=r"6 images of this size take 16 GiB.*--limit"):
+        load_idx(*paths, image_size=54_000)
+
+
+def test_a_folder_is_read_in_part(tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        write(tmp_path, part, images=np.zeros((20, 3, 4), np.uint8), labels=np.arange(20, dtype=np.uint8) % 2)
+    train, test = load_idx_folder(tmp_path, limit=6, image_size=5)
+    assert test is not None
+    assert train.inputs["image"].shape == test.inputs["image"].shape == (6, 1, 5, 5)

@@ -106,3 +106,21 @@ def test_a_flag_that_is_neither_0_nor_1_is_0(engine: EngineName) -> None:
     assert "node 'n' says keepdims -1: read as 0, for it is not 1" in inspect_model(model).leniencies
     with Session(model, engine=engine) as session:
         assert session.run({"x": np.ones((2, 3), np.float32)})["y"].shape == ()
+
+
+def test_an_initialiser_that_an_old_file_does_not_declare_is_a_constant() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "k"], ["y"], broadcast=1, axis=0)],
+        "g",
+        [declared("x", 2, 3)],
+        [declared("y", 2, 3)],
+        [helper.make_tensor("k", FLOAT, [2], [10, 20])],
+    )
+    made = helper.make_model(graph, ir_version=3, opset_imports=[helper.make_opsetid("", 6)])
+    model = from_bytes(made.SerializeToString())
+    assert inspect_model(model).leniencies == (
+        "initialisers are no inputs, as IR 3 asks: 'k' read as constants",
+    )
+    with Session(model) as session:
+        got = session.run({"x": np.zeros((2, 3), np.float32)})["y"]
+    np.testing.assert_array_equal(got, [[10] * 3, [20] * 3])

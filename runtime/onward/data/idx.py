@@ -6,6 +6,7 @@ big-endian 32-bit integer, then the elements, big-endian, last dimension fastest
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ import numpy as np
 
 from onward.data._files import PathLike, open_binary, stem
 from onward.data.dataset import Array, Dataset
-from onward.errors import DataError, StorageError
+from onward.data.images import Fit, fit_images
+from onward.data.split import stratified_sample
+from onward.errors import ConfigError, DataError, StorageError
 
 __all__ = ["load_idx", "load_idx_folder", "read_idx"]
 
@@ -23,6 +26,8 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 _TRAIN_PREFIXES = ("train",)
 _TEST_PREFIXES = ("t10k", "test")
 _READ_BYTES = 1 << 24
+_LARGEST = 8 << 30
+"""Bytes of pixels that images are brought to another size in."""
 
 
 def read_idx(path: PathLike) -> Array:
@@ -60,14 +65,23 @@ def load_idx(
     *,
     classes: Sequence[str] | None = None,
     raw: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    fit: Fit = "stretch",
+    limit: int | None = None,
+    seed: int = 0,
     name: str | None = None,
 ) -> Dataset:
     """Images and labels from two IDX files: input "image", float32 in [0, 1] of shape [N, C, H, W].
 
     Images are unsigned bytes of shape [N, H, W] (C = 1) or [N, C, H, W]; labels unsigned bytes of shape [N].
     With `raw` the images stay unsigned bytes, for a `Preparation` to divide by 255.
-    `classes` are "0", "1", ... up to the largest label unless given. Raises DataError as `read_idx` does, and
-    for other types or shapes, differing counts, and labels outside `classes`.
+    `classes` are "0", "1", ... up to the largest label unless given. With `image_size` (a side, or H and W),
+    `channels` (1 or 3) and `fit` images are brought to what a network takes, as those of folders are; with
+    `limit`, so many are drawn with `seed` in proportion of the classes.
+
+    Raises DataError as `read_idx` does, and for other types or shapes, differing counts, labels outside
+    `classes`, and images that would take more than 8 GiB; ConfigError for a bad size, channels or limit.
     """
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -84,13 +98,28 @@ def load_idx(
         raise DataError(f"{images_path} holds {len(images)} images, {labels_path} {len(labels)} labels")
     if len(images) == 0:
         raise DataError(f"{images_path}: the data set is empty")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit}: at least 1 image is needed")
     if classes is None:
         classes = [str(c) for c in range(int(labels.max()) + 1)]
+    if limit is not None and limit < len(images):
+        chosen = stratified_sample(labels, limit, seed)
+        images, labels = images[chosen], labels[chosen]
+    images = images[:, None] if images.ndim == 3 else images
+    if image_size is not None or channels is not None:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        taken = len(images) * (channels or images.shape[1]) * math.prod(size or images.shape[2:])
+        if taken > _LARGEST:
+            raise DataError(
+                f"{images_path}: {len(images)} images of this size take {taken >> 30} GiB; take fewer with "
+                "limit (--limit), or a smaller image_size"
+            )
+        images = fit_images(images, size, channels, fit)
     if not raw:
         images = images.astype(np.float32)
         images /= np.float32(255)
     return Dataset(
-        inputs={"image": images[:, None] if images.ndim == 3 else images},
+        inputs={"image": images},
         targets=labels.astype(np.int64),
         classes=tuple(classes),
         name=name if name is not None else stem(images_path),
@@ -98,13 +127,22 @@ def load_idx(
 
 
 def load_idx_folder(
-    folder: PathLike, *, classes: Sequence[str] | None = None, raw: bool = False
+    folder: PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    raw: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    fit: Fit = "stretch",
+    limit: int | None = None,
+    seed: int = 0,
 ) -> tuple[Dataset, Dataset | None]:
     """The data set in a folder with MNIST's file names, and its test part if the folder has one.
 
     Looks for `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte` (also with `.idx3-ubyte`; with or
     without `.gz`). Parts `train` and `t10k` (or `test`) are the training and the test data; a single part of
-    any other name is a data set without a test part. Raises DataError for anything else.
+    any other name is a data set without a test part. `limit` holds for each part; the other options are those
+    of `load_idx`. Raises DataError for anything else.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -139,10 +177,11 @@ def load_idx_folder(
             "t10k, or leave one part"
         )
     name = stem(folder)
-    data = load_idx(parts[main]["images"], parts[main]["labels"], classes=classes, raw=raw, name=name)
+    read = functools.partial(
+        load_idx, raw=raw, image_size=image_size, channels=channels, fit=fit, limit=limit, seed=seed
+    )
+    data = read(parts[main]["images"], parts[main]["labels"], classes=classes, name=name)
     if not test:
         return data, None
     files = parts[test[0]]
-    return data, load_idx(
-        files["images"], files["labels"], classes=data.classes, raw=raw, name=f"{name} test"
-    )
+    return data, read(files["images"], files["labels"], classes=data.classes, name=f"{name} test")

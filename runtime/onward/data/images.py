@@ -17,7 +17,7 @@ from onward.data.hugging_face import refuse_splits
 from onward.data.image_rows import has_image_rows, load_image_rows
 from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["Fit", "load_image_folder", "read_image"]
+__all__ = ["Fit", "fit_images", "load_image_folder", "read_image"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB"}
@@ -142,6 +142,45 @@ def read_image(
     return _read(pillow, Path(path), size=size, channels=channels, raw=raw, fit=fit)
 
 
+def fit_images(
+    images: Array, size: tuple[int, int] | None, channels: int | None, fit: Fit = "stretch"
+) -> Array:
+    """Images that are in memory, uint8 [N, 1 or 3, H, W], brought to a size and to channels as files are.
+
+    Raises ConfigError for a bad size, other channels than 1 and 3 on either side, or pillow missing.
+    """
+    own = images.shape[1:]
+    height, width = own[1:] if size is None else size
+    channels = own[0] if channels is None else channels
+    if (channels, height, width) == own:
+        return images
+    if height < 1 or width < 1 or channels not in _MODES or own[0] not in _MODES:
+        raise ConfigError(
+            f"images of {own[0]} channels cannot have image_size {height} x {width} and {channels} channels: "
+            "sizes are positive, channels 1 or 3"
+        )
+    _require_fit(fit)
+    pillow = optional_module("PIL.Image", "pillow", "resizing images")
+    found = np.empty((len(images), channels, height, width), np.uint8)
+    for into, image in zip(found, images, strict=True):
+        given = pillow.fromarray(image[0] if own[0] == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+        scaled = np.asarray(_scaled(given.convert(_MODES[channels]), (height, width), fit))
+        into[...] = scaled if channels == 1 else scaled.transpose(2, 0, 1)
+    return found
+
+
+def _scaled(image: Any, size: tuple[int, int], fit: Fit) -> Any:
+    """An image of pillow's at a size (H, W)."""
+    pillow = optional_module("PIL.Image", "pillow", "resizing images")
+    operations = optional_module("PIL.ImageOps", "pillow", "resizing images")
+    target, filtering = size[::-1], pillow.Resampling.BILINEAR
+    if fit == "crop":
+        return operations.fit(image, target, filtering)
+    if fit == "pad":
+        return operations.pad(image, target, filtering)
+    return image.resize(target, filtering)
+
+
 def _read(
     pillow: Any,
     file: Path | io.BytesIO,
@@ -162,13 +201,7 @@ def _read(
             with pillow.open(file) as image:
                 upright = _eight_bits(pillow, where, operations.exif_transpose(image))
                 plain = _opaque(pillow, upright).convert(_MODES[channels])
-                target, filtering = size[::-1], pillow.Resampling.BILINEAR
-                if fit == "crop":
-                    scaled = operations.fit(plain, target, filtering)
-                elif fit == "pad":
-                    scaled = operations.pad(plain, target, filtering)
-                else:
-                    scaled = plain.resize(target, filtering)
+                scaled = _scaled(plain, size, fit)
     except DataError:
         raise
     except Exception as error:

@@ -31,6 +31,7 @@ from onward.engine.teams import default_teams, usable_cores
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, canonical_model, dtype_of, is_tensor, numpy_dtype
+from onward.passes.fold_shapes import unpack_sequences
 from onward.passes.quantization import in_floats
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class CompiledEngine:
             raise ConfigError(f"batches={batches!r}: choose exact or split")
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
-        model = in_floats(canonical_model(model))
+        model = unpack_sequences(in_floats(canonical_model(model)), bindings or ())
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._plannable = all(is_tensor(value) for value in model.graph.inputs)

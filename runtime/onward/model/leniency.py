@@ -13,6 +13,9 @@ __all__ = ["LENIENCIES", "forgive", "with_types"]
 LENIENCIES = "onward.leniencies"
 """Key of `ir.Model.meta`: what the file says that the standard does not allow, a tuple of sentences."""
 
+_CONSTANTS_FROM = 4
+"""The IR version from which an initialiser may be no input."""
+
 _ELEMENTS = ("tensor_type", "sparse_tensor_type")
 
 
@@ -21,7 +24,7 @@ def forgive(proto: onnx.ModelProto) -> tuple[str, ...]:
 
     A dimension of −1 or 0 that is declared for an input, an output or a value between is unknown: nothing is
     lost where it is truly 0. An output that declares no shape gets the one that follows. `keepdims` is 1 or
-    it is 0.
+    it is 0. Initialisers that are no inputs are constants before IR 4 too, which asks for inputs.
     """
     found: list[str] = []
     held = {tensor.name for tensor in proto.graph.initializer}
@@ -38,6 +41,11 @@ def forgive(proto: onnx.ModelProto) -> tuple[str, ...]:
             if attribute.name == "keepdims" and attribute.i not in (0, 1) and node.domain in ("", "ai.onnx"):
                 found.append(f"node {node.name!r} says keepdims {attribute.i}: read as 0, for it is not 1")
                 attribute.i = 0
+    alone = held - {value.name for value in proto.graph.input}
+    if alone and 0 < proto.ir_version < _CONSTANTS_FROM:
+        names = ", ".join(repr(name) for name in sorted(alone)[:3]) + (", …" if len(alone) > 3 else "")
+        found.append(f"initialisers are no inputs, as IR {proto.ir_version} asks: {names} read as constants")
+        proto.ir_version = _CONSTANTS_FROM
     for value in proto.graph.output:
         if not _has_shape(value.type):
             found.append(f"output {value.name!r} declares no shape: the one that follows is used")

@@ -41,8 +41,9 @@ from onward.graph.extents import (
     reshaped_dims,
 )
 from onward.graph.infer import range_is_short
+from onward.passes._sequences import SEQUENCE_OPERATORS, Sequences
 
-__all__ = ["fold_shapes"]
+__all__ = ["fold_shapes", "unpack_sequences"]
 
 _LARGEST = 1 << 16
 """Elements of a result that becomes a constant."""
@@ -62,7 +63,8 @@ _BOUNDED = frozenset({"NonZero", "Range", "Compress", "Unique", "Slice", "Reshap
 def fold_shapes(model: ir.Model, variable: Collection[str] = ()) -> ir.Model:
     """The model with everything computed that follows from constants and declared dimensions.
 
-    Branches whose condition is known stand in the place of their If. Inputs, outputs and initializers stay.
+    Branches whose condition is known stand in the place of their If, and tensors in that of sequences whose
+    tensors are known. Inputs, outputs and initializers stay.
     From initializers that are inputs too, those named as variable, and floating-point ones of more than 16
     elements, nothing follows.
 
@@ -78,6 +80,22 @@ def fold_shapes(model: ir.Model, variable: Collection[str] = ()) -> ir.Model:
     return model
 
 
+def unpack_sequences(model: ir.Model, variable: Collection[str] = ()) -> ir.Model:
+    """The model with known tensors in the place of sequences: the same one where it has no sequences.
+
+    Args:
+        model: it is not changed.
+        variable: initializers whose contents will change, beside those of floating-point numbers.
+
+    Raises:
+        UnsupportedError, InvalidModelError: as `onward.graph.canonical_model`.
+    """
+    if not any(node.op_type in SEQUENCE_OPERATORS and node.domain == "" for node in model.graph):
+        return model
+    weights = [name for name, value in model.graph.initializers.items() if is_float(value)]
+    return fold_shapes(model, [*variable, *weights])
+
+
 @final
 class _Folding:
     def __init__(self, graph: ir.Graph, variable: Collection[str], g: Builder | None = None) -> None:
@@ -85,6 +103,7 @@ class _Folding:
         self._constants: dict[ir.Value, Array] = {}
         self._elements: dict[ir.Value, Elements] = {}
         self._replaced: dict[ir.Value, ir.Value] = {}
+        self._sequences = Sequences()
         for name, value in graph.initializers.items():
             if name not in variable:
                 self._hold(value)
@@ -121,6 +140,8 @@ class _Folding:
             for body in operator.bodies():
                 _Folding(body, (), self._g.inside(body)).run()
             return
+        if node.domain == "" and node.op_type in SEQUENCE_OPERATORS and self._unpack(node):
+            return
         self._infer(node, opset)
         results = self._computed(node, operator)
         if results is None:
@@ -150,6 +171,28 @@ class _Folding:
         for old, array in held.items():
             if array is not None:
                 self._know(old, array)
+
+    def _unpack(self, node: ir.Node) -> bool:
+        """Put what is known of a sequence's tensors in the place of a node; whether that was possible."""
+        g, (y,) = self._g, node.outputs
+        before = set(g.graph)
+        g.at(node)
+        found = self._sequences.unpack(g, node, self._constants)
+        for made in [n for n in g.graph if n not in before]:
+            for value in made.inputs:
+                if value is not None and value not in self._constants and value.is_initializer():
+                    self._hold(value)
+            self._visit(made)
+        if isinstance(found, ir.Value) and y.is_graph_output():
+            replace_node(g, node, [g.Identity(found)])
+        elif isinstance(found, ir.Value):
+            ir.convenience.replace_all_uses_with(y, found)
+            self._replaced[y] = found
+        elif found is not None:
+            self._infer(node, g.graph.opset_imports[""])
+            self._make_constant(y, found)
+        g.at(None)
+        return found is not None
 
     def _infer(self, node: ir.Node, opset: int) -> None:
         """Shapes of outputs, as far as they follow now; what was known stays."""

@@ -9,7 +9,15 @@ import onnx_ir as ir
 from onward.errors import ConfigError
 from onward.graph import Builder, dims_of
 
-__all__ = ["samples_first"]
+__all__ = ["axis_of_all", "samples_first"]
+
+
+def axis_of_all(model: ir.Model, axis: int) -> dict[str, int]:
+    """One axis of samples for all inputs and outputs of rank 2 and above, by name."""
+    values = [
+        v for v in (*model.graph.inputs, *model.graph.outputs) if v.name not in model.graph.initializers
+    ]
+    return {v.name or "": axis for v in values if len(dims_of(v) or (0, 0)) > 1}
 
 
 def samples_first(model: ir.Model, axes: Mapping[str, int]) -> ir.Model:

@@ -18,9 +18,17 @@ from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
 from onward.nn import zoo
-from onward.passes import LoRA, detach_preparation, detach_table, find_head, new_head
+from onward.passes import (
+    LoRA,
+    axis_of_all,
+    detach_preparation,
+    detach_table,
+    find_head,
+    new_head,
+    samples_first,
+)
 from onward.runs.config import ModelTable, RunConfig
-from onward.runs.fixing import fixed
+from onward.runs.fixing import fixed, opened
 from onward.runs.preparation import Prepared, input_names
 from onward.train import (
     Averaging,
@@ -77,11 +85,13 @@ class Base:
         model: what takes prepared inputs.
         prepared: what its metadata say of them.
         classes: the names of its classes, if it says any.
+        opened: whether the file takes one sample at a time, and this model a batch.
     """
 
     model: ir.Model
     prepared: Prepared
     classes: tuple[str, ...] | None
+    opened: bool = False
 
 
 @final
@@ -127,8 +137,10 @@ def base_of(run: RunConfig) -> Base | None:
             raise ConfigError(f"model {name!r} is neither an .onnx file nor one of {', '.join(zoo.names())}")
         if run.model.head is not None:
             raise ConfigError(f"--head is for .onnx files; the outputs of {name} follow from the data")
-        if run.model.shapes or run.model.constants:
-            raise ConfigError(f"--shapes and --constants are for .onnx files; {name} is made for the data")
+        if run.model.shapes or run.model.constants or run.model.sample_axis:
+            raise ConfigError(
+                f"--shapes, --constants and --sample-axis are for .onnx files; {name} is made for the data"
+            )
         return None
     if run.model.options:
         raise ConfigError(f"model options are for networks of the zoo, {name} is a file")
@@ -198,17 +210,37 @@ def lora_of(run: RunConfig, model: ir.Model, base: Base | None) -> tuple[LoRA | 
 
 
 def _base(name: str, table: ModelTable | None = None) -> Base:
-    model = load(name)
+    model, batched = load(name), None
     if table is not None:
         model = fixed(model, table.shapes, table.constants)
+        model = samples_first(model, _sample_axes(model, table.sample_axis))
+        batched = opened(model)
     provenance = read_provenance(model)
+    model = model if batched is None else batched
     prepared = Prepared.of(provenance)
     if prepared.inside:
         changed = [key for key, each in prepared.preparation.numbers.items() if not each.empty]
         model = detach_preparation(model, changed)
         if (columns := prepared.preparation.table) is not None:
             model = detach_table(model, columns)
-    return Base(model, prepared, _classes_of(provenance))
+    return Base(model, prepared, _classes_of(provenance), opened=batched is not None)
+
+
+def _sample_axes(model: ir.Model, given: Sequence[str]) -> dict[str, int]:
+    """Where samples lie, by input and output.
+
+    Raises:
+        ConfigError: it is no number, nor NAME=NUMBER.
+    """
+    axes: dict[str, int] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            axis = int(number)
+        except ValueError:
+            raise ConfigError(f"--sample-axis {text}: give an axis, such as 1, or NAME=1") from None
+        axes |= {name: axis} if name else axis_of_all(model, axis)
+    return axes
 
 
 def untouched_inputs(run: RunConfig, base: Base | None, train: Dataset) -> list[str]:

@@ -70,6 +70,14 @@ class ModelTable(_Table):
             form="assignments",
         ),
     ] = {}
+    sample_axis: Annotated[
+        tuple[str, ...],
+        Option(
+            "Where samples lie in the .onnx file: 1 for all inputs and outputs, or x=1, repeatable; the new "
+            "file has them along axis 0.",
+            form="repeat",
+        ),
+    ] = ()
     trainable: Annotated[
         tuple[str, ...] | None, Option("Train only weights of this pattern; repeatable.", form="repeat")
     ] = None
@@ -132,7 +140,9 @@ class DataTable(_Table):
     seconds: Annotated[
         Annotated[float, Field(gt=0)] | None, Option("Length of a sound; by default the longest, at most 10.")
     ] = None
-    limit: Annotated[_Positive | None, Option("Use this many rows of a text file.")] = None
+    limit: Annotated[
+        _Positive | None, Option("Use this many rows of a text file, or images of an idx: folder.")
+    ] = None
     drop_duplicates: Annotated[
         bool, Option("Leave out rows of a text file that repeat text and label of an earlier one.")
     ] = False

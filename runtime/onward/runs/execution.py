@@ -202,6 +202,8 @@ def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | No
     base = assembly.base_of(config)
     teacher = assembly.teacher_of(config, base)
     if base is not None:
+        if base.opened:
+            tell(Warned(f"{config.model.name} takes one sample at a time; the new file takes batches"))
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     group = ranks_of(config.parallel)

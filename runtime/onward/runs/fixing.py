@@ -11,11 +11,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.data import as_dtype
-from onward.errors import ConfigError, DataError
+from onward.engine import Session
+from onward.errors import ConfigError, DataError, OnwardError
 from onward.graph import Array, TensorSpec, spec_of
-from onward.passes import fix_inputs, fix_shapes
+from onward.passes import fix_inputs, fix_shapes, open_batch
 
-__all__ = ["fixed", "parsed"]
+__all__ = ["fixed", "opened", "parsed"]
+
+_TRIED, _TOLERANCE = 3, 1e-4
+"""Samples that are run together and one by one, and what may part of the largest element."""
 
 
 def fixed(
@@ -38,6 +42,43 @@ def fixed(
         contents = {name: _content(name, given, specs.get(name)) for name, given in constants.items()}
         model = fix_inputs(model, contents)
     return model
+
+
+def opened(model: ir.Model) -> ir.Model | None:
+    """The model with its batch of one sample open, where several samples give what each alone gives.
+
+    Args:
+        model: it is not changed.
+
+    Returns:
+        None where inputs and outputs do not begin with an extent of 1, or samples cannot be run together.
+    """
+    found = open_batch(model)
+    if found is None:
+        return None
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Array] = {}
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        spec = spec_of(value)
+        shape = [_TRIED, *(d if isinstance(d, int) else 2 for d in (spec.shape or ())[1:])]
+        drawn = rng.standard_normal(shape) if spec.dtype.kind == "f" else rng.integers(0, 2, shape)
+        inputs[spec.name] = drawn.astype(spec.dtype)
+    try:
+        with Session(model, engine="interpreter") as single, Session(found, engine="interpreter") as several:
+            each = [single.run({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(_TRIED)]
+            together = several.run(inputs)
+    except OnwardError:
+        return None
+    for name, array in together.items():
+        expected = np.concatenate([run[name] for run in each])
+        if array.shape != expected.shape:
+            return None
+        apart = np.abs(array.astype(np.float64) - expected).max(initial=0.0)
+        if not apart <= _TOLERANCE * max(float(np.abs(expected).max(initial=0.0)), 1e-30):
+            return None
+    return found
 
 
 def parsed(option: str, texts: Sequence[str] | None) -> dict[str, Any]:

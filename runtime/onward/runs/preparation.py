@@ -269,7 +269,10 @@ def read_data(
             options |= {"skip_bad_files": table.skip_bad_files or None}
         case "images":
             options |= {"raw": raw, "fit": table.fit, "skip_bad_files": table.skip_bad_files or None}
-        case "idx" | "digits":
+        case "idx":
+            options |= {"raw": raw, "fit": table.fit}
+            options["seed"] = table.split_seed if table.limit is not None else None
+        case "digits":
             options["raw"] = raw
     if group is None:
         return resolve(table.spec, **options)
@@ -285,14 +288,15 @@ def images_as_taken(table: DataTable, takes: Sequence[Sequence[Dim] | None]) -> 
         table: what to read.
         takes: the shapes of the model's inputs; the first [N, C, H, W] with known extents counts.
     """
-    if _kind(table.spec) != "images":
+    kind = _kind(table.spec)
+    if kind not in ("images", "idx", "digits"):
         return table
     for shape in takes:
         if shape is None or len(shape) != 4:
             continue
         channels, height, width = shape[1:]
         found: dict[str, int] = {}
-        if table.channels is None and channels in (1, 3):
+        if kind != "digits" and table.channels is None and channels in (1, 3):
             found["channels"] = channels
         if table.image_size is None and isinstance(height, int) and height == width:
             found["image_size"] = height

@@ -29,14 +29,14 @@ from onward.engine import Session, StepSession
 from onward.engine.engines import EngineName
 from onward.engine.session import check_inputs
 from onward.errors import ConfigError
-from onward.graph import Array, Builder, TensorSpec, dims_of
+from onward.graph import Array, Builder, TensorSpec
 from onward.parallel import Communicator, Group, Times, ranks_of, threads_each
 from onward.passes.expand import expand_onward
 from onward.passes.fix_shapes import fix_inputs, fix_shapes
 from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
 from onward.passes.replace_head import find_head, new_head
-from onward.passes.samples_first import samples_first
+from onward.passes.samples_first import axis_of_all, samples_first
 from onward.train.agreement import check_ranks, structure_of
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
@@ -775,12 +775,7 @@ class Trainer:
 def _sample_axes(model: ir.Model, given: int | Mapping[str, int]) -> Mapping[str, int]:
     if not isinstance(given, int):
         return given
-    if given == 0:
-        return {}
-    values = [
-        v for v in (*model.graph.inputs, *model.graph.outputs) if v.name not in model.graph.initializers
-    ]
-    return {v.name or "": given for v in values if len(dims_of(v) or (0, 0)) > 1}
+    return axis_of_all(model, given) if given else {}
 
 
 def _group_of(parallel: Literal["mpi"] | Communicator | None) -> Group | None:

@@ -15,7 +15,6 @@ import sys
 
 import numpy as np
 from flwr.app import Context, MetricRecord
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Result
 
@@ -52,7 +51,7 @@ def node(context: Context) -> Node:
     return Node(network(), train, validation, epochs=int(context.run_config.get("local-epochs", 1)))
 
 
-client: ClientApp = client_app(node)
+client = client_app(node)
 server = ServerApp()
 found: list[Result] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ if importlib.util.find_spec("flwr") is None:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Flower's typer on a newer click
     import flwr.serverapp  # noqa: F401
+    from flwr.common.config import validate_config
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -190,6 +192,13 @@ def test_weights_of_another_network_are_refused() -> None:
     broken[name] = Array(np.full_like(trainer.weights()[name], np.nan))
     with pytest.raises(TrainingError, match="NaN"):
         load_arrays(trainer, ArrayRecord(dict(broken)))
+
+
+def test_the_example_is_an_app_to_flower() -> None:
+    """It looks for the objects in the source, without running it."""
+    config = tomllib.loads((EXAMPLE.parent / "pyproject.toml").read_text("utf-8"))
+    valid, errors, warned = validate_config(config, True, EXAMPLE.parent)
+    assert (valid, errors, warned) == (True, [], [])
 
 
 @pytest.mark.slow

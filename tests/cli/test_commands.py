@@ -339,18 +339,17 @@ def test_inspect_shows_the_plan(onward: Onward, iris: Path, training: bool) -> N
 
 def test_inspect_names_what_numpy_computes_in_a_plan(onward: Onward, tmp_path: Path) -> None:
     graph = helper.make_graph(
-        [helper.make_node("TopK", ["x", "k"], ["y", "i"])],
+        [helper.make_node("Det", ["x"], ["y"])],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
-        [helper.make_tensor("k", TensorProto.INT64, [1], [1])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
     )
     imports = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "top.onnx")
-    found = json.loads(onward("inspect", tmp_path / "top.onnx", "--plan", "--json").out)
-    assert found["inputs"] == {"x": [1, 3]}
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "det.onnx")
+    found = json.loads(onward("inspect", tmp_path / "det.onnx", "--plan", "--json").out)
+    assert found["inputs"] == {"x": [1, 3, 3]}
     assert [call["kernel"] for call in found["calls"] if call["reason"]] == ["numpy"]
-    assert "1 of them NumPy" in onward("inspect", tmp_path / "top.onnx", "--plan").out
+    assert "1 of them NumPy" in onward("inspect", tmp_path / "det.onnx", "--plan").out
 
 
 def test_inspect_lists_the_parts_of_a_model_without_one_plan(onward: Onward, tmp_path: Path) -> None:

@@ -114,3 +114,30 @@ def test_unusable_options_are_refused(tmp_path: Path) -> None:
         load_table(tmp_path / "absent.csv", "kind")
     with pytest.raises(StorageError):
         load_table(tmp_path, "kind")
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "first"),
+    [
+        ("size;price;label\n1,5;-2;x\n;1e3;y\n", ("size", "price"), [1.5, -2.0]),
+        ("size\tprice\tlabel\n1.5\t-2\tx\n3\t4\ty\n", ("size", "price"), [1.5, -2.0]),
+        ("size|price|label\n1.5|-2|x\n3|4|y\n", ("size", "price"), [1.5, -2.0]),
+        ("size,a;b,label\n1.5,-2,x\n3,4,y\n", ("size", "a;b"), [1.5, -2.0]),
+    ],
+)
+def test_the_header_tells_the_delimiter(
+    tmp_path: Path, content: str, names: tuple[str, ...], first: list[float]
+) -> None:
+    """As spreadsheets write tables where the comma is in numbers."""
+    (tmp_path / "t.csv").write_text(content)
+    found = load_table(tmp_path / "t.csv")
+    assert found.columns == names
+    assert found.classes == ("x", "y")
+    np.testing.assert_array_equal(found.inputs["features"][0], first)
+
+
+def test_decimal_commas_are_read_where_a_column_has_only_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("kind;size;label\n1,5 kg;1,5;x\n2;2;y\n")
+    found = load_table(tmp_path / "t.csv", skip_bad_rows=False, kinds={"kind": "text"})
+    assert found.inputs["kind"][:, 0].tolist() == ["1,5 kg", "2"]
+    assert found.inputs["size"][:, 0].tolist() == [1.5, 2.0]

@@ -142,6 +142,31 @@ async def test_a_spare_that_dies_is_replaced_and_costs_nothing(repository: Path,
     assert plane.model("m").restarts == 0
 
 
+async def test_a_fork_that_nobody_waits_for_leaves_nothing(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, two_by_two())
+    plane = await planes(repository)
+    zygote = plane._host._zygote
+    await spare_of(zygote)
+    below = children(zygote.pids[0])
+    files = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        forked = asyncio.create_task(zygote.fork())
+        await asyncio.sleep(0)
+        forked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await forked
+    for _ in range(1000):
+        if children(zygote.pids[0]) == below:
+            break
+        await asyncio.sleep(0.01)
+    assert children(zygote.pids[0]) == below
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+def children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
 async def test_zygote_and_spare_may_die_together(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, two_by_two())
     plane = await planes(repository)

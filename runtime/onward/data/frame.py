@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def read_frame(
             pandas, polars or pyarrow table, or a Hugging Face data set or the folder that its `save_to_disk`
             wrote. Classes that these name (`ClassLabel`) are texts.
         query: the SELECT of an SQLite file.
-        delimiter: of a CSV file; by default a comma, a tab for .tsv.
+        delimiter: of a CSV file; by default a tab for .tsv, else a comma, or where the header has none the
+            semicolon, tab or bar that it has. Beside semicolons, columns whose numbers have decimal commas
+            are numbers.
         skip_bad_rows: leave rows of another length out instead of refusing the file.
 
     Raises:
@@ -137,12 +140,24 @@ def _from_path(path: PathLike, query: str | None, delimiter: str | None, skip: b
     if name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         return Frame(str(path), _from_records(_json_rows(path, skip, skipped)), skipped)
     if delimiter is None:
-        delimiter = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
+        delimiter = "\t" if name.removesuffix(".gz").endswith(".tsv") else _delimiter(path)
     header, rows = read_table_rows(path, delimiter, skipped if skip else None)
     columns = [np.empty(len(rows), dtype=object) for _ in header]
     for place, column in enumerate(columns):
         column[:] = [row[place].strip() for row in rows]
+        if delimiter == ";" and all(_DECIMAL_COMMA.fullmatch(cell) or is_missing(cell) for cell in column):
+            column[:] = [cell.replace(",", ".") for cell in column]
     return Frame(str(path), dict(zip(header, columns, strict=True)), skipped)
+
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
+
+
+def _delimiter(path: PathLike) -> str:
+    """What stands between the names in a header: a comma where there is one."""
+    with open_binary(path) as file:
+        header = file.readline(1 << 20).decode("utf-8", "replace")
+    return "," if "," in header else max(",;\t|", key=header.count)
 
 
 def _json_rows(path: PathLike, skip: bool, skipped: dict[str, int]) -> list[Mapping[str, Any]]:

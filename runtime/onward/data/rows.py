@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data.dataset import Array
-from onward.data.hugging_face import is_data_set, pixels
+from onward.data.hugging_face import pixels
 from onward.errors import DataError
 
 __all__ = [
@@ -146,7 +146,7 @@ class SampleRows(Rows):
 
     def read(self, indices: Indices) -> Samples:
         wanted = indices.tolist()
-        if is_data_set(self._data):
+        if hasattr(self._data, "column_names") and hasattr(self._data, "features"):
             return split_columns(self._data[wanted], wanted, self.name)
         fetch = getattr(self._data, "__getitems__", None)
         found = list(fetch(wanted)) if fetch is not None else [self._data[i] for i in wanted]

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError, OnwardError
 from onward_server.dataplane.opening import Opener, effective
 from onward_server.dataplane.overrides import Override, Overrides
-from onward_server.dataplane.repository import Entry, is_name, names, scan_model
+from onward_server.dataplane.repository import MODEL_FILE, Entry, is_name, names, scan_model
 from onward_server.dataplane.served import ServedModel
 from onward_server.errors import ControlError, ModelNotFoundError, ModelUnavailableError, RequestError
 from onward_server.settings import ModelSettings, ServerSettings
@@ -110,6 +111,28 @@ class Catalogue:
         self.model(name)
         return [self._models[name][v] for v in self.versions(name)]
 
+    def file(self, name: str, version: int) -> Path:
+        """The model file of a version, in the repository or among those that a client sent.
+
+        Raises:
+            ModelUnavailableError: it is not there any more.
+        """
+        known = self._entries.get((name, version))
+        path = known[0].path if known else self._settings().repository / name / str(version) / MODEL_FILE
+        if not path.is_file():
+            raise ModelUnavailableError(f"model {name!r} version {version} is no longer in the repository")
+        return path.absolute()
+
+    def check_repository(self, name: str) -> None:
+        """Refuse to change a model's folder where that is not what is served.
+
+        Raises:
+            ControlError: the model is served from files that a client sent.
+        """
+        override = self._overrides.of(name)
+        if override is not None and override.repository is not None:
+            raise ControlError(f"model {name!r} is served from files that a client sent; unload it first")
+
     async def load(self, name: str, override: Override | None = None) -> None:
         """Load a model, or load it again, all of the versions that its policy chooses; then swap.
 
@@ -136,9 +159,7 @@ class Catalogue:
             ControlError: the model is served from files that a client sent.
             ModelUnavailableError: the version cannot be served; what was served before still is.
         """
-        override = self._overrides.of(name)
-        if override is not None and override.repository is not None:
-            raise ControlError(f"model {name!r} is served from files that a client sent; unload it first")
+        self.check_repository(name)
         await self._refresh_model(name, needed=version)
 
     async def unload(self, name: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import final
 
 from onward.errors import UnsupportedError
@@ -123,6 +124,14 @@ class DataPlane:
     def select(self, name: str = "", version: str = "") -> list[ServedModel]:
         """See Catalogue."""
         return self._catalogue.select(name, version)
+
+    def file(self, name: str, version: int) -> Path:
+        """See Catalogue."""
+        return self._catalogue.file(name, version)
+
+    def check_repository(self, name: str) -> None:
+        """See Catalogue."""
+        self._catalogue.check_repository(name)
 
     async def load(self, name: str, override: Override | None = None) -> None:
         """See Catalogue."""

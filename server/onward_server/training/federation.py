@@ -14,7 +14,7 @@ import numpy as np
 
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.repository import MODEL_FILE, is_name
-from onward_server.errors import ControlError, MemoryLimitError, ModelUnavailableError, RequestError
+from onward_server.errors import ControlError, MemoryLimitError, RequestError
 from onward_server.storage import kept
 from onward_server.training.store import Job
 
@@ -136,7 +136,7 @@ class Federation:
         target = self._scratch / f"{time.time_ns():x}.parameters"
         try:
             found = await self._service.promotions.run(
-                "parameters", model=str(self._file(name, version)), target=str(target.absolute())
+                "parameters", model=str(self._plane.file(name, version)), target=str(target.absolute())
             )
             buffer = await asyncio.to_thread(target.read_bytes)
         finally:
@@ -145,12 +145,6 @@ class Federation:
         layout = Layout(name, version, entries, len(buffer) // 4)
         self._layouts[name, version] = layout
         return Parameters(layout, buffer)
-
-    def _file(self, name: str, version: int) -> Path:
-        path = (self._plane.settings.repository / name / str(version) / MODEL_FILE).absolute()
-        if not path.is_file():
-            raise ModelUnavailableError(f"model {name!r} version {version} is no longer in the repository")
-        return path
 
     def _round(self, layout: Layout, name: str) -> Path:
         return self._folder / layout.model / str(layout.version) / name
@@ -202,7 +196,7 @@ class Federation:
                 await asyncio.to_thread((writing / "buffer").write_bytes, values.tobytes())
             found = await self._service.promotions.run(
                 "combine",
-                model=str(self._file(layout.model, layout.version)),
+                model=str(self._plane.file(layout.model, layout.version)),
                 buffer=str((writing / "buffer").absolute()),
                 output=str((writing / "trained" / MODEL_FILE).absolute()),
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from onward.errors import StorageError
 from onward_server.dataplane import DataPlane
-from onward_server.dataplane.repository import MODEL_FILE, is_name, is_version
+from onward_server.dataplane.repository import is_name, is_version
 from onward_server.errors import (
     ControlError,
     DrainingError,
@@ -129,18 +129,19 @@ class Promotions:
         if not is_name(request.model):
             raise ModelNotFoundError(f"no model {request.model[:128]!r}")
         served = self._plane.model(request.model, request.version)
-        path = self._plane.settings.repository / served.name / str(served.version) / MODEL_FILE
+        path = await asyncio.to_thread(self._plane.file, served.name, served.version)
         lineage = await self._service.stored(self._store.lineage, served.name)
         jobs = [entry.job for entry in lineage if entry.version == served.version]
         found = [job for job in self._service.jobs(limit=1 << 30) if job.id in jobs]
-        return await self._measure(found[0] if found else None, path.absolute(), data, request.part)
+        return await self._measure(found[0] if found else None, path, data, request.part)
 
     async def promote(self, request: Promote) -> LineageRecord:
         """Serve what a job has trained as the newest version of a model.
 
         Raises:
             JobNotFoundError: there is no such job.
-            ControlError: it has trained nothing, or the repository cannot be written.
+            ControlError: it has trained nothing, the repository cannot be written, or the model is served
+                from files that a client sent.
             RequestError: a name or a figure is unknown.
             GateError: a figure, the comparison with onnxruntime or the interface refuses it.
             ModelUnavailableError: it could not be loaded; what was served before still is.
@@ -153,6 +154,7 @@ class Promotions:
                 "at most 128 letters, digits, '.', '_' and '-'"
             )
         self._refuse_alias(name)
+        self._plane.check_repository(name)
         self._check_figures(job, request)
         return await self._service.whole(self._promote(job, name, request))
 
@@ -199,19 +201,22 @@ class Promotions:
 
         Raises:
             ModelNotFoundError: it is not served.
-            ControlError: there is no version before, or the repository cannot be written.
+            ControlError: there is no version before, the repository cannot be written, or the model is served
+                from files that a client sent.
             ModelUnavailableError: that could not be loaded; what was served before still is.
         """
         if not is_name(name):
             raise ModelNotFoundError(f"no model {name[:128]!r}")
         self._refuse_alias(name)
+        self._plane.check_repository(name)
         return await self._service.whole(self._roll_back(name))
 
     async def _roll_back(self, name: str) -> tuple[int, int]:
         async with self._lock(name):
             newest = self._plane.model(name).version
             folder = self._plane.settings.repository / name
-            before = [number for number in _numbers(folder) if number < newest]
+            with _repository():
+                before = [number for number in _numbers(folder) if number < newest]
             if not before:
                 raise ControlError(f"model {name!r} has no version before {newest}")
             here, away = folder / str(newest), folder / f"{_WITHDRAWN}{newest}"

@@ -370,7 +370,7 @@ class TrainingService:
     def _prepare(self, writing: Path, job: Job, place: DataPlace) -> None:
         """Lay out a job's folder: the base as it is now, a link to the data, the run."""
         if job.parent_model:
-            source = self._plane.settings.repository / job.parent_model / str(job.parent_version)
+            source = self._plane.file(job.parent_model, int(job.parent_version)).parent
             target = writing / "work" / "models" / job.parent_model / str(job.parent_version)
             try:
                 shutil.copytree(source, target)

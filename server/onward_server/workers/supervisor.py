@@ -72,19 +72,20 @@ class Zygote:
             forker = self._started()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             inputs, outputs = memory_file("onward-inputs"), memory_file("onward-outputs")
-            with theirs:
-                sent = await forker.ask(b"fork %d" % nice, [theirs.fileno(), inputs, outputs])
             worker = Worker(forker, ours, Region(inputs), Region(outputs))
-            if not sent:
-                worker.kill()
-                continue
             try:
-                await worker.greeted(_FORK_SECONDS)
+                with theirs:
+                    sent = await forker.ask(b"fork %d" % nice, [theirs.fileno(), inputs, outputs])
+                if sent:
+                    await worker.greeted(_FORK_SECONDS)
+                    return worker
+                worker.kill()
             except (WorkerLostError, RunTimeoutError) as error:
                 worker.kill()
                 failure = error
-                continue
-            return worker
+            except BaseException:
+                worker.kill()
+                raise
         raise failure
 
     def close(self) -> None:

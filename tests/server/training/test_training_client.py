@@ -205,3 +205,32 @@ async def test_deltas_are_averaged_by_weight(server: ServerThread) -> None:
         first, second, third = [await client.predict("m", [x], version=v) for v in ("1", "2", "3")]
         assert all(np.array_equal(first[name], third[name]) for name in first)
         assert not all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_a_model_of_files_that_a_client_sent_is_measured_and_trained_like_others(
+    tmp_path: Path, repository: Path
+) -> None:
+    settings = load_settings(
+        repository=repository,
+        listen="127.0.0.1:0",
+        instances=1,
+        model_control="explicit",
+        training={"folder": tmp_path / "training", "nice": 0},
+    )
+    with ServerThread(settings) as server, Client(server.address, timeout=120) as client:
+        training = client.training
+        job = training.start(RUN)
+        assert [event.kind for event in training.watch(job.id)][-1] == "completed"
+        training.promote(job.id, "kept")
+        assert training.lineage("kept")[0].agrees
+        content = (repository / "kept" / "1" / "model.onnx").read_bytes()
+        client.load("sent", config={}, files={"3/model.onnx": content})
+        assert training.evaluate(model="sent", data="iris").figures == training.evaluate(job.id).figures
+        assert training.parameters("sent", "3").values.size == training.parameters("kept").values.size
+        further = training.start({"data": "iris", "epochs": 1}, model="sent")
+        assert [event.kind for event in training.watch(further.id)][-1] == "completed"
+        # its folder in the repository, which there is not, is not what is served
+        for refused in (lambda: training.rollback("sent"), lambda: training.promote(job.id, "sent")):
+            with pytest.raises(InvalidRequestError, match="files that a client sent; unload it first"):
+                refused()

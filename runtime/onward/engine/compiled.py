@@ -27,12 +27,13 @@ from onward.engine.divided import Divided, Familiar, Segment
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
 from onward.engine.plan_cache import default_plans
-from onward.engine.teams import default_teams, usable_cores
+from onward.engine.teams import default_teams
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError, ShapeError
 from onward.graph import Array, canonical_model, dtype_of, is_tensor, numpy_dtype
 from onward.passes.fold_shapes import unpack_sequences
 from onward.passes.quantization import in_floats
+from onward.processors import usable_cores
 
 if TYPE_CHECKING:
     from onward.compile.division import Division, Part

@@ -10,15 +10,9 @@ from collections import Counter, deque
 from typing import final
 
 from onward.engine.team import Team
+from onward.processors import usable_cores
 
-__all__ = ["Teams", "default_teams", "usable_cores"]
-
-
-def usable_cores() -> int:
-    """How many processors the process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["Teams", "default_teams"]
 
 
 @final

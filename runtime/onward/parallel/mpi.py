@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any, Literal, NoReturn, final, get_args
 from onward.errors import ConfigError
 from onward.graph import Array
 from onward.parallel.calls import Calls, Operation, PythonCalls
+from onward.processors import bound_cores, quota
 
 __all__ = ["MPICommunicator", "launched", "threads_each", "together", "world"]
 
@@ -41,10 +43,11 @@ def launched() -> tuple[int, int] | None:
 
 def threads_each() -> int:
     """How many threads each of the ranks of this machine gets: its cores, or its part of them."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = bound_cores()
     here = _number(_LOCAL) or 1
-    bound = usable < (os.cpu_count() or 1)  # the launcher has bound ranks to cores
-    return usable if bound else max(1, usable // here)
+    bound = cores < (os.cpu_count() or 1)  # the launcher has bound ranks to cores
+    granted = quota() / here
+    return max(1, math.floor(min(cores if bound else cores / here, granted)))
 
 
 def _number(names: tuple[str, ...]) -> int | None:

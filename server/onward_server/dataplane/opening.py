@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import Executor as Pool
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from onward.errors import ConfigError, ModelError, OnwardError, UnsupportedError
 from onward.graph import Array, TensorSpec
+from onward.processors import usable_cores
 from onward_server.dataplane.batching import check_batchable, filled_size, probe, split
 from onward_server.dataplane.budget import Budget
 from onward_server.dataplane.hosts import Host, Instance, ModelFile
@@ -49,7 +49,7 @@ class Opener:
     """
 
     def __init__(self, host: Host, in_process: bool, in_process_us: float, pool: Pool) -> None:
-        self._budget = Budget(len(os.sched_getaffinity(0)))
+        self._budget = Budget(usable_cores())
         self._host = host
         self._in_process = in_process
         self._in_process_us = in_process_us

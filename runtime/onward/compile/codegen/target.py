@@ -14,6 +14,7 @@ from pathlib import Path
 from onward.compile.codegen.tuning import Caches, Tuning, tuning_for
 from onward.compile.codegen.types import INTEGER_TYPES, ElementType, element_type
 from onward.errors import ConfigError
+from onward.processors import usable_cores
 
 __all__ = ["GENERATOR_VERSION", "LANES", "Target", "host_caches", "host_cores", "host_target"]
 
@@ -126,9 +127,7 @@ def host_cores() -> int:
         if not text.isdigit() or int(text) < 1:
             raise ConfigError(f"ONWARD_THREADS={text}: give a whole number of 1 or more, or leave it unset")
         return int(text)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cores()
 
 
 _CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")

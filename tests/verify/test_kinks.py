@@ -233,6 +233,7 @@ def test_what_is_exact_is_not_near():
 CHOICES = ("g.Greater", "g.Less", "g.Equal", "g.Sign", "g.ArgM", "MaxPool", "y[1]")
 SMOOTH = {
     "CumProd": "compares positions",
+    "Einsum": "compares positions",
     "Gather": "indices are integers",
     "GatherElements": "indices are integers",
     "Pow": "the exponent and what is 0 are told apart, and both branches meet there",

@@ -116,7 +116,7 @@ class MPICommunicator:
 
     def _wait(self, request: Any, *, naps: bool) -> None:
         begun = time.monotonic()
-        self._since = 0.0 if self.patient else begun
+        self._since = begun
         _await(request, naps=naps)
         self._since = 0.0
         if not self.patient:
@@ -142,7 +142,7 @@ class MPICommunicator:
         waits.append((time.monotonic() - self._since if self._since else 0.0, self._longest))
         now = max((seconds for seconds, _ in waits), default=0.0)
         usual = max((longest for _, longest in waits), default=0.0)
-        return now if now > max(_ALONE, 3 * usual) else None
+        return now if now > max(_ALONE_PATIENT if self.patient else _ALONE, 3 * usual) else None
 
     def _new_calls(self, operation: Operation) -> Calls:
         mpi = self._mpi
@@ -195,6 +195,8 @@ class MPICommunicator:
 _LOOK = 0.5
 _ALONE = 5.0
 """Seconds after which a rank that was told to stop, and waits for others, takes it that one is gone."""
+_ALONE_PATIENT = 15.0
+"""The same where another rank may be writing a file; what is cut off there replaces no file."""
 _PAUSE = 5e-4
 """Seconds between looks at what is under way, of 15 us each; what is waited for is looked at all the time."""
 _SHORT = 1 << 16

@@ -24,6 +24,9 @@ _MOST = 1024
 _SPLIT_AT_LENGTHS = 18
 """The opset from which Split has the form that runs."""
 
+_AXES_ARE_AN_INPUT = 13
+"""Of Squeeze and Unsqueeze, from this opset on."""
+
 SEQUENCE_OPERATORS = frozenset({
     "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength",
     "SplitToSequence", "ConcatFromSequence",
@@ -72,8 +75,7 @@ class Sequences:
             case "ConcatFromSequence" if tensors:
                 axis = node.attributes.get_int("axis", 0)
                 if node.attributes.get_int("new_axis", 0):
-                    places = g.const([axis], np.int64)
-                    tensors = tuple(g.Unsqueeze(x, places) for x in tensors)
+                    tensors = tuple(_at_axis(g, "Unsqueeze", x, axis) for x in tensors)
                 return g.Concat(*tensors, axis=axis)
         return None
 
@@ -129,6 +131,12 @@ def _pieces(g: Builder, node: ir.Node, constants: Mapping[ir.Value, Array]) -> S
             for end, length in zip(ends, lengths, strict=True)
         ]
     if split is None and not node.attributes.get_int("keepdims", 1):
-        places = g.const([axis], np.int64)
-        return [g.Squeeze(x, places) for x in cut]
+        return [_at_axis(g, "Squeeze", x, axis) for x in cut]
     return cut
+
+
+def _at_axis(g: Builder, operator: str, x: ir.Value, axis: int) -> ir.Value:
+    """Squeeze or Unsqueeze."""
+    if g.graph.opset_imports.get("", 0) >= _AXES_ARE_AN_INPUT:
+        return g.emit(operator, x, g.const([axis], np.int64))[0]
+    return g.emit(operator, x, axes=[axis])[0]

@@ -213,6 +213,7 @@ class OptimizerTable(_Table):
     epsilon: Annotated[float | None, Option("Of all but sgd.")] = None
     rho: Annotated[float | None, Option("Of rmsprop.")] = None
     initial_accumulator: float | None = None
+    inner_epsilon: bool | None = None
     groups: tuple[GroupTable, ...] | None = None
 
 

@@ -876,19 +876,26 @@ _ASK_OPSET = ("LogSoftmax", "Resize", "Softmax")
 _ASK_OUTPUTS = ("Split",)
 
 
+def apply(
+    op_type: str, opset: int, outputs: int, operands: Sequence[Any], attributes: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The outputs of a node; RefusedError where torch has no such form of the operator."""
+    refuse(op_type not in OPERATORS, "torch has no such operator")
+    more = {
+        **({"opset": opset} if op_type in _ASK_OPSET else {}),
+        **({"outputs": outputs} if op_type in _ASK_OUTPUTS else {}),
+    }
+    results = OPERATORS[op_type](*operands, **attributes, **more)
+    return results if isinstance(results, tuple) else (results,)
+
+
 def gradients(case: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> Iterator[tuple[str, Any]]:
     """The gradients of one case, `dx<i>` each."""
     operands = [
         torch.tensor(arrays[f"x{i}"]).requires_grad_(i in case["wrt"]) if there else None
         for i, there in enumerate(case["inputs"])
     ]
-    refuse(case["op_type"] not in OPERATORS, "torch has no such operator")
-    more = {
-        **({"opset": case["opset"]} if case["op_type"] in _ASK_OPSET else {}),
-        **({"outputs": case["outputs"]} if case["op_type"] in _ASK_OUTPUTS else {}),
-    }
-    results = OPERATORS[case["op_type"]](*operands, **case["attributes"], **more)
-    results = results if isinstance(results, tuple) else (results,)
+    results = apply(case["op_type"], case["opset"], case["outputs"], operands, case["attributes"])
     seeds = {i: torch.tensor(arrays[f"dy{i}"]) for i in case["seeds"]}
     for i, dy in seeds.items():
         assert results[i].shape == dy.shape, f"output {i} is {tuple(results[i].shape)}, not {tuple(dy.shape)}"

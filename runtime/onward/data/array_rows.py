@@ -24,7 +24,7 @@ copy."""
 _MOST_BUFFERS = 1024
 """IOV_MAX of Linux."""
 _KEPT_BUFFERS, _KEPT_LEAST, _KEPT_MOST = 4, 1 << 20, 64 << 20
-"""How many windows a file's reader keeps to read the next ones into, and of what sizes: memory that the system
+"""How many windows the reader of a file keeps to read others into, and of what sizes: memory that the system
 has not given out before costs half as much again as the reading."""
 
 

@@ -45,8 +45,7 @@ _RECORD = "Record"
 _SHOWN_COLUMNS = 60
 _EACH_SECONDS = 0.5
 _ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""The latter two: as of `sbatch --signal` and what Open MPI's mpirun hands on, which ends ranks soon after it is told
-SIGTERM itself."""
+"""The latter two: as of `sbatch --signal`, and what Open MPI's mpirun hands on to its ranks."""
 PANELS = {
     "data.": "Data",
     "prefetch": "Data",

@@ -15,7 +15,8 @@ from onward_server.dataplane.overrides import Override, Overrides
 from onward_server.dataplane.repository import MODEL_FILE, Entry, is_name, names, scan_model
 from onward_server.dataplane.served import ServedModel
 from onward_server.errors import ControlError, ModelNotFoundError, ModelUnavailableError, RequestError
-from onward_server.settings import ModelSettings, ServerSettings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import ServerSettings
 
 __all__ = ["Catalogue", "ModelState"]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError, OnwardError
-from onward_server.settings import NAME, VERSION, ModelSettings, load_model_settings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import NAME, VERSION
+from onward_server.settings_files import load_model_settings
 
 __all__ = ["MODEL_FILE", "Entry", "is_name", "is_version", "names", "scan", "scan_model"]
 

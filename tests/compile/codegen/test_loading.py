@@ -163,17 +163,18 @@ def test_a_process_whose_memory_is_limited_gets_an_error_and_goes_on() -> None:
 from onward.errors import LimitError
 jit = Jit(TARGET)
 jit.address(kernel(1))
+large = kernel(2, 2000)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 used = int(status["VmSize"].split()[0]) << 10
 old = resource.getrlimit(resource.RLIMIT_AS)
 for allowed in (1 << 20, 20 << 20):
     resource.setrlimit(resource.RLIMIT_AS, (used + allowed, old[1]))
     try:
-        jit.address(kernel(2, 100_000))
+        jit.address(large)
     except LimitError as error:
         print("ulimit" in str(error))
 resource.setrlimit(resource.RLIMIT_AS, old)
-print(call(jit.address(kernel(2, 100_000)), 3.0))
+print(call(jit.address(large), 3.0))
 """
     assert run(program).split() == ["True", "True", "6.0"]
 
@@ -206,7 +207,7 @@ print(os.waitpid(child, 0)[1], call(address, 1.0))
 
 
 FRAGMENTED = """
-import threading
+import math, threading
 threading.stack_size(64 << 20)  # that of the first thread grows into what will be occupied
 def in_thread(function):
     thread = threading.Thread(target=function)
@@ -219,16 +220,17 @@ libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, cty
 RESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000 | 0x100000  # no memory behind it, nothing replaced
 
 def occupy(hole, apart):
-    "Leave, of all addresses that are free, holes of a size that are far apart."
+    "Leave, of all addresses that are free, single pages and holes of a size by turns, far apart."
     spans = [[int(x, 16) for x in line.split()[0].split("-")] for line in open("/proc/self/maps")]
     top = 1 << 47
     ends = [[0, 1 << 20], *(span for span in spans if span[1] < top), [top - 4096, top]]
+    left = 4096, hole
     for (_, start), (end, _) in zip(ends, ends[1:]):
-        while end - start > hole:
-            low = max(start, end - hole - apart)
-            if libc.mmap(low, end - hole - low, 0, RESERVED, -1, 0) != low:
+        while end - start > left[0]:
+            low = max(start, end - left[0] - apart)
+            if libc.mmap(low, end - left[0] - low, 0, RESERVED, -1, 0) != low:
                 raise SystemExit("the address space could not be filled")
-            end = low
+            end, left = low, left[::-1]
 """
 
 
@@ -236,18 +238,22 @@ def test_code_and_constants_are_in_reach_where_addresses_are_scarce() -> None:
     program = (
         FRAGMENTED
         + """
-jit = Jit(TARGET)
-jit.address(kernel(0))
-occupy(33 << 20, 3 << 30)
-for n in range(40):
-    address = jit.address(kernel(n, 20_000 + n))
-    assert call(address, 2.0) == 2.0 * n, n
-calling = ("ret double %y", "%z = call double @cos(double %y)\\n  ret double %z")
-texts = [kernel(n).replace(*calling) + "declare double @cos(double)\\n" for n in range(3000)]
-addresses = jit.addresses(texts)
-import math
-assert [call(a, 1.0) for a in addresses] == [math.cos(n) for n in range(3000)]
-print("loaded")
+def main():
+    jit = Jit(TARGET)
+    occupy(33 << 20, 3 << 30)
+    for n in range(20):
+        address = jit.address(kernel(n, 20_000 + n))
+        assert call(address, 2.0) == 2.0 * n, n
+    calling = ("ret double %y", "%z = call double @cos(double %y)\\n  ret double %z")
+    texts = [kernel(n, 500).replace(*calling) + "declare double @cos(double)\\n" for n in range(50)]
+    codes = [jit._built(jit.key(text), text) for text in texts]
+    for _ in range(100):
+        for n, code in enumerate(codes):
+            (address,) = jit._loader.load({f"k{jit.key(texts[n])}": code}).values()
+            assert call(address, 2.0) == math.cos(2.0 * n), n
+    print("loaded")
+
+in_thread(main)
 """
     )
     assert run(program) == "loaded\n"
@@ -275,15 +281,22 @@ import scarce
 from onward.compile.kernels.loop import Operand, loop
 operands = (Operand("y", "output", "float64", 1), Operand("x", "operand", "float64", 1))
 loop(scarce.first, operands, (), TARGET)
-occupy(33 << 20, 3 << 30)
-for function in (scarce.first, scarce.second):
-    made = loop(function, operands, (), TARGET)
-    x, y = np.linspace(0.1, 3, 50), np.zeros(50)
-    slots = np.array([y.ctypes.data, x.ctypes.data, 50, 50])
-    ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(Jit(TARGET).address(made.ir))(slots.ctypes.data, 0, 1)
-    expected = np.zeros(50)
-    function(0, 1, expected, x)
-    print(np.abs(y - expected).max() < 1e-14)
+
+def main():
+    occupy(33 << 20, 3 << 30)
+    for function in (scarce.first, scarce.second):
+        made = loop(function, operands, (), TARGET)
+        x, y = np.linspace(0.1, 3, 50), np.zeros(50)
+        status = np.zeros(1, np.int64)
+        values = {{"y": y.ctypes.data, "x": x.ctypes.data, "status": status.ctypes.data}}
+        slots = np.array([values.get(slot.name, 50) for slot in made.parameters])
+        entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(Jit(TARGET).address(made.ir))
+        entry(slots.ctypes.data, 0, 1)
+        expected = np.zeros(50)
+        function(0, 1, expected, x)
+        print(np.abs(y - expected).max() < 1e-14)
+
+in_thread(main)
 """
     )
     assert run(program).split() == ["True", "True"]

@@ -177,6 +177,22 @@ def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_wrong_options_are_told_once(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "--no-such-option")
+    assert done.returncode == 2
+    assert done.stderr.count("No such option: --no-such-option") == 1
+
+
+@pytest.mark.slow
+def test_a_search_for_the_learning_rate_is_shown_once(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "--find-lr", "--json")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if "suggestion" in line]
+    assert len(found) == 1
+    assert 1e-5 < found[0]["suggestion"] < 1
+
+
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
     program = """
         import numpy as np
@@ -271,13 +287,19 @@ def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_terminated_rank_saves_where_all_ranks_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [False, True], ids=["rank", "launcher"])
+def test_a_signal_to_a_rank_or_its_launcher_saves_where_all_ranks_are(tmp_path: Path, launcher: bool) -> None:
+    """mpirun hands SIGUSR1 on, and leaves ranks their time then."""
     job = _begun(tmp_path, "--json")
-    os.kill(_ranks(job.pid)[1], signal.SIGTERM)
-    out, _ = job.communicate(timeout=60)
-    last = json.loads(out.strip().splitlines()[-1])
-    assert last["event"] == "finished"
+    os.kill(*((job.pid, signal.SIGUSR1) if launcher else (_ranks(job.pid)[1], signal.SIGTERM)))
+    out, told = job.communicate(timeout=60)
+    *_, timed, last = map(json.loads, out.strip().splitlines())
+    assert [rank.keys() >= {"steps", "waiting", "exchanged", "process"} for rank in timed["ranks"]] == [
+        True
+    ] * 2
+    assert last["event"] == "finished", told
     assert last["status"] == "cancelled"
+    assert job.returncode == 130
     assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
 
 

@@ -201,6 +201,34 @@ def test_gradients_are_exchanged_only_for_updates() -> None:
     assert two < six / 2
 
 
+def test_times_are_those_of_the_last_run() -> None:
+    """Three epochs, then one: a third of the bytes, and no more waiting than there were seconds of steps."""
+
+    def work(ranks: ThreadCommunicator) -> tuple[int, int]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks)
+        sent = []
+        for epochs in (3, 1):
+            trainer.fit(samples(trainer, 24), batch_size=4, progress=False, epochs=epochs)
+            sent.append(trainer.times[ranks.rank].exchanged)
+            assert 0 <= trainer.times[ranks.rank].waiting <= trainer.times[ranks.rank].steps
+        return sent[0], sent[1]
+
+    for three, one in run_ranks(2, work):
+        assert three == 3 * one > 0
+
+
+def test_a_search_for_the_learning_rate_is_of_all_ranks() -> None:
+    def found(ranks: ThreadCommunicator | None) -> tuple[float, ...]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks)
+        return trainer.find_learning_rate(samples(trainer, 24), batch_size=4, steps=12, end=0.1).losses
+
+    first, second = run_ranks(2, found)
+    assert first == second
+    np.testing.assert_allclose(first, found(None), rtol=1e-5)
+    with pytest.raises(ConfigError, match="a batch of 1 samples leaves nothing to do for some of 2 ranks"):
+        failing(lambda trainer, rank: trainer.find_learning_rate(samples(trainer), batch_size=1))
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2), (2, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, before: int, after: int) -> None:
     """Stopped inside of a window of batches and of an epoch: sums and metrics of all ranks are kept."""

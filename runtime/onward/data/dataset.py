@@ -272,7 +272,9 @@ def _refuse_nonfinite(where: str, array: Array, rows: Array | None, *, missing: 
         return
     start = 0
     for chunk in _chunks(array):
-        finite = np.isfinite(chunk) | (np.isnan(chunk) if missing else False)
+        finite = np.isfinite(chunk)
+        if missing:
+            finite |= np.isnan(chunk)
         if not finite.all():
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]

@@ -166,7 +166,12 @@ def find_learning_rate(
     Raises:
         OnwardError: as `execute`.
     """
-    ready = _ready(config.model_copy(update={"folds": None}), events or _silent, CancelToken())
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    if group is not None:
+        group.check_same(_options(config, None))
+    tell: Listener = events if events is not None and first else _silent
+    ready = _ready(config.model_copy(update={"folds": None}), tell, CancelToken())
     assert ready is not None
     return ready.setup.trainer.find_learning_rate(ready.loader, start=start, end=end, steps=steps)
 

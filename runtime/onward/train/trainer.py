@@ -514,6 +514,8 @@ class Trainer:
             self._share_state(group)
         self.history = run.history
         run.begin()
+        if group is not None:
+            group.begin()
         for hook in hooks:
             hook.on_train_begin(run)
         with ProgressBar(progress) as bar:
@@ -577,10 +579,11 @@ class Trainer:
             )
         self._weigh_samples(loader.sample.weights is not None)
         before = {name: array.copy() for name, array in self._session.state.items()}
+        epochs, group = math.ceil(steps * self._accumulate / len(loader)) + 1, self._group
         run = Run(
             loader=loader,
             validation=None,
-            epochs=math.ceil(steps * self._accumulate / len(loader)) + 1,
+            epochs=epochs,
             feed=self._feeder(loader, self.step.targets, self._session.inputs, self.step.sample_weight),
             session=self._session,
             layout=self.step,
@@ -590,11 +593,15 @@ class Trainer:
             base_rate=1.0,
             accumulate=self._accumulate,
             seed=self.seed,
-            identity={},
-            group=self._group,
+            identity={} if group is None else self._identity(loader, epochs),
+            group=group,
         )
+        if group is not None:
+            check_ranks(group, self._agreed(run, None, None), loader.batch_size)
         try:
             self._session.load_state({**before, **self._fresh_slots()})
+            if group is not None:
+                self._share_state(group)
             return sweep(run, steps)
         finally:
             self._session.load_state(before)

@@ -21,6 +21,9 @@ __all__ = ["Catalogue", "ModelState"]
 
 _LOG = logging.getLogger(__name__)
 
+_UNLOADED = "unloaded"
+"""The reason of a version that a client has unloaded, as Triton words it in an index."""
+
 ModelState = tuple[str, int, str, str]
 """Name, version (0: the model as a whole), `READY`, `LOADING` or `UNAVAILABLE`, and the reason."""
 
@@ -92,7 +95,8 @@ class Catalogue:
         known = {v: problem for (n, v), problem in self._problems.items() if n == name}
         relevant = [problem for v, problem in known.items() if not version or v in (0, number)]
         if relevant:
-            raise ModelUnavailableError(f"model {name!r} could not be loaded: {relevant[0]}")
+            why = "was unloaded" if relevant[0] == _UNLOADED else f"could not be loaded: {relevant[0]}"
+            raise ModelUnavailableError(f"model {name!r} {why}")
         if versions or known:
             served = ", ".join(map(str, sorted(versions))) or "none"
             raise ModelNotFoundError(f"model {name!r} has no version {version!r}; versions served: {served}")
@@ -176,7 +180,7 @@ class Catalogue:
             if not versions and not known:
                 raise ModelNotFoundError(f"no model {name!r} is loaded")
             for version in versions:
-                self._problems[name, version] = "unloaded"
+                self._problems[name, version] = _UNLOADED
                 self._entries.pop((name, version), None)
             self._overrides.drop(name)
             for model in versions.values():
@@ -210,7 +214,7 @@ class Catalogue:
             return
         known = set(self._models) | {name for name, _ in self._problems}
         chosen = known if self._settings().model_control == "explicit" else known | found
-        unloaded = {name for (name, _), problem in self._problems.items() if problem == "unloaded"}
+        unloaded = {name for (name, _), problem in self._problems.items() if problem == _UNLOADED}
         await asyncio.gather(
             *(self._refresh_model(name) for name in sorted(chosen - (unloaded - set(self._models))))
         )

@@ -21,6 +21,7 @@ from onward_client._command import (
     add_verbosity,
     connected,
     fail,
+    secure,
 )
 from onward_client._train_commands import train
 
@@ -36,8 +37,11 @@ app = typer.Typer(
     Examples:
       onward client ready --address 127.0.0.1:8001
       onward client predict lenet5 images.npz --output answers.npz
+      onward client --ca server.pem metadata lenet5
     """,
 )
+
+app.callback()(secure)
 
 app.add_typer(train, name="train")
 

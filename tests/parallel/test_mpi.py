@@ -177,6 +177,17 @@ def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_on_unlike_processors_train_together(tmp_path: Path) -> None:
+    """Vectors of 4 and of the machine's width sum a norm in another order."""
+    unlike = (
+        "import os; rank = os.environ['OMPI_COMM_WORLD_RANK']; os.environ['ONWARD_LANES'] = '4' * int(rank); "
+    )
+    done = start(2, "-c", unlike + CLI, *TRAIN, "--clip-norm", "0.5", "--output", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+
+
+@pytest.mark.slow
 def test_wrong_options_are_told_once(tmp_path: Path) -> None:
     done = train(tmp_path, 2, "--no-such-option")
     assert done.returncode == 2

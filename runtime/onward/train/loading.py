@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
-from onward.data import Batches, IterableBatches, Loader, batches_of
+from onward.data import Batches, IterableBatches, Loader, StreamLoader, batches_of
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
 from onward.parallel import Group
@@ -96,6 +96,10 @@ class Loading:
                     "samples that are read as they are needed bring their own weights, as (inputs, targets, "
                     "weights), and cannot be cut by validation_split: give validation_data"
                 )
+            group = self.group
+            streaming = group is not None and group.rank == 0 and isinstance(found, StreamLoader)
+            if streaming and (advice := found.advice(group.size)):
+                warnings.warn(advice, stacklevel=3)
             return self._on_ranks(found), validation
         if steps is not None or workers:
             raise ConfigError(

@@ -35,6 +35,8 @@ __all__ = ["Run"]
 
 _PLACES = 200
 """Where the rates of two lengths of a run are compared."""
+_NEAR = 1e-2
+"""How far rounding may drive weights apart in an epoch, over the largest of them."""
 
 
 @final
@@ -61,6 +63,7 @@ class Run:
         averaging: how weights are averaged; None: they are not.
         pruning: how weights are pruned; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
+        alike: whether all of them round alike.
         asked: whether this rank would like the run to end.
         agreed: whether some rank would: the same on all, after the step that follows.
         seconds: spent in training steps.
@@ -91,6 +94,7 @@ class Run:
     averaging: Averaging | None = None
     pruning: Pruning | None = None
     group: Group | None = None
+    alike: bool = True
     asked: bool = False
     agreed: bool = False
     seconds: float = 0.0
@@ -293,15 +297,29 @@ class Run:
     def check_alike(self, group: Group) -> None:
         """Refuse to go on with weights that are not the same on all ranks.
 
+        Where ranks do not round alike, those of rank 0 take the place of others that are near them.
+
         Raises:
             TrainingError: names the ranks that differ from the first.
         """
-        own = 0
+        own, common = 0, []
         for name, array in self.session.state.items():
             if name not in self.layout.accumulated and name not in self.layout.shards:
                 own = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, own)
+                common.append(name)
         sums = group.gather(own)
-        if others := [rank for rank, value in enumerate(sums) if value != sums[0]]:
+        others = [rank for rank, value in enumerate(sums) if value != sums[0]]
+        if others and not self.alike:
+            state, gaps = dict(self.session.state), [0.0]
+            for name in common:
+                first = np.array(state[name], order="C")
+                group.share(first)
+                gaps.append(_gap(state[name], first))
+                state[name] = first
+            others = [rank for rank, gap in enumerate(group.gather(max(gaps))) if gap > _NEAR]
+            if not others:
+                self.replace_state(state)
+        if others:
             raise TrainingError(
                 f"the weights of rank {others[0]} are no longer those of rank 0, after step {self.step}: "
                 "the network or memory of one of them is faulty, or a callback changed weights on some ranks"
@@ -448,6 +466,14 @@ class Run:
             name = type(callback).__name__
             if name in meta["callbacks"]:
                 callback.load_state(meta["callbacks"][name], _below(f"callback/{name}/", saved.arrays))
+
+
+def _gap(array: Array, first: Array) -> float:
+    """The largest difference of two arrays, over the largest number of the second."""
+    if array.dtype.kind != "f":
+        return 0.0 if np.array_equal(array, first) else math.inf
+    largest = float(np.abs(first).max(initial=0.0)) or 1.0
+    return float(np.abs(array.astype(np.float64) - first).max(initial=0.0)) / largest
 
 
 def _first_cause(causes: Sequence[str]) -> str:

@@ -87,3 +87,33 @@ def test_weights_of_branches_count() -> None:
         }"""
     )
     assert trainable_initializers(model) == ("w",)
+
+
+def test_tables_read_by_position_are_weights() -> None:
+    """As torch's second exporter writes `table[index]` of a Swin transformer."""
+    model = load("""
+        g (float[3, 2] x, int64[3, 1] at, int64[3, 2] elements) => (float[3, 2] y, float[3, 2] z)
+        < float[2, 4] turned = {1, 2, 3, 4, 5, 6, 7, 8}, float[4, 2] table = {1, 2, 3, 4, 5, 6, 7, 8},
+          float[4] curve = {1, 2, 3, 4} >
+        {
+            rows = Transpose(turned)
+            picked = GatherND(rows, at)
+            y = Add(x, picked)
+            cells = GatherElements(table, elements)
+            points = GatherND(curve, at)
+            z = Sub(cells, x)
+        }
+    """)
+    assert trainable_initializers(model) == ("turned", "table")
+
+
+@pytest.mark.parametrize(
+    ("elements", "weight"),
+    [
+        *[("0, -100", False), ("0, -1e30", False)],
+        *[("-100, -100", True), ("-100, -200", True), ("0, -1", True), ("0.5, -100", True)],
+    ],
+)
+def test_masks_of_scores_are_no_weights(elements: str, weight: bool) -> None:
+    model = load(f"g (float[3, 2] x) => (float[3, 2] y) < float[2] m = {{{elements}}} > {{ y = Add(x, m) }}")
+    assert trainable_initializers(model) == (("m",) if weight else ())

@@ -180,7 +180,7 @@ def _replace_old(g: Builder, declared: int) -> None:
         if node.domain != "":
             continue
         node.attributes.pop(CONSUMED_INPUTS, None)
-        if any(value.name and value.type is None for value in node.outputs):
+        if _incomplete(node):
             infer_node(node, g.graph.opset_imports[""])
 
 
@@ -193,8 +193,13 @@ def _make_explicit(g: Builder) -> None:
         if rule is not None:
             g.declared_opset = opset_of(node, opset)
             _rewrite(g, node, opset, rule)
-        elif any(value.name and value.type is None for value in node.outputs):
+        elif _incomplete(node):
             infer_node(node, opset)
+
+
+def _incomplete(node: ir.Node) -> bool:
+    """Whether the type of an output is not known, or not its shape: files may declare outputs without."""
+    return any(value.name and (value.type is None or value.shape is None) for value in node.outputs)
 
 
 def _check_operands(node: ir.Node, rule: Callable[..., Any]) -> None:

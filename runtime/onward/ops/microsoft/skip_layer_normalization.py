@@ -10,7 +10,7 @@ from onward.ops.microsoft import DOMAIN
 class SkipLayerNormalization(Op):
     """LayerNormalization of input + skip + bias over the last axis; the sum is the fourth output."""
 
-    epsilon: float = 1e-5
+    epsilon: float = 1e-12
 
     def canonical(
         self,

@@ -222,6 +222,31 @@ def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
     assert done.stderr.count("ValueError: the disk of this rank is on fire") == 1
 
 
+@pytest.mark.slow
+def test_a_rank_that_ends_its_program_ends_the_others(tmp_path: Path) -> None:
+    """MPI waits for all ranks at the end of a program, so it would wait for ever."""
+    program = """
+        import sys
+        import numpy as np
+        from onward.nn import zoo
+        from onward.parallel import MPICommunicator
+        from onward.train import Callback, Trainer
+
+        class Leave(Callback):
+            def on_step_end(self, run):
+                if run.step == 2 and ranks.rank == 1:
+                    sys.exit(0)
+
+        ranks = MPICommunicator()
+        trainer = Trainer(zoo.mlp(input_shape=(4,)), "cross_entropy", parallel=ranks, threads=1)
+        data = np.zeros((80, 4), np.float32), np.zeros(80, int)
+        trainer.fit(data, batch_size=4, progress=False, callbacks=[Leave()])
+    """
+    done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("error: rank 0: rank 1 has ended its program, while others wait for it") == 1
+
+
 def _ranks(launcher: int) -> list[int]:
     """Process ids of the ranks below an mpirun."""
     found, pending = [], [launcher]

@@ -96,9 +96,8 @@ class Loading:
                     "samples that are read as they are needed bring their own weights, as (inputs, targets, "
                     "weights), and cannot be cut by validation_split: give validation_data"
                 )
-            group = self.group
-            streaming = group is not None and group.rank == 0 and isinstance(found, StreamLoader)
-            if streaming and (advice := found.advice(group.size)):
+            ranks = 0 if self.group is None or self.group.rank > 0 else self.group.size
+            if ranks and isinstance(found, StreamLoader) and (advice := found.advice(ranks)):
                 warnings.warn(advice, stacklevel=3)
             return self._on_ranks(found), validation
         if steps is not None or workers:

@@ -35,6 +35,7 @@ __all__ = ["Run"]
 
 _PLACES = 200
 """Where the rates of two lengths of a run are compared."""
+_ELSEWHERE = "another rank asked for it"
 _NEAR = 1e-2
 """How far rounding may drive weights apart in an epoch, over the largest of them."""
 
@@ -64,7 +65,7 @@ class Run:
         pruning: how weights are pruned; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
         alike: whether all of them round alike.
-        asked: whether this rank would like the run to end.
+        asked: whether this rank would like the run to end: see `stop`.
         agreed: whether some rank would: the same on all, after the step that follows.
         seconds: spent in training steps.
     """
@@ -110,9 +111,21 @@ class Run:
         self._unsound = frozenset(self.faulty())
 
     def stop(self, reason: str, *, now: bool = False) -> None:
-        """End the run after this epoch, or `now`, after this step; the epoch is then not closed."""
+        """End the run after this epoch, or `now`, after this step; the epoch is then not closed.
+
+        Where there are several ranks, one that asks for it ends the run of all: `now` is then after the step
+        that follows, in which they tell each other, unless this one told them.
+        """
         self.stopped = reason
-        self.halted = now
+        if now and self.group is not None and not self.agreed:
+            self.asked = True
+        else:
+            self.halted = now
+
+    def agree_to_stop(self) -> None:
+        """Let the run end where it ends on another rank; all ranks call this."""
+        if self.group is not None and self.group.any(bool(self.stopped)):
+            self.stopped = self.stopped or _ELSEWHERE
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
@@ -217,6 +230,8 @@ class Run:
         self.samples = batch.whole
         self.batch += 1
         self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
+        if self.agreed:
+            self.stopped, self.halted = self.stopped or _ELSEWHERE, True
         self.updates.add(self.mean.add(results), ends)
         if self.pruning is not None and ends:
             prune(self, self.pruning)

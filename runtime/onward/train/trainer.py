@@ -519,6 +519,7 @@ class Trainer:
             group.begin()
         for hook in hooks:
             hook.on_train_begin(run)
+        run.agree_to_stop()
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
@@ -536,6 +537,7 @@ class Trainer:
                 end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
+                run.agree_to_stop()
                 bar.close_epoch(run.history.rows[-1])
         for hook in hooks:
             hook.on_train_end(run)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    import grpc
+
     from onward_client import Client
 
-__all__ = ["DEFAULT_ADDRESS", "Address", "Key", "Timeout", "Version", "connected", "fail"]
+__all__ = ["DEFAULT_ADDRESS", "Address", "Key", "Timeout", "Version", "connected", "fail", "secure"]
 
 _FAILED = 2
+_CREDENTIALS: ContextVar[grpc.ChannelCredentials | None] = ContextVar("credentials", default=None)
+"""Of the connection of this command; None: plain text."""
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 Address = Annotated[str, typer.Option("--address", "-a", help="host:port, or unix:/path.")]
@@ -26,6 +32,49 @@ Key = Annotated[
 ]
 
 
+def secure(
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Speak TLS; the server's certificate is one of the system's authorities."),
+    ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ONWARD_CLIENT_CA", help="PEM of the server's authorities; TLS.", show_default=False
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ONWARD_CLIENT_CERTIFICATE", help="PEM of a certificate of yours; TLS.", show_default=False
+        ),
+    ] = None,
+    certificate_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ONWARD_CLIENT_CERTIFICATE_KEY", help="PEM of its private key.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Options before the command: how the connection is secured."""
+    if (certificate is None) != (certificate_key is None):
+        fail("--certificate and --certificate-key: give both")
+    if not tls and ca is None and certificate is None:
+        _CREDENTIALS.set(None)
+        return
+    import grpc
+
+    files = [None if path is None else _read(path) for path in (ca, certificate_key, certificate)]
+    _CREDENTIALS.set(grpc.ssl_channel_credentials(*files))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        fail(f"{path}: cannot be read: {error.strerror or error}")
+
+
 @contextmanager
 def connected(address: str, timeout: float, key: str | None = None) -> Iterator[Client]:
     """A client whose errors end the command with one line."""
@@ -33,7 +82,7 @@ def connected(address: str, timeout: float, key: str | None = None) -> Iterator[
     from onward_client.errors import ClientError
 
     try:
-        with Client(address, timeout=timeout, key=key) as client:
+        with Client(address, timeout=timeout, key=key, tls=_CREDENTIALS.get() or False) as client:
             yield client
     except ClientError as error:
         fail(str(error))

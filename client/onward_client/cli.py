@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail
+from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail, secure
 from onward_client._train_commands import train
 
 __all__ = ["app"]
@@ -27,8 +27,11 @@ app = typer.Typer(
     Examples:
       onward client ready --address 127.0.0.1:8001
       onward client predict lenet5 images.npz --output answers.npz
+      onward client --ca server.pem metadata lenet5
     """,
 )
+
+app.callback()(secure)
 
 app.add_typer(train, name="train")
 

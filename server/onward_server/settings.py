@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +57,10 @@ Role = Literal["predict", "manage", "train"]
 OnMismatch = Literal["log", "fail", "prefer-onnxruntime"]
 
 MODEL_SETTINGS_FILE = "config.toml"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What can be a model's name; nothing else reaches a path."""
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""What can be a version."""
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
@@ -447,6 +452,18 @@ class ServerSettings(BaseSettings):
             raise ValueError("training.folder: it has to be outside the repository")
         return self
 
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, target in value.items():
+            model, slash, version = target.partition("/")
+            for name in (alias, model):
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} cannot be a model's name")
+            if slash and not VERSION.fullmatch(version):
+                raise ValueError(f"{target!r}: {version!r} cannot be a version; give name, or name/version")
+        return value
+
     @field_validator("listen", "http_listen")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
@@ -478,7 +495,7 @@ def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
     try:
         layers.append(dict(EnvSettingsSource(ServerSettings)()))
     except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from error
+        raise ConfigError(f"environment: {_not_json(str(error), os.environ)}") from error
     layers.append(options)
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -487,6 +504,17 @@ def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
         return ServerSettings(**merged)
     except ValidationError as error:
         raise ConfigError(f"settings: {problems(error, ServerSettings)}") from error
+
+
+def _not_json(text: str, names: Iterable[str]) -> str:
+    """What is said of a variable that has to be JSON, in the place of the library's words."""
+    found = re.search(r'field "(\w+)"', text)
+    if found is None:
+        return text
+    variable = f"{ServerSettings.model_config['env_prefix']}{found[1]}".upper()
+    given = [name for name in names if name.upper() == variable or name.upper().startswith(f"{variable}__")]
+    which = " or ".join(sorted(given)) or variable
+    return f'{which} is not JSON, as lists and tables have to be; ["a", "b"] is a list'
 
 
 def unknown_in_environment(names: Iterable[str]) -> list[str]:
@@ -561,6 +589,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> str:
 def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
     where = [str(part) for part in problem["loc"]]
     text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        text = "it has to be given"
     if problem["type"] == "extra_forbidden":
         known = _fields(model, where[:-1])
         near = difflib.get_close_matches(where[-1], known, n=1)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError, OnwardError
-from onward_server.settings import ModelSettings, load_model_settings
+from onward_server.settings import NAME, VERSION, ModelSettings, load_model_settings
 
 __all__ = ["MODEL_FILE", "Entry", "is_name", "is_version", "names", "scan", "scan_model"]
 
 MODEL_FILE = "model.onnx"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
-
 
 def is_name(text: str) -> bool:
     """Whether a text can be a model's name; anything else never reaches a path."""
-    return _NAME.fullmatch(text) is not None
+    return NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
     """Whether a text can be a version."""
-    return _VERSION.fullmatch(text) is not None
+    return VERSION.fullmatch(text) is not None
 
 
 @final

@@ -422,6 +422,15 @@ def _product(p: _Proof, request: r.Product) -> Mapping[ir.Value, _Where]:
     return {request.y: places.pop() if places else None}
 
 
+@_keeps(r.WeightProduct)
+def _weight_product(p: _Proof, request: r.WeightProduct) -> Mapping[ir.Value, _Where]:
+    p.free(request.right, request.scale, request.zero_point)
+    axis = p.axis(request.left)
+    if axis is not None and axis == len(p.shape(request.left)) - 1:
+        raise _UnprovenError("products are summed over samples")
+    return {request.y: axis}
+
+
 @_keeps(r.Convolution)
 def _convolution(p: _Proof, request: r.Convolution) -> Mapping[ir.Value, _Where]:
     p.free(request.w, request.bias)

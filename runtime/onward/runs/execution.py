@@ -306,8 +306,17 @@ def _ready_whole(config: RunConfig, base: assembly.Base | None, whole: Whole, te
     if ranks_of(config.parallel) is not None:
         raise ConfigError("batches that are given whole cannot be divided among ranks: train in one process")
     raw = whole.samples()
-    sizes = [0 if part is None else len(part) for part in whole.parts]
-    tell(DataRead(config.data.spec, *sizes, _inputs_of(raw.train), ("each sample is a whole batch",)))
+    counts = [0 if part is None else len(part) for part in whole.parts]
+    tell(
+        DataRead(
+            config.data.spec,
+            counts[0],
+            counts[1],
+            counts[2],
+            _inputs_of(raw.train),
+            ("each sample is a whole batch",),
+        )
+    )
     preparation = base.prepared.preparation
     setup = _set_up(config, base, None, False, raw, tell, preparation)
     train, validation, test = (

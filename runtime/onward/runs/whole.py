@@ -80,12 +80,12 @@ def open_whole(table: DataTable, ignore_index: int | None = None, seed: int = 0)
 
     rows = Dataset({"row": np.arange(len(given))}, name=table.spec)
     divided = split(rows, table.split, table.split_seed)
-    held = [
+    validation, test = (
         None if part is None else batches(part.inputs["row"], shuffle=False)
         for part in (divided.validation, divided.test)
-    ]
+    )
     train = batches(divided.train.inputs["row"], shuffle=True)
-    return Whole(batches(range(len(given)), shuffle=False), (train, *held))
+    return Whole(batches(range(len(given)), shuffle=False), (train, validation, test))
 
 
 def refuse_divided(config: RunConfig) -> None:

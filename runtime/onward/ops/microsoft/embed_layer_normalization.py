@@ -12,6 +12,8 @@ class EmbedLayerNormalization(Op):
 
     The second output is the number of positions that the mask keeps, the third the sum of the embeddings."""
 
+    weight_operands = ("word_embedding", "position_embedding", "segment_embedding", "gamma", "beta")
+
     epsilon: float = 1e-12
     mask_index_type: int = 0
 

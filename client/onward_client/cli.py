@@ -12,7 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail, secure
+from onward_client._command import (
+    DEFAULT_ADDRESS,
+    Address,
+    Key,
+    Timeout,
+    Version,
+    add_verbosity,
+    connected,
+    fail,
+    secure,
+)
 from onward_client._train_commands import train
 
 __all__ = ["app"]
@@ -236,3 +246,7 @@ def _plain(array: Any) -> Any:
             return [_plain(row) for row in array]
         return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in array.reshape(-1)]
     return array.tolist()
+
+
+add_verbosity(app)
+add_verbosity(train)

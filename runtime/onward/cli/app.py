@@ -139,7 +139,8 @@ def application() -> typer.Typer:
         ("doctor", doctor.command),
         ("version", _version),
     ):
-        app.command(name)(with_verbosity(command))
+        settings = predict.SETTINGS if command is predict.command else None
+        app.command(name, context_settings=settings)(with_verbosity(command))
     for name, plugin in _plugins():
         if isinstance(plugin, typer.Typer):
             app.add_typer(plugin, name=name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from onward.cli.options import with_settings
-from onward.cli.verbosity import level, note
+from onward.cli.verbosity import console, level, note
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -274,6 +274,8 @@ class RunView:
         """One line a column, cut at nothing: long plans go on below their beginning."""
         from rich.table import Table
 
+        from onward.runs.tables import columns_text
+
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(max_width=24, overflow="fold")
         table.add_column(no_wrap=True)
@@ -283,7 +285,7 @@ class RunView:
         _console().print(table)
         if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
             print(f"... and {more} columns more")
-        print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
+        print(f"features: {event.features:,} of {columns_text(len(event.rows))}", flush=True)
 
     def _fold(self, event: FoldMeasured) -> None:
         import statistics
@@ -338,11 +340,9 @@ class RunView:
 
 def _console() -> Console:
     """Of standard output, without a terminal's codes where a launcher of ranks collects it."""
-    from rich.console import Console
-
     from onward.parallel import launched
 
-    return Console() if launched() is None else Console(force_terminal=False)
+    return console(plain=launched() is not None)
 
 
 def _times(event: RanksTimed) -> str:

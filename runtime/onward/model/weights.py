@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ConfigError
+from onward.graph import is_weight_operand
+from onward.graph.op import NO_WEIGHT
 
 __all__ = ["PREPARATION", "trainable_initializers"]
 
@@ -54,9 +56,11 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
     Without patterns: those used as a weight, bias or scale of Conv, ConvTranspose, Gemm, MatMul,
     a normalisation, PRelu, Gather, GatherND or GatherElements (an embedding, rank 2 or more), LSTM, GRU or
     RNN, or as an operand of more than one element of Add, Mul or Einsum; directly, or through operators that
-    only move, reshape, split or join them. Running means and variances, and numbers that Clip, Pad, Resize
-    and the like take, are not weights, nor are masks that are added to scores (0, and one number of at most
-    -100), nor is what prepares inputs, whose names begin with `preparation/`.
+    only move, reshape, split or join them. Operators outside the standard say themselves which operands are.
+
+    Running means and variances are not, nor numbers that Clip, Pad, Resize and the like take, masks that are
+    added to scores (0, and one number of at most -100), factors of which only sine and cosine are taken, as
+    for rotary positions, and what prepares inputs, whose names begin with `preparation/`.
 
     Args:
         model: a model whose constants are initialisers, as `load` leaves it.
@@ -76,6 +80,7 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
             value.name or ""
             for value in floats
             if not (value.name or "").startswith(f"{PREPARATION}/")
+            and NO_WEIGHT not in value.meta
             and any(_is_weight(*use, value) for use in _uses(value))
         )
     names = [value.name or "" for value in floats]
@@ -115,12 +120,19 @@ def _is_weight(node: ir.Node, index: int, value: ir.Value) -> bool:
     tensor = value.const_value
     assert tensor is not None
     if node.domain != "":
+        return is_weight_operand(node, index)
+    if node.op_type in ("MatMul", "Mul", "Einsum") and _is_angle(node.outputs[0]):
         return False
     if node.op_type in _ELEMENTWISE:
         return tensor.size > 1 and not (node.op_type == "Add" and _is_mask(tensor))
     if node.op_type in _TABLES and len(tensor.shape) < 2:
         return False
     return index in _WEIGHT_INPUTS.get(node.op_type, ())
+
+
+def _is_angle(value: ir.Value) -> bool:
+    """Whether both sine and cosine are taken of a value, and nothing else."""
+    return {node.op_type for node, _ in _uses(value)} == {"Sin", "Cos"} and not value.is_graph_output()
 
 
 def _is_mask(tensor: ir.TensorProtocol) -> bool:

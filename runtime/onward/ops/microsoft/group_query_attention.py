@@ -23,6 +23,8 @@ class GroupQueryAttention(Op):
     that nothing was written to are 0.
     """
 
+    weight_operands = ("head_sink", "q_norm_weight", "k_norm_weight")
+
     causal: int = 1
     do_rotary: int = 0
     k_norm_epsilon: float | None = None

@@ -21,6 +21,8 @@ class MatMulNBits(Op):
     `accuracy_level`, which lets onnxruntime quantise A, has no effect: A stays what it is.
     """
 
+    weight_operands = ("bias",)
+
     K: int
     N: int
     accuracy_level: int = 0

@@ -10,6 +10,8 @@ from onward.ops.microsoft import DOMAIN
 class SkipLayerNormalization(Op):
     """LayerNormalization of input + skip + bias over the last axis; the sum is the fourth output."""
 
+    weight_operands = ("gamma", "beta", "bias")
+
     epsilon: float = 1e-12
 
     def canonical(

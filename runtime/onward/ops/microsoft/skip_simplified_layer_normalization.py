@@ -11,6 +11,8 @@ from onward.ops.microsoft._norms import rms_normalized
 class SkipSimplifiedLayerNormalization(Op):
     """SimplifiedLayerNormalization of input + skip + bias; the sum is the fourth output."""
 
+    weight_operands = ("gamma", "bias")
+
     epsilon: float = 1e-12
 
     def canonical(

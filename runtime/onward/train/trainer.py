@@ -455,8 +455,9 @@ class Trainer:
                 weights are then those from before the step that made it so; or the checkpoint does not belong
                 to this run.
         """
-        if epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, got {epochs}")
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
         if validation is not None and validation_data is not None:
             raise ConfigError("validation and validation_data are two names of one thing: give one of them")
         held = validation if validation_data is None else validation_data

@@ -18,7 +18,8 @@ from typing import Any
 from onward.errors import OnwardError
 from onward_server.logs import JsonLines
 from onward_server.server import RunningServer, serve
-from onward_server.settings import ServerSettings, load_settings, unknown_in_environment
+from onward_server.settings import ServerSettings
+from onward_server.settings_files import load_settings, unknown_in_environment
 
 __all__ = ["main"]
 

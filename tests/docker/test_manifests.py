@@ -19,13 +19,9 @@ from onnx import TensorProto
 
 from onward_server import ServerThread
 from onward_server.__main__ import _parser
-from onward_server.settings import (
-    CrossCheckSettings,
-    ServerSettings,
-    TrainingSettings,
-    load_settings,
-    unknown_in_environment,
-)
+from onward_server.model_settings import CrossCheckSettings
+from onward_server.settings import ServerSettings, TrainingSettings
+from onward_server.settings_files import load_settings, unknown_in_environment
 from serving import identity, put, settings
 
 ROOT = Path(__file__).resolve().parents[2]

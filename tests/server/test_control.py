@@ -316,3 +316,33 @@ async def test_shapes_are_warmed_up_before_a_version_is_ready(repository: Path, 
     (repository / "m" / "config.toml").write_text("[[warm_up]]\nz = [5]\n")
     with pytest.raises(ModelUnavailableError, match="warm_up: give a shape for each of the inputs x"):
         await plane.load("m")
+
+
+async def test_what_cannot_be_read_takes_nothing_away(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, unary("Neg"))
+    put(repository, "m", 2, unary("Abs"))
+    plane = await planes(repository, model_control="none")
+    served = plane.model("m")
+    config, file = repository / "m" / "config.toml", repository / "m" / "2" / "model.onnx"
+    config.write_text("surprise = 1\n")
+    for _ in range(2):
+        await plane.refresh()
+        assert (plane.versions("m"), plane.model("m").number) == ([1, 2], served.number)
+    ready, *others = plane.states()[::-1]
+    assert ready[1:] == (2, "READY", "")
+    assert [(version, state) for _, version, state, _ in others] == [(1, "READY"), (0, "UNAVAILABLE")]
+    assert "surprise: there is no such setting" in others[-1][3]
+    config.unlink()
+    content = file.read_bytes()
+    file.write_bytes(b"nonsense")
+    await plane.refresh()
+    assert (plane.versions("m"), await ask(plane)) == ([1, 2], [3, 4])
+    name, version, state, reason = plane.states()[-1]
+    assert (name, version, state) == ("m", 2, "READY")
+    assert reason.startswith("what was there before is served: ")
+    file.write_bytes(content)
+    await plane.refresh()
+    assert [state for *_, state, reason in plane.states() if not reason] == ["READY", "READY"]
+    shutil.rmtree(file.parent)
+    await plane.refresh()
+    assert plane.versions("m") == [1]

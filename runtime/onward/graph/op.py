@@ -68,6 +68,7 @@ __all__ = [
 ]
 
 ONWARD_DOMAIN = "ai.onward"
+_OF_ONE_PROCESSOR = "com.microsoft.nchwc"
 NO_WEIGHT = "onward/no-weight"
 """Marks, in `ir.Value.meta`, initialisers of which an operator says that they are no weights, once standard
 operators have taken its place that would say otherwise."""
@@ -224,6 +225,13 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
 
 
 def _not_there(domain: str, op_type: str, opset: int) -> UnsupportedError:
+    if domain == _OF_ONE_PROCESSOR:
+        # blocks of 8 or 16 channels, as the processor had it; the file does not say which
+        return UnsupportedError(
+            f"operator {op_type} of domain {domain!r} has its weights laid out for the processor on which "
+            "onnxruntime saved the file; use the file that it was made from, or save it with "
+            "graph_optimization_level = ORT_ENABLE_EXTENDED"
+        )
     known = sorted({d or "ai.onnx" for d, _ in registered()})
     missing = domain in known and not has_schemas(domain)
     what = "is not implemented; asked for at" if missing else "does not exist at"

@@ -15,7 +15,8 @@ from onward_server.dataplane.overrides import Override, Overrides
 from onward_server.dataplane.repository import MODEL_FILE, Entry, is_name, names, scan_model
 from onward_server.dataplane.served import ServedModel
 from onward_server.errors import ControlError, ModelNotFoundError, ModelUnavailableError, RequestError
-from onward_server.settings import ModelSettings, ServerSettings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import ServerSettings
 
 __all__ = ["Catalogue", "ModelState"]
 
@@ -65,7 +66,7 @@ class Catalogue:
 
     def states(self, *, ready_only: bool = False) -> list[ModelState]:
         """Every model that the repository holds, as far as it was looked at."""
-        found = {(m.name, m.version): ("READY", "") for m in self.select()}
+        found = {(m.name, m.version): ("READY", self._behind(m)) for m in self.select()}
         if not ready_only:
             for key, problem in self._problems.items():
                 found.setdefault(key, ("UNAVAILABLE", problem))
@@ -73,6 +74,11 @@ class Catalogue:
                 if name not in self._models:
                     found[name, 0] = ("LOADING", "")
         return [(name, version, *state) for (name, version), state in sorted(found.items())]
+
+    def _behind(self, model: ServedModel) -> str:
+        """Why what is served of a version is not what the repository has; empty: it is."""
+        problem = self._problems.get((model.name, model.version))
+        return "" if problem is None else f"what was there before is served: {problem}"
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model to use for a name and a version as a request gives them; "" is the latest version.
@@ -315,8 +321,9 @@ class Catalogue:
             for model in opened:
                 model.close()
             return
-        # an old version goes on where the new file of the same number cannot be opened
-        kept = {v: m for v, m in old.items() if v not in new and (name, v) in problems}
+        # an old version goes on where the new file of the same number cannot be opened, or nobody knows of it
+        unread = any(entry.unread for entry in entries)
+        kept = {v: m for v, m in old.items() if v not in new and (unread or (name, v) in problems)}
         merged = {**kept, **new}
         if override is not None:
             self._overrides.keep(name, override)

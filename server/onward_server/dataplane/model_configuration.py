@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from onward_server.errors import RequestError
-from onward_server.settings import CrossCheckSettings, ModelSettings, problems
+from onward_server.model_settings import CrossCheckSettings, ModelSettings
+from onward_server.settings_files import problems
 
 __all__ = ["parameters_of", "settings_from"]
 

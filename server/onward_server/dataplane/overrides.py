@@ -12,7 +12,7 @@ from typing import final
 from onward_server.dataplane.model_configuration import settings_from
 from onward_server.dataplane.repository import is_version
 from onward_server.errors import RequestError
-from onward_server.settings import ModelSettings
+from onward_server.model_settings import ModelSettings
 
 __all__ = ["Override", "Overrides", "override_from"]
 

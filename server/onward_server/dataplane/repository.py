@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError, OnwardError
-from onward_server.settings import NAME, VERSION, ModelSettings, load_model_settings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import NAME, VERSION
+from onward_server.settings_files import load_model_settings
 
 __all__ = ["MODEL_FILE", "Entry", "is_name", "is_version", "names", "scan", "scan_model"]
 
@@ -36,6 +38,8 @@ class Entry:
         settings: from the model's config.toml.
         problem: why it cannot be served; empty when nothing was found so far.
         folder: the model's folder.
+        unread: whether the problem is that settings or folder could not be read, so that nobody knows whether
+            versions have gone.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Entry:
     settings: ModelSettings
     problem: str = ""
     folder: Path = Path()
+    unread: bool = False
 
 
 def names(repository: Path) -> list[str]:
@@ -81,16 +86,16 @@ def scan_model(repository: Path, name: str) -> list[Entry]:
 
 
 def _scan_model(root: Path, folder: Path) -> list[Entry]:
-    def whole(problem: str) -> list[Entry]:
-        return [Entry(folder.name, 0, folder, ModelSettings(), problem, folder)]
+    def whole(problem: str, *, unread: bool = False) -> list[Entry]:
+        return [Entry(folder.name, 0, folder, ModelSettings(), problem, folder, unread)]
 
     try:
         settings = load_model_settings(folder)
         found = {int(path.name): path for path in folder.iterdir() if path.is_dir() and is_version(path.name)}
     except OnwardError as error:
-        return whole(str(error))
+        return whole(str(error), unread=True)
     except OSError as error:
-        return whole(f"{folder}: {error.strerror}")
+        return whole(f"{folder}: {error.strerror}", unread=True)
     if not found:
         return whole(
             f"{folder} has no version folder; versions are whole numbers from 1, without leading zeros"

@@ -347,6 +347,19 @@ CASES = [
         atol=1e-5,
     ),
     Case(
+        "QEmbedLayerNormalization",
+        [
+            *(MASK, MASK, u8(9, 6), u8(8, 6), u8(3, 6), u8(6), u8(6), MASK),
+            *(one(0.02), one(0.01), one(0.03), one(0.01), one(0.02)),
+            *(Z, Z, Z, one(5, np.uint8), Z),
+        ],
+        {},
+        ("y", "m"),
+        (F, I32),
+        constant=range(2, 7),
+        atol=1e-5,
+    ),
+    Case(
         "NhwcMaxPool",
         [u8(2, 6, 7, 5)],
         {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},

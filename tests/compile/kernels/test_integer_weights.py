@@ -11,6 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onward.compile.codegen.target import host_target
+from onward.compile.kernels.integer_gemm import has_byte_dots
+from onward.compile.options import CompileOptions
 from onward.engine.compiled import CompiledEngine
 from onward.engine.interpreter import Interpreter
 from onward.graph import Array
@@ -38,7 +40,7 @@ class _Form:
     bias: bool = False
 
 
-def _model(k: int, n: int, form: _Form, seed: int = 0) -> bytes:
+def _model(k: int, n: int, form: _Form, seed: int = 0, last: str = "Sigmoid") -> bytes:
     rng = np.random.default_rng(seed)
     low, high = _RANGES[form.kind]
     shape, summed = ((n, k), 1) if form.gemm else ((k, n), 0)
@@ -66,7 +68,7 @@ def _model(k: int, n: int, form: _Form, seed: int = 0) -> bytes:
         nodes.append(helper.make_node("MatMul", ["x", "d"], ["q" if form.bias else "p"]))
         if form.bias:
             nodes.append(helper.make_node("Add", ["q", "b"], ["p"]))
-    nodes.append(helper.make_node("Sigmoid", ["p"], ["y"]))
+    nodes.append(helper.make_node(last, ["p"], ["y"]))
     graph = helper.make_graph(
         nodes,
         "g",
@@ -144,3 +146,103 @@ def test_not_finite_inputs() -> None:
     x[0, 5], x[1, 7] = np.nan, np.inf
     for form in (_Form(), _Form("int4", "block", zero=True)):
         _compared(_model(64, 48, form), x)
+
+
+_LEVEL = CompileOptions(accuracy_level=4)
+in_bytes = pytest.mark.skipif(not has_byte_dots(host_target()), reason="no instruction for products of bytes")
+
+
+def _by_rows(model: bytes, x: Array) -> Array:
+    """The result with rows of x rounded to 8 bits by their largest magnitude, and exact sums."""
+    graph = from_bytes(model).graph
+    held = {n: v.const_value.numpy() for n, v in graph.initializers.items() if v.const_value is not None}
+    gemm = any(node.op_type == "Gemm" for node in graph)
+    w, scale = (held[name].astype(np.float64) for name in ("w", "s"))
+    w, scale = (w.T, scale.T) if gemm else (w, scale)
+    if scale.ndim == 2:
+        scale = np.repeat(scale, -(-len(w) // len(scale)), axis=0)[: len(w)]
+    extent = np.abs(x).max(1, keepdims=True)
+    one = np.divide(np.float32(127), extent, out=np.zeros_like(extent), where=extent > 0)
+    product = (np.rint(x * one).astype(np.float64) @ (w * scale)) * (extent / np.float32(127))
+    if any(node.op_type == "Add" or (len(node.inputs) == 3 and gemm) for node in graph):
+        product += held["b"]
+    return np.asarray(1 / (1 + np.exp(-product)))
+
+
+def _in_bytes(model: bytes, x: Array, threads: int = 1) -> tuple[Array, str]:
+    engine = CompiledEngine(from_bytes(model), threads=threads, options=_LEVEL)
+    plan = engine.plan({"x": x.shape})
+    assert plan is not None
+    y = engine.run({"x": x})["y"]
+    engine.close()
+    return y, str(plan.spec.rows)
+
+
+@in_bytes
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "form",
+    [
+        _Form(kind, by, block, gemm=gemm, bias=by != "tensor")
+        for kind, by, block, gemm in (
+            ("int8", "tensor", 32, False),
+            ("int8", "channel", 32, True),
+            ("int8", "block", 32, False),
+            ("int4", "channel", 32, False),
+            ("int4", "block", 16, True),
+            ("int4", "block", 64, False),
+        )
+    ],
+    ids=str,
+)
+def test_rows_rounded_to_bytes(form: _Form, threads: int) -> None:
+    """Sums in int32 are exact: what is left is one rounding for each block."""
+    rng = np.random.default_rng(4)
+    for m, k, n in ((1, 128, 50), (3, 64, 64), (7, 192, 100), (61, 256, 40), (150, 64, 130)):
+        x = rng.standard_normal((m, k)).astype(np.float32)
+        model = _model(k, n, form, m)
+        y, kernels = _in_bytes(model, x, threads)
+        assert "integer_dots" in kernels
+        np.testing.assert_allclose(y, _by_rows(model, x), rtol=3e-6, atol=3e-6)
+
+
+@in_bytes
+def test_rows_with_tails_and_extremes() -> None:
+    """Depths that are no whole vectors; rows of zeros give zeros, rows that are not finite NaN."""
+    x = np.random.default_rng(5).standard_normal((8, 77)).astype(np.float32)
+    x[1], x[2], x[3, 4], x[4, 70] = 0.0, x[2] * 1e-30, np.nan, -np.inf
+    for form in (_Form(), _Form("int4")):
+        model = _model(77, 50, form)
+        y, kernels = _in_bytes(model, x)
+        assert "integer_dots" in kernels
+        finite = np.isfinite(x).all(1)
+        assert np.isnan(y[~finite]).all()
+        np.testing.assert_allclose(y[finite], _by_rows(model, x[finite]), rtol=3e-6, atol=3e-6)
+
+
+@in_bytes
+def test_error_of_bytes_is_as_documented() -> None:
+    """At most 0.0023 √K of the largest |a| · |w| of a row and a column, as a root mean square."""
+    rng = np.random.default_rng(6)
+    for k in (64, 1024):
+        x = rng.standard_normal((32, k)).astype(np.float32)
+        model = _model(k, 64, _Form(), last="Neg")
+        got, _ = _in_bytes(model, x)
+        held = {n: v.const_value for n, v in from_bytes(model).graph.initializers.items()}
+        assert held["w"] is not None
+        assert held["s"] is not None
+        w = held["w"].numpy().astype(np.float64) * held["s"].numpy()
+        off = got + x.astype(np.float64) @ w
+        bound = 0.0023 * np.sqrt(k) * np.abs(x).max(1, keepdims=True) * np.abs(w).max(0)
+        assert 0.1 < np.sqrt(np.mean((off / bound) ** 2)) < 1.0
+
+
+@in_bytes
+@pytest.mark.parametrize("form", [_Form(zero=True), _Form("uint4", "block", zero=True)], ids=str)
+def test_asymmetric_weights_stay_in_float32(form: _Form) -> None:
+    x = np.random.default_rng(7).standard_normal((3, 64)).astype(np.float32)
+    model = _model(64, 48, form)
+    y, kernels = _in_bytes(model, x)
+    assert "integer_dots" not in kernels
+    want = Interpreter(from_bytes(model).graph).run({"x": x})["y"]
+    np.testing.assert_allclose(y, want, rtol=2e-5, atol=2e-6)

@@ -10,12 +10,15 @@ import numpy as np
 
 from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
-from onward.compile.kernels import integer_rows, packed
+from onward.compile.kernels import integer_dots, integer_rows, packed
 from onward.compile.kernels import integer_weights as kernels
 from onward.compile.kernels.gemm import Gemm
+from onward.compile.kernels.integer_dots import dots_bytes, suits_dots
+from onward.compile.kernels.integer_gemm import has_byte_dots
 from onward.compile.kernels.integer_weights import IntegerWeights
 from onward.compile.kernels.product_blocking import needs_partial
 from onward.compile.registry import lowers
+from onward.compile.rules.integer_product import LEAST_DEPTH, LEAST_WIDTH
 from onward.compile.tensors import Buffer, Tensor, gapless, reshaped
 from onward.graph.requests import WeightProduct
 
@@ -23,7 +26,12 @@ __all__ = ["weight_product"]
 
 _rows = functools.lru_cache(256)(integer_rows.integer_rows)
 _packed_gemm = functools.lru_cache(256)(packed.packed_gemm)
+_dots = functools.lru_cache(256)(integer_dots.integer_dots)
 _pack = functools.lru_cache(256)(kernels.pack_weights)
+_pack_dots = functools.lru_cache(256)(integer_dots.pack_dots)
+
+_INT8 = 4
+"""The accuracy level that lets left sides be rounded to 8 bits."""
 
 
 def _unsuited(q: Queries, request: WeightProduct) -> str | None:
@@ -51,11 +59,16 @@ def weight_product(c: Context, request: WeightProduct) -> None:
     weights = IntegerWeights(n, k, request.bits, min(request.block, k), request.zero_point is not None)
     epilogue, operands = back.epilogue(None)
     spec = Gemm(None, n, k, rows.strides[0], 1, n, target.strides[0], epilogue=epilogue, weights=weights)
-    slots: dict[str, Slot] = {"a": rows, "b": _integers(c, request, weights), "c": target, "batch": m}
-    slots["scale"] = c.plain(request.scale)
+    slots: dict[str, Slot] = {"a": rows, "c": target, "batch": m, "scale": c.plain(request.scale)}
     if request.zero_point is not None:
         slots["zero"] = c.plain(request.zero_point)
     slots |= {f"e{i}": t for i, t in enumerate(operands)}
+    if _in_bytes(c, weights):
+        packed_bytes, sums = _groups(c, request, weights)
+        slots |= {"b": packed_bytes, "sums": sums}
+        c.call(_dots(spec, c.target), slots, batch=m)
+        return
+    slots["b"] = _integers(c, request, weights)
     if m <= c.target.tuning.product_widened:
         c.call(_rows(spec, c.target), slots, batch=m)
         return
@@ -63,6 +76,27 @@ def weight_product(c: Context, request: WeightProduct) -> None:
         spec = replace(spec, partial=True)
         slots["p"] = c.scratch(m * n, np.dtype(np.float32))
     c.call(_packed_gemm(spec, c.target), slots, batch=m)
+
+
+def _in_bytes(q: Queries, weights: IntegerWeights) -> bool:
+    """Whether the user lets the left side be rounded, and that pays."""
+    if q.options.accuracy_level != _INT8 or not has_byte_dots(q.target):
+        return False
+    return suits_dots(weights) and weights.k >= LEAST_DEPTH and weights.n >= LEAST_WIDTH
+
+
+def _groups(c: Context, request: WeightProduct, weights: IntegerWeights) -> tuple[Buffer, Tensor]:
+    """The weight in groups of four rows, and what A's shift adds to sums."""
+    key = ("groups", request.right, weights)
+    found: tuple[Buffer, Tensor] | None = c.kept(key)
+    if found is None:
+        made = c.scratch(dots_bytes(weights), np.dtype(np.int8))
+        sums = c.vector(weights.blocks * weights.n, np.dtype(np.int32))
+        slots: dict[str, Slot] = {"b": c.plain(request.right), "packed": made, "sums": sums}
+        c.call(_pack_dots(weights, c.target), slots, label="pack bytes")
+        found = made, sums
+        c.keep(key, found)
+    return found
 
 
 def _integers(c: Context, request: WeightProduct, weights: IntegerWeights) -> Buffer:

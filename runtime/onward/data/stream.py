@@ -31,6 +31,10 @@ __all__ = ["Kind", "StreamLoader"]
 _SAMPLE = 32
 _WINDOW_BYTES = 32 << 20
 _LANES, _LANES_BYTES = 64, 256 << 20
+_ROW_LANES = 8
+"""Where rows are read one by one: what the system reads with a row, as its page, is its rank's too then."""
+_GROUPS = 4
+"""Groups of a rank, in a file that is made for so many."""
 _DEALT_BLOCKS = 4
 """Of what is dealt out, blocks in a row: a batch that begins in one of the next rank's is read by both."""
 
@@ -72,9 +76,9 @@ class StreamLoader(Batches):
     of them and at least one, are a window, whose rows are shuffled: memory holds two windows. `epoch(e, k)`
     goes on from batch k with the bytes of an uninterrupted run, without reading the windows before it.
 
-    Where a block is read whole, as of Parquet, up to 64 windows are open at a time, side by side: as many as
-    256 MiB hold, a power of two. Each has its part of each batch, so that ranks as many, or fewer, each read
-    blocks of their own, and the order does not depend on how many there are.
+    Eight windows, of 4 MiB, are open at a time, side by side. Each has its part of each batch, so that ranks
+    as many, or fewer, each read blocks of their own, and the order does not depend on how many there are.
+    Where a block is read whole, as of Parquet, there are up to 64: as many as 256 MiB hold, a power of two.
 
     NaN, labels out of range and the like raise DataError when their window is read; it names the row.
 
@@ -128,9 +132,9 @@ class StreamLoader(Batches):
         self._augment_input = None if augment is None else image_input(self._sample, None)
         raw = rows.read(first)
         arrays = [*raw.inputs.values(), *(a for a in (raw.targets, raw.weights) if a is not None)]
-        row_bytes = max(1, sum(a.nbytes for a in arrays) // len(first))
-        self._lanes = self._side_by_side(row_bytes) if shuffle else 1
-        self._window_rows = max(1, _WINDOW_BYTES // row_bytes // self._lanes)
+        self._row_bytes = max(1, sum(a.nbytes for a in arrays) // len(first))
+        self._lanes = self._side_by_side() if shuffle else 1
+        self._window_rows = max(1, _WINDOW_BYTES // self._row_bytes // self._lanes)
 
     @property
     def sample(self) -> Dataset:
@@ -171,14 +175,64 @@ class StreamLoader(Batches):
         bounds = self.rows.blocks()
         return 1 if bounds is None else int(np.diff(bounds).max())
 
-    def _side_by_side(self, row_bytes: int) -> int:
-        """How many windows are open at a time."""
+    def part_read(self, ranks: int) -> float:
+        """The largest part of the rows that one of so many ranks reads in the first epoch, by `shares`.
+
+        All rows of a block that is read whole count.
+        """
+        if self._augment is not None and self._augment.mixes:
+            return 1.0
         bounds = self.rows.blocks()
         if bounds is None or not self.rows.whole_blocks:
+            return 1 / ranks
+        sizes = np.diff(bounds)[self._order_of_blocks(0, len(bounds) - 1)]
+        lanes = [self._lane_span(lane) for lane in range(self._lanes)]
+        most = 0
+        for rank in range(ranks):
+            own = Share.of(self.batch_size, rank, ranks)
+            read = np.zeros(len(sizes), bool)
+            for share, _, begin, end in lanes:
+                if own.first < share.first + share.count and share.first < own.first + own.count:
+                    read |= _touched(sizes, begin, end)
+            most = max(most, int(sizes[read].sum()))
+        return most / len(self.rows)
+
+    def advice(self, ranks: int) -> str:
+        """What to do about blocks that several of so many ranks have to read; empty where they are small."""
+        wanted = 1 << (min(ranks, _LANES) - 1).bit_length()
+        if self._lanes >= min(wanted, self.batch_size) or not self.rows.whole_blocks:
+            return ""
+        fitting = min(_LANES_BYTES // (self._row_bytes * wanted), len(self.rows) // (_GROUPS * wanted))
+        if fitting < 1:
+            return ""
+        return (
+            f"{self.rows.name}: some of {ranks} ranks read {self.part_read(ranks):.0%} of the rows in an "
+            f"epoch, since row groups, here of {self._largest_block():,} rows, are read whole; where groups "
+            f"have at most {fitting:,} rows, each rank reads its own"
+        )
+
+    def _side_by_side(self) -> int:
+        """How many windows are open at a time."""
+        bounds = self.rows.blocks()
+        if bounds is None:
             return 1
-        fitting = _LANES_BYTES // (self._largest_block() * row_bytes)
-        most = max(1, min(_LANES, len(bounds) - 1, self.batch_size, fitting))
+        fitting = _ROW_LANES
+        if self.rows.whole_blocks:
+            fitting = min(_LANES, _LANES_BYTES // (self._largest_block() * self._row_bytes))
+        most = max(1, min(fitting, len(bounds) - 1, self.batch_size))
         return 1 << most.bit_length() - 1
+
+    def _order_of_blocks(self, epoch: int, count: int) -> NDArray[np.int64]:
+        return permutation(count, self.seed, epoch) if self._shuffle else np.arange(count)
+
+    def _lane_span(self, lane: int) -> tuple[Share, Share, int, int]:
+        """A lane's share of a full batch and of the last one, and where its rows begin and end, in the order
+        of blocks.
+        """
+        full, rest = divmod(len(self.rows), self.batch_size)
+        share, tail = (Share.of(size, lane, self._lanes) for size in (self.batch_size, rest))
+        begin = full * share.first + tail.first
+        return share, tail, begin, begin + full * share.count + tail.count
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of epoch `epoch` in the order in which they are served: int64 [N]."""
@@ -198,9 +252,7 @@ class StreamLoader(Batches):
                 rows = np.sort(wanted)
                 yield _Window(rows, np.searchsorted(rows, wanted), place + np.arange(len(wanted)))
             return
-        blocks = np.arange(len(bounds) - 1)
-        if self._shuffle:
-            blocks = permutation(len(blocks), self.seed, epoch)
+        blocks = self._order_of_blocks(epoch, len(bounds) - 1)
         lanes = (self._lane(epoch, start, lane, bounds, blocks) for lane in range(self._lanes))
         yield from heapq.merge(*lanes, key=lambda window: int(window.places[0]) // self.batch_size)
 
@@ -215,12 +267,11 @@ class StreamLoader(Batches):
             bounds: of all blocks.
             blocks: their order in the epoch; the lane has the rows of some of them that follow each other.
         """
-        full, rest = divmod(len(self.rows), self.batch_size)
-        share, tail = (Share.of(size, lane, self._lanes) for size in (self.batch_size, rest))
-        begin = full * share.first + tail.first
-        end = begin + full * share.count + tail.count
-        starts = np.cumsum(np.append(0, np.diff(bounds)[blocks]))
-        inside = np.flatnonzero((starts[:-1] < end) & (starts[1:] > begin))
+        full = len(self.rows) // self.batch_size
+        share, tail, begin, end = self._lane_span(lane)
+        sizes = np.diff(bounds)[blocks]
+        starts = np.cumsum(np.append(0, sizes))
+        inside = np.flatnonzero(_touched(sizes, begin, end))
         done = number = 0
         parts: dict[int, NDArray[np.int64]] = {}
         for at in inside:
@@ -310,6 +361,12 @@ class StreamLoader(Batches):
         if whose is not None and whose.shared and whose.ranks > 1:
             share = Share.of(int(self._sizes(np.array(number))), whose.rank, whose.ranks)
         return Batch(inputs, samples.targets, rows, samples.weights, share)
+
+
+def _touched(sizes: NDArray[np.int64], begin: int, end: int) -> NDArray[np.bool_]:
+    """Which of blocks that stand in a row have some of the places from `begin` to `end`."""
+    ends = np.cumsum(sizes)
+    return (ends - sizes < end) & (ends > begin)
 
 
 @final

@@ -276,6 +276,8 @@ def _ready_streamed(
     setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
+    if group is not None and (advice := loader.advice(group.size)):
+        tell(Warned(advice))
     held = 2 if streamed.parts[2] is not None else 1
     asked = streamed.loader(config, held, preparation, setup.targets)
     return _Ready(

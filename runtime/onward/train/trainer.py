@@ -37,7 +37,7 @@ from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
 from onward.passes.replace_head import find_head, new_head
 from onward.passes.samples_first import axis_of_all, samples_first
-from onward.train.agreement import check_ranks, structure_of
+from onward.train.agreement import check_ranks, rounding_alike, structure_of
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.checkpoint import averaged
@@ -455,8 +455,9 @@ class Trainer:
                 weights are then those from before the step that made it so; or the checkpoint does not belong
                 to this run.
         """
-        if epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, got {epochs}")
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
         if validation is not None and validation_data is not None:
             raise ConfigError("validation and validation_data are two names of one thing: give one of them")
         held = validation if validation_data is None else validation_data
@@ -503,6 +504,7 @@ class Trainer:
         statistics = self._batch_statistics(loader, epochs)
         if group is not None:
             check_ranks(group, self._agreed(run, held_out, resume), loader.batch_size)
+            run.alike = rounding_alike(group, self._threads)
             progress = progress if first else False
         for metric in self.metrics:
             metric.reset()
@@ -518,6 +520,7 @@ class Trainer:
             group.begin()
         for hook in hooks:
             hook.on_train_begin(run)
+        run.agree_to_stop()
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
@@ -535,6 +538,7 @@ class Trainer:
                 end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
+                run.agree_to_stop()
                 bar.close_epoch(run.history.rows[-1])
         for hook in hooks:
             hook.on_train_end(run)

@@ -134,6 +134,8 @@ class Dataset:
 
     def take(self, indices: ArrayLike) -> Dataset:
         """The samples at `indices` (integers of shape [M], each in range(N)), in that order."""
+        if self.whole:
+            raise DataError(f"data set {self.name!r} is one batch, of which no samples can be taken")
         index = np.asarray(indices)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise DataError(

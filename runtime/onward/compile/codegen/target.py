@@ -204,10 +204,19 @@ def host_target(lanes: int | None = None) -> Target:
 
     `lanes` forces a vector width, in float32; a width below the machine's best is compiled for a CPU model
     that has no more than that width (x86-64-v3 for 8, x86-64-v2 for 4), so that what narrower machines run is
-    what is tested here. Raises `ConfigError` when the machine cannot run the width.
+    what is tested here.
+
+    Raises:
+        ConfigError: the machine cannot run the width, or LLVM cannot be loaded.
     """
-    import llvmlite
-    from llvmlite import binding
+    try:
+        import llvmlite
+        from llvmlite import binding
+    except OSError as error:
+        raise ConfigError(
+            "the library of llvmlite, which compiles kernels, cannot be loaded: raise the process's limit on "
+            "memory (ulimit -v), install llvmlite again, or choose the engine interpreter"
+        ) from error
 
     name = binding.get_host_cpu_name()
     features = binding.get_host_cpu_features()

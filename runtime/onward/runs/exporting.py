@@ -131,7 +131,7 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
     notes = []
     if preparation.text is not None:
         notes.append(
-            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
+            "the graph takes token numbers: `onward predict`, `evaluate` and `serve` encode texts with what the "
             "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
         )
     changed = any(not each.empty for each in preparation.numbers.values())

@@ -35,6 +35,7 @@ class FollowedContext:
         self._settings = settings
         self._stamps = _stamps(settings())
         self._protocol = protocol
+        self._failure = ""
         self._current = self.context = self._made()
         # Called in every handshake, with a name or without. A listener keeps the context that it was given,
         # and one into which files are read again would go on trusting the authorities that it had.
@@ -49,8 +50,11 @@ class FollowedContext:
                 return
             self._stamps = stamps
             self._current = self._made()
+            self._failure = ""
         except ConfigError as error:
-            _LOG.error("%s; the certificate in use stays", error)
+            if again or str(error) != self._failure:
+                _LOG.error("%s; the certificate in use stays", error)
+            self._failure = str(error)
 
     def _made(self) -> ssl.SSLContext:
         context = ssl_context(self._settings())

@@ -343,6 +343,13 @@ def test_certificates_are_followed_and_unusable_ones_left(
     assert caplog.records[0].getMessage().startswith("tls: certificate ")
     followed.follow(again=True)
     assert len(caplog.records) == 2, "a reload says it again"
+    (tmp_path / "used.key").unlink()
+    for _ in range(3):
+        followed.follow()
+    assert [record.getMessage() for record in caplog.records][2:] == [
+        f"tls: {tmp_path / 'used.key'}: No such file or directory; the certificate in use stays"
+    ]
+    assert offered(followed.context) == pem("client")
     use("server")
     followed.follow()
     assert offered(followed.context) == pem("server")

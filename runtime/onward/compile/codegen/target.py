@@ -16,7 +16,15 @@ from onward.compile.codegen.types import INTEGER_TYPES, ElementType, element_typ
 from onward.errors import ConfigError
 from onward.processors import usable_cores
 
-__all__ = ["GENERATOR_VERSION", "LANES", "Target", "host_caches", "host_cores", "host_target"]
+__all__ = [
+    "GENERATOR_VERSION",
+    "LANES",
+    "Target",
+    "has_byte_dots",
+    "host_caches",
+    "host_cores",
+    "host_target",
+]
 
 GENERATOR_VERSION = 1
 """Raised whenever the meaning of generated code or of the argument block changes."""
@@ -256,3 +264,8 @@ def host_target(lanes: int | None = None) -> Target:
         cores=host_cores(),
         tuning=tuning_for(caches, _tuning_seed()),
     )
+
+
+def has_byte_dots(target: Target) -> bool:
+    """Whether the machine multiplies and adds up bytes in vectors of 64."""
+    return target.x86 and target.lanes == 16 and "+avx512vnni" in target.features.split(",")

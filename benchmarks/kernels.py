@@ -29,6 +29,8 @@ from onward.compile.kernels import (
 )
 from onward.compile.kernels.dots import dots
 from onward.compile.kernels.gemm import Gemm, gemm
+from onward.compile.kernels.integer_rows import integer_rows
+from onward.compile.kernels.integer_weights import IntegerWeights
 from onward.compile.kernels.kernel import Kernel
 from onward.compile.kernels.layout import Convolution, Image, oihw
 from onward.compile.kernels.packed import packed_gemm
@@ -270,6 +272,29 @@ def products(target: Target, threads: int) -> dict[str, Maker]:
     return makers
 
 
+def weights(target: Target, threads: int) -> dict[str, Maker]:
+    """Products with weights in integers: widened in registers for few rows, or as panels in caches."""
+    makers: dict[str, Maker] = {}
+    for m in (1, 8, 16, 64):
+        for bits, block in ((8, 1024), (8, 32), (4, 32)):
+            kept = IntegerWeights(1024, 1024, bits, block, zeros=False)
+            spec = Gemm(None, 1024, 1024, 1024, 1, 1024, 1024, weights=kept)
+
+            def ours(
+                make: Callable[[Gemm, Target], Kernel], m: int = m, spec: Gemm = spec
+            ) -> tuple[Kernel, dict[str, Array | int]]:
+                kernel = make(spec, target)
+                values = {"a": random(m * 1024), "b": random(1 << 18), "c": random(m * 1024)}
+                values |= {"scale": random(1 << 15)}
+                values |= {"scratch": random(kernel.scratch // 4 * threads)} if kernel.scratch else {}
+                return kernel, {**values, "batch": m}
+
+            name = f"{m}x1024x1024 int{bits} in blocks of {block}"
+            makers[f"weights rows {name}"] = partial(ours, integer_rows)
+            makers[f"weights packed {name}"] = partial(ours, packed_gemm)
+    return makers
+
+
 def packing(n: int, k: int, spec: Gemm, target: Target) -> tuple[Kernel, dict[str, Array | int]]:
     """The kernel that packs a right side, with its buffers."""
     kernel = pack_columns(n, k, spec.b_column, spec.b_k, target)
@@ -287,7 +312,7 @@ def rows(target: Target, threads: int, only: str) -> Iterator[Row]:
         for direction, make in makers.items():
             if only in f"{name} {direction}":
                 yield Row(f"{name} {direction}", *make(), batch)
-    for name, make in products(target, threads).items():
+    for name, make in (products(target, threads) | weights(target, threads)).items():
         if only in name:
             kernel, values = make()
             yield Row(name, kernel, values, int(values.get("batch", 1)))

@@ -1,18 +1,24 @@
-"""int8 networks beside onnxruntime's int8 and our own float32: one table, ratios of medians.
+"""Quantised networks beside onnxruntime's and our own float32: one table, ratios of medians.
 
 python -m benchmarks.quantized [--batch N] [--threads N] [--rounds N] [--cpu] [NETWORK ...]
 
-Networks are quantised here by onnxruntime.quantization (QDQ, activations uint8 by range, weights int8 by
-channel) from random weights and data; `bert_weights`, an encoder of BERT's kind and MiniLM's size, has int8
-weights alone (`onward.passes.quantize_weights`), which both sides multiply as floats. The three runs take
-turns; onnxruntime has all optimisations and as many intra-op threads as we have. `--cpu` compares processor
-time, which other processes disturb less. Goals: at most 1.0 of onnxruntime's int8 time, and 0.5 of our own
-float32 where activations are integers too.
+`resnet18` and `transformer_encoder` are quantised here by onnxruntime.quantization (QDQ, activations uint8
+by range, weights int8 by channel) from random weights and data. `bert_weights_L` is an encoder of BERT's
+kind and MiniLM's size for L positions with int8 weights alone (`onward.passes.quantize_weights`),
+`bert_blocks_L` has them in blocks of 32, `bert_int4_L` is of int4 in such blocks; 1 position is what
+decoding a token multiplies. These have two lines: products in float32, and with `accuracy_level=4`, which
+rounds activations to 8 bits as onnxruntime does to such files unless told otherwise. "kept" is what a
+session keeps of weights, beside that of the float32 session.
+
+The runs take turns; onnxruntime has all optimisations and as many intra-op threads as we have. `--cpu`
+compares processor time, which other processes disturb less. Goals: at most 1.0 of onnxruntime's time, and
+0.5 of our own float32 where activations are integers too.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import statistics
@@ -32,13 +38,21 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from onward.engine import Session
+from onward.engine import CompileOptions, Session
+from onward.engine.compiled import CompiledEngine
 from onward.model import load, save
 from onward.nn import zoo
 from onward.passes import quantize_weights, to_inference
 
-NETWORKS = ("resnet18", "transformer_encoder", "bert_weights")
-_BERT = {"size": 384, "layers": 6, "heads": 12, "hidden": 1536, "length": 64}
+NETWORKS = (
+    "resnet18",
+    "transformer_encoder",
+    *(f"bert_weights_{length}" for length in (1, 8, 64, 128, 512)),
+    *(f"bert_{kind}_{length}" for kind in ("blocks", "int4") for length in (1, 64)),
+)
+_BERT = {"size": 384, "layers": 6, "heads": 12, "hidden": 1536}
+_WEIGHTS: dict[str, dict[str, Any]] = {"weights": {}, "blocks": {"block": 32}, "int4": {"bits": 4}}
+_LEVELS = {"": CompileOptions(), " level 4": CompileOptions(accuracy_level=4)}
 _CALIBRATION = 4
 
 
@@ -67,10 +81,11 @@ def _feeds(session: Session, batch: int, seed: int) -> dict[str, Any]:
 def _files(network: str, batch: int, folder: Path) -> tuple[Path, Path]:
     """The float file and the quantised one."""
     plain, ready, quantised = (folder / f"{network}.{part}.onnx" for part in ("float", "ready", "int8"))
-    if network == "bert_weights":
-        model = to_inference(zoo.build("transformer_encoder", **_BERT).model)
+    if network.startswith("bert_"):
+        _, kind, length = network.split("_")
+        model = to_inference(zoo.build("transformer_encoder", **_BERT, length=int(length)).model)
         save(model, plain)
-        save(quantize_weights(model), quantised)
+        save(quantize_weights(model, **_WEIGHTS[kind]), quantised)
         return plain, quantised
     save(to_inference(zoo.build(network).model), plain)
     session = Session(load(plain))
@@ -103,26 +118,46 @@ def _turns(
     return {name: 1e3 * statistics.median(found) for name, found in times.items()}
 
 
+def _kept(path: Path, feeds: dict[str, Any], threads: int, options: CompileOptions) -> int:
+    """Bytes of weights that a session keeps: those of the file, and what a plan packed."""
+    engine = CompiledEngine(load(path), threads=threads, options=options)
+    plan = engine.plan({name: x.shape for name, x in feeds.items()})
+    assert plan is not None
+    found = plan.spec.kept_bytes + sum(a.nbytes for a in engine.fixed.values())
+    engine.close()
+    return found
+
+
 def measure(
     network: str, batch: int, threads: int, rounds: int, clock: Callable[[], float]
-) -> tuple[dict[str, float], float]:
-    """Milliseconds by engine, and by how much of the largest output ours differs from onnxruntime's."""
+) -> list[tuple[str, dict[str, float], float, float]]:
+    """By level: milliseconds by engine, the largest difference from onnxruntime's output, and share kept."""
     with tempfile.TemporaryDirectory() as name:
         plain, quantised = _files(network, batch, Path(name))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         peer = ort.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
-        ours, floats = (Session(load(p), threads=threads) for p in (quantised, plain))
-        feeds = _feeds(ours, batch, 99)
-        want, got = peer.run(None, feeds)[0], next(iter(ours.run(feeds).values()))
-        apart = float(np.abs(got - want).max() / np.abs(want).max())
+        floats = Session(load(plain), threads=threads)
+        feeds = _feeds(floats, batch, 99)
         runs: dict[str, Callable[[], object]] = {
-            "int8": lambda: ours.run(feeds),
             "onnxruntime": lambda: peer.run(None, feeds),
             "float32": lambda: floats.run(feeds),
         }
-        return _turns(runs, rounds, clock), apart
+        levels = _LEVELS if network.startswith("bert_") else {"": CompileOptions()}
+        for level, chosen in levels.items():
+            ours = Session(load(quantised), threads=threads, options=chosen)
+            runs[f"int8{level}"] = functools.partial(ours.run, feeds)
+        want = peer.run(None, feeds)[0]
+        found = _turns(runs, rounds, clock)
+        before = _kept(plain, feeds, threads, CompileOptions())
+        lines = []
+        for level, chosen in levels.items():
+            got = next(iter(dict(runs[f"int8{level}"]()).values()))  # type: ignore[call-overload]
+            apart = float(np.abs(got - want).max() / np.abs(want).max())
+            share = _kept(quantised, feeds, threads, chosen) / before
+            lines.append((network + level, {**found, "int8": found[f"int8{level}"]}, apart, share))
+        return lines
 
 
 def _say_processor() -> None:
@@ -143,15 +178,15 @@ def main() -> None:
     _say_processor()
     logging.disable(logging.WARNING)
     clock = time.process_time if options.cpu else time.perf_counter
-    print(
-        "ms                   int8   onnxruntime int8   our float32   of theirs   of float32   outputs apart"
-    )
+    print(f"{'ms':26}   int8   onnxruntime   our float32   of theirs   of float32   apart    kept")
     for network in options.networks:
-        ms, apart = measure(network, options.batch, options.threads, options.rounds, clock)
-        print(
-            f"{network:19} {ms['int8']:6.2f} {ms['onnxruntime']:18.2f} {ms['float32']:13.2f} "
-            f"{ms['int8'] / ms['onnxruntime']:11.2f} {ms['int8'] / ms['float32']:12.2f} {apart:15.1e}"
-        )
+        for line, ms, apart, kept in measure(network, options.batch, options.threads, options.rounds, clock):
+            print(
+                f"{line:26} {ms['int8']:6.2f} {ms['onnxruntime']:13.2f} {ms['float32']:13.2f} "
+                f"{ms['int8'] / ms['onnxruntime']:11.2f} {ms['int8'] / ms['float32']:12.2f} "
+                f"{apart:7.0e} {kept:7.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from onward import data, model, nn, train, verify
 from onward.engine import Session
 from onward_client import Client, InvalidRequestError
 from onward_server import ServerThread
-from onward_server.settings import CrossCheckSettings, ServerSettings
+from onward_server.model_settings import CrossCheckSettings
+from onward_server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")

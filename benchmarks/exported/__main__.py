@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.exported.agreement import FORWARD, GRADIENTS, NETWORKS, check, export
+from benchmarks.exported.agreement import EXACT, FORWARD, GRADIENTS, NETWORKS, check, export
 from benchmarks.exported.timing import Ratio, inference_ratio, training_ratio
 from benchmarks.suite.compare import Settings
 from benchmarks.suite.peers import TorchProcess, torch_python
@@ -113,6 +113,7 @@ def _line(network: str, row: dict[str, Any]) -> str:
     calls = row.get("calls", {})
     head = (
         f"{network:22} forward {error('forward'):8} gradients {error('gradients'):8} "
+        f"in float64 {error('exact'):8} "
         f"calls {calls.get('inference', 0):3} {calls.get('training', 0):3}  "
         f"training {time('training')}  inference {time('inference')}"
     )
@@ -135,6 +136,9 @@ def _goals(rows: Rows) -> Iterator[tuple[str, bool]]:
             f"gradients within {GRADIENTS:g} of autograd's: at most {max(errors):.1e}",
             max(errors) < GRADIENTS,
         )
+    exact = [row["exact"] for row in checked if row.get("exact") is not None]
+    if exact:
+        yield f"in float64 within {EXACT:g}: at most {max(exact):.1e}", max(exact) < EXACT
     stepping = sum(any("NumPy" in p or "static plan" in p for p in row["problems"]) for row in checked)
     yield f"networks whose plans have NumPy steps or that have none: {stepping}", not stepping
     training = [r for row in rows.values() if (r := _ratio(row, "training")) is not None]

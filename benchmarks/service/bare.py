@@ -1,9 +1,14 @@
-"""The peer of `load`: a grpc.aio + uvloop handler around onnxruntime, without checks, limits or isolation."""
+"""The peer of `load`: a grpc.aio + uvloop handler around onnxruntime, without checks, limits or isolation.
+
+    python -m benchmarks.service.bare FILE
+
+Prints one line of JSON with its address, and serves until a signal.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import AsyncIterator
 
 import grpc
@@ -14,11 +19,11 @@ import uvloop
 from onward_protos import grpc_service_pb2 as pb
 
 
-async def main() -> None:
+async def main(path: str) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     async def infer(
         message: pb.ModelInferRequest, context: grpc.aio.ServicerContext
@@ -53,4 +58,7 @@ async def main() -> None:
     await server.wait_for_termination()
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("file", help="an ONNX model with the input `x` and the output `y`")
+    uvloop.run(main(parser.parse_args().file))

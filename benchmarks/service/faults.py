@@ -1,13 +1,17 @@
 """`make faults`: what breaks while requests flow, what clients saw of it, and when all was well again.
 
-    python -m benchmarks.service.faults
+    python -m benchmarks.service.faults [--parts P,...]
 
 A steady load of eight clients asks `mlp` throughout; nothing but the fault's own requests may fail, and those
-as they should.
+as they should. A table of fault, what its own requests saw, what the others saw and seconds to recover; exit
+code 0: what should fail failed, and only that. Parts: `serving` (workers, crashes, loops, loads, clients),
+`training` (promotions under load, a server that is killed with its job), `disk` (one that is full; needs to
+mount a small file system).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import shutil
@@ -31,6 +35,7 @@ from onnx import TensorProto, helper
 
 from onward_protos import grpc_service_pb2 as pb
 
+_PARTS = ("serving", "training", "disk")
 _SERVICE = "/inference.GRPCInferenceService/"
 _OURS_TO_LOSE = {"UNAVAILABLE"}
 _WORKER_BYTES = 1 << 30
@@ -228,7 +233,8 @@ async def trials(address: str, pid: int, repository: Path) -> list[tuple[str, st
     return rows
 
 
-def main() -> int:
+def serving() -> tuple[list[tuple[str, str, str, float]], bool]:
+    """The faults of one server, and whether it outlived them and stopped as it should."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
         write_mlp(repository, config="in_process = 'never'\n")
@@ -248,12 +254,26 @@ def main() -> int:
                 del os.environ[name]
             rows = uvloop.run(trials(event["address"], process.pid, repository))
             alive = process.poll() is None
-        code = process.returncode
-    for part in (faults_training, faults_disk):
-        with tempfile.TemporaryDirectory() as folder:
-            rows += uvloop.run(part.trials(Path(folder)))
+        return rows, alive and process.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--parts", default=",".join(_PARTS), help="all by default")
+    parts = parser.parse_args().parts.split(",")
+    if unknown := [name for name in parts if name not in _PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(_PARTS)}")
+    rows: list[tuple[str, str, str, float]] = []
+    good = True
+    for name in parts:
+        part = {"training": faults_training, "disk": faults_disk}.get(name)
+        if part is None:
+            found, good = serving()
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                found = uvloop.run(part.trials(Path(folder)))
+        rows += found
     print(f"{'fault':36} {'its own requests':48} {'the others':34} {'well again, s':>13}")
-    good = alive and code == 0
     for name, seen, others, seconds in rows:
         lost = {entry.split()[1] for entry in others.split(", ") if entry} - {"OK"}
         holds = not lost or ("killed" in name and lost <= _OURS_TO_LOSE)

@@ -1,11 +1,16 @@
-"""KServe's Python server around onnxruntime; runs in an environment of its own, which has `kserve`."""
+"""KServe's Python server around onnxruntime; in an environment of its own, with `kserve` and `onnxruntime`.
+
+    python benchmarks/service/kserve_peer.py PATH
+
+Prints one line of JSON with the addresses when both ports answer, and serves until a signal.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,12 +19,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.utils.utils import generate_uuid
 
 _OUTPUT = os.dup(1)
 """The one line goes here; what the server itself prints goes to standard error."""
 os.dup2(2, 1)
 
-_DATATYPES = {"float": "FP32", "double": "FP64", "string": "BYTES", "bool": "BOOL"}
+_DATATYPES = {"float16": "FP16", "float": "FP32", "double": "FP64", "string": "BYTES", "bool": "BOOL"}
 
 
 class Onnx(Model):
@@ -61,7 +67,7 @@ class Onnx(Model):
             output = InferOutput(name, list(array.shape), _DATATYPES.get(kind, kind.upper()))
             output.set_data_from_numpy(array, binary_data=payload.from_grpc)
             outputs.append(output)
-        return InferResponse(payload.id, self.name, outputs)
+        return InferResponse(payload.id or generate_uuid(), self.name, outputs)
 
 
 def _described(entries: Any) -> list[dict[str, Any]]:
@@ -100,12 +106,23 @@ def announce(grpc_port: int, http_port: int) -> None:
     os.write(_OUTPUT, (json.dumps(event) + "\n").encode())
 
 
+def path() -> Path:
+    """The file or the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("path", type=Path, help="an ONNX file, or a folder of <name>/1/model.onnx")
+    found: Path = parser.parse_args().path
+    if not found.exists():
+        parser.error(f"there is no {found}")
+    return found
+
+
 def main() -> None:
-    """Serve the path that the first argument names until a signal."""
+    """Serve a file, or the models of a folder, until a signal."""
+    served = models(path())
     grpc_port, http_port = free_port(), free_port()
     threading.Thread(target=announce, args=(grpc_port, http_port), daemon=True).start()
     server = ModelServer(http_port=http_port, grpc_port=grpc_port, workers=1, enable_grpc=True)
-    server.start([Onnx(name, path) for name, path in models(Path(sys.argv[1]))])
+    server.start([Onnx(name, path) for name, path in served])
 
 
 if __name__ == "__main__":

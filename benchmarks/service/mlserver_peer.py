@@ -1,12 +1,17 @@
-"""MLServer around onnxruntime; runs in an environment of its own, which has `mlserver` and `onnxruntime`."""
+"""MLServer around onnxruntime; in an environment of its own, with `mlserver` and `onnxruntime`.
+
+    python benchmarks/service/mlserver_peer.py PATH
+
+Prints one line of JSON with the addresses when both ports answer, and serves until a signal.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +26,7 @@ _OUTPUT = os.dup(1)
 """The one line goes here; what the server itself prints goes to standard error."""
 os.dup2(2, 1)
 
-_DATATYPES = {"float": "FP32", "double": "FP64", "string": "BYTES", "bool": "BOOL"}
+_DATATYPES = {"float16": "FP16", "float": "FP32", "double": "FP64", "string": "BYTES", "bool": "BOOL"}
 
 
 class Onnx(MLModel):
@@ -80,13 +85,22 @@ def announce(grpc_port: int, http_port: int) -> None:
     os.write(_OUTPUT, (json.dumps(event) + "\n").encode())
 
 
-async def main() -> None:
-    """Serve the path that the first argument names until a signal."""
+def path() -> Path:
+    """The file or the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("path", type=Path, help="an ONNX file, or a folder of <name>/1/model.onnx")
+    found: Path = parser.parse_args().path
+    if not found.exists():
+        parser.error(f"there is no {found}")
+    return found
+
+
+async def main(path: Path) -> None:
+    """Serve a file, or the models of a folder, until a signal."""
     ports = []
     for _ in range(3):
         with socket.create_server(("127.0.0.1", 0)) as found:
             ports.append(found.getsockname()[1])
-    path = Path(sys.argv[1])
     files = [path] if path.is_file() else sorted(path.glob("*/1/model.onnx"))
     models = [
         ModelSettings(
@@ -104,4 +118,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(path()))

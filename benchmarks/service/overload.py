@@ -3,7 +3,9 @@
     python -m benchmarks.service.overload [--seconds S] [--clients N]
 
 Every health check is answered within 100 ms, what is accepted is answered before its deadline, all else is
-RESOURCE_EXHAUSTED, memory stays.
+RESOURCE_EXHAUSTED, memory stays. The server has one half of the processors and the clients the other one, for
+the capacity too: clients that send ten times as much as is answered take what they find, and a server that
+has lost its processors to them would look slow.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import asyncio
 import collections
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -30,8 +33,9 @@ _LOAD = 10
 _HEALTH_MS = 100.0
 
 
-def watch(address: str, pid: int, seconds: float) -> tuple[list[float], list[float]]:
+def watch(address: str, pid: int, seconds: float, processors: set[int]) -> tuple[list[float], list[float]]:
     """Seconds that health checks took, and each second the memory of the server and its workers."""
+    os.sched_setaffinity(0, processors)
     health: list[float] = []
     memory: list[float] = []
     begun = time.perf_counter()
@@ -64,7 +68,9 @@ async def capacity(address: str, seconds: float) -> float:
     return answered / (time.perf_counter() - begun)
 
 
-async def storm(address: str, pid: int, seconds: float, clients: int) -> dict[str, float]:
+async def storm(
+    address: str, pid: int, seconds: float, clients: int, processors: set[int]
+) -> dict[str, float]:
     """What clients saw: counts by code, and the slowest of each kind in ms."""
     data = request("slow", np.zeros((64, 256), np.float32))
     codes: collections.Counter[str] = collections.Counter()
@@ -88,7 +94,9 @@ async def storm(address: str, pid: int, seconds: float, clients: int) -> dict[st
 
         # a process of its own: what the clients here wait for themselves is not the server's
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            watched = asyncio.get_running_loop().run_in_executor(pool, watch, address, pid, seconds)
+            watched = asyncio.get_running_loop().run_in_executor(
+                pool, watch, address, pid, seconds, processors
+            )
             await asyncio.gather(*(client() for _ in range(clients)))
             health, memory = await watched
     quarter = max(len(memory) // 4, 1)
@@ -111,9 +119,15 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_slow(Path(folder), config="queue_size = 16\ncross_check = { policy = 'off' }\n")
+        processors = sorted(os.sched_getaffinity(0))
+        half = max(len(processors) // 2, 1)
+        os.sched_setaffinity(0, processors[:half])
         with server("--repository", folder) as (process, event):
+            os.sched_setaffinity(0, processors[half:] or processors)
             able = uvloop.run(capacity(event["address"], min(5.0, options.seconds)))
-            seen = uvloop.run(storm(event["address"], process.pid, options.seconds, options.clients))
+            seen = uvloop.run(
+                storm(event["address"], process.pid, options.seconds, options.clients, set(processors))
+            )
             alive = process.poll() is None
     for name, value in sorted(seen.items()):
         print(f"{name:32} {value:12.1f}")

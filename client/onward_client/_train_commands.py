@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail
+from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail, is_quiet
 
 if TYPE_CHECKING:
     from onward_client import Client
@@ -241,8 +241,8 @@ def lineage(
 
 
 def _watch(client: Client, job: str, after: int = 0, as_json: bool = False) -> None:
-    """Print events: a line that changes on a terminal, a line an epoch elsewhere."""
-    live = sys.stderr.isatty() and not as_json
+    """Print events: a line that changes on a terminal, a line an epoch elsewhere; quietly, how it ended."""
+    live = sys.stderr.isatty() and not as_json and not is_quiet()
     kind = ""
     for event in client.training.watch(job, after):
         kind, fields = event.kind, event.fields
@@ -258,6 +258,8 @@ def _watch(client: Client, job: str, after: int = 0, as_json: bool = False) -> N
                 )
                 print(text, end="", file=sys.stderr, flush=True)
         elif kind == "epoch":
+            if is_quiet():
+                continue
             row = {name: value for name, value in fields["row"].items() if name != "epoch"}
             print(f"epoch {fields['epoch']}/{fields['epochs']}  {_figures(row)}", flush=True)
         elif kind == "measured":

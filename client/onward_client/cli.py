@@ -12,7 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from onward_client._command import DEFAULT_ADDRESS, Address, Key, Timeout, Version, connected, fail
+from onward_client._command import (
+    DEFAULT_ADDRESS,
+    Address,
+    Key,
+    Timeout,
+    Version,
+    add_verbosity,
+    connected,
+    fail,
+    secure,
+)
 from onward_client._train_commands import train
 
 __all__ = ["app"]
@@ -27,8 +37,11 @@ app = typer.Typer(
     Examples:
       onward client ready --address 127.0.0.1:8001
       onward client predict lenet5 images.npz --output answers.npz
+      onward client --ca server.pem metadata lenet5
     """,
 )
+
+app.callback()(secure)
 
 app.add_typer(train, name="train")
 
@@ -233,3 +246,7 @@ def _plain(array: Any) -> Any:
             return [_plain(row) for row in array]
         return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in array.reshape(-1)]
     return array.tolist()
+
+
+add_verbosity(app)
+add_verbosity(train)

@@ -10,15 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onward_server.model_settings import CrossCheckSettings, ModelSettings, Tolerance
     from onward_server.processes import ServerProcess, ServerThread
     from onward_server.server import RunningServer, running, serve
-    from onward_server.settings import (
-        CrossCheckSettings,
-        ModelSettings,
-        ServerSettings,
-        Tolerance,
-        load_settings,
-    )
+    from onward_server.settings import ServerSettings
+    from onward_server.settings_files import load_settings
 
 __all__ = [
     "CrossCheckSettings",
@@ -34,9 +30,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CrossCheckSettings": "model_settings",
+    "ModelSettings": "model_settings",
     "RunningServer": "server",
     "ServerProcess": "processes",
+    "ServerSettings": "settings",
     "ServerThread": "processes",
+    "Tolerance": "model_settings",
+    "load_settings": "settings_files",
     "running": "server",
     "serve": "server",
 }
@@ -48,4 +49,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'settings')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,16 +8,18 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from onward.errors import OnwardError
 from onward_server.logs import JsonLines
 from onward_server.server import RunningServer, serve
-from onward_server.settings import ServerSettings, load_settings, unknown_in_environment
+from onward_server.settings import ServerSettings
+from onward_server.settings_files import load_settings, unknown_in_environment
 
 __all__ = ["main"]
 
@@ -72,7 +74,9 @@ def _start_log(settings: ServerSettings) -> None:
 
 
 def _printed(settings: ServerSettings, indent: int | None = None) -> str:
-    return settings.model_dump_json(indent=indent, exclude={"keys": {"__all__": {"sha256"}}})
+    text = settings.model_dump_json(indent=indent, exclude={"keys": {"__all__": {"sha256"}}})
+    # who fetches from a URL, and with which password
+    return re.sub(r"://[^/@\s\"]*@", "://…@", text)
 
 
 def _check_config(settings: ServerSettings) -> int:
@@ -86,9 +90,12 @@ def _check_config(settings: ServerSettings) -> int:
         ssl_context(settings.tls)
     for text in unknown_in_environment(os.environ):
         print(f"warning: environment: {text}", file=sys.stderr)
+    found = scan(settings.repository)
+    for text in _without_model(settings, {entry.name for entry in found}):
+        print(f"warning: {text}", file=sys.stderr)
     wrong = [
         f"model {entry.name} version {entry.version or '-'}: {entry.problem}"
-        for entry in scan(settings.repository)
+        for entry in found
         if entry.problem
     ]
     if settings.training is not None and not _can_be_written(settings.training.folder):
@@ -96,6 +103,14 @@ def _check_config(settings: ServerSettings) -> int:
     for text in wrong:
         print(f"error: {text}", file=sys.stderr)
     return _EXIT_NOT_STARTED if wrong else _EXIT_DRAINED
+
+
+def _without_model(settings: ServerSettings, names: Set[str]) -> list[str]:
+    """What is said of settings that name models which the repository does not have."""
+    targets = {f"aliases.{alias}": target.partition("/")[0] for alias, target in settings.aliases.items()}
+    if settings.model_control == "explicit":
+        targets |= {f"startup_models: {name}": name for name in settings.startup_models if name != "*"}
+    return [f"{which}: the repository has no model {n!r}" for which, n in targets.items() if n not in names]
 
 
 def _can_be_written(folder: Path) -> bool:

@@ -16,11 +16,12 @@ from typing import Literal, TypeAlias, final
 from onward_server.errors import PermissionDeniedError, UnauthenticatedError
 from onward_server.settings import KeySettings, Role
 
-__all__ = ["CHANGES", "AccessLog", "Need", "authorize", "request_id"]
+__all__ = ["CHANGES", "AccessLog", "Need", "authorize", "request_id", "trace_id"]
 
 _LOG = logging.getLogger("onward_server.access")
 _FAILURES_A_SECOND = 10
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _PREFIX = os.urandom(4).hex()
 _NUMBERS = itertools.count(1)
 
@@ -65,6 +66,12 @@ def authorize(keys: Sequence[KeySettings], headers: Mapping[str, str], need: Nee
 def request_id(given: str) -> str:
     """The id of a request in logs: the client's where it is printable and short, else one of ours."""
     return given if _ID.fullmatch(given) else f"{_PREFIX}-{next(_NUMBERS)}"
+
+
+def trace_id(headers: Mapping[str, str]) -> str:
+    """The id of the trace that a call is part of, as its `traceparent` says; empty: of none."""
+    found = _TRACE.fullmatch(headers.get("traceparent", ""))
+    return "" if found is None else found[1]
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,6 +55,10 @@ def command(
     log_format: Annotated[
         Literal["text", "json"] | None, typer.Option(help="Lines of the log (text).")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Warnings and errors alone: --log-level warning.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more: --log-level debug.")] = False,
 ) -> None:
     """Serve a repository of models over gRPC and HTTP (Open Inference Protocol v2) until SIGTERM or SIGINT.
 
@@ -69,6 +74,10 @@ def command(
     """
     from onward_server.__main__ import main
 
+    if quiet + verbose + (log_level is not None) > 1:
+        print("error: give one of --quiet, --verbose and --log-level", file=sys.stderr)
+        raise typer.Exit(2)
+    level = "warning" if quiet else "debug" if verbose else log_level
     values = {
         "--config": config,
         "--repository": repository,
@@ -85,7 +94,7 @@ def command(
         "--max-message-bytes": max_message_bytes,
         "--drain-timeout": drain_timeout,
         "--shutdown-pause": shutdown_pause,
-        "--log-level": log_level,
+        "--log-level": level,
         "--log-format": log_format,
     }
     arguments = [part for name, value in values.items() if value is not None for part in (name, str(value))]

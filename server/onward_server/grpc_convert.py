@@ -46,6 +46,7 @@ from onward_server.dataplane.messages import (
     scheduling,
     tensor_parameters,
 )
+from onward_server.dataplane.model_configuration import parameters_of
 from onward_server.dataplane.shared_memory import Placement, SharedMemory
 from onward_server.errors import RequestError
 from onward_server.settings import Limits
@@ -258,20 +259,8 @@ def model_metadata(model: ServedModel, versions: Sequence[int]) -> ModelMetadata
 
 def model_config(model: ServedModel, versions: Sequence[int]) -> ModelConfig:
     """How a model is served; the engine and the cross-check's settings are among the parameters."""
-    check, settings = model.check, model.settings
-    parameters = {
-        "engine": model.engine,
-        "in_process": settings.in_process or "never",
-        "cross_check.policy": check.policy,
-        "cross_check.rate": str(check.rate),
-        "cross_check.on_mismatch": check.on_mismatch,
-    }
-    if model.reason:
-        parameters["engine.reason"] = cut(model.reason)
-    for dtype in ("float16", "bfloat16", "float32", "float64"):
-        tolerance = check.tolerance_of(dtype)
-        if tolerance is not None:
-            parameters[f"cross_check.tolerance.{dtype}"] = f"rtol={tolerance.rtol}, atol={tolerance.atol}"
+    settings = model.settings
+    parameters = parameters_of(settings, model.check, model.engine, cut(model.reason))
     batching = settings.batching
     skipped = 0 if batching is None else 1
     config = ModelConfig(

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, final
 from google.protobuf.message import DecodeError, EncodeError
 
 from onward.errors import OnwardError
-from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id
+from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id, trace_id
 from onward_server.dataplane import DataPlane
 from onward_server.errors import DeadlineError, MemoryLimitError, RequestError
 from onward_server.grpc_calls import Call, CallFailed, Glance, UnaryMethod
@@ -43,6 +43,7 @@ class Method:
         request_type: class of its message.
         need: what a caller needs.
         counted: whether it counts among the requests in the server, which are bounded and drained.
+        changes: whether a message asks for a change, which needs the role `manage` besides; None: none does.
         split: takes tensors out of the message's bytes; `call` is given a `Split` then.
     """
 
@@ -53,12 +54,14 @@ class Method:
         need: Need,
         *,
         counted: bool = False,
+        changes: Callable[[Any], bool] | None = None,
         split: Callable[[bytes | memoryview], Parts] | None = None,
     ) -> None:
         self.call = call
         self.request_type = request_type
         self.need = need
         self.counted = counted
+        self.changes = changes
         self.split = split
 
 
@@ -111,8 +114,21 @@ class Guard:
         rest, raw = method.split(data)
         return Split(self.read(method.request_type, rest), raw) if len(rest) <= _LARGE else None
 
-    def glance(self, name: str, method: Method, look: Callable[[bytes | memoryview, Call], None]) -> Glance:
-        """What refuses a request before its message has come; `look` raises OnwardError."""
+    def glance(
+        self,
+        name: str,
+        method: Method,
+        look: Callable[[bytes | memoryview, Call], None],
+        named: Callable[[bytes | memoryview], str],
+    ) -> Glance:
+        """What refuses a request before its message has come.
+
+        Args:
+            name: for the logs.
+            method: whose message it is.
+            look: raises OnwardError for a message that begins so.
+            named: the model that it names.
+        """
         plane = self._plane
 
         def glance(call: Call, start: bytes | memoryview, size: int) -> None:
@@ -123,7 +139,7 @@ class Guard:
                 with plane.admitted(size):
                     look(start, call)
             except Exception as error:  # noqa: BLE001 - the last line of defence of a request
-                raise self._failed(error, name, call, begun, key) from None
+                raise self._failed(error, name, call, begun, key, lambda: named(start)) from None
 
         return glance
 
@@ -146,6 +162,7 @@ class Guard:
             key = ""
             size = len(data)
             counted = False
+            request: Any = None
             try:
                 if call.deadline is not None and call.deadline <= time.monotonic():
                     raise DeadlineError("the request's deadline passed before it was read")
@@ -155,19 +172,20 @@ class Guard:
                     counted = True
                 request = self.split(method, data)
                 if request is not None:
+                    changes = self._is_change(method, request, call)
                     answer = method.call(request, call)
                     if not isinstance(answer, Awaitable):
                         found = _written(answer)
                         if counted:
                             plane.leave(size)
-                        self._log_answer(name, method, call, begun, key, lambda: _subject(request))
+                        self._log_answer(name, changes, call, begun, key, lambda: _subject(request))
                         return found
                 else:
                     answer = self._read_first(method, data, call)
             except Exception as error:  # noqa: BLE001 - the last line of defence of a request
                 if counted:
                     plane.leave(size)
-                raise self._failed(error, name, call, begun, key) from None
+                raise self._failed(error, name, call, begun, key, lambda: _subject(request)) from None
             task = asyncio.get_running_loop().create_task(
                 self._finish(answer, name, method, call, begun, key, _subject(request))
             )
@@ -180,6 +198,7 @@ class Guard:
 
     async def _read_first(self, method: Method, data: bytes | memoryview, call: Call) -> Any:
         request = await asyncio.to_thread(self.read, method.request_type, data)
+        self._is_change(method, request, call)
         answer = method.call(request if method.split is None else Split(request, None), call)
         return await answer if isinstance(answer, Awaitable) else answer
 
@@ -196,30 +215,48 @@ class Guard:
         try:
             data = await serialized(await answer)
         except Exception as error:  # noqa: BLE001 - as above
-            raise self._failed(error, name, call, begun, key) from None
-        self._log_answer(name, method, call, begun, key, lambda: subject)
+            raise self._failed(error, name, call, begun, key, lambda: subject) from None
+        self._log_answer(name, method.need in CHANGES, call, begun, key, lambda: subject)
         return data
 
+    def _is_change(self, method: Method, request: Any, call: Call) -> bool:
+        """Whether a message asks for a change. Raises OnwardError where the caller may not."""
+        if method.changes is None or not method.changes(request):
+            return method.need in CHANGES
+        self.authorized(call, "manage")
+        return True
+
     def _log_answer(
-        self, name: str, method: Method, call: Call, begun: float, key: str, subject: Callable[[], str]
+        self, name: str, changes: bool, call: Call, begun: float, key: str, subject: Callable[[], str]
     ) -> None:
-        if self._log.takes("OK", always=method.need in CHANGES):
+        if self._log.takes("OK", always=changes):
             self._log.write(
                 transport="grpc",
                 call=name,
                 code="OK",
                 start=begun,
                 identity=request_id(call.metadata.get("x-request-id", "")),
+                trace_id=trace_id(call.metadata),
                 key=key,
                 subject=subject(),
             )
 
-    def _failed(self, error: Exception, name: str, call: Call, begun: float, key: str) -> CallFailed:
+    def _failed(
+        self, error: Exception, name: str, call: Call, begun: float, key: str, subject: Callable[[], str]
+    ) -> CallFailed:
         identity = request_id(call.metadata.get("x-request-id", ""))
         code, text = self.failure(error, name, identity)
         if self._log.takes(code):
             self._log.write(
-                transport="grpc", call=name, code=code, start=begun, identity=identity, key=key, text=text
+                transport="grpc",
+                call=name,
+                code=code,
+                start=begun,
+                identity=identity,
+                trace_id=trace_id(call.metadata),
+                key=key,
+                subject=subject(),
+                text=text,
             )
         return CallFailed(code, text)
 

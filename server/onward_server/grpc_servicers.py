@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, final
 
 from onward_protos import cross_check_pb2 as checks
 from onward_protos import grpc_service_pb2 as messages
-from onward_server.access import AccessLog, request_id
+from onward_server.access import AccessLog, request_id, trace_id
 from onward_server.dataplane import DataPlane, InferRequest
 from onward_server.dataplane.overrides import override_from
 from onward_server.errors import DeadlineError, ModelNotFoundError, ModelUnavailableError, RequestError
@@ -65,8 +65,12 @@ def methods(
         "SystemSharedMemoryUnregister": Method(
             service.memory_unregister, messages.SystemSharedMemoryUnregisterRequest, "manage"
         ),
-        "TraceSetting": Method(service.trace_setting, messages.TraceSettingRequest, "manage"),
-        "LogSettings": Method(service.log_settings, messages.LogSettingsRequest, "manage"),
+        "TraceSetting": Method(
+            service.trace_setting, messages.TraceSettingRequest, "read", changes=_has_settings
+        ),
+        "LogSettings": Method(
+            service.log_settings, messages.LogSettingsRequest, "read", changes=_has_settings
+        ),
     }
     cross_check = {"GetStatistics": Method(service.check_counts, checks.GetStatisticsRequest, "read")}
     unary = {
@@ -75,7 +79,7 @@ def methods(
         for name, method in found.items()
     }
     name = f"{INFERENCE_SERVICE}/ModelInfer"
-    glances = {f"/{name}": guard.glance(name, service.infer_method, service.glance)}
+    glances = {f"/{name}": guard.glance(name, service.infer_method, service.glance, _named)}
     return unary, {f"/{INFERENCE_SERVICE}/ModelStreamInfer": service.stream}, glances
 
 
@@ -259,7 +263,13 @@ class _Inference:
                     task.cancel()
             if self._log.takes("OK"):
                 self._log.write(
-                    transport="grpc", call=name, code="OK", start=start, identity=identity, key=key
+                    transport="grpc",
+                    call=name,
+                    code="OK",
+                    start=start,
+                    identity=identity,
+                    trace_id=trace_id(call.metadata),
+                    key=key,
                 )
 
     def _stream_one(self, data: bytes, call: Call, identity: str) -> asyncio.Task[_Streamed] | _Streamed:
@@ -306,6 +316,15 @@ class _Inference:
 def _final(response: Any) -> Any:
     response.parameters["triton_final_response"].bool_param = True
     return messages.ModelStreamInferResponse(infer_response=response)
+
+
+def _has_settings(request: Any) -> bool:
+    return len(request.settings) > 0
+
+
+def _named(start: bytes | memoryview) -> str:
+    known = model_of(start)
+    return "" if known is None else known[0][:128]
 
 
 def _check_repository(name: str) -> None:

@@ -34,6 +34,8 @@ from onward_server.settings import Limits
 
 __all__ = ["HttpInfer", "infer_request", "infer_response", "json_object", "repository_parameters"]
 
+_NO_JSON = ("FP16", "BF16")
+
 
 @final
 class HttpInfer:
@@ -41,14 +43,24 @@ class HttpInfer:
 
     Attributes:
         request: the request.
-        binary: outputs that are answered as bytes; None: those that `binary_default` says.
-        binary_default: for outputs that say nothing.
+        binary: outputs that say whether they are answered as bytes.
+        binary_default: for outputs that say nothing; None: nor does the request, and those that have no JSON
+            form are bytes where the request had bytes too.
+        has_bytes: whether binary tensors could follow the request's JSON.
     """
 
-    def __init__(self, request: InferRequest, binary: Mapping[str, bool], binary_default: bool) -> None:
+    def __init__(
+        self, request: InferRequest, binary: Mapping[str, bool], binary_default: bool | None, has_bytes: bool
+    ) -> None:
         self.request = request
         self.binary = binary
         self.binary_default = binary_default
+        self.has_bytes = has_bytes
+
+    def is_binary(self, name: str, datatype: str) -> bool:
+        """Whether an output is answered as bytes."""
+        wanted = self.binary.get(name, self.binary_default)
+        return self.has_bytes and datatype in _NO_JSON if wanted is None else wanted
 
 
 def json_object(data: bytes) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def infer_request(
     priority, deadline = scheduling(parameters, time.monotonic())
     inputs = _decoded(_tensors(header, "inputs", limits), memoryview(body)[length:], limits, regions)
     outputs, binary = _requested(_tensors(header, "outputs", limits, required=False), limits)
-    request_id = header.get("id", "")
+    request_id = _optional(header, "id", "")
     if not isinstance(request_id, str):
         raise RequestError("id is not a string")
     request = InferRequest(
@@ -114,7 +126,8 @@ def infer_request(
         deadline,
         headers,
     )
-    return HttpInfer(request, binary, bool(parameters.get("binary_data_output", False)))
+    binary_default = _flag("parameters", parameters, "binary_data_output")
+    return HttpInfer(request, binary, binary_default, header_length is not None)
 
 
 def infer_response(asked: HttpInfer, answer: InferAnswer) -> tuple[bytes, int | None]:
@@ -131,7 +144,7 @@ def infer_response(asked: HttpInfer, answer: InferAnswer) -> tuple[bytes, int | 
                 "shared_memory_byte_size": placement.size,
                 "shared_memory_offset": placement.offset,
             }
-        elif asked.binary.get(name, asked.binary_default):
+        elif asked.is_binary(name, datatype):
             raw = encode_raw(array)
             entry["parameters"] = {"binary_data_size": len(raw)}
             buffers.append(raw)
@@ -158,7 +171,7 @@ def repository_parameters(header: Mapping[str, Any]) -> dict[str, bool | int | s
     Raises:
         RequestError: names the parameter.
     """
-    given = header.get("parameters", {})
+    given = _optional(header, "parameters", {})
     if not isinstance(given, dict):
         raise RequestError("parameters is not a JSON object")
     found: dict[str, bool | int | str | bytes] = {}
@@ -175,8 +188,14 @@ def repository_parameters(header: Mapping[str, Any]) -> dict[str, bool | int | s
     return found
 
 
+def _optional(owner: Mapping[str, Any], name: str, absent: object) -> Any:
+    """A field that may be left out; clients whose messages are classes write `null` for such a one."""
+    value = owner.get(name)
+    return absent if value is None else value
+
+
 def _parameters(where: str, owner: Mapping[str, Any]) -> dict[str, Parameter]:
-    given = owner.get("parameters", {})
+    given = _optional(owner, "parameters", {})
     if not isinstance(given, dict):
         raise RequestError(f"{where} is not a JSON object")
     for name, value in given.items():
@@ -185,10 +204,17 @@ def _parameters(where: str, owner: Mapping[str, Any]) -> dict[str, Parameter]:
     return given
 
 
+def _flag(where: str, parameters: Mapping[str, Parameter], name: str) -> bool | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise RequestError(f"{where}[{name!r}] is not true or false")
+    return value
+
+
 def _tensors(
     header: Mapping[str, Any], field: str, limits: Limits, *, required: bool = True
 ) -> list[dict[str, Any]]:
-    given = header.get(field, [] if not required else None)
+    given = _optional(header, field, None if required else [])
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise RequestError(f"{field} is not a list of JSON objects")
     if len(given) > limits.tensors:
@@ -253,11 +279,11 @@ def _decoded(
 
 
 def _from_json(datatype: str, shape: Sequence[int], data: object) -> Array:
-    if datatype in ("FP16", "BF16"):
+    if datatype in _NO_JSON:
         raise TensorFormatError(f"{datatype} has no JSON form; send it as binary data")
     if not isinstance(data, list):
         raise TensorFormatError("data is not a list")
-    flat = _flat(data, len(shape))
+    flat = _flat(data, shape)
     if len(flat) != math.prod(shape):
         raise TensorFormatError(
             f"data has {len(flat)} elements; shape {list(shape)} takes {math.prod(shape)}"
@@ -265,34 +291,40 @@ def _from_json(datatype: str, shape: Sequence[int], data: object) -> Array:
     if datatype == "BYTES":
         if not all(isinstance(value, str) for value in flat):
             raise TensorFormatError("an element of BYTES is not a string")
+        try:
+            "".join(flat).encode()
+        except UnicodeEncodeError:
+            raise TensorFormatError("an element of BYTES holds half of a surrogate pair") from None
         text = np.empty(len(flat), dtype=object)
         text[:] = flat
         return text.reshape(tuple(shape))
     dtype = DATATYPES[datatype]
     allowed: tuple[type, ...] = {"b": (bool,), "f": (int, float)}.get(dtype.kind, (int,))
-    wrong = next(
-        (v for v in flat if not isinstance(v, allowed) or (dtype.kind != "b" and isinstance(v, bool))), None
-    )
-    if wrong is not None:
-        raise TensorFormatError(f"{str(wrong)[:32]!r} is no element of {datatype}")
+    for value in flat:
+        if not isinstance(value, allowed) or (dtype.kind != "b" and isinstance(value, bool)):
+            raise TensorFormatError(f"{json.dumps(value)[:32]} is no element of {datatype}")
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         if flat and not (info.min <= min(flat) and max(flat) <= info.max):
             raise TensorFormatError(f"a value is outside {datatype}'s range {info.min} to {info.max}")
     try:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="raise"):
             return np.array(flat, dtype=dtype).reshape(tuple(shape))
-    except OverflowError:
+    except (OverflowError, FloatingPointError):
         raise TensorFormatError(f"a value is outside {datatype}'s range") from None
 
 
-def _flat(data: list[Any], rank: int) -> list[Any]:
-    """The elements of a list that is flat already or nested as deep as the shape."""
-    for _ in range(max(rank - 1, 0)):
+def _flat(data: list[Any], shape: Sequence[int]) -> list[Any]:
+    """The elements of a list that is flat already or nested as the shape says."""
+    count = 1
+    for extent in shape[:-1]:
         if not data or not isinstance(data[0], list):
             break
         if not all(isinstance(entry, list) for entry in data):
             raise TensorFormatError("data mixes lists and elements")
+        count *= extent
+        if len(data) != count or len({len(entry) for entry in data}) > 1:
+            raise TensorFormatError(f"data is nested otherwise than shape {list(shape)}")
         data = [element for entry in data for element in entry]
     return data
 
@@ -306,17 +338,15 @@ def _requested(
         name: str = entry["name"]
         where = f"outputs[{position}] ({name!r})"
         parameters = _parameters(f"{where}.parameters", entry)
-        wanted = parameters.get("binary_data")
+        wanted = _flag(f"{where}.parameters", parameters, "binary_data")
         if wanted is not None:
-            if not isinstance(wanted, bool):
-                raise RequestError(f"{where}.parameters['binary_data'] is not true or false")
             binary[name] = wanted
         found.append(RequestedOutput(name, *tensor_parameters(where, parameters)))
     return found or None, binary
 
 
 def _json_data(name: str, datatype: str, array: Array) -> list[Any]:
-    if datatype in ("FP16", "BF16"):
+    if datatype in _NO_JSON:
         raise UnsupportedError(
             f"output {name!r} is {datatype}, which has no JSON form; ask for it with binary_data = true"
         )

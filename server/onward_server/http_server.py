@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
 from onward.errors import ConfigError, OnwardError, UnsupportedError
-from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id
+from onward_server.access import CHANGES, AccessLog, Need, authorize, request_id, trace_id
 from onward_server.dataplane import DataPlane
 from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ModelNotFoundError, ModelUnavailableError, OverloadedError, RequestError
@@ -99,7 +99,11 @@ class HttpServer:
         logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
         application = web.Application(client_max_size=settings.max_message_bytes)
         for method, path, need, handler in self._routes():
-            application.router.add_route(method, path, self._guarded(path, need, handler))
+            answer = self._guarded(path, need, handler)
+            application.router.add_route(method, path, answer)
+            if method == "GET" and need == "nothing":
+                # load balancers ask with HEAD; an answer to it leaves its body out by itself
+                application.router.add_route("HEAD", path, answer)
         application.router.add_route("*", "/{path:.*}", self._guarded("", "nothing", self._unknown))
         self._runner = web.AppRunner(
             application,
@@ -124,10 +128,10 @@ class HttpServer:
         port = self._runner.addresses[0][1]
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
-    def follow(self) -> None:
-        """Read the certificates again where they have changed."""
+    def follow(self, *, again: bool = False) -> None:
+        """Read the certificates again where they have changed, or `again`."""
         if self._tls is not None:
-            self._tls.follow()
+            self._tls.follow(again=again)
 
     async def stop(self, grace: float) -> None:
         """Close, after at most `grace` seconds for answers that are being written."""
@@ -162,6 +166,7 @@ class HttpServer:
             ("POST", f"{_MEMORY_REGION}/register", "manage", self._memory_register),
             ("POST", f"{_MEMORY_REGION}/unregister", "manage", self._memory_unregister),
             ("POST", f"{_MEMORY}/unregister", "manage", self._memory_unregister),
+            ("GET", "/v2/", "read", self._server),
             ("*", "/v2/cudasharedmemory/{rest:.*}", "read", self._no_cuda),
         ]
         for base in (_MODEL, _VERSION):
@@ -215,6 +220,7 @@ class HttpServer:
                     code=str(response.status),
                     start=start,
                     identity=identity,
+                    trace_id=trace_id(headers),
                     key=key,
                     subject="/".join(request.match_info.values())[:128] if named else "",
                     text=text,

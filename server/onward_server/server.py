@@ -21,7 +21,7 @@ from onward_server.http_server import HttpServer
 from onward_server.reflection import Reflection
 from onward_server.settings import ServerSettings, changed_at_rest
 from onward_server.statuses import public_reason
-from onward_server.tls import FollowedContext
+from onward_server.tls import FollowedContext, ssl_context
 from onward_server.training import TrainingService
 
 __all__ = ["RunningServer", "running", "serve"]
@@ -79,7 +79,7 @@ class RunningServer:
                 _LOG.warning("%s has changed; it takes effect when the server starts again", name)
         try:
             await self.plane.refresh(settings)
-            self._follow_certificates()
+            self._follow_certificates(again=True)
         except OnwardError as error:
             _LOG.error("reload: %s", error)
         else:
@@ -114,11 +114,11 @@ class RunningServer:
         self.plane.close()
         return finished
 
-    def _follow_certificates(self) -> None:
+    def _follow_certificates(self, *, again: bool = False) -> None:
         if self._tls is not None:
-            self._tls.follow()
+            self._tls.follow(again=again)
         if self._http is not None:
-            self._http.follow()
+            self._http.follow(again=again)
 
     async def _report_health(self) -> None:
         """Keep the health of each model equal to what is served."""
@@ -215,6 +215,9 @@ async def serve(
 
 
 async def _start(settings: ServerSettings, engines: Mapping[str, EngineFactory] | None) -> RunningServer:
+    if settings.tls is not None:
+        # before models are opened, which takes longer
+        ssl_context(settings.tls)
     plane = await DataPlane.open(settings, engines)
     http = None
     grpc = None

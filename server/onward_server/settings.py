@@ -1,222 +1,37 @@
-"""Settings of the server and of each model: defaults, a TOML file, the environment, the command line."""
+"""Settings of the server."""
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
+from typing import Literal, Self, final
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from onward.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from onward_server.model_settings import CrossCheckSettings, Engine
 
 __all__ = [
-    "BatchingSettings",
-    "CrossCheckSettings",
-    "Engine",
+    "NAME",
+    "VERSION",
     "KeySettings",
     "Limits",
-    "ModelSettings",
-    "OnMismatch",
-    "Policy",
     "Role",
     "ServerSettings",
     "TlsSettings",
-    "Tolerance",
     "TraceSettings",
     "TrainingSettings",
-    "VersionPolicy",
     "changed_at_rest",
     "host_and_port",
-    "load_model_settings",
-    "load_settings",
-    "problems",
-    "unknown_in_environment",
 ]
 
-Engine = Literal["onward", "onnxruntime"]
-Policy = Literal["off", "sample", "every", "shadow"]
 Role = Literal["predict", "manage", "train"]
-OnMismatch = Literal["log", "fail", "prefer-onnxruntime"]
 
-MODEL_SETTINGS_FILE = "config.toml"
-_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What can be a model's name; nothing else reaches a path."""
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""What can be a version."""
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
-
-
-@final
-class Tolerance(BaseModel):
-    """Two elements a and b (b from onnxruntime) agree when |a - b| <= atol + rtol * |b|.
-
-    NaN agrees with NaN and an infinity with the same infinity.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rtol: float = Field(ge=0, allow_inf_nan=False)
-    atol: float = Field(ge=0, allow_inf_nan=False)
-
-
-DEFAULT_TOLERANCE: dict[str, Tolerance] = {
-    "float16": Tolerance(rtol=1e-2, atol=1e-3),
-    "bfloat16": Tolerance(rtol=4e-2, atol=1e-2),
-    "float32": Tolerance(rtol=1e-4, atol=1e-5),
-    "float64": Tolerance(rtol=1e-9, atol=1e-12),
-}
-"""Tolerances of the floating-point types; every other type has to agree exactly."""
-
-
-@final
-class CrossCheckSettings(BaseModel):
-    """When a second engine computes the same request, and what happens when the two disagree.
-
-    Attributes:
-        policy: `off`; `sample` checks the fraction `rate` of the requests, evenly spread; `every` checks
-            each before it is answered; `shadow` answers at once and checks afterwards.
-        rate: fraction of requests that `sample` checks at most, in (0, 1].
-        share: of the machine's time that `sample` may take where answers do not wait for checks: of the
-            process that answers and of all cores together. Fewer are checked where they would take more.
-        on_mismatch: `log` answers with the serving engine's outputs; `fail` refuses with an error;
-            `prefer-onnxruntime` answers with onnxruntime's. `shadow` answers before it knows: only `log`.
-        tolerance: replaces the default of a dtype, e.g. `{"float32": {"rtol": 1e-3, "atol": 1e-4}}`.
-        shadow_queue: shadow checks that may wait; further ones are dropped and counted.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    policy: Policy = "sample"
-    rate: float = Field(default=0.05, gt=0, le=1)
-    share: float = Field(default=0.005, gt=0, le=1)
-    on_mismatch: OnMismatch = "log"
-    tolerance: dict[Literal["float16", "bfloat16", "float32", "float64"], Tolerance] = Field(
-        default_factory=dict
-    )
-    shadow_queue: int = Field(default=64, ge=1)
-
-    @model_validator(mode="after")
-    def _shadow_only_logs(self) -> Self:
-        if self.policy == "shadow" and self.on_mismatch != "log":
-            raise ValueError(f"policy 'shadow' cannot {self.on_mismatch!r}: it answers first; use 'log'")
-        return self
-
-    @property
-    def answers_first(self) -> bool:
-        """Whether answers do not depend on checks, and so do not wait for them."""
-        return self.on_mismatch == "log" and self.policy in ("sample", "shadow")
-
-    def tolerance_of(self, dtype: str) -> Tolerance | None:
-        """The tolerance of a dtype name; None: the elements have to be equal."""
-        own: Mapping[str, Tolerance] = {str(name): tolerance for name, tolerance in self.tolerance.items()}
-        return own.get(dtype, DEFAULT_TOLERANCE.get(dtype))
-
-
-@final
-class BatchingSettings(BaseModel):
-    """Requests joined along the first dimension of every input and output.
-
-    Attributes:
-        max_batch: rows of a batch at most; a single request may not have more.
-        preferred: sizes at which a batch does not wait for more.
-        max_delay_ms: milliseconds that the first request of a batch waits for others.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_batch: int = Field(ge=2, le=65536)
-    preferred: tuple[int, ...] = ()
-    max_delay_ms: float = Field(default=0.0, ge=0, le=10_000, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _preferred_fit(self) -> Self:
-        wrong = [size for size in self.preferred if not 1 <= size <= self.max_batch]
-        if wrong:
-            raise ValueError(f"preferred {wrong[0]} is not between 1 and max_batch {self.max_batch}")
-        return self
-
-
-@final
-class VersionPolicy(BaseModel):
-    """Which versions of a model are served; without a field, all of them.
-
-    Attributes:
-        latest: the N highest numbers.
-        specific: these.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    latest: int | None = Field(default=None, ge=1)
-    specific: tuple[int, ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if self.latest is not None and self.specific is not None:
-            raise ValueError("give latest or specific, not both")
-        return self
-
-    def chosen(self, versions: Sequence[int]) -> list[int]:
-        """Those of `versions` that are served, lowest first."""
-        known = sorted(versions)
-        if self.latest is not None:
-            return known[-self.latest :]
-        if self.specific is not None:
-            return [version for version in known if version in self.specific]
-        return known
-
-
-@final
-class ModelSettings(BaseModel):
-    """How one model is served; unset fields follow the server's settings.
-
-    Attributes:
-        engine: the engine that answers; the other one is the cross-check's witness.
-        fallback: whether onnxruntime may serve the model where Onward's engine cannot.
-        cross_check: see CrossCheckSettings; replaces the server's as a whole.
-        threads: threads of each engine in one request.
-        instances: workers at most, each of which computes one batch at a time.
-        batching: see BatchingSettings; None: every request is computed by itself.
-        versions: see VersionPolicy.
-        queue_size: requests that may wait; further ones are refused.
-        default_priority: of requests that give none; 1 goes first.
-        run_timeout: seconds after which a worker that still computes is replaced.
-        in_process: whether runs of microseconds may skip the worker: `auto` or `never`.
-        warm_up: shapes that are run before the version takes requests: for each, input names to extents.
-        labels: file of a class name a line, beside config.toml, for the classification extension.
-        response_cache: whether answers are kept for equal requests, in the server's `response_cache_bytes`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    engine: Engine | None = None
-    fallback: bool | None = None
-    cross_check: CrossCheckSettings | None = None
-    threads: int | None = Field(default=None, ge=1)
-    instances: int | None = Field(default=None, ge=1, le=256)
-    batching: BatchingSettings | None = None
-    versions: VersionPolicy = VersionPolicy()
-    queue_size: int | None = Field(default=None, ge=0)
-    default_priority: int = Field(default=100, ge=1, lt=2**32)
-    run_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    in_process: Literal["auto", "never"] | None = None
-    warm_up: tuple[dict[str, tuple[int, ...]], ...] = ()
-    labels: str | None = None
-    response_cache: bool = False
 
 
 @final
@@ -447,6 +262,18 @@ class ServerSettings(BaseSettings):
             raise ValueError("training.folder: it has to be outside the repository")
         return self
 
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, target in value.items():
+            model, slash, version = target.partition("/")
+            for name in (alias, model):
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} cannot be a model's name")
+            if slash and not VERSION.fullmatch(version):
+                raise ValueError(f"{target!r}: {version!r} cannot be a version; give name, or name/version")
+        return value
+
     @field_validator("listen", "http_listen")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
@@ -464,48 +291,6 @@ def host_and_port(address: str) -> tuple[str, int]:
     return match["v6"] or match["host"], int(match["port"])
 
 
-def load_settings(toml: Path | None = None, **options: Any) -> ServerSettings:
-    """Settings from a TOML file, over them the environment, over both the options given here.
-
-    Args:
-        toml: file with the fields of ServerSettings; None: no file.
-        options: fields of ServerSettings, nested groups as mappings.
-
-    Raises:
-        ConfigError: a file that cannot be read, an unknown field or a value that does not fit.
-    """
-    layers: list[dict[str, Any]] = [_read_toml(toml) if toml is not None else {}]
-    try:
-        layers.append(dict(EnvSettingsSource(ServerSettings)()))
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from error
-    layers.append(options)
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merged(merged, layer)
-    try:
-        return ServerSettings(**merged)
-    except ValidationError as error:
-        raise ConfigError(f"settings: {problems(error, ServerSettings)}") from error
-
-
-def unknown_in_environment(names: Iterable[str]) -> list[str]:
-    """What is said of environment variables that look like settings and are none.
-
-    Those that Kubernetes sets for a service named `onward-server` are left out.
-    """
-    prefix = str(ServerSettings.model_config["env_prefix"])
-    known = {f"{prefix}{name}".upper() for name in ServerSettings.model_fields}
-    found = []
-    for name in names:
-        first = name.upper().removeprefix(prefix).partition("__")[0]
-        if not name.upper().startswith(prefix) or prefix + first in known or _KUBERNETES.fullmatch(first):
-            continue
-        near = difflib.get_close_matches(prefix + first, known, n=1)
-        found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
-    return sorted(found)
-
-
 def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
     """Names of the settings that differ and that a running server does not change."""
     return [name for name in _AT_REST if getattr(old, name) != getattr(new, name)]
@@ -517,66 +302,3 @@ _AT_REST = (
     *("response_cache_bytes", "shared_memory", "trace", "log_format"),
     "training",
 )
-
-
-def load_model_settings(folder: Path) -> ModelSettings:
-    """The settings in a model folder's config.toml; defaults when there is none.
-
-    Raises:
-        ConfigError: the file cannot be read, has an unknown field or a value that does not fit.
-    """
-    path = folder / MODEL_SETTINGS_FILE
-    if not path.is_file():
-        return ModelSettings()
-    try:
-        return ModelSettings.model_validate(_read_toml(path))
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {problems(error, ModelSettings)}") from error
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        nested = isinstance(under, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(dict(under or {}), value) if nested else value
-    return result
-
-
-def problems(error: ValidationError, model: type[BaseModel]) -> str:
-    """What does not fit in settings of a model class, field by field."""
-    return "; ".join(_problem(problem, model) for problem in error.errors(include_url=False))
-
-
-def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    where = [str(part) for part in problem["loc"]]
-    text = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = _fields(model, where[:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1)
-        text = "there is no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
-    return f"{'.'.join(where) or 'value'}: {text}"
-
-
-def _fields(model: type[BaseModel], where: Sequence[str]) -> Sequence[str]:
-    """Names of the settings in the table at a path; none where that is no table of ours."""
-    for name in where:
-        if name.isdecimal():
-            continue
-        field = model.model_fields.get(name)
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        below = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if below is None:
-            return ()
-        model = below
-    return tuple(model.model_fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError
@@ -36,18 +37,18 @@ class FollowedContext:
         self.context = ssl_context(settings())
         self.context.set_alpn_protocols([protocol])
 
-    def follow(self) -> None:
-        """Read the files where they have changed; what cannot be used is logged, and the old ones stay."""
+    def follow(self, *, again: bool = False) -> None:
+        """Read the files where they have changed, or `again`; what cannot be used is logged and left."""
         settings = self._settings()
         try:
             stamps = _stamps(settings)
-            if stamps == self._stamps:
+            if stamps == self._stamps and not again:
                 return
             self._stamps = stamps
             ssl_context(settings)
             _load(self.context, settings)
         except ConfigError as error:
-            _LOG.error("tls: %s; the certificate in use stays", error)
+            _LOG.error("%s; the certificate in use stays", error)
 
 
 def ssl_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -70,15 +71,26 @@ def _load(context: ssl.SSLContext, settings: TlsSettings) -> None:
     """
     _stamps(settings)
     try:
-        context.load_cert_chain(settings.certificate, settings.key)
+        # without a password at hand OpenSSL would ask for one at the terminal
+        context.load_cert_chain(settings.certificate, settings.key, password=lambda: "")
         if settings.client_ca is not None:
             context.load_verify_locations(settings.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except OSError as error:
-        raise ConfigError(
-            f"tls: certificate {settings.certificate}, key {settings.key}, client_ca {settings.client_ca}: "
-            f"{error.strerror or error}"
-        ) from error
+        what = f"certificate {settings.certificate}, key {settings.key}, client_ca {settings.client_ca}"
+        reason = str(error.strerror or error)
+        if _is_encrypted(settings.key):
+            what, reason = f"key {settings.key}", "it is encrypted; decrypt it with `openssl pkey`"
+        raise ConfigError(f"tls: {what}: {reason}") from error
+
+
+def _is_encrypted(key: Path) -> bool:
+    """Whether a PEM file holds a key that needs a password (RFC 7468, and what OpenSSL wrote before it)."""
+    try:
+        text = key.read_bytes()
+    except OSError:
+        return False
+    return b"BEGIN ENCRYPTED PRIVATE KEY" in text or b"Proc-Type: 4,ENCRYPTED" in text
 
 
 def _stamps(settings: TlsSettings) -> list[tuple[int, int, int]]:

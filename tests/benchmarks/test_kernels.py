@@ -18,6 +18,10 @@ _COMPARED = {
     "product_in_place_left": ("product in place 64x64x128", "product packed 64x64x128"),
     "product_in_place_right": ("product in place 2048x256x1024", "product packed 2048x256x1024"),
     "product_short": ("product in place 128x256x256", "product packed 128x256x256"),
+    "product_widened": (
+        "weights rows 8x1024x1024 int8 in blocks of 32",
+        "weights packed 8x1024x1024 int8 in blocks of 32",
+    ),
     "dots_line": ("product dots 64x128x128 b", "product packed 64x128x128 b"),
     "dots_block": ("product dots 64x64x4096 b", "product packed 64x64x4096 b"),
     "dots_few": ("product dots 16x64x4096 b", "product packed 16x64x4096 b"),

@@ -470,7 +470,8 @@ def test_client_commands_against_a_server(
     onward: Onward, iris: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onward_server import ServerThread
-    from onward_server.settings import CrossCheckSettings, ServerSettings
+    from onward_server.model_settings import CrossCheckSettings
+    from onward_server.settings import ServerSettings
 
     def full_disk(file: Any, **arrays: Any) -> None:
         file.write(b"half")

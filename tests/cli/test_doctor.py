@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ def test_a_sound_installation(onward: Onward) -> None:
     assert "agree" in about["self-test of prediction"]["text"]
     assert "agree" in about["self-test of training"]["text"]
     assert "bits" in about["processor"]["text"]
+
+
+def test_every_extra_is_looked_at() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {
+        name: tuple(sorted(re.split("[>=;<]", each)[0] for each in packages))
+        for name, packages in project["optional-dependencies"].items()
+        if name not in ("dev", "docs")
+    }
+    assert {name: each for name, each in doctor._EXTRAS.items() if name != "server"} == extras
 
 
 def test_what_is_wrong_is_said_and_the_rest_is_looked_at(

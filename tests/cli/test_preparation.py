@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -258,3 +259,45 @@ def test_texts_say_what_the_graph_takes(onward: Onward, reviews: Path, tmp_path:
     assert provenance.preparation is not None
     assert "token numbers" in provenance.preparation["text"]["note"]
     assert provenance.preparation["text"]["tokens"] == 8
+
+
+def test_files_are_read_as_texts_and_never_taken_for_one(
+    onward: Onward, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text.onnx"
+    with reviews.open(encoding="utf-8") as file:
+        rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    training = tmp_path / "reviews.tsv"
+    training.write_text("verdict\treview\n" + "".join(f"{label}\t{text}\n" for text, label in rows))
+    done = onward(
+        *("train", "textcnn", "--data", f"text:{training}", "--tokens", 8, "--epochs", 1, "--output", path),
+        *("-o", "embedding_size=8", "-o", "filters=4"),
+    )
+    assert done.code == 0, done.err
+
+    def answers(*arguments: object) -> list[dict[str, object]]:
+        found = onward("predict", path, *arguments, "--json")
+        assert found.code == 0, found.err
+        return [{k: v for k, v in row.items() if k != "input"} for row in json.loads(found.out)]
+
+    texts = [text for text, _ in rows[:5]]
+    expected = answers(*texts)
+    assert len({json.dumps(answer) for answer in expected}) > 1
+    (tmp_path / "a.tsv").write_text("review\n" + "".join(f"{text}\n" for text in texts))
+    (tmp_path / "a.csv").write_text("n;review\n" + "".join(f"1;{text}\n" for text in texts), "utf-16")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"review": text}) + "\n" for text in texts))
+    (tmp_path / "a.txt").write_text("\n\n".join(texts), "utf-8-sig")
+    for name in ("a.tsv", "a.csv", "a.jsonl", "a.txt"):
+        assert answers(tmp_path / name) == expected, name
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(b"")
+    for argument, says in (
+        ("absent.csv", "absent.csv: cannot be read"),
+        ("photo.png", "photo.png: the model takes .csv,"),
+        ("text.onnx", "text.onnx: the model takes .csv,"),
+        (" ", "the text is empty"),
+    ):
+        done = onward("predict", path, argument)
+        assert done.code == 2, argument
+        assert says in done.err
+    assert len(answers("what is in absent.csv")) == 1

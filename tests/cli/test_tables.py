@@ -169,3 +169,60 @@ def test_several_numbers(onward: Onward, people: dict[str, np.ndarray], tmp_path
     )
     assert done.code == 0, done.err
     assert "task: regression, 2 values; loss: mse; metrics: mae" in done.out
+
+
+def test_numbers_may_begin_with_a_minus(onward: Onward, model: Path) -> None:
+    done = onward("predict", model, "-1.5,70,30", "170,-.5,30")
+    assert done.code == 0, done.err
+    assert [line.partition(":")[0] for line in done.out.splitlines()] == ["-1.5,70,30", "170,-.5,30"]
+    done = onward("predict", model, "1,2,3", "--topp", 3)
+    assert done.code == 2
+    assert "no such option: --topp (possible options: --top)" in " ".join(done.err.split())
+
+
+def test_the_file_of_a_data_frame_with_its_index(
+    onward: Onward, people: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    numbered = {"": np.arange(200), **people}
+    file = write(tmp_path / "people.csv", ("", *COLUMNS, "old"), numbered)
+    run = ("train", "mlp", "--data", file, "--epochs", 1, "-o", "hidden=[4]", "--output")
+    done = onward(*run, tmp_path / "people.onnx")
+    assert done.code == 0, done.err
+    assert "Unnamed: 0  left out  numbers the rows" in done.out
+    for columns in (("", "age", "weight", "height"), ("weight", "height", "age")):
+        given = write(tmp_path / "given.csv", columns, numbered)
+        found, said = answers(onward, tmp_path / "people.onnx", given)
+        plain, _ = answers(onward, tmp_path / "people.onnx", file)
+        assert found == plain
+        assert said == ""
+
+
+def test_one_class_is_nothing_to_learn(onward: Onward, people: dict[str, np.ndarray], tmp_path: Path) -> None:
+    one = {**people, "old": np.array(["yes"] * 200)}
+    done = onward("train", "mlp", "--data", write(tmp_path / "one.csv", (*COLUMNS, "old"), one))
+    assert done.code == 2
+    assert "all samples are of one class, 'yes'; at least two are needed" in done.err
+
+
+def test_names_are_shown_with_their_brackets(onward: Onward, tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7},{i % 5},{'[red]' if i % 2 else ':smile:'}\n" for i in range(100))
+    (tmp_path / "a.csv").write_text("weight [kg],b,kind\n" + rows)
+    run = ("train", "mlp", "--data", tmp_path / "a.csv", "--target", "kind", "--epochs", 1, "--output")
+    done = onward(*run, tmp_path / "a.onnx")
+    assert done.code == 0, done.err
+    for name in ("weight [kg]", "[red]", ":smile:"):
+        assert name in done.out
+
+
+def test_texts_for_columns_from_arrays(onward: Onward, tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7},{'Oslo' if i % 3 else 'Rome'},{i % 2}\n" for i in range(100))
+    (tmp_path / "a.csv").write_text("a,city,kind\n" + rows)
+    run = ("train", "mlp", "--data", tmp_path / "a.csv", "--target", "kind", "--epochs", 1, "--output")
+    assert onward(*run, tmp_path / "a.onnx").code == 0
+    np.savez(tmp_path / "given.npz", a=np.float64([[3], [4]]), city=np.array([["Oslo"], ["Rome"]]))
+    found, _ = answers(onward, tmp_path / "a.onnx", tmp_path / "given.npz")
+    (tmp_path / "given.csv").write_text("city,a\nOslo,3\nRome,4\n")
+    assert found == answers(onward, tmp_path / "a.onnx", tmp_path / "given.csv")[0]
+    (tmp_path / "given.csv").write_text("city,a\nOslo,3\nRoma,4\n")
+    _, said = answers(onward, tmp_path / "a.onnx", tmp_path / "given.csv")
+    assert "column 'city': 1 of 2 are none of the levels that the model knows ('Roma')" in said

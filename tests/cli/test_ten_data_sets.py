@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +200,7 @@ def photos(folder: Path) -> Made:
 
         return {session.get_inputs()[0].name: read_image(given, (20, 20), raw=True, fit="crop")[None]}
 
-    said = ("2 files (readme.txt, readme.txt) are no images", "2 of 52 files left out")
+    said = ("2 files (readme.txt, readme.txt) are not among the images", "2 of 52 files left out")
     return Made(arguments, given, said, pixels)
 
 
@@ -250,13 +252,21 @@ def trained(onward: Onward, repository: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def client(trained: dict[str, Made], repository: Path) -> Iterator[Any]:
+    """A client of `onward serve`, a process of its own."""
     from onward_client import Client
-    from onward_server import ServerThread
-    from onward_server.settings import ServerSettings
 
-    settings = ServerSettings(repository=repository, listen="127.0.0.1:0", isolation="thread")
-    with ServerThread(settings) as server, Client(server.address) as found:
-        yield found
+    command = [sys.executable, "-m", "onward", "serve", str(repository), "--listen", "127.0.0.1:0", "-q"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = json.loads(server.stdout.readline())
+            assert set(told["models"]) == set(trained)
+            with Client(told["address"]) as found:
+                yield found
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+        assert server.returncode == 0
 
 
 @pytest.mark.parametrize("name", [make.__name__ for make in MAKERS])

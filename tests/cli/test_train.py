@@ -203,8 +203,9 @@ def test_wrong_keys_of_a_file_are_named(onward: Onward, tmp_path: Path, text: st
     assert "run.toml" in done.err
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_interruption_names_the_checkpoint(
-    onward: Onward, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, onward: Onward, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from onward.cli.train import RunView
     from onward.runs import EpochEnded, Event
@@ -214,7 +215,7 @@ def test_interruption_names_the_checkpoint(
     def interrupt(self: RunView, event: Event) -> None:
         show(self, event)
         if isinstance(event, EpochEnded) and event.epoch == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), getattr(signal, name))
 
     monkeypatch.setattr(RunView, "__call__", interrupt)
     point = tmp_path / "run.ckpt"

@@ -12,11 +12,13 @@ from tests.cli.conftest import Onward
     "command",
     [
         *("new", "train", "tune", "evaluate", "predict", "report", "export", "convert", "verify", "inspect"),
-        *("doctor", "version"),
+        *("doctor", "version", "serve"),
+        *(f"client {name}" for name in ("predict", "metadata", "ready", "statistics", "repository", "load")),
+        *("client unload", "client train start", "client train watch", "client train list"),
     ],
 )
 def test_every_command_has_both(onward: Onward, command: str) -> None:
-    shown = onward(command, "--help").out
+    shown = onward(*command.split(), "--help").out
     assert "--quiet" in shown
     assert "--verbose" in shown
 

@@ -17,6 +17,7 @@ from onward.compile.codegen.jit import Jit, default_jit
 from onward.compile.codegen.target import host_target
 from onward.compile.items import Call, Item
 from onward.compile.planning import plan_model
+from onward.compile.program import is_integer_weight
 from onward.compile.tensors import Buffer
 from onward.engine.interpreter import Interpreter
 from onward.engine.plan import Plan
@@ -84,7 +85,8 @@ def planned(
     fixed = {
         name: np.array(value.const_value.numpy())
         for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+        if value.const_value is not None
+        and (value.const_value.dtype.is_floating_point() or is_integer_weight(value))
     }
     shapes = {name: x.shape for name, x in inputs.items()}
     target = tuned(host_target(lanes), **constants)

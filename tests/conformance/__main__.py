@@ -5,7 +5,12 @@
 
 The first writes the models that the second asks for: any server that serves ONNX files from
 `<name>/<version>/model.onnx` can be looked at. One line a check; the exit code is 1 when one failed. What a
-server does not advertise is skipped.
+server does not advertise is skipped: Onward's advertises all of it with
+
+    ONWARD_SERVER_SHARED_MEMORY=true ONWARD_SERVER_TRACE__ENDPOINT=http://127.0.0.1:4318/v1/traces \\
+        onward serve DIR --http-listen 127.0.0.1:8000 --model-control explicit
+
+(nothing has to listen at the endpoint). Shared memory is looked at on the server's own machine.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from onnx import TensorProto, helper
 
 from onward_protos import grpc_service_pb2 as pb
 from onward_protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from onward_protos.tensors import DATATYPES, decode_raw, encode_raw
 
 TYPES = {
     "BOOL": (TensorProto.BOOL, [True, False]),
@@ -40,8 +46,11 @@ TYPES = {
     "UINT64": (TensorProto.UINT64, [0, 2**64 - 1]),
     "FP32": (TensorProto.FLOAT, [1.5, -2.0]),
     "FP64": (TensorProto.DOUBLE, [0.1, 1e300]),
+    "FP16": (TensorProto.FLOAT16, [1.5, -2.0]),
     "BYTES": (TensorProto.STRING, ["", "é"]),
 }
+RAW_ONLY = ("FP16",)
+"""Types that have neither typed contents nor a JSON form."""
 FIELDS = {
     "BOOL": "bool_contents",
     "FP32": "fp32_contents",
@@ -52,6 +61,7 @@ FIELDS = {
     "INT64": "int64_contents",
     "UINT64": "uint64_contents",
 }
+NUMBERS = {"x": (TensorProto.FLOAT, ["n"])}
 INPUTS = [("a", "FP32", [-1, 3]), ("b", "FP32", [-1, 3])]
 CHECKS: list[tuple[str, str, str, Callable[[Any], None]]] = []
 """Transport, extension ("" for the core), name, check."""
@@ -67,16 +77,21 @@ def write_models(folder: Path) -> None:
     _write(folder, "arithmetic", nodes, {"a": kind, "b": kind}, {"total": kind, "product": kind})
 
 
-def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> None:
+def model(name: str, nodes: Any, inputs: Any, outputs: Any) -> onnx.ModelProto:
+    """A model of these nodes; inputs and outputs by name, as element type and shape."""
     graph = helper.make_graph(
         [helper.make_node(*node) for node in nodes],
         name,
         [helper.make_tensor_value_info(key, *kind) for key, kind in inputs.items()],
         [helper.make_tensor_value_info(key, *kind) for key, kind in outputs.items()],
     )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _write(folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any) -> None:
     path = folder / name / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(model(name, nodes, inputs, outputs), path)
 
 
 def check(transport: str, extension: str = "") -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -100,6 +115,8 @@ class Rest:
         connection = http.client.HTTPConnection(self._address, timeout=30)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         named = {key.replace("_", "-"): value for key, value in headers.items()}
+        kind = "octet-stream" if "Inference-Header-Content-Length" in named else "json"
+        named.setdefault("Content-Type", f"application/{kind}")
         connection.request(method, path, data, named)
         response = connection.getresponse()
         content = response.read()
@@ -137,6 +154,17 @@ def pair(**fields: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(
         **{"model_name": "arithmetic", "inputs": tensors, "raw_input_contents": raw, **fields}
     )
+
+
+def elements(answer: pb.ModelInferResponse) -> list[Any]:
+    """The elements of the first output, in either form."""
+    output = answer.outputs[0]
+    if not answer.raw_output_contents:
+        return list(getattr(output.contents, FIELDS[output.datatype]))
+    found: list[Any] = (
+        decode_raw(output.datatype, output.shape, answer.raw_output_contents[0]).ravel().tolist()
+    )
+    return found
 
 
 def floats(raw: bytes) -> list[float]:
@@ -177,17 +205,27 @@ def raw_contents_are_answered(stub: Any) -> None:
 @check("grpc")
 def typed_contents_of_every_type_are_answered(stub: Any) -> None:
     for datatype, (_, values) in TYPES.items():
+        if datatype in RAW_ONLY:
+            continue
         given = [value.encode() if isinstance(value, str) else value for value in values]
-        tensor = {"name": "x", "datatype": datatype, "shape": [2], "contents": {FIELDS[datatype]: given}}
-        request = pb.ModelInferRequest(model_name=f"identity_{datatype.lower()}", inputs=[tensor])
-        answer = stub.ModelInfer(request)
-        same(answer.outputs[0].datatype, datatype)
-        raw = pb.ModelInferRequest(
-            model_name=request.model_name,
-            inputs=[{"name": "x", "datatype": datatype, "shape": [2]}],
-            raw_input_contents=answer.raw_output_contents,
-        )
-        same(stub.ModelInfer(raw).raw_output_contents, answer.raw_output_contents)
+        array = np.array(given, dtype=DATATYPES[datatype])
+        form = {"name": "x", "datatype": datatype, "shape": [2]}
+        for fields in (
+            {"inputs": [{**form, "contents": {FIELDS[datatype]: given}}]},
+            {"inputs": [form], "raw_input_contents": [encode_raw(array)]},
+        ):
+            request = pb.ModelInferRequest(model_name=f"identity_{datatype.lower()}", **fields)
+            answer = stub.ModelInfer(request)
+            same((answer.outputs[0].datatype, elements(answer)), (datatype, array.tolist()))
+
+
+@check("grpc")
+def half_precision_travels_raw(stub: Any) -> None:
+    raw = np.float16(TYPES["FP16"][1]).tobytes()
+    tensor = {"name": "x", "datatype": "FP16", "shape": [2]}
+    request = pb.ModelInferRequest(model_name="identity_fp16", inputs=[tensor], raw_input_contents=[raw])
+    answer = stub.ModelInfer(request)
+    same((answer.outputs[0].datatype, answer.raw_output_contents[0]), ("FP16", raw))
 
 
 @check("grpc")
@@ -252,6 +290,21 @@ def a_stream_answers_in_order_and_survives_an_error(stub: Any) -> None:
     answers = list(stub.ModelStreamInfer(iter(requests)))
     same([bool(answer.error_message) for answer in answers], [False, True, False])
     same([answers[0].infer_response.id, answers[2].infer_response.id], ["0", "2"])
+
+
+@check("grpc", "model_repository")
+def a_load_takes_a_configuration_and_files(stub: Any) -> None:
+    content = model("sent", [("Neg", ["x"], ["y"])], NUMBERS, {"y": NUMBERS["x"]}).SerializeToString()
+    request = pb.RepositoryModelLoadRequest(model_name="conformance_sent")
+    request.parameters["config"].string_param = json.dumps({"backend": "onnxruntime", "max_batch_size": 0})
+    request.parameters["file:1/model.onnx"].bytes_param = content
+    stub.RepositoryModelLoad(request)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2]}
+    raw = [np.float32([1, -2]).tobytes()]
+    asked = pb.ModelInferRequest(model_name="conformance_sent", inputs=[tensor], raw_input_contents=raw)
+    same(floats(stub.ModelInfer(asked).raw_output_contents[0]), [-1, 2])
+    stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="conformance_sent"))
+    same(stub.ModelReady(pb.ModelReadyRequest(name="conformance_sent")).ready, False)
 
 
 @check("grpc", "statistics")
@@ -384,6 +437,8 @@ def metadata_over_http(rest: Rest) -> None:
 @check("http")
 def json_of_every_type_is_answered(rest: Rest) -> None:
     for datatype, (_, values) in TYPES.items():
+        if datatype in RAW_ONLY:
+            continue
         tensor = {"name": "x", "datatype": datatype, "shape": [2], "data": values}
         status, answer, _ = rest(
             "POST", f"/v2/models/identity_{datatype.lower()}/infer", {"inputs": [tensor]}
@@ -428,6 +483,23 @@ def bad_requests_are_400_with_an_error(rest: Rest) -> None:
 
 
 @check("http")
+def elements_of_another_type_are_refused(rest: Rest) -> None:
+    for datatype, value in (("FP32", None), ("INT64", None), ("INT64", 0.5), ("BOOL", None), ("INT8", 300)):
+        tensor = {"name": "x", "datatype": datatype, "shape": [1], "data": [value]}
+        path = f"/v2/models/identity_{datatype.lower()}/infer"
+        status, answer, _ = rest("POST", path, {"inputs": [tensor]})
+        if not 400 <= status < 500:
+            raise AssertionError(f"{status} for {value!r} as {datatype}: {answer!r}")
+
+
+@check("http")
+def a_tensor_without_elements_is_answered_over_http(rest: Rest) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [0], "data": []}
+    status, answer, _ = rest("POST", "/v2/models/identity_fp32/infer", {"inputs": [tensor]})
+    same((status, answer["outputs"][0]["shape"], answer["outputs"][0]["data"]), (200, [0], []))
+
+
+@check("http")
 def unknown_models_are_refused_over_http(rest: Rest) -> None:
     status, answer, _ = rest("POST", "/v2/models/nobody/infer", {"inputs": [A, B]})
     if status not in (400, 404) or "error" not in answer:
@@ -449,6 +521,35 @@ def binary_tensors_both_ways(rest: Rest) -> None:
     )
     same((status, tail), (200, raw))
     same(answer["outputs"][0]["parameters"]["binary_data_size"], 12)
+
+
+@check("http", "binary_tensor_data")
+def json_and_binary_tensors_in_one_request(rest: Rest) -> None:
+    raw = np.float32([4, 5, 6]).tobytes()
+    second = {"name": "b", "datatype": "FP32", "shape": [1, 3], "parameters": {"binary_data_size": 12}}
+    wanted = [{"name": "total"}, {"name": "product", "parameters": {"binary_data": True}}]
+    header = json.dumps({"inputs": [A, second], "outputs": wanted}).encode()
+    status, answer, tail = rest(
+        "POST",
+        "/v2/models/arithmetic/infer",
+        header + raw,
+        Inference_Header_Content_Length=str(len(header)),
+    )
+    same((status, answer["outputs"][0]["data"], floats(tail)), (200, [5, 7, 9], [4, 10, 18]))
+
+
+@check("http", "binary_tensor_data")
+def half_precision_travels_binary(rest: Rest) -> None:
+    raw = np.float16(TYPES["FP16"][1]).tobytes()
+    tensor = {"name": "x", "datatype": "FP16", "shape": [2], "parameters": {"binary_data_size": 4}}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    found = rest(
+        "POST",
+        "/v2/models/identity_fp16/infer",
+        header + raw,
+        Inference_Header_Content_Length=str(len(header)),
+    )
+    same((found[0], found[2]), (200, raw))
 
 
 @check("http", "model_repository")
@@ -535,6 +636,8 @@ def results(grpc_address: str, http_address: str) -> Iterator[tuple[str, str, st
             function(peers[transport])
         except AssertionError as error:
             yield "FAIL", title, str(error)
+        except grpc.RpcError as error:
+            yield "FAIL", title, f"{error.code().name}: {error.details()}".splitlines()[0]
         except Exception as error:  # noqa: BLE001 - whatever a server makes a client raise is a finding
             yield "FAIL", title, f"{type(error).__name__}: {error}".splitlines()[0]
         else:

@@ -26,7 +26,16 @@ def test_the_server_passes_all_of_it(tmp_path: Path) -> None:
     with ServerThread(chosen) as server:
         found = list(results(server.address, server.http_address))
     assert [entry for entry in found if entry[0] != "PASS"] == []
-    assert len(found) == len(CHECKS) > 33
+    assert len(found) == len(CHECKS) == 40
+
+
+def test_what_is_not_advertised_is_skipped_and_nothing_else(tmp_path: Path) -> None:
+    write_models(tmp_path)
+    with ServerThread(settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread")) as server:
+        found = list(results(server.address, server.http_address))
+    skipped = [why.removesuffix(" is not advertised") for outcome, _, why in found if outcome == "SKIP"]
+    assert [outcome for outcome, *_ in found if outcome not in ("PASS", "SKIP")] == []
+    assert sorted(skipped) == [*["model_repository"] * 3, *["system_shared_memory"] * 2, *["trace"] * 2]
 
 
 def test_a_wrong_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

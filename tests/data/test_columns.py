@@ -44,7 +44,7 @@ def graph_of(preparation: TablePreparation) -> ir.Model:
         name: ir.DataType.STRING if dtype.kind == "O" else ir.DataType.from_numpy(dtype)
         for name, dtype in preparation.takes.items()
     }
-    width = len(preparation.columns) if preparation.matrix else 1
+    width = len(preparation.names) if preparation.matrix else 1
     inputs = {name: g.input(name, kind, ["N", width]) for name, kind in kinds.items()}
     g.output(preparation.write(g, inputs), "y")
     return ir.Model(graph, ir_version=10)
@@ -157,7 +157,13 @@ def test_categories() -> None:
     np.testing.assert_array_equal(numbers[:6], [1, 2, 2, 0, 1, 4])
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%dT%H:%M:%S"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"),
+        *("%Y-%m-%d %H:%M:%S+00:00", "%Y-%m-%dT%H:%M -0330", "%Y-%m-%d %H:%M:%S.25 UTC", "%Y-%m-%dT%H:%MUTC"),
+    ],
+)
 def test_dates_become_parts(form: str) -> None:
     days = [datetime.datetime(1999, 12, 25, 7) + datetime.timedelta(days=31 * i, hours=i) for i in range(50)]
     data = table(when=np.array([day.strftime(form) for day in days], dtype=object))
@@ -168,6 +174,46 @@ def test_dates_become_parts(form: str) -> None:
         for d in days
     ]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_columns_that_are_left_out_are_not_asked_for() -> None:
+    number = np.arange(float(N))
+    data = table(row_id=number, x=np.sin(number), constant=np.ones(N), y=np.cos(number))
+    preparation = TablePreparation.fit(data)
+    assert preparation.matrix
+    assert preparation.names == ("x", "y")
+    model = graph_of(preparation)
+    raw = preparation.raw(table(y=np.cos(number), x=np.sin(number)))
+    assert raw["features"].shape == (N, 2)
+    np.testing.assert_array_equal(raw["features"][:, 0], np.sin(number).astype(np.float32))
+    session = onnxruntime.InferenceSession(to_bytes(model))
+    assert session.get_inputs()[0].shape[1] == 2
+    np.testing.assert_allclose(
+        session.run(["y"], raw)[0], preparation.apply(data).inputs["features"], rtol=2e-5, atol=2e-6
+    )
+
+
+def test_numbers_whose_squares_are_infinite_are_scaled() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    small = features(table(x=values), {"x": {"scale": "standard"}})
+    for size in (1e300, 1e-300):
+        found = features(table(x=values * size), {"x": {"scale": "standard"}})
+        np.testing.assert_allclose(found, small, atol=2e-5)
+
+
+def test_what_the_graph_takes_as_unknown_is_told() -> None:
+    when = np.array([f"{1 + i % 28}.{1 + i % 12}.2020" for i in range(N)], dtype=object)
+    city = np.array(["Oslo", "Rome"] * (N // 2), dtype=object)
+    preparation = TablePreparation.fit(table(when=when, city=city))
+    assert preparation.doubts(preparation.raw(table(when=when, city=city))) == ()
+    other = table(
+        when=np.array(["2020-01-05", "", *when[2:]], dtype=object),
+        city=np.array(["Paris", "Bern", "", *city[3:]], dtype=object),
+    )
+    assert preparation.doubts(preparation.raw(other)) == (
+        f"column 'when': 1 of {N} are no dates of the form d.m.y, and taken as missing ('2020-01-05')",
+        f"column 'city': 2 of {N} are none of the levels that the model knows ('Paris', 'Bern')",
+    )
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:

@@ -107,7 +107,7 @@ def test_bad_files_are_left_out_and_strays_passed_over(tmp_path: Path) -> None:
     found = load_image_folder(tmp_path, 4, skip_bad_files=True)
     assert len(found) == 1
     stray, bad = found.notes
-    assert stray.endswith("1 file (readme.txt) is no image, and not read")
+    assert stray.endswith("1 file (readme.txt) is not among the images, and not read")
     assert "1 of 2 files left out" in bad
     (tmp_path / "a" / "x.png").unlink()
     with pytest.raises(DataError, match="no image of the class can be read"):
@@ -136,10 +136,33 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sub-folders"):
         load_image_folder(tmp_path, 4)
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match="a: the class folder holds no images"):
+    with pytest.raises(DataError, match=r"no images in its only folder \(.bmp"):
         load_image_folder(tmp_path, 4)
     (tmp_path / "a" / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="a: the class folder holds no images"):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="no images in any of its 2 folders"):
+        load_image_folder(tmp_path, 4)
+
+
+def test_a_folder_without_images_is_no_class(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png", colours())
+    for name in ("another", "__pycache__"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "another" / "notes.txt").write_text("")
+    found = load_image_folder(tmp_path, 4)
+    assert found.classes == ("cat", "dog")
+    assert found.targets is not None
+    assert found.targets.tolist() == [0, 1]
+    assert found.notes == (f"{tmp_path}: no images in '__pycache__', 'another': no class of the data",)
+
+
+def test_images_that_lie_deeper_are_no_class(tmp_path: Path) -> None:
+    for part in ("test", "train"):
+        save(tmp_path / part / "cat" / "1.png", colours())
+    with pytest.raises(
+        DataError, match=r"test: holds no images, but .*cat does: .* the data are images:.*test;"
+    ):
         load_image_folder(tmp_path, 4)
 
 

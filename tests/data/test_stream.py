@@ -120,6 +120,30 @@ def test_large_rows_are_read_into_their_places(
         np.testing.assert_array_equal(batch.inputs["x"], x[part.indices[batch.indices]])
 
 
+def test_rows_are_read_into_memory_that_nobody_looks_at(tmp_path: Path) -> None:
+    everything = np.arange(3000 * 1024, dtype=np.float32).reshape(3000, 1024)
+    np.save(tmp_path / "x.npy", everything)
+    np.save(tmp_path / "y.npy", np.zeros(3000, np.int64))
+    rows = open_npy(tmp_path)
+
+    def read(start: int) -> np.ndarray:
+        found = rows.read_in_order(np.arange(start, start + 500), np.arange(500)[::-1]).inputs["x"]
+        np.testing.assert_array_equal(found, everything[start : start + 500][::-1])
+        return found
+
+    held = read(0)[100:200]
+    again = read(500)
+    np.testing.assert_array_equal(held, everything[300:400][::-1], err_msg="a view lost its memory")
+    place = again.__array_interface__["data"][0]
+    del again
+    assert read(1000).__array_interface__["data"][0] == place
+    part = read(1500)[::7, 5].reshape(-1, 2)
+    for start in range(0, 2500, 500):
+        read(start)
+    np.testing.assert_array_equal(part, everything[1500:2000][::-1][::7, 5].reshape(-1, 2))
+    np.testing.assert_array_equal(held, everything[300:400][::-1])
+
+
 @pytest.mark.parametrize("start", [0, 1, 7, 16, 17])
 def test_an_epoch_goes_on_from_any_batch(folder: Path, small_blocks: None, start: int) -> None:
     loader = StreamLoader(open_npy(folder), 30, seed=5)

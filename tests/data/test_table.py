@@ -74,7 +74,8 @@ def test_a_group_column_keeps_rows_together(tmp_path: Path) -> None:
         ("", "file is empty"),
         ("a,kind\n", "data set is empty"),
         ("a,a,kind\n1,2,x\n", "column name 'a'"),
-        ("a,,kind\n1,2,x\n", "column name ''"),
+        ("5.1,0.2,kind\n1,2,x\n", r"first row holds values \(5.1, 0.2, kind\)"),
+        ("a,kind\n1,x\n2,kind\n", "'kind' is the name of the target and one of its values"),
         ("a,kind\n1,x\n2\n", "row 2 has 1 fields, the header has 2"),
         (
             "a,kind\n" + "1,x\n" * 20 + "one,z\n",
@@ -89,11 +90,70 @@ def test_a_group_column_keeps_rows_together(tmp_path: Path) -> None:
         (gzip.compress(TEXT.encode(), mtime=0)[:-8], "gzip stream"),
         ("a,kind\n1," + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_unusable_files_are_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_table(csv_file(tmp_path, content), "kind")
+
+
+def test_columns_without_a_name_are_called_as_in_pandas(tmp_path: Path) -> None:
+    data = load_table(csv_file(tmp_path, ",a, ,kind\n0,1,2,x\n1,3,4,y\n"), "kind")
+    assert data.columns == ("Unnamed: 0", "a", "Unnamed: 2")
+    np.testing.assert_array_equal(data.inputs["features"], [[0, 1, 2], [1, 3, 4]])
+
+
+def test_names_may_be_numbers_that_ascend(tmp_path: Path) -> None:
+    data = load_table(csv_file(tmp_path, "400.5,401.0,kind\n1,2,x\n3,4,y\n"), "kind")
+    assert data.columns == ("400.5", "401.0")
+    data = load_table(csv_file(tmp_path, "0,1,2\n1,2,0\n3,4,1\n"))
+    assert data.target_columns == ("2",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_encodings_that_say_so_are_read(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    content = (
+        delimiter.join(("Größe", "a", "kind"))
+        + "\n"
+        + "".join(
+            delimiter.join((f"{i}.5", "München" if i % 2 else "Łódź", "ja" if i % 2 else "nein")) + "\n"
+            for i in range(4)
+        )
+    )
+    mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
+    data = load_table(csv_file(tmp_path, mark + content.encode(encoding)), "kind")
+    assert list(data.inputs) == ["Größe", "a"]
+    assert data.inputs["a"][:, 0].tolist() == ["Łódź", "München"] * 2
+
+
+def test_other_encodings_are_refused_with_the_place(tmp_path: Path) -> None:
+    content = "a,kind\n" + "1,x\n" * 9000 + "2,Zürich\n"
+    with pytest.raises(DataError, match=r"not UTF-8 near '.*2,Zürich' .*iconv -f CP1252 -t UTF-8"):
+        load_table(csv_file(tmp_path, content.encode("latin-1")), "kind")
+    with pytest.raises(DataError, match="begins as UTF-16, but is not"):
+        load_table(csv_file(tmp_path, b"\xff\xfea"), "kind")
+
+
+def test_times_with_zones_are_ordered_as_they_were(tmp_path: Path) -> None:
+    stamps = (
+        "2020-01-01T10:00:00Z",
+        "2020-01-01T10:30:00+01:00",
+        "2020-01-01 05:00:00.5-0530",
+        "2020-01-01 10:00 UTC",
+        "2020-01-02",
+    )
+    rows = "".join(f"{i},{stamp},{i % 2}\n" for i, stamp in enumerate(stamps))
+    data = load_table(csv_file(tmp_path, f"a,when,kind\n{rows}"), "kind", time="when")
+    assert data.times is not None
+    hour = 3600.0
+    assert (data.times - 18262 * 24 * hour).tolist() == [
+        10 * hour,
+        9.5 * hour,
+        10.5 * hour + 0.5,
+        10 * hour,
+        24 * hour,
+    ]
 
 
 def test_unusable_options_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import http.client
 import json
 import re
 from collections.abc import Iterator
@@ -14,9 +15,14 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from onnx import TensorProto
 
+from onward_server import ServerThread
 from onward_server.__main__ import _parser
-from onward_server.settings import ServerSettings, load_settings
+from onward_server.model_settings import CrossCheckSettings
+from onward_server.settings import ServerSettings, TrainingSettings
+from onward_server.settings_files import load_settings, unknown_in_environment
+from serving import identity, put, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -95,7 +101,7 @@ def _settings(container: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert arguments[0] == "serve"
     options = [entry for entry in arguments[1:] if not entry.startswith("/")]
     parsed: argparse.Namespace = _parser().parse_args(options)
-    for name in ("listen", "http_listen", "shutdown_pause"):
+    for name in ("listen", "http_listen", "shutdown_pause", "drain_timeout"):
         if getattr(parsed, name) is not None:
             given[name] = getattr(parsed, name)
     return load_settings(None, **given)
@@ -109,16 +115,12 @@ def test_probes_and_ports_are_the_servers(tmp_path: Path, monkeypatch: pytest.Mo
         named = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert set(named.values()) <= bound
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-            probe = container.get(kind)
-            if probe is None:
-                continue
+            probe = container[kind]
             if "grpc" in probe:
                 assert probe["grpc"]["port"] == int(chosen.listen.rpartition(":")[2])
                 continue
             port = probe["httpGet"]["port"]
             assert named.get(port, port) == int(chosen.http_listen.rpartition(":")[2])
-            source = (ROOT / "server/onward_server/http_server.py").read_text()
-            assert f'"GET", "{probe["httpGet"]["path"]}"' in source
 
 
 def test_a_pod_has_time_to_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +130,63 @@ def test_a_pod_has_time_to_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # a load balancer learns of it within the pause
     probe = pod["containers"][0]["readinessProbe"]
     assert chosen.shutdown_pause > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_a_pod_of_kserve_has_time_to_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = of_kind(KSERVE, "InferenceService")["spec"]["predictor"]
+    chosen = _settings(of_kind(KSERVE, "ServingRuntime")["spec"]["containers"][0], tmp_path, monkeypatch)
+    # 30 s is what Kubernetes gives a pod that says nothing
+    assert predictor.get("terminationGracePeriodSeconds", 30) > chosen.shutdown_pause + chosen.drain_timeout
+
+
+def test_compose_gives_time_to_drain(tmp_path: Path) -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    chosen = load_settings(repository=tmp_path)
+    for name in ("server", "server-training"):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) > chosen.drain_timeout
+
+
+def test_probes_and_metrics_are_answered(tmp_path: Path) -> None:
+    pods = [
+        of_kind(KUBERNETES, "Deployment")["spec"]["template"],
+        {"metadata": {"annotations": {}}, "spec": of_kind(KSERVE, "ServingRuntime")["spec"]},
+    ]
+    prometheus = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())
+    paths = {job["metrics_path"] for job in prometheus["scrape_configs"]}
+    for pod in pods:
+        annotations = {**pod["metadata"]["annotations"], **pod["spec"].get("annotations", {})}
+        ports = {p["containerPort"] for p in pod["spec"]["containers"][0]["ports"]}
+        (scraped,) = (name.removesuffix("/path") for name in annotations if name.endswith("/path"))
+        assert int(annotations[f"{scraped}/port"]) in ports
+        paths.add(annotations[f"{scraped}/path"])
+        probes = [value for name, value in pod["spec"]["containers"][0].items() if name.endswith("Probe")]
+        assert len(probes) == 3
+        paths |= {probe["httpGet"]["path"] for probe in probes if "httpGet" in probe}
+    assert paths == {"/metrics", "/v2/health/live", "/v2/health/ready"}
+    put(tmp_path, "m", 1, identity(TensorProto.FLOAT))
+    chosen = settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread")
+    with ServerThread(chosen) as server:
+        for path in paths:
+            connection = http.client.HTTPConnection(server.http_address, timeout=30)
+            connection.request("GET", path)
+            assert connection.getresponse().status == 200, path
+            connection.close()
+
+
+def test_every_variable_of_a_server_is_a_setting() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    names = {name for service in services.values() for name in service.get("environment", {})}
+    for container in containers():
+        names |= {entry["name"] for entry in container.get("env", [])}
+    names |= set(re.findall(r"(ONWARD_SERVER_\w+)=", (DOCKER / "Dockerfile").read_text()))
+    assert {name for name in names if not name.startswith("ONWARD_SERVER_")} == set()
+    assert unknown_in_environment(names) == []
+    assert unknown_in_environment(["ONWARD_SERVER_MODEL_CONTROLS"]) != []
+    nested = [name.removeprefix("ONWARD_SERVER_").lower().split("__") for name in names if "__" in name]
+    for path in nested:
+        assert (
+            path[1] in {"cross_check": CrossCheckSettings, "training": TrainingSettings}[path[0]].model_fields
+        )
 
 
 def test_containers_need_no_privileges() -> None:
@@ -158,3 +217,5 @@ def test_prometheus_scrapes_the_server_of_the_compose_file() -> None:
     assert any(entry.endswith(f":{port}") for entry in compose["services"][host]["ports"])
     mounts = compose["services"]["prometheus"]["volumes"]
     assert any(mount.startswith("./prometheus.yaml:") for mount in mounts)
+    # the one that stands in its place is found by its name
+    assert host in compose["services"]["server-training"]["networks"]["default"]["aliases"]

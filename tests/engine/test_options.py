@@ -88,3 +88,8 @@ def test_a_trainer_passes_its_options_on() -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="winograd 3: choose 2 or 4"):
         CompileOptions(winograd=3)
+
+
+def test_other_levels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"accuracy_level 2: choose 1 \(float32\) or 4 \(int8\)"):
+        CompileOptions(accuracy_level=2)

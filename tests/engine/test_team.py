@@ -13,7 +13,7 @@ from onward.compile.codegen.target import host_target
 from onward.engine import team as teams
 from onward.engine import team_code
 from onward.engine.team import ALONE, FOREIGN, NO_BARRIER, Step, Steps, Team
-from onward.errors import ConfigError, OnwardError
+from onward.errors import ConfigError, LimitError, OnwardError
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,30 @@ def test_alone_is_thread_zero_as_a_team_of_one_and_free_needs_no_barrier(kernels
         for _ in range(100):
             team.run(steps)
     assert table.tolist() == [100 * (1 + 1 + 3), 300, 300]
+
+
+def test_threads_that_the_system_does_not_start(
+    kernels: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(LimitError, match="starts no thread 4 of 5"):
+            Team(5)
+    assert not any(thread.is_alive() for thread in started)
+    table = np.zeros(2, np.int64)
+    mark = np.array([table.ctypes.data], np.int64)
+    with Team(2) as team:
+        team.run(Steps([Step(kernels["mark"], mark.ctypes.data)]))
+    assert table.tolist() == [2, 2]
 
 
 def test_several_teams_from_several_threads(kernels: dict[str, int]) -> None:

@@ -34,6 +34,7 @@ def test_find_gives_the_class_of_the_version_at_an_opset() -> None:
             "Reluu of domain 'ai.onnx' does not exist at opset 21; known domains: ai.onnx, ",
         ),
         ("com.example", "Relu", 1, "does not exist"),
+        ("com.microsoft.nchwc", "Conv", 1, "use the file that it was made from"),
         ("ai.onward", "SGDUpdate", 99, r"version 99 .*versions implemented: 1"),
         ("", "GroupNormalization", 18, r"version 18 \(opset 18, .*versions implemented: 21"),
     ],

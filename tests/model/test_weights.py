@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from onward.errors import ConfigError
+from onward.graph import canonical_model
 from onward.model import from_bytes, trainable_initializers
 
 
@@ -54,6 +56,44 @@ def test_weights_are_found_by_use() -> None:
     )
 
 
+def test_angles_of_positions_are_no_weights() -> None:
+    rotary = """
+    g (float[1, 3] x, float[4, 1] at) => (float[4, 2] y, float[1, 2] z)
+    <float[1, 2] inv_freq = {1, 0.1}, float[3, 2] siren = {1, 2, 3, 4, 5, 6}>
+    {
+        angles = MatMul(at, inv_freq)
+        both = Identity(angles)
+        c = Cos(both)
+        s = Sin(angles)
+        y = Mul(c, s)
+        waves = MatMul(x, siren)
+        z = Sin(waves)
+    }
+    """
+    assert trainable_initializers(load(rotary)) == ("siren",)
+
+
+def test_operators_outside_the_standard_say_what_is_a_weight() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    g (float[1, 2, 16] x, int64[1, 2] at, int64[1, 2] ids) => (float[1, 2, 3] y)
+    {
+        taken = com.microsoft.GatherBlockQuantized <bits = 8, block_size = 16> (table, ids, scales)
+        turned = com.microsoft.RotaryEmbedding <num_heads = 2> (x, at, cos, sin)
+        n = com.microsoft.SkipSimplifiedLayerNormalization (taken, turned, gain)
+        y = com.microsoft.FusedMatMul (n, w)
+    }
+    """
+    proto = onnx.parser.parse_model(text)
+    shapes = {"cos": (8, 4), "sin": (8, 4), "gain": (16,), "w": (16, 3), "scales": (6, 1)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    for name, array in {**arrays, "table": np.ones((6, 16), np.uint8)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = from_bytes(proto.SerializeToString())
+    assert trainable_initializers(model) == ("gain", "w")
+    assert trainable_initializers(canonical_model(model)) == ("gain", "w")
+    assert trainable_initializers(canonical_model(model), ["cos"]) == ("cos",)
+
+
 def test_patterns_choose() -> None:
     model = load(NET)
     assert trainable_initializers(model, ["bn_*", "half"]) == (
@@ -87,3 +127,33 @@ def test_weights_of_branches_count() -> None:
         }"""
     )
     assert trainable_initializers(model) == ("w",)
+
+
+def test_tables_read_by_position_are_weights() -> None:
+    """As torch's second exporter writes `table[index]` of a Swin transformer."""
+    model = load("""
+        g (float[3, 2] x, int64[3, 1] at, int64[3, 2] elements) => (float[3, 2] y, float[3, 2] z)
+        < float[2, 4] turned = {1, 2, 3, 4, 5, 6, 7, 8}, float[4, 2] table = {1, 2, 3, 4, 5, 6, 7, 8},
+          float[4] curve = {1, 2, 3, 4} >
+        {
+            rows = Transpose(turned)
+            picked = GatherND(rows, at)
+            y = Add(x, picked)
+            cells = GatherElements(table, elements)
+            points = GatherND(curve, at)
+            z = Sub(cells, x)
+        }
+    """)
+    assert trainable_initializers(model) == ("turned", "table")
+
+
+@pytest.mark.parametrize(
+    ("elements", "weight"),
+    [
+        *[("0, -100", False), ("0, -1e30", False)],
+        *[("-100, -100", True), ("-100, -200", True), ("0, -1", True), ("0.5, -100", True)],
+    ],
+)
+def test_masks_of_scores_are_no_weights(elements: str, weight: bool) -> None:
+    model = load(f"g (float[3, 2] x) => (float[3, 2] y) < float[2] m = {{{elements}}} > {{ y = Add(x, m) }}")
+    assert trainable_initializers(model) == (("m",) if weight else ())

@@ -143,4 +143,27 @@ QUANTIZED = [
 ]
 """The straight-through estimator is no slope: see the tests of quantised training."""
 
-TRAINING = [*QUANTIZED, *UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]
+_BYTES = np.random.default_rng(5)
+
+DEQUANTIZED = [
+    Case(
+        "DequantizedMatMul",
+        [(2, 3, k), _BYTES.integers(low, high, (lines, 20)).astype(kind), scale, *zeros],
+        {"K": k, "bits": bits, "block_size": block},
+        wrt=[0],
+        constants=[2],
+        batch=[0],
+        name=f"DequantizedMatMul-{bits}-{block}-{len(zeros)}",
+        **_ONWARD,
+    )
+    for k, bits, block, lines, low, high, kind in (
+        (9, 8, 0, 9, -128, 128, np.int8),
+        (10, 8, 4, 10, -128, 128, np.int8),
+        (11, 4, 0, 6, 0, 256, np.uint8),
+        (12, 4, 4, 6, 0, 256, np.uint8),
+    )
+    for scale in [_BYTES.uniform(0.01, 0.05, (-(-k // (block or k)), 20))]
+    for zeros in ([], [_BYTES.integers(-8, 8, scale.shape).astype(np.int8)])
+]
+
+TRAINING = [*QUANTIZED, *DEQUANTIZED, *UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]

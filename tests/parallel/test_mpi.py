@@ -177,6 +177,33 @@ def test_an_error_is_told_once_and_ends_all_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_on_unlike_processors_train_together(tmp_path: Path) -> None:
+    """Vectors of 4 and of the machine's width sum a norm in another order."""
+    unlike = (
+        "import os; rank = os.environ['OMPI_COMM_WORLD_RANK']; os.environ['ONWARD_LANES'] = '4' * int(rank); "
+    )
+    done = start(2, "-c", unlike + CLI, *TRAIN, "--clip-norm", "0.5", "--output", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+
+
+@pytest.mark.slow
+def test_wrong_options_are_told_once(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "--no-such-option")
+    assert done.returncode == 2
+    assert done.stderr.count("No such option: --no-such-option") == 1
+
+
+@pytest.mark.slow
+def test_a_search_for_the_learning_rate_is_shown_once(tmp_path: Path) -> None:
+    done = train(tmp_path, 2, "--find-lr", "--json")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if "suggestion" in line]
+    assert len(found) == 1
+    assert 1e-5 < found[0]["suggestion"] < 1
+
+
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
     program = """
         import numpy as np
@@ -193,6 +220,31 @@ def test_an_error_on_one_rank_ends_the_others(tmp_path: Path) -> None:
     done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("ValueError: the disk of this rank is on fire") == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_ends_its_program_ends_the_others(tmp_path: Path) -> None:
+    """MPI waits for all ranks at the end of a program, so it would wait for ever."""
+    program = """
+        import sys
+        import numpy as np
+        from onward.nn import zoo
+        from onward.parallel import MPICommunicator
+        from onward.train import Callback, Trainer
+
+        class Leave(Callback):
+            def on_step_end(self, run):
+                if run.step == 2 and ranks.rank == 1:
+                    sys.exit(0)
+
+        ranks = MPICommunicator()
+        trainer = Trainer(zoo.mlp(input_shape=(4,)), "cross_entropy", parallel=ranks, threads=1)
+        data = np.zeros((80, 4), np.float32), np.zeros(80, int)
+        trainer.fit(data, batch_size=4, progress=False, callbacks=[Leave()])
+    """
+    done = start(2, "-c", textwrap.dedent(program), cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("error: rank 0: rank 1 has ended its program, while others wait for it") == 1
 
 
 def _ranks(launcher: int) -> list[int]:
@@ -271,13 +323,19 @@ def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_terminated_rank_saves_where_all_ranks_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [False, True], ids=["rank", "launcher"])
+def test_a_signal_to_a_rank_or_its_launcher_saves_where_all_ranks_are(tmp_path: Path, launcher: bool) -> None:
+    """mpirun hands SIGUSR1 on, and leaves ranks their time then."""
     job = _begun(tmp_path, "--json")
-    os.kill(_ranks(job.pid)[1], signal.SIGTERM)
-    out, _ = job.communicate(timeout=60)
-    last = json.loads(out.strip().splitlines()[-1])
-    assert last["event"] == "finished"
+    os.kill(*((job.pid, signal.SIGUSR1) if launcher else (_ranks(job.pid)[1], signal.SIGTERM)))
+    out, told = job.communicate(timeout=60)
+    *_, timed, last = map(json.loads, out.strip().splitlines())
+    assert [rank.keys() >= {"steps", "waiting", "exchanged", "process"} for rank in timed["ranks"]] == [
+        True
+    ] * 2
+    assert last["event"] == "finished", told
     assert last["status"] == "cancelled"
+    assert job.returncode == 130
     assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
 
 

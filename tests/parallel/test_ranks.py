@@ -201,6 +201,34 @@ def test_gradients_are_exchanged_only_for_updates() -> None:
     assert two < six / 2
 
 
+def test_times_are_those_of_the_last_run() -> None:
+    """Three epochs, then one: a third of the bytes, and no more waiting than there were seconds of steps."""
+
+    def work(ranks: ThreadCommunicator) -> tuple[int, int]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks)
+        sent = []
+        for epochs in (3, 1):
+            trainer.fit(samples(trainer, 24), batch_size=4, progress=False, epochs=epochs)
+            sent.append(trainer.times[ranks.rank].exchanged)
+            assert 0 <= trainer.times[ranks.rank].waiting <= trainer.times[ranks.rank].steps
+        return sent[0], sent[1]
+
+    for three, one in run_ranks(2, work):
+        assert three == 3 * one > 0
+
+
+def test_a_search_for_the_learning_rate_is_of_all_ranks() -> None:
+    def found(ranks: ThreadCommunicator | None) -> tuple[float, ...]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks)
+        return trainer.find_learning_rate(samples(trainer, 24), batch_size=4, steps=12, end=0.1).losses
+
+    first, second = run_ranks(2, found)
+    assert first == second
+    np.testing.assert_allclose(first, found(None), rtol=1e-5)
+    with pytest.raises(ConfigError, match="a batch of 1 samples leaves nothing to do for some of 2 ranks"):
+        failing(lambda trainer, rank: trainer.find_learning_rate(samples(trainer), batch_size=1))
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2), (2, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, before: int, after: int) -> None:
     """Stopped inside of a window of batches and of an epoch: sums and metrics of all ranks are kept."""
@@ -313,6 +341,70 @@ def test_where_sums_are_exact_ranks_are_one_process_to_the_bit(size: int, option
     wanted = trained(None)
     for found in run_ranks(size, trained):
         assert {k: a.tobytes() for k, a in found.items()} == {k: a.tobytes() for k, a in wanted.items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"shard": True}], ids=["whole", "shard"])
+@pytest.mark.parametrize(("drift", "alike"), [(1e-6, False), (0.1, False), (1e-6, True)])
+def test_rounding_of_unlike_processors_is_taken_back(
+    drift: float, alike: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of 8 and of 16 lanes sum a norm in another order. Else weights that differ are a fault."""
+
+    class Drift(Callback):
+        def on_step_end(self, run: Run) -> None:
+            name = run.layout.parameters[0]
+            if run.group is not None and run.group.rank == 1:
+                run.replace_state(
+                    {**run.session.state, name: run.session.state[name] * np.float32(1 + drift)}
+                )
+
+    monkeypatch.setattr("onward.train.trainer.rounding_alike", lambda group, threads: alike)
+
+    def trained(ranks: ThreadCommunicator) -> dict[str, Array]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks, **options)
+        trainer.fit(samples(trainer, 8), batch_size=8, progress=False, callbacks=[Drift()])
+        return trainer.weights()
+
+    if alike or drift > 0.01:
+        with pytest.raises(
+            TrainingError, match="the weights of rank 1 are no longer those of rank 0, after step 1"
+        ):
+            run_ranks(2, trained)
+        return
+    first, second = run_ranks(2, trained)
+    assert {k: a.tobytes() for k, a in first.items()} == {k: a.tobytes() for k, a in second.items()}
+
+
+@pytest.mark.parametrize(("when", "steps"), [("begin", 0), ("step", 4), ("last step", 6), ("epoch", 6)])
+def test_a_stop_that_one_rank_asks_for_ends_all(when: str, steps: int) -> None:
+    """An epoch has six steps. That after which the run is to end at once is the third, or the last."""
+    asked = {"step": 3, "last step": 6}.get(when)
+
+    class Stop(Callback):
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+        def on_train_begin(self, run: Run) -> None:
+            if self.rank == 1 and when == "begin":
+                run.stop("enough")
+
+        def on_step_end(self, run: Run) -> None:
+            self.steps = run.step
+            if self.rank == 1 and run.step == asked:
+                run.stop("enough", now=True)
+
+        def on_epoch_end(self, run: Run) -> None:
+            if self.rank == 1 and when == "epoch":
+                run.stop("enough")
+
+    def work(ranks: ThreadCommunicator) -> tuple[str, int]:
+        trainer = Trainer(zoo.build("mlp", **SMALL["mlp"]), threads=1, parallel=ranks)
+        hook = Stop(ranks.rank)
+        hook.steps = 0
+        trainer.fit(samples(trainer, 24), batch_size=4, epochs=9, progress=False, callbacks=[hook])
+        return trainer.stopped, hook.steps
+
+    assert run_ranks(2, work) == [("another rank asked for it", steps), ("enough", steps)]
 
 
 def test_batches_too_small_for_the_ranks_are_refused() -> None:

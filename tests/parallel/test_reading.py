@@ -131,6 +131,62 @@ def test_blocks_that_are_read_whole_are_divided(ranks: int, memory: int, monkeyp
     assert len(dealt) <= blocks + max(blocks // 4, ranks)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_rows_that_lie_together_are_of_one_rank(ranks: int, monkeypatch: Any) -> None:
+    """Of a memory-mapped file whole pages are read, and more ahead: some of eight parts, besides blocks at
+    their borders and those of the last batch.
+    """
+    monkeypatch.setattr("onward.data.stream._WINDOW_BYTES", 3 * 20 * (5 * 4 + 8))
+    touched = []
+    for rank in range(ranks):
+        own = StreamLoader(Counted(True), 16, 5, prefetch=0)
+        own.rows.taken.clear()  # type: ignore[attr-defined]
+        list(own.shares(2, 0, rank, ranks))
+        touched.append({row // 20 for row in own.rows.taken})  # type: ignore[attr-defined]
+    blocks = -(-COUNT // 20)
+    lanes = -(-8 // ranks) + (8 % ranks > 0)
+    assert max(map(len, touched)) <= blocks * lanes / 8 + lanes + 3
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "large"),
+    [(403, 4, True), (100, 8, True), (100, 4, False), (100, 3, False), (20, 2, False), (20, 8, False)],
+)
+def test_what_ranks_read_of_blocks_is_foretold(size: int, ranks: int, large: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr("onward.data.stream._LANES_BYTES", COUNT * (5 * 4 + 8))
+    rows = Counted(True, whole=True)
+    rows._blocks = np.append(np.arange(0, COUNT, size), COUNT)
+    read = []
+    for rank in range(ranks):
+        loader = StreamLoader(rows, 16, 5, prefetch=0)
+        rows.taken.clear()
+        list(loader.shares(0, 0, rank, ranks))
+        mine = {row // size for row in rows.taken}
+        read.append(sum(min(size, COUNT - block * size) for block in mine))
+    # the share of the last batch, of three samples, may be of other lanes
+    assert loader.part_read(ranks) * COUNT == pytest.approx(max(read), abs=size)
+    advice = loader.advice(ranks)
+    assert bool(advice) == large, advice
+
+
+def test_large_row_groups_are_told_of_and_smaller_ones_are_not(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"a": X[:, 0], "b": X[:, 1], "y": Y})
+
+    def told(ranks: ThreadCommunicator) -> list[str]:
+        trainer = Trainer(zoo.mlp(input_shape=(2,), num_classes=3), threads=1, parallel=ranks)
+        trainer.fit(open_parquet(tmp_path / "t.parquet", "y"), batch_size=64, progress=False)
+        return []
+
+    parquet.write_table(table, tmp_path / "t.parquet")
+    text = r"some of 4 ranks read 100% .* row groups, here of 403 rows, .* groups have at most 25 rows"
+    with pytest.warns(UserWarning, match=text):
+        run_ranks(4, told)
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=25)
+    run_ranks(4, told)  # warnings are errors
+
+
 def test_a_group_of_a_parquet_file_is_read_by_one_rank(tmp_path: Path, monkeypatch: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
 import logging
+import shutil
 import socket
 import ssl
 import subprocess
@@ -22,6 +24,7 @@ from onnx import TensorProto
 from onward.errors import ConfigError
 from onward_client import AuthenticationError, Client
 from onward_protos.grpc_service_pb2 import (
+    LogSettingsRequest,
     ModelInferRequest,
     ModelReadyRequest,
     RepositoryIndexRequest,
@@ -31,6 +34,8 @@ from onward_protos.grpc_service_pb2 import (
 from onward_protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from onward_server import ServerThread, healthcheck
 from onward_server.access import AccessLog
+from onward_server.settings import TlsSettings
+from onward_server.tls import FollowedContext, ssl_context
 from serving import identity, put, settings
 
 
@@ -51,13 +56,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     repository: Path = tmp_path_factory.mktemp("models")
     put(repository, "m", 1, identity(TensorProto.FLOAT))
     chosen = settings(
-        repository, http_listen="127.0.0.1:0", isolation="thread", keys=KEYS, model_control="explicit"
+        repository,
+        http_listen="127.0.0.1:0",
+        isolation="thread",
+        keys=KEYS,
+        model_control="explicit",
+        remote_settings=True,
     )
     with ServerThread(chosen) as started:
         yield started
 
 
 CALLS = {
+    "log": lambda stub, meta: stub.LogSettings(LogSettingsRequest(), metadata=meta),
+    "silence": lambda stub, meta: stub.LogSettings(
+        LogSettingsRequest(settings={"log_verbose_level": LogSettingsRequest.SettingValue(uint32_param=0)}),
+        metadata=meta,
+    ),
     "live": lambda stub, meta: stub.ServerLive(ServerLiveRequest(), metadata=meta),
     "ready": lambda stub, meta: stub.ModelReady(ModelReadyRequest(name="m"), metadata=meta),
     "index": lambda stub, meta: stub.RepositoryIndex(RepositoryIndexRequest(), metadata=meta),
@@ -68,6 +83,7 @@ CALLS = {
     ),
 }
 PATHS = {
+    "log": ("GET", "/v2/logging"),
     "live": ("GET", "/v2/health/live"),
     "ready": ("GET", "/v2/models/m/ready"),
     "index": ("POST", "/v2/repository/index"),
@@ -77,9 +93,9 @@ PATHS = {
 ALLOWED = {
     "": {"live", "ready"},
     "nobody": {"live", "ready"},
-    "reader": {"live", "ready", "index"},
-    "caller": {"live", "ready", "index", "infer", "stream"},
-    "manager": {"live", "ready", "index", "load"},
+    "reader": {"live", "ready", "index", "log"},
+    "caller": {"live", "ready", "index", "log", "infer", "stream"},
+    "manager": {"live", "ready", "index", "log", "silence", "load"},
 }
 
 
@@ -148,6 +164,30 @@ def test_the_access_log_samples_answers_and_bounds_failures(caplog: pytest.LogCa
     assert 10 <= len(caplog.records) <= 30
     entry = json.loads(caplog.records[0].getMessage())
     assert (entry["call"], entry["code"], entry["text"]) == ("b", "429", "busy")
+
+
+def test_a_call_that_failed_is_logged_with_its_model_and_its_trace(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "onward_server.access")
+    put(repository, "m", 1, identity(TensorProto.FLOAT))
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "x-request-id": "mine"}
+    chosen = settings(repository, http_listen="127.0.0.1:0", isolation="thread")
+    with ServerThread(chosen) as server, grpc.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.RpcError):
+            GRPCInferenceServiceStub(channel).ModelInfer(
+                ModelInferRequest(model_name="m"), metadata=list(headers.items())
+            )
+        connection = http.client.HTTPConnection(server.http_address, timeout=30)
+        connection.request("POST", "/v2/models/m/infer", "{}", headers)
+        connection.getresponse()
+        connection.close()
+    entries = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [(e["transport"], e["code"], e["subject"], e["trace_id"], e["request_id"]) for e in entries] == [
+        ("grpc", "INVALID_ARGUMENT", "m", trace, "mine"),
+        ("http", "400", "m", trace, "mine"),
+    ]
 
 
 def test_what_changes_the_service_is_always_in_the_access_log(
@@ -242,6 +282,70 @@ def test_a_key_that_does_not_fit_keeps_the_server_from_starting(tmp_path: Path, 
     tls = {"certificate": certificates / "server.pem", "key": certificates / "client.key"}
     with pytest.raises(ConfigError, match="tls"):
         ServerThread(settings(tmp_path, isolation="thread", tls=tls))
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(
+    tmp_path: Path, certificates: Path
+) -> None:
+    encrypted = tmp_path / "encrypted.key"
+    command = [
+        "openssl",
+        "pkey",
+        "-aes256",
+        "-passout",
+        "pass:secret",
+        "-in",
+        str(certificates / "server.key"),
+    ]
+    subprocess.run([*command, "-out", str(encrypted)], check=True, capture_output=True)
+    with pytest.raises(ConfigError, match=r"key \S+encrypted.key: it is encrypted; decrypt it"):
+        ssl_context(TlsSettings(certificate=certificates / "server.pem", key=encrypted))
+
+
+def test_certificates_are_followed_and_unusable_ones_left(
+    tmp_path: Path, certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def use(name: str) -> None:
+        for kind in ("pem", "key"):
+            shutil.copy(certificates / f"{name}.{kind}", tmp_path / f"used.{kind}")
+
+    def offered(context: ssl.SSLContext) -> str:
+        """The certificate that a new connection is offered."""
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        (a, b), (c, d) = (ssl.MemoryBIO(), ssl.MemoryBIO()), (ssl.MemoryBIO(), ssl.MemoryBIO())
+        one = client.wrap_bio(a, b)
+        two = context.wrap_bio(c, d, server_side=True)
+        for _ in range(4):
+            for side, out, into in ((one, b, c), (two, d, a)):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+                into.write(out.read())
+        found = one.getpeercert(binary_form=True)
+        assert found is not None
+        return ssl.DER_cert_to_PEM_cert(found)
+
+    def pem(name: str) -> str:
+        return (certificates / f"{name}.pem").read_text()
+
+    use("server")
+    used = TlsSettings(certificate=tmp_path / "used.pem", key=tmp_path / "used.key")
+    followed = FollowedContext(lambda: used, "h2")
+    assert offered(followed.context) == pem("server")
+    use("client")
+    followed.follow()
+    assert offered(followed.context) == pem("client")
+    (tmp_path / "used.pem").write_text("nonsense")
+    followed.follow()
+    followed.follow()
+    assert offered(followed.context) == pem("client")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.records[0].getMessage().startswith("tls: certificate ")
+    followed.follow(again=True)
+    assert len(caplog.records) == 2, "a reload says it again"
+    use("server")
+    followed.follow()
+    assert offered(followed.context) == pem("server")
 
 
 def test_connections_are_bounded_and_idle_ones_closed(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.json_format import MessageToDict
 from onnx import TensorProto
 
 from onward.errors import ConfigError
 from onward_server.dataplane import DataPlane, InferRequest
 from onward_server.dataplane.overrides import override_from
 from onward_server.errors import ControlError, ModelNotFoundError, ModelUnavailableError, RequestError
+from onward_server.grpc_convert import model_config
 from serving import put, settings
 
 X = np.float32([-3, 4])
@@ -152,6 +154,61 @@ async def test_settings_and_files_of_a_load_replace_the_repositorys(repository: 
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        "[[warm_up]]\nx = [5]\n[[warm_up]]\nx = [2]\n",
+        "engine = 'onnxruntime'\nthreads = 2\ninstances = 3\nqueue_size = 7\nrun_timeout = 2.5\n"
+        "fallback = false\nin_process = 'never'\ndefault_priority = 3\nlabels = 'labels.txt'\n"
+        "response_cache = true\n"
+        "[batching]\nmax_batch = 8\npreferred = [2, 4]\nmax_delay_ms = 1.5\n"
+        "[cross_check]\npolicy = 'every'\non_mismatch = 'fail'\n"
+        "tolerance.float32 = { rtol = 1e-3, atol = 0 }\n",
+    ],
+)
+async def test_a_configuration_that_is_given_back_changes_nothing(
+    repository: Path, planes: Any, config: str
+) -> None:
+    put(repository, "m", 1, unary("Neg"))
+    (repository / "m" / "config.toml").write_text(config)
+    (repository / "m" / "labels.txt").write_text("one\n")
+    plane = await planes(repository)
+    before = plane.model("m")
+    described = model_config(before, plane.versions("m"))
+    answered = json.dumps(MessageToDict(described, preserving_proto_field_name=True))
+    await plane.load("m", override_from({"config": answered}))
+    after = plane.model("m")
+    assert after.number != before.number
+    assert model_config(after, plane.versions("m")) == described
+    same_apart = {"versions": after.settings.versions, "cross_check": after.settings.cross_check}
+    assert after.settings == before.settings.model_copy(update=same_apart)
+    assert {t: after.check.tolerance_of(t) for t in ("float16", "float32", "float64")} == {
+        t: before.check.tolerance_of(t) for t in ("float16", "float32", "float64")
+    }
+
+
+def test_fields_of_tritons_configuration_have_their_meaning_here() -> None:
+    config = {
+        "max_batch_size": 4,
+        "dynamic_batching": {
+            "preserve_ordering": True,
+            "priority_levels": 2,
+            "default_priority_level": 2,
+            "default_queue_policy": {"timeout_action": "REJECT", "max_queue_size": 5},
+        },
+        "response_cache": {"enable": True},
+        "model_warmup": [{"name": "w", "batch_size": 3, "inputs": {"x": {"dims": ["2"], "zero_data": True}}}],
+        "version_policy": {"latest": {}},
+    }
+    override = override_from({"config": json.dumps(config)})
+    assert override is not None
+    chosen = override.settings
+    assert chosen is not None
+    assert (chosen.default_priority, chosen.queue_size, chosen.response_cache) == (2, 5, True)
+    assert (chosen.warm_up, chosen.versions.latest) == (({"x": (3, 2)},), 1)
+
+
+@pytest.mark.parametrize(
     ("parameters", "text"),
     [
         ({"file:1/model.onnx": b""}, "needs 'config'"),
@@ -167,6 +224,17 @@ async def test_settings_and_files_of_a_load_replace_the_repositorys(repository: 
         ({"config": '{"max_batch_size": "many"}'}, "max_batch_size has an unexpected form"),
         ({"config": '{"surprise": 1}'}, "surprise: there is no such setting"),
         ({"config": '{"instances": 0}'}, "instances: Input should be"),
+        ({"config": '{"dynamic_batching": {"priority_queue_policy": {"1": {}}}}'}, "is not supported"),
+        ({"config": '{"dynamic_batching": {"surprise": 1}}'}, "dynamic_batching.surprise is not supported"),
+        (
+            {"config": '{"dynamic_batching": {"default_queue_policy": {"timeout_action": "DELAY"}}}'},
+            "dynamic_batching.default_queue_policy.timeout_action is not supported",
+        ),
+        ({"config": '{"instance_group": [{"kind": "KIND_GPU"}]}'}, "there is no GPU"),
+        ({"config": '{"sequence_batching": {}}'}, "sequence_batching: there is no such setting"),
+        ({"config": '{"parameters": {"surprise": {"string_value": "1"}}}'}, "surprise: there is no such"),
+        ({"config": '{"parameters": {"threads": 1, "engine": {}}}'}, "parameters has an unexpected form"),
+        ({"config": '{"model_warmup": [{"inputs": {"x": {}}}]}'}, "model_warmup has an unexpected form"),
         ({"other": "x"}, "'other'] is unknown"),
     ],
 )
@@ -248,3 +316,33 @@ async def test_shapes_are_warmed_up_before_a_version_is_ready(repository: Path, 
     (repository / "m" / "config.toml").write_text("[[warm_up]]\nz = [5]\n")
     with pytest.raises(ModelUnavailableError, match="warm_up: give a shape for each of the inputs x"):
         await plane.load("m")
+
+
+async def test_what_cannot_be_read_takes_nothing_away(repository: Path, planes: Any) -> None:
+    put(repository, "m", 1, unary("Neg"))
+    put(repository, "m", 2, unary("Abs"))
+    plane = await planes(repository, model_control="none")
+    served = plane.model("m")
+    config, file = repository / "m" / "config.toml", repository / "m" / "2" / "model.onnx"
+    config.write_text("surprise = 1\n")
+    for _ in range(2):
+        await plane.refresh()
+        assert (plane.versions("m"), plane.model("m").number) == ([1, 2], served.number)
+    ready, *others = plane.states()[::-1]
+    assert ready[1:] == (2, "READY", "")
+    assert [(version, state) for _, version, state, _ in others] == [(1, "READY"), (0, "UNAVAILABLE")]
+    assert "surprise: there is no such setting" in others[-1][3]
+    config.unlink()
+    content = file.read_bytes()
+    file.write_bytes(b"nonsense")
+    await plane.refresh()
+    assert (plane.versions("m"), await ask(plane)) == ([1, 2], [3, 4])
+    name, version, state, reason = plane.states()[-1]
+    assert (name, version, state) == ("m", 2, "READY")
+    assert reason.startswith("what was there before is served: ")
+    file.write_bytes(content)
+    await plane.refresh()
+    assert [state for *_, state, reason in plane.states() if not reason] == ["READY", "READY"]
+    shutil.rmtree(file.parent)
+    await plane.refresh()
+    assert plane.versions("m") == [1]

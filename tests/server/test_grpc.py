@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 import ml_dtypes
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from onnx import TensorProto
@@ -521,3 +523,30 @@ def test_reflection_lists_and_describes_the_services(channel: grpc.Channel) -> N
     names = {service.name for service in listed.list_services_response.service}
     assert names >= {"inference.GRPCInferenceService", "onward.v1.CrossCheckService", "grpc.health.v1.Health"}
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+def test_everything_that_reflection_lists_is_described(channel: grpc.Channel) -> None:
+    v1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    request = reflection_pb2.ServerReflectionRequest
+    ask = channel.stream_stream(
+        v1,
+        request_serializer=request.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (listed,) = ask(iter([request(list_services="")]))
+    services = [service.name for service in listed.list_services_response.service]
+    methods = ["inference.GRPCInferenceService.ModelInfer", "inference.ModelInferRequest.model_name"]
+    symbols = [*services, *methods, "grpc.reflection.v1.ServerReflectionRequest", "nobody", "no.body"]
+    pool = descriptor_pool.DescriptorPool()
+    missing = []
+    for symbol, answer in zip(symbols, ask(request(file_containing_symbol=s) for s in symbols), strict=True):
+        if answer.WhichOneof("message_response") == "error_response":
+            missing.append((symbol, answer.error_response.error_code))
+        for data in reversed(answer.file_descriptor_response.file_descriptor_proto):
+            with contextlib.suppress(TypeError):  # it is there already
+                pool.AddSerializedFile(data)
+    assert missing == [("nobody", 5), ("no.body", 5)]
+    for service in services:
+        assert pool.FindServiceByName(service).methods
+    v1_messages = pool.FindServiceByName("grpc.reflection.v1.ServerReflection").methods[0]
+    assert v1_messages.input_type.full_name == "grpc.reflection.v1.ServerReflectionRequest"

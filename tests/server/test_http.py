@@ -65,7 +65,11 @@ def call(
     kind = response.headers.get("Content-Type", "")
     if response.headers.get("Content-Encoding") == "gzip":
         content = gzip.decompress(content)
-    return response.status, json.loads(content) if kind.startswith("application/json") else content, response
+    return (
+        response.status,
+        json.loads(content) if content and kind.startswith("application/json") else content,
+        response,
+    )
 
 
 def infer(address: str, model: str, **fields: Any) -> tuple[int, Any]:
@@ -159,9 +163,17 @@ def test_classification_with_labels(address: str) -> None:
 
 BAD = [
     ({"inputs": [A, {**B, "data": [1, 2]}]}, "inputs[1] ('b'): data has 2 elements; shape [1, 3] takes 3"),
-    ({"inputs": [A, {**B, "data": [1, 2, "x"]}]}, "'x' is no element of FP32"),
+    ({"inputs": [A, {**B, "data": [1, 2, "x"]}]}, '"x" is no element of FP32'),
     ({"inputs": [A, {**B, "data": "xyz"}]}, "data is not a list"),
     ({"inputs": [A, {**B, "data": [[1], 2, 3]}]}, "data mixes lists and elements"),
+    ({"inputs": [A, {**B, "data": [1, None, 3]}]}, "null is no element of FP32"),
+    ({"inputs": [A, {**B, "data": [1, True, 3]}]}, "true is no element of FP32"),
+    ({"inputs": [A, {**B, "data": [1, 1e39, 3]}]}, "a value is outside FP32's range"),
+    ({"inputs": [A, {**B, "data": [[1, 2], [3]]}]}, "data is nested otherwise than shape [1, 3]"),
+    ({"inputs": [A, {**B, "data": [[1], [2], [3]]}]}, "data is nested otherwise than shape [1, 3]"),
+    ({"inputs": [A, {**B, "shape": [2, 2], "data": [[1, 2, 3], [4]]}]}, "nested otherwise than shape [2, 2]"),
+    ({"inputs": [A, B], "parameters": {"binary_data_output": "false"}}, "is not true or false"),
+    ({"inputs": [A, B], "outputs": [{"name": "total", "parameters": {"binary_data": 1}}]}, "true or false"),
     ({"inputs": [A, {**B, "shape": [-1, 3]}]}, "negative dimension"),
     ({"inputs": [A, {**B, "shape": "3"}]}, "shape is not a list"),
     ({"inputs": [A, {**B, "shape": [2**70, 3]}]}, "more than"),
@@ -291,3 +303,61 @@ def test_a_request_id_comes_back(address: str) -> None:
     for given, same in (("abc-1", True), ("x" * 500, False)):
         _, _, response = call(address, "GET", "/v2", headers={"x-request-id": given})
         assert (response.headers["x-request-id"] == given) is same
+
+
+@pytest.mark.parametrize(
+    ("model", "datatype", "value", "text"),
+    [
+        ("int64", "INT64", None, "null is no element of INT64"),
+        ("int64", "INT64", 1.0, "1.0 is no element of INT64"),
+        ("bool", "BOOL", None, "null is no element of BOOL"),
+        ("bytes", "BYTES", None, "an element of BYTES is not a string"),
+        ("bytes", "BYTES", "\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_an_element_of_another_kind_is_refused(
+    address: str, model: str, datatype: str, value: Any, text: str
+) -> None:
+    tensor = {"name": "x", "datatype": datatype, "shape": [1], "data": [value]}
+    status, answer, _ = call(address, "POST", f"/v2/models/{model}/infer", {"inputs": [tensor]})
+    assert status == 400
+    assert text in answer["error"]
+
+
+def test_fields_that_may_be_left_out_may_be_null(address: str) -> None:
+    inputs = [{**A, "parameters": None}, B]
+    absent = {"id": None, "parameters": None, "outputs": None}
+    _, answer = infer(address, "arithmetic", inputs=inputs, **absent)
+    assert [output["data"] for output in answer["outputs"]] == [[5, 7, 9], [4, 10, 18]]
+    outputs = [{"name": "total", "parameters": None}]
+    assert infer(address, "arithmetic", inputs=inputs, outputs=outputs)[1]["outputs"][0]["data"] == [5, 7, 9]
+
+
+@pytest.mark.parametrize("model", ["fp16", "bf16"])
+def test_what_has_no_json_form_is_answered_as_it_came(address: str, model: str) -> None:
+    raw = bytes([0, 60, 0, 64])
+    tensor = {"name": "x", "datatype": model.upper(), "shape": [2], "parameters": {"binary_data_size": 4}}
+    path = f"/v2/models/{model}/infer"
+
+    def ask(**more: Any) -> tuple[int, Any, Any]:
+        head = json.dumps({"inputs": [tensor], **more}).encode()
+        return call(address, "POST", path, head + raw, {"Inference-Header-Content-Length": str(len(head))})
+
+    status, answer, response = ask()
+    length = int(response.headers["Inference-Header-Content-Length"])
+    assert (status, answer[length:]) == (200, raw)
+    assert json.loads(answer[:length])["outputs"][0]["parameters"] == {"binary_data_size": 4}
+    status, answer, _ = ask(outputs=[{"name": "y", "parameters": {"binary_data": False}}])
+    assert (status, "has no JSON form" in answer["error"]) == (501, True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/v2/health/live", "/v2/health/ready", "/metrics", "/", "/v2/models/fp32/ready"]
+)
+def test_load_balancers_may_ask_for_the_head_alone(address: str, path: str) -> None:
+    status, content, _ = call(address, "HEAD", path)
+    assert (status, content or b"") == (200, b"")
+
+
+def test_the_servers_metadata_may_be_asked_for_with_a_slash(address: str) -> None:
+    assert call(address, "GET", "/v2/")[:2] == call(address, "GET", "/v2")[:2]

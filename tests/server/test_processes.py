@@ -198,6 +198,9 @@ def test_settings_are_checked_and_printed_without_a_start(repository: Path) -> N
     [
         ("listen = 'nonsense'", "settings: listen: 'nonsense' is no address; give host:port"),
         ("http_listen = '::1:80'", "settings: http_listen: '::1:80' is no address"),
+        ("aliases = { live = '../m' }", "settings: aliases: '..' cannot be a model's name"),
+        ("aliases = { 'a b' = 'm' }", "settings: aliases: 'a b' cannot be a model's name"),
+        ("aliases = { live = 'm/x' }", "settings: aliases: 'm/x': 'x' cannot be a version; give name, or"),
         ("lisen = '127.0.0.1:1'", "settings: lisen: there is no such setting; did you mean 'listen'?"),
         ("limits = { tensor = 1 }", "limits.tensor: there is no such setting; did you mean 'tensors'?"),
         ("[[keys]]\nname = 'a'\nsha = 'b'", "keys.0.sha: there is no such setting; did you mean 'sha256'?"),
@@ -216,6 +219,59 @@ def test_settings_that_cannot_be_are_found_without_a_start(
     file.write_text(f"repository = '{repository}'\n{line}\n".replace("{folder}", str(repository)))
     assert main(["--config", str(file), "--check-config"]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_models_that_settings_name_are_looked_for(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(repository, "m", 1, two_by_two())
+    file = repository / "server.toml"
+    names = "model_control = 'explicit'\nstartup_models = ['m', 'n']\naliases = { live = 'm/1', old = 'o' }\n"
+    file.write_text(f"repository = '{repository}'\n{names}")
+    assert main(["--config", str(file), "--check-config"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: aliases.old: the repository has no model 'o'\n"
+        "warning: startup_models: n: the repository has no model 'n'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"KEYS": "x"}, "environment: ONWARD_SERVER_KEYS is not JSON, as lists and tables have to be"),
+        (
+            {"TRAINING__FOLDER": "/jobs", "TRAINING__DATA_ROOTS": "/data"},
+            "environment: ONWARD_SERVER_TRAINING__DATA_ROOTS or ONWARD_SERVER_TRAINING__FOLDER is not JSON",
+        ),
+        ({"ENGINE": "other"}, "settings: engine: Input should be 'onward' or 'onnxruntime'"),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], text: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ONWARD_SERVER_{name}", value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(repository="models")
+    assert str(caught.value).startswith(text)
+
+
+def test_a_repository_has_to_be_given() -> None:
+    with pytest.raises(ConfigError, match=r"^settings: repository: it has to be given$"):
+        load_settings()
+
+
+def test_passwords_in_urls_are_not_printed(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = repository.parent / "server.toml"
+    file.write_text(
+        f"repository = '{repository}'\ntrace.endpoint = 'https://me:hidden@collector:4318/v1/traces'\n"
+        f"training = {{ folder = '{repository.parent}', data_roots = ['s3://id:hidden@bucket/a/'] }}\n"
+        "aliases = { live = 'm' }\n"
+    )
+    main(["--config", str(file), "--check-config"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["trace"]["endpoint"] == "https://…@collector:4318/v1/traces"
+    assert printed["training"]["data_roots"] == ["s3://…@bucket/a/"]
 
 
 def test_a_variable_that_is_no_setting_is_named(
@@ -278,7 +334,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_2(reposi
     [
         (["--repository", "{folder}/none", "--listen", "127.0.0.1:0"], "No such file"),
         (["--repository", "{folder}/file", "--listen", "127.0.0.1:0"], "Not a directory"),
-        (["--listen", "127.0.0.1:0"], "repository: Field required"),
+        (["--listen", "127.0.0.1:0"], "repository: it has to be given"),
         (["--repository", "{folder}", "--listen", "not an address"], "'not an address'"),
         (["--repository", "{folder}", "--listen", "127.0.0.1:99999"], "at most 65535"),
         (["--repository", "{folder}", "--threads", "0"], "threads: Input should be"),

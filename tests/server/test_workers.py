@@ -248,6 +248,9 @@ async def test_a_witness_gives_way_to_what_answers(repository: Path, planes: Any
     pids = [i._place._worker.pid for i in (instance, served._witness)]  # type: ignore[attr-defined,union-attr]
     found = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
     assert found == [min(own + 3, 19), 19]
+    # where memory runs out, the kernel ends them before the server
+    for pid in pids:
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 300
 
 
 async def test_memory_is_bounded(repository: Path, planes: Any) -> None:

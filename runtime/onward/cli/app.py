@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -49,7 +50,10 @@ class _Commands(TyperGroup):
             if isinstance(error, OSError) and error.errno == errno.ENOSPC and not ctx.params.get("debug"):
                 print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
                 raise typer.Exit(MISUSED) from None
-            if ctx.params.get("debug") or type(error).__module__.startswith("typer."):
+            if type(error).__module__.startswith("typer."):  # wrong options
+                with _told_once():
+                    raise
+            if ctx.params.get("debug"):
                 raise
             if isinstance(error, MemoryError):
                 print(
@@ -135,7 +139,8 @@ def application() -> typer.Typer:
         ("doctor", doctor.command),
         ("version", _version),
     ):
-        app.command(name)(with_verbosity(command))
+        settings = predict.SETTINGS if command is predict.command else None
+        app.command(name, context_settings=settings)(with_verbosity(command))
     for name, plugin in _plugins():
         if isinstance(plugin, typer.Typer):
             app.add_typer(plugin, name=name)
@@ -150,6 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0; 1 where a verification failed; 2 for bad use or input; 70 for a defect; 130 after Ctrl-C.
     """
     application()(args=None if arguments is None else list(arguments), prog_name="onward")
+
+
+def _told_once() -> contextlib.AbstractContextManager[None]:
+    """Lets one of several ranks tell an error."""
+    from onward.parallel import together  # here, for `--help` loads no engine
+
+    return together(lambda error: MISUSED)
 
 
 def _show_version(wanted: bool) -> None:

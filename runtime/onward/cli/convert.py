@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import typer
 
 from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
-from onward.cli.verbosity import note
+from onward.cli.verbosity import console, note
 from onward.errors import (
     ConfigError,
     DataError,
@@ -296,10 +296,9 @@ def _size(model: ir.Model) -> int:
 
 
 def _show(report: ConversionReport, source: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    screen = console()
     conversion = report.conversion
     form = f"at opset {conversion.opset}" if conversion.form == "opset" else f"as {conversion.form}"
     table = Table(title=f"{source} {form}")
@@ -310,11 +309,11 @@ def _show(report: ConversionReport, source: Path) -> None:
     for name, value in report.before.items():
         other = report.after[name]
         table.add_row(f"{name} ({report.part})", f"{value:.4f}", f"{other:.4f}", f"{other - value:+.4f}")
-    console.print(table)
+    screen.print(table)
     apart = Table(title=f"outputs, {report.samples:,} samples")
     for title in ("output", "elements", "largest difference", "relative error"):
         apart.add_column(title, justify="left" if title == "output" else "right")
     for row in report.outputs:
         apart.add_row(row.name, f"{row.elements:,}", f"{row.max_abs:.3g}", f"{row.error:.3g}")
-    console.print(apart)
-    console.print(report.witness, soft_wrap=True, markup=False)
+    screen.print(apart)
+    screen.print(report.witness, soft_wrap=True, markup=False)

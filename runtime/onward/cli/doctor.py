@@ -17,10 +17,18 @@ __all__ = ["Finding", "command"]
 _NEEDED = ("numpy", "onnx", "onnx-ir", "onnxruntime", "llvmlite", "ml_dtypes", "pydantic", "typer", "rich")
 _EXTRAS = {
     "server": ("grpcio", "protobuf", "aiohttp", "prometheus-client"),
-    "data": ("scikit-learn", "pillow"),
-    "text": ("tokenizers",),
+    "data": ("pillow", "pyarrow", "scikit-learn", "scipy"),
+    "flower": ("flwr",),
+    "loops": ("numba",),
+    "mlflow": ("alembic", "mlflow-skinny", "sqlalchemy"),
+    "mpi": ("mpi4py",),
+    "remote": ("fsspec",),
     "tensorboard": ("tensorboard",),
+    "text": ("tokenizers",),
+    "trace": ("opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"),
+    "tune": ("optuna",),
 }
+"""What each extra brings, and the server's packages, which come without one."""
 _STEPS = 3
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from onward.cli.verbosity import note
+from onward.cli.verbosity import console, note
 
 __all__ = ["command"]
 
@@ -43,7 +43,6 @@ def command(
       onward evaluate runs/digits-lenet5-1/model.onnx --part validation --json
       onward evaluate imported.onnx --data images:photos --image-size 224 --part all
     """
-    from rich.console import Console
 
     from onward.cli.options import data_overrides, listed
     from onward.runs.evaluation import evaluate
@@ -61,4 +60,4 @@ def command(
     if as_json:
         print(json.dumps({"model": str(model), "data": found.spec, "part": part, **found.measures.as_dict()}))
     else:
-        found.measures.show(Console(), f"{model} on {found.spec}, {part} part")
+        found.measures.show(console(), f"{model} on {found.spec}, {part} part")

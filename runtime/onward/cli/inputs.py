@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from onward.cli.verbosity import note
 from onward.data import NumberPreparation, TablePreparation, as_dtype, read_image, read_wav
-from onward.data._files import read_rows, reading
-from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame
+from onward.data._files import open_text, reading
+from onward.data.frame import TABLE_SUFFIXES, Frame, read_frame, texts_of
 from onward.data.images import Fit
 from onward.data.table import extra_columns, find_columns, read_columns
 from onward.errors import ConfigError, DataError, InputError, OnwardError
@@ -25,7 +26,8 @@ from onward.runs.preparation import Prepared
 __all__ = ["Reader", "extents", "read_arrays", "without_metadata"]
 
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_TABLES = (".csv", ".csv.gz")
+_SPACE = re.compile(r"\s")
+_LONGEST_PATH = 1024
 _MAX_EXTENT = 2**63
 
 
@@ -119,8 +121,8 @@ class Reader:
     def _mixed_table(self, argument: str, table: TablePreparation) -> tuple[list[str], dict[str, Array]]:
         """A table's columns by name: of a file, of a JSON object, or of cells with commas between them."""
         labels: list[str] = []
-        if argument.lower().endswith(TABLE_SUFFIXES):
-            frame = self._with_header(read_frame(argument), table)
+        if _names_file(argument, TABLE_SUFFIXES):
+            frame = _read_table(argument, table.names)
             labels = [f"{argument}[{i}]" for i in range(len(frame))]
         else:
             frame, labels = _one_row(argument, table), [argument]
@@ -128,26 +130,11 @@ class Reader:
         known = (*(plan.name for plan in table.columns), *self.left_out)
         if extra := [c for c in frame.columns if c not in known]:
             note(f"{argument}: {extra_columns(extra)}")
+        for doubt in table.doubts(raw):
+            note(f"{argument}: {doubt}")
         if self.prepared.inside:
             return labels, raw
         return labels, {self.specs[0].name: table.features(raw)}
-
-    def _with_header(self, frame: Frame, table: TablePreparation) -> Frame:
-        """The frame; or, where what stands first are numbers, its columns by their places."""
-        header = list(frame.columns)
-        if set(table.names) & set(header) or not _all_numbers(header):
-            return frame
-        if len(header) != len(table.names):
-            raise DataError(
-                f"{frame.name}: no header row, and {len(header)} columns where the model takes "
-                f"{len(table.names)}: {', '.join(table.names)}"
-            )
-        note(f"{frame.name}: no header row; its columns are taken as {', '.join(table.names)}")
-        cells = {
-            name: np.array([first, *column], dtype=object)
-            for name, (first, column) in zip(table.names, frame.columns.items(), strict=True)
-        }
-        return Frame(frame.name, cells, frame.skipped)
 
     def _only(self, argument: str) -> TensorSpec:
         if len(self.specs) != 1:
@@ -181,18 +168,22 @@ class Reader:
         return as_dtype(array if before is None else before.apply(array, what), spec.dtype, what)
 
     def _texts(self, argument: str, spec: TensorSpec) -> tuple[list[str], dict[str, Array]]:
-        path = Path(argument)
-        if argument.lower().endswith(_TABLES) and path.is_file():
-            rows = read_rows(path, ",")
-            (place,) = find_columns(path, next(rows), [self.text_column])
-            texts = [row[place] for row in rows]
-        elif argument.lower().endswith(".txt") and path.is_file():
-            with reading(path):
-                texts = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+        name = argument.lower()
+        if _names_file(argument, (*TABLE_SUFFIXES, ".txt", ".txt.gz")):
+            if name.endswith((".txt", ".txt.gz")):
+                with open_text(argument) as file:
+                    texts = [line.strip() for line in file if line.strip()]
+            else:
+                frame = read_frame(argument)
+                find_columns(argument, list(frame.columns), [self.text_column])
+                texts = texts_of(frame.columns[self.text_column]).tolist()
         else:
             texts = [argument]
         if not texts:
-            raise DataError(f"{path}: there are no texts in it")
+            raise DataError(f"{argument}: there are no texts in it")
+        if empty := [row for row, text in enumerate(texts, start=1) if not text.strip()]:
+            where = f"{argument}: row {empty[0]}" if len(texts) > 1 else "an input"
+            raise DataError(f"{where}: the text is empty; repair or remove it")
         text = self.prepared.preparation.text
         assert text is not None
         return [_short(t) for t in texts], {spec.name: text.encode(texts).astype(spec.dtype)}
@@ -219,41 +210,54 @@ class Reader:
     def _rows(self, argument: str, spec: TensorSpec) -> tuple[list[str], Array]:
         if spec.shape is None or len(spec.shape) != 2:
             raise ConfigError(f"{argument!r}: not an input for {spec}; give a .npy or .npz file, or an image")
-        if argument.lower().endswith(_TABLES):
-            return self._table(Path(argument))
+        if _names_file(argument, TABLE_SUFFIXES):
+            return self._table(argument)
         return [argument], np.array([_numbers(argument, argument.split(","))], dtype=np.float64)
 
-    def _table(self, path: Path) -> tuple[list[str], Array]:
-        rows: Any = read_rows(path, ",")
-        header = next(rows)
+    def _table(self, path: str) -> tuple[list[str], Array]:
         columns = self.prepared.preparation.columns
-        if columns is not None and not set(columns) & set(header) and _all_numbers(header):
-            # what stands first are numbers: there is no header
-            if len(header) != len(columns):
-                raise DataError(
-                    f"{path}: no header row, and {len(header)} columns where the model takes {len(columns)}: "
-                    f"{', '.join(columns)}"
-                )
-            note(f"{path}: no header row; its columns are taken as {', '.join(columns)}")
-            places, numbered = list(range(len(header))), enumerate([header, *rows], start=1)
-        elif columns is not None:
-            places = find_columns(path, header, columns)
-            if extra := [c for c in header if c not in columns and c not in self.left_out]:
+        frame = _read_table(path, columns)
+        if columns is not None:
+            if extra := [c for c in frame.columns if c not in columns and c not in self.left_out]:
                 note(f"{path}: {extra_columns(extra)}")
-            numbered = enumerate(rows, start=1)
         else:
-            places = [i for i, column in enumerate(header) if column not in self.left_out]
+            columns = tuple(c for c in frame.columns if c not in self.left_out)
             note(f"{path}: the model names no columns; these are taken in the file's order")
-            numbered = enumerate(rows, start=1)
-        values = [_numbers(f"{path}, row {number}", [row[i] for i in places]) for number, row in numbered]
-        if not values:
-            raise DataError(f"{path}: there is a header, but no rows")
-        return [f"{path}[{i}]" for i in range(len(values))], np.array(values, dtype=np.float64)
+        found = read_columns(frame, dict.fromkeys(columns, "number"))
+        values = np.stack([found[c] for c in columns], axis=1)
+        if np.isnan(values).any():
+            row, place = np.argwhere(np.isnan(values))[0]
+            raise DataError(
+                f"{path}: row {row + 1}, column {columns[place]!r}: the value is missing, and the model does "
+                "not say what stands in for it"
+            )
+        return [f"{path}[{i}]" for i in range(len(values))], values
 
 
 def without_metadata(prepared: Prepared) -> Prepared:
     """For arrays that go to the graph as they are: nothing is done before it."""
     return replace(prepared, preparation=replace(prepared.preparation, numbers={}, text=None, table=None))
+
+
+def _names_file(argument: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether an argument is a file of these kinds, which may be missing, rather than a text.
+
+    Raises:
+        ConfigError: it is a file of another kind.
+    """
+    if argument.lower().endswith(suffixes) and (not _SPACE.search(argument) or Path(argument).is_file()):
+        return True
+    if len(argument) < _LONGEST_PATH and "\0" not in argument and Path(argument).is_file():
+        raise ConfigError(f"{argument}: the model takes {', '.join(suffixes)} files, or what is in them")
+    return False
+
+
+def _read_table(path: str, names: Sequence[str] | None) -> Frame:
+    """A table of a file; what stands first may be a row of the model's columns by their places."""
+    frame = read_frame(path, names=names)
+    if frame.headless:
+        note(f"{path}: no header row; its columns are taken as {', '.join(names or ())}")
+    return frame
 
 
 def _one_row(argument: str, table: TablePreparation) -> Frame:
@@ -263,7 +267,7 @@ def _one_row(argument: str, table: TablePreparation) -> Frame:
             found = json.loads(argument)
         except ValueError as error:
             raise ConfigError(f"{argument!r}: not JSON: {error}") from None
-        return read_frame([found]) if found else Frame(argument, {}, {})
+        return replace(read_frame([found]), name=argument) if found else Frame(argument, {}, {})
     (cells,) = csv.reader([argument], skipinitialspace=True)
     if len(cells) != len(table.names):
         raise ConfigError(
@@ -275,13 +279,6 @@ def _one_row(argument: str, table: TablePreparation) -> Frame:
         name: np.array([cell.strip()], dtype=object) for name, cell in zip(table.names, cells, strict=True)
     }
     return Frame("the command line", columns, {})
-
-
-def _all_numbers(texts: Sequence[str]) -> bool:
-    try:
-        return [float(text) for text in texts] != []
-    except ValueError:
-        return False
 
 
 def _numbers(where: str, texts: Sequence[str]) -> list[float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
+from onward.cli.verbosity import console
 from onward.errors import ConfigError, OnwardError
 
 if TYPE_CHECKING:
@@ -180,10 +181,9 @@ def _support(model: ir.Model, trained_form: ir.Model) -> list[OperatorSupport]:
 def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, layers: bool) -> None:
     import math
 
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    screen = console()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in report.opsets.items())
     print(f"{path}: IR {report.ir_version}, opset {opsets}; by {report.producer or 'unknown'}")
     for note in report.leniencies:
@@ -201,7 +201,7 @@ def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, l
         table.add_column(title, justify="right" if title == "nodes" else "left")
     for row in support:
         table.add_row(row.operator, str(row.count), _yes(row.kernel), _yes(row.gradient))
-    console.print(table)
+    screen.print(table)
     for row in support:
         if row.problem is not None:
             print(f"  {row.problem}")
@@ -218,7 +218,7 @@ def _show(path: Path, report: Any, support: list[OperatorSupport], sizes: Any, l
             table.add_row(
                 layer.name, layer.operator, _shape(layer.output_shape), f"{layer.parameters:,}", macs
             )
-        console.print(table)
+        screen.print(table)
     for key, text in report.metadata.items():
         print(f"  {key} = {text if len(text) <= 160 else text[:159] + '…'}")
 

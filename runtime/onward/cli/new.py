@@ -32,7 +32,7 @@ def command(
 
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} is there already: choose another --output, or say --overwrite")
-    found = draft(data, target)
+    found = draft(data, target, str(file))
     with atomic_write(file) as stream:
         stream.write(found.text.encode())
     if level() != "quiet":

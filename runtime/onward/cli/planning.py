@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onward.cli.inputs import extents
+from onward.cli.verbosity import console
 from onward.engine.divided import ENOUGH, MOST
 from onward.engine.engines import resolve
 
@@ -138,7 +139,6 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _show(title: str, plan: Plan) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     rows = plan.rows
@@ -150,7 +150,7 @@ def _show(title: str, plan: Plan) -> None:
     for row in rows:
         cells = [row.kernel, row.operators, *(f"{n:,}" if n else "" for n in (row.flops, row.bytes))]
         table.add_row(*cells, *([row.reason] if slow else []))
-    Console().print(table)
+    console().print(table)
     print(
         f"{len(rows)} call{'s' * (len(rows) != 1)}, {slow} of them NumPy; "
         f"{sum(row.flops for row in rows):,} operations, "

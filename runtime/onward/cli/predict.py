@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +16,21 @@ from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
 if TYPE_CHECKING:
     from onward.model import Provenance
 
-__all__ = ["command"]
+__all__ = ["SETTINGS", "command"]
+
+SETTINGS = {"ignore_unknown_options": True}
+"""Of the command line's parser: "-1.5,2" is an input."""
+_OPTION = re.compile(r"-(?![0-9.])\S+")
 
 
 def command(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="An .onnx file.", show_default=False)],
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Images, .npy, .npz or .csv files, texts, or numbers with commas, as the model takes them.",
+            help="Images, sounds, tables, .npy and .npz files, texts, JSON objects, or numbers with commas, "
+            "as the model takes them.",
             show_default=False,
         ),
     ],
@@ -44,10 +52,12 @@ def command(
       onward predict runs/digits-lenet5-1/model.onnx seven.png two.png
       onward predict runs/reviews-textcnn-1/model.onnx "a film to remember"
       onward predict runs/iris-mlp-1/model.onnx 5.1,3.5,1.4,0.2 --json
+      onward predict runs/people-mlp-1/model.onnx people.csv --output answers.npz
       onward predict model.onnx batch.npz --output answers.npz
     """
     import numpy as np
 
+    _refuse_options(context, inputs)
     from onward.cli.inputs import Reader, without_metadata
     from onward.engine import Session
     from onward.model import atomic_write, load, read_provenance
@@ -95,6 +105,17 @@ def command(
         print(f"{label}: {_text(row, top)}")
     if output is not None:
         print(f"{output}: written")
+
+
+def _refuse_options(context: typer.Context, inputs: Sequence[str]) -> None:
+    """Refuse a mistyped option among the inputs; numbers may begin with a minus."""
+    for text in inputs:
+        if not _OPTION.fullmatch(text):
+            continue
+        known = [name for parameter in context.command.params for name in parameter.opts]
+        near = difflib.get_close_matches(text.partition("=")[0], known)
+        hint = f" (possible options: {', '.join(near)})" if near else ""
+        raise typer.BadParameter(f"no such option: {text}{hint}")
 
 
 def _kind(provenance: Provenance | None, activation: str | None, outputs: Any) -> str:

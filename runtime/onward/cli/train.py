@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from onward.cli.options import with_settings
-from onward.cli.verbosity import level, note
+from onward.cli.verbosity import console, level, note
 from onward.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ _INTERNAL = 70
 _RECORD = "Record"
 _SHOWN_COLUMNS = 60
 _EACH_SECONDS = 0.5
+_ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""The latter two: as of `sbatch --signal`, and what Open MPI's mpirun hands on to its ranks."""
 PANELS = {
     "data.": "Data",
     "prefetch": "Data",
@@ -126,20 +128,23 @@ def _command(
     from onward.parallel import launched, stoppable, together
     from onward.runs import CancelToken, execute, read_run, to_toml
 
-    run = read_run(config, values)
+    with together(_exit_code):
+        run = read_run(config, values)
+    started = None if run.parallel == "none" else launched()
+    first = started is None or started[0] == 0
     if print_config:
-        print(to_toml(run), end="")
+        print(to_toml(run) if first else "", end="")
         return
+    ranks = contextlib.nullcontext() if started is None else together(_exit_code)
     if find_lr:
-        _find(run, as_json)
+        with ranks:
+            _find(run, as_json, first)
         return
     token = CancelToken()
-    started = None if run.parallel == "none" else launched()
     # launchers give ranks a terminal that is none
-    shown = (sys.stdout.isatty() and started is None) if progress is None else progress
-    shown &= started is None or started[0] == 0
+    shown = (sys.stdout.isatty() and started is None) if progress is None else progress and first
     with (
-        together(_exit_code),
+        ranks,
         RunView(shown and not as_json, per_rank) as view,
         interruptible(token),
         stoppable(1),
@@ -154,12 +159,14 @@ def _command(
         raise typer.Exit(_INTERRUPTED)
 
 
-def _find(run: RunConfig, as_json: bool) -> None:
-    """Show a search for the learning rate."""
+def _find(run: RunConfig, as_json: bool, first: bool) -> None:
+    """Show a search for the learning rate, on the first rank."""
     from onward.runs import find_learning_rate
 
     with RunView(False) as view:
         found = find_learning_rate(run, events=None if as_json else view)
+    if not first:
+        return
     if as_json:
         print(json.dumps(asdict(found)))
         return
@@ -267,6 +274,8 @@ class RunView:
         """One line a column, cut at nothing: long plans go on below their beginning."""
         from rich.table import Table
 
+        from onward.runs.tables import columns_text
+
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(max_width=24, overflow="fold")
         table.add_column(no_wrap=True)
@@ -276,7 +285,7 @@ class RunView:
         _console().print(table)
         if (more := len(event.rows) - _SHOWN_COLUMNS) > 0:
             print(f"... and {more} columns more")
-        print(f"features: {event.features:,} of {len(event.rows):,} columns", flush=True)
+        print(f"features: {event.features:,} of {columns_text(len(event.rows))}", flush=True)
 
     def _fold(self, event: FoldMeasured) -> None:
         import statistics
@@ -331,11 +340,9 @@ class RunView:
 
 def _console() -> Console:
     """Of standard output, without a terminal's codes where a launcher of ranks collects it."""
-    from rich.console import Console
-
     from onward.parallel import launched
 
-    return Console() if launched() is None else Console(force_terminal=False)
+    return console(plain=launched() is not None)
 
 
 def _times(event: RanksTimed) -> str:
@@ -372,6 +379,7 @@ def _exit_code(error: BaseException) -> int:
 def print_json(event: Event) -> None:
     """Print an event as a line of JSON: its name as `event`, and its fields. Steps are left out."""
     from onward import runs
+    from onward.parallel import Times
     from onward.runs.measures import Measures
     from onward.verify import Report
 
@@ -381,7 +389,9 @@ def print_json(event: Event) -> None:
     def plain(value: Any) -> Any:
         if isinstance(value, Measures):
             return value.as_dict()
-        return value.to_dict() if isinstance(value, Report) else str(value)
+        if isinstance(value, Report):
+            return value.to_dict()
+        return asdict(value) if isinstance(value, Times) else str(value)
 
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
     content = {field.name: getattr(event, field.name) for field in fields(event)}
@@ -391,7 +401,9 @@ def print_json(event: Event) -> None:
 
 @contextlib.contextmanager
 def interruptible(token: CancelToken) -> Iterator[None]:
-    """Let the first Ctrl-C stop the run after its step, and the second at once."""
+    """Let the first Ctrl-C stop the run after its step, and the second at once; so do other signals by which
+    terminals, launchers and schedulers tell a program to end, or that it soon will be ended.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         if token.cancelled:
@@ -402,8 +414,10 @@ def interruptible(token: CancelToken) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         token.cancel("terminated")
 
+    named = [getattr(signal, name, None) for name in _ENDING]
+    heard = {s: end for s in named if s is not None and signal.getsignal(s) != signal.SIG_IGN}
     try:
-        before = {s: signal.signal(s, f) for s, f in ((signal.SIGINT, stop), (signal.SIGTERM, end))}
+        before = {s: signal.signal(s, f) for s, f in {**heard, signal.SIGINT: stop}.items()}
     except ValueError:  # not the main thread, which alone gets signals
         yield
         return

@@ -14,7 +14,7 @@ import typer
 
 from onward.cli.options import with_settings
 from onward.cli.train import PANELS, interruptible
-from onward.cli.verbosity import level
+from onward.cli.verbosity import console, level
 from onward.errors import ConfigError
 from onward.runs.config import RunConfig
 
@@ -137,7 +137,6 @@ def _searches(texts: list[str]) -> dict[str, str]:
 
 
 def _show(result: TuneResult) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.values))
@@ -154,7 +153,7 @@ def _show(result: TuneResult) -> None:
             f"{trial.seconds:.1f}",
             trial.state,
         )
-    Console().print(table)
+    console().print(table)
     if result.best is None or result.config is None:
         print("no trial came to its end")
         return

@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from onward.errors import ConfigError
 
-__all__ = ["Level", "level", "note", "with_verbosity"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Level", "console", "level", "note", "with_verbosity"]
 
 Level = Literal["quiet", "usual", "verbose"]
 
@@ -30,6 +33,16 @@ def note(text: str) -> None:
     """Say something that is no result, on standard error; `-q` leaves it out."""
     if level() != "quiet":
         print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def console(*, plain: bool = False) -> Console:
+    """Of standard output; names of classes, columns and nodes are shown as they are, brackets included.
+
+    plain: without a terminal's codes.
+    """
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, force_terminal=False if plain else None)
 
 
 def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:

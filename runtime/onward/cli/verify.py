@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from onward.cli.fixing import CONSTANTS, SHAPES, fixed_as_asked
+from onward.cli.verbosity import console
 
 if TYPE_CHECKING:
     from onward.verify import Report, TensorRow
@@ -91,7 +92,6 @@ def _verdict(rows: Sequence[TensorRow], kinks: int) -> str:
 
 
 def _show(model: Path, reports: Sequence[tuple[str, Report]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=str(model))
@@ -109,6 +109,6 @@ def _show(model: Path, reports: Sequence[tuple[str, Report]]) -> None:
                 f"{max(row.max_rel for row in rows):.3g}",
                 _verdict(rows, report.kinks),
             )
-    Console().print(table)
+    console().print(table)
     for _, report in reports:
         print(report)

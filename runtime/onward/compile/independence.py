@@ -14,7 +14,8 @@ its extent.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +25,7 @@ from onward.errors import OnwardError
 from onward.graph import Array, Dim, TensorSpec, is_tensor, spec_of
 from onward.graph import requests as r
 
-__all__ = ["not_independent"]
+__all__ = ["Independence", "independence", "not_independent"]
 
 _SIZES = 5, 7
 """Numbers of samples that the graph is looked at with: any two above 1, past which nothing is broadcast."""
@@ -49,6 +50,30 @@ _Rule: TypeAlias = "Callable[[_Proof, Any], Mapping[ir.Value, _Where]]"
 class _UnprovenError(Exception):
     """Why an operation may mix samples."""
 
+    mixed = False
+
+
+class _MixedError(_UnprovenError):
+    """How an operation mixes samples."""
+
+    mixed = True
+
+
+@final
+@dataclass(frozen=True)
+class Independence:
+    """What is known of a model's samples.
+
+    Attributes:
+        reason: why it is not proven that a sample's results follow from that sample alone; None where it is.
+        mixed: whether the reason is that samples meet in an operation, and not that the proof does not reach.
+        misfit: whether shapes do not fit together.
+    """
+
+    reason: str | None
+    mixed: bool = False
+    misfit: bool = False
+
 
 def not_independent(
     model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
@@ -60,23 +85,30 @@ def not_independent(
         shapes: of its inputs; the first extent of each counts for nothing.
         swapped: weights whose contents may change.
     """
+    return independence(model, shapes, swapped).reason
+
+
+def independence(
+    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], swapped: Collection[str] = ()
+) -> Independence:
+    """As `not_independent`, with the kind of the reason: behind what it does not know the proof looks on."""
     if (reason := _names(model.graph)) is not None:
-        return reason
+        return Independence(reason)
     programs: list[Program] = []
     for size in _SIZES:
         try:
             sized = {name: (size, *shape[1:]) for name, shape in shapes.items()}
             programs.append(specialize(model, sized, swapped))
         except NotStaticError as error:
-            return str(error)
+            return Independence(str(error))
         except OnwardError as error:
-            return f"{size} samples do not fit: {error}"
+            return Independence(f"{size} samples do not fit: {error}", misfit=True)
     proof = _Proof(*programs)
     try:
         proof.walk()
     except _UnprovenError as found:
-        return str(found)
-    return None
+        return Independence(str(found), mixed=found.mixed)
+    return Independence(proof.unknown)
 
 
 def _names(graph: ir.Graph) -> str | None:
@@ -95,10 +127,15 @@ def _names(graph: ir.Graph) -> str | None:
 
 
 class _Proof:
-    """Where the samples lie in each value of a program; one for another number of them confirms it."""
+    """Where the samples lie in each value of a program; one for another number of them confirms it.
+
+    `unknown` names the first operation of which nothing is known; what follows it is looked at as if it kept
+    samples apart.
+    """
 
     def __init__(self, first: Program, second: Program) -> None:
         self._first, self._second = first, second
+        self.unknown: str | None = None
         self._where: dict[ir.Value, _Where] = {}
         self._twin: dict[ir.Value, ir.Value] = {}
 
@@ -126,9 +163,7 @@ class _Proof:
                 elif mine.outputs[0].const_value is not None:
                     self._constant(mine)
             except _UnprovenError as error:
-                raise _UnprovenError(
-                    f"node {mine.node.name!r}, operator {mine.node.op_type}: {error}"
-                ) from None
+                raise type(error)(_told(mine, str(error))) from None
         for name, value in one.outputs.items():
             if self._where.get(value) != 0:
                 raise _UnprovenError(f"the samples do not lie along the first axis of output {name!r}")
@@ -179,7 +214,8 @@ class _Proof:
         elif all(place is None for place in places):
             found = dict.fromkeys(mine.outputs)
         else:
-            raise _UnprovenError("nothing is known of how it treats samples")
+            found = {v: self.varying(v) for v in mine.outputs if v.name}
+            self.unknown = self.unknown or _told(mine, "nothing is known of how it treats samples")
         for value in mine.outputs:
             if not value.name:
                 continue
@@ -232,6 +268,10 @@ class _Proof:
         if kind == "Mul":
             return len(places) == 1
         return kind in ("Concat", *_SUMS) or places == [0]
+
+
+def _told(mine: Operation, reason: str) -> str:
+    return f"node {mine.node.name!r}, operator {mine.node.op_type}: {reason}"
 
 
 def _contents(value: ir.Value) -> Array:
@@ -311,7 +351,7 @@ def _fill(p: _Proof, request: r.Fill) -> Mapping[ir.Value, _Where]:
 def _tile(p: _Proof, request: r.Tile) -> Mapping[ir.Value, _Where]:
     axis = p.axis(request.x)
     if axis is not None and request.repeats[axis] != 1:
-        raise _UnprovenError("samples are repeated")
+        raise _MixedError("samples are repeated")
     return {request.y: axis}
 
 
@@ -319,7 +359,7 @@ def _tile(p: _Proof, request: r.Tile) -> Mapping[ir.Value, _Where]:
 def _pad(p: _Proof, request: r.Pad) -> Mapping[ir.Value, _Where]:
     axis = p.axis(request.x)
     if axis is not None and (request.before[axis] or p.shape(request.x)[axis] != p.shape(request.y)[axis]):
-        raise _UnprovenError("samples are added or cut off")
+        raise _MixedError("samples are added or cut off")
     return {request.y: axis}
 
 
@@ -327,7 +367,7 @@ def _pad(p: _Proof, request: r.Pad) -> Mapping[ir.Value, _Where]:
 def _concat(p: _Proof, request: r.Concat) -> Mapping[ir.Value, _Where]:
     places = {p.axis(v) for v in request.operands}
     if len(places) != 1 or places == {request.axis % len(p.shape(request.y))}:
-        raise _UnprovenError("operands are put together along the samples' axis")
+        raise _MixedError("operands are put together along the samples' axis")
     return {request.y: places.pop()}
 
 
@@ -335,7 +375,7 @@ def _concat(p: _Proof, request: r.Concat) -> Mapping[ir.Value, _Where]:
 def _slices(p: _Proof, request: r.Slices) -> Mapping[ir.Value, _Where]:
     axis = p.axis(request.x)
     if axis is not None and _names_axis(p, request.outputs[0].producer(), axis, len(p.shape(request.x))):
-        raise _UnprovenError("samples are cut off")
+        raise _MixedError("samples are cut off")
     return dict.fromkeys(request.outputs, axis)
 
 
@@ -368,9 +408,9 @@ def _product(p: _Proof, request: r.Product) -> Mapping[ir.Value, _Where]:
     ranks = [len(p.shape(v)) for v in (request.left, request.right)]
     row = ranks[0] - (1 if request.transpose_left else 2)
     if (left is not None and ranks[0] < 2) or (right is not None and right >= ranks[1] - 2):
-        raise _UnprovenError("products are summed over samples")
+        raise _MixedError("products are summed over samples")
     if left is not None and not (left < ranks[0] - 2 or (left == row and right is None)):
-        raise _UnprovenError("products are summed over samples")
+        raise _MixedError("products are summed over samples")
     if left == row and left is not None:
         return {request.y: len(p.shape(request.y)) - (2 if ranks[1] > 1 else 1)}
     # leading axes are broadcast; a vector's axis is not in the result
@@ -380,6 +420,15 @@ def _product(p: _Proof, request: r.Product) -> Mapping[ir.Value, _Where]:
     if len(places) > 1:
         raise _UnprovenError("the samples of two operands lie along different axes")
     return {request.y: places.pop() if places else None}
+
+
+@_keeps(r.WeightProduct)
+def _weight_product(p: _Proof, request: r.WeightProduct) -> Mapping[ir.Value, _Where]:
+    p.free(request.right, request.scale, request.zero_point)
+    axis = p.axis(request.left)
+    if axis is not None and axis == len(p.shape(request.left)) - 1:
+        raise _UnprovenError("products are summed over samples")
+    return {request.y: axis}
 
 
 @_keeps(r.Convolution)
@@ -408,7 +457,7 @@ def _group_normalization(p: _Proof, request: r.GroupNormalization) -> Mapping[ir
 @_keeps(r.BatchNormalization)
 def _batch_normalization(p: _Proof, request: r.BatchNormalization) -> Mapping[ir.Value, _Where]:
     if request.training:
-        raise _UnprovenError("its statistics are the batch's")
+        raise _MixedError("its statistics are the batch's")
     p.free(request.scale, request.bias, request.mean, request.variance)
     return {request.outputs[0]: _first(p, request.x)}
 
@@ -428,7 +477,7 @@ def _normalization(
     axis = p.axis(request.x)
     p.free(request.scale, getattr(request, "bias", None))
     if axis is not None and axis >= request.axis % len(p.shape(request.x)):
-        raise _UnprovenError("the mean is taken over samples")
+        raise _MixedError("the mean is taken over samples")
     outputs = (request.y,) if isinstance(request, r.RMSNormalization) else request.outputs
     return dict.fromkeys(outputs, axis)
 
@@ -453,7 +502,7 @@ def _apart(p: _Proof, x: ir.Value, axes: Sequence[int]) -> int | None:
     """The axis of samples, which must not be among those that are reduced."""
     axis, rank = p.axis(x), len(p.shape(x))
     if axis is not None and axis in {a % rank for a in axes}:
-        raise _UnprovenError("samples are reduced")
+        raise _MixedError("samples are reduced")
     return axis
 
 
@@ -461,7 +510,7 @@ def _apart(p: _Proof, x: ir.Value, axes: Sequence[int]) -> int | None:
 def _gather(p: _Proof, request: r.Gather) -> Mapping[ir.Value, _Where]:
     data, indices = p.axis(request.data), p.axis(request.indices)
     if data is not None and (indices is not None or data == request.axis % len(p.shape(request.data))):
-        raise _UnprovenError("samples are picked")
+        raise _MixedError("samples are picked")
     return {request.y: None if data is None and indices is None else p.varying(request.y)}
 
 
@@ -469,7 +518,7 @@ def _gather(p: _Proof, request: r.Gather) -> Mapping[ir.Value, _Where]:
 def _positions(p: _Proof, request: r.Positions) -> Mapping[ir.Value, _Where]:
     axis = p.axis(request.x)
     if axis is not None and axis == request.axis % len(p.shape(request.x)):
-        raise _UnprovenError("samples are picked")
+        raise _MixedError("samples are picked")
     return {request.y: None if axis is None else p.varying(request.y)}
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "Operation",
     "Program",
     "asked",
+    "is_integer_weight",
     "is_weight",
     "opened",
     "specialize",
@@ -293,7 +294,17 @@ def written(program: Program, operation: Operation) -> list[Operation]:
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[str]) -> bool:
     """Whether contents are read at run time: what is swapped, and anything large enough to be a weight."""
+    if is_integer_weight(value):
+        return True
     return is_float(value) and (value.name in swapped or tensor.size > _SMALL)
+
+
+def is_integer_weight(value: ir.Value) -> bool:
+    """Whether a constant holds the integers that products with quantised weights read, and nothing else."""
+    uses = list(value.uses())
+    return bool(uses) and all(
+        (node.domain, node.op_type, place) == (ONWARD_DOMAIN, "DequantizedMatMul", 1) for node, place in uses
+    )
 
 
 def specialize_node(

@@ -24,6 +24,7 @@ from onward.data.column_fit import ColumnOptions
 from onward.data.dataset import Dataset, Task
 from onward.data.idx import load_idx, load_idx_folder, read_idx
 from onward.data.images import load_image_folder, read_image
+from onward.data.iterables import IterableBatches, batches_of
 from onward.data.loader import Loader
 from onward.data.normalization import Normalization
 from onward.data.npz import load_npz
@@ -32,7 +33,7 @@ from onward.data.preparation import NumberPreparation, Preparation, TextPreparat
 from onward.data.registry import Source, available, resolve
 from onward.data.rows import PartRows, Rows, SampleRows
 from onward.data.split import Splits, folds, split
-from onward.data.stream import IterableBatches, Kind, StreamLoader, batches_of
+from onward.data.stream import Kind, StreamLoader
 from onward.data.stream_fit import fit_in_one_pass
 from onward.data.subwords import Subwords
 from onward.data.table import load_table

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import importlib
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ __all__ = [
     "PathLike",
     "ReadFiles",
     "open_binary",
+    "open_text",
     "optional_module",
     "read_in_turn",
     "read_rows",
@@ -59,10 +62,8 @@ def reading(path: PathLike) -> Iterator[None]:
         raise DataError(
             f"{path}: the gzip stream is truncated or damaged ({error}); fetch the file again"
         ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); convert the file to UTF-8"
-        ) from error
+    except UnicodeError as error:
+        raise DataError(f"{path}: {_not_text(error)}") from error
     except csv.Error as error:
         raise DataError(f"{path}: not a readable CSV file ({error})") from error
     except OSError as error:
@@ -70,6 +71,27 @@ def reading(path: PathLike) -> Iterator[None]:
         raise StorageError(
             f"{path}: cannot be read ({reason}); check the path and its permissions"
         ) from error
+
+
+def _not_text(error: UnicodeError) -> str:
+    """What stands where a text cannot be decoded, as Windows would have it, and what to do."""
+    if not isinstance(error, UnicodeDecodeError) or not error.encoding.lower().startswith("utf-8"):
+        return f"begins as UTF-16, but is not ({error}); save the file as UTF-8"
+    read = error.object[max(error.start - 12, 0) : error.start + 12].decode("cp1252", "replace")
+    return (
+        f"not UTF-8 near {' '.join(read.split())!r} (as CP1252 has it); save the file as UTF-8, or convert "
+        "it: iconv -f CP1252 -t UTF-8"
+    )
+
+
+@contextmanager
+def open_text(path: PathLike) -> Iterator[TextIO]:
+    """Open `path` for reading text, as `open_binary`: UTF-8, or UTF-16 where it begins with its mark."""
+    with open_binary(path) as raw:
+        start = cast(Any, raw).peek(2)[:2]
+        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
+            yield text
 
 
 @contextmanager
@@ -82,23 +104,38 @@ def open_binary(path: PathLike) -> Iterator[BinaryIO]:
             yield file
 
 
-def read_rows(path: PathLike, delimiter: str = ",", *, any_length: bool = False) -> Iterator[list[str]]:
-    """The rows of a UTF-8 CSV file with a header row, which comes first and is checked.
+def read_rows(
+    path: PathLike,
+    delimiter: str = ",",
+    *,
+    any_length: bool = False,
+    names: Callable[[list[str]], list[str] | None] | None = None,
+) -> Iterator[list[str]]:
+    """The rows of a CSV file with a header row, which comes first and is checked.
 
-    A blank line is skipped. Raises DataError for a file without a header, a repeated or empty column name,
+    A blank line is skipped. A column without a name is called as in pandas, which writes row numbers so:
+    "Unnamed: 0" where it is the first. Raises DataError for a file without a header, a repeated column name,
     and, unless `any_length`, a row whose number of fields differs from the header's. The header is row 0, the
     first sample row 1.
+
+    names: gives the columns' names where the first row is no header, else None.
     """
     if len(delimiter) != 1:
         raise ConfigError(f"delimiter must be one character, not {delimiter!r}")
-    with open_binary(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-        rows = (row for row in csv.reader(text, delimiter=delimiter) if row)
+    with open_text(path) as text:
+        rows: Iterator[list[str]] = (row for row in csv.reader(text, delimiter=delimiter) if row)
         header = [column.strip() for column in next(rows, [])]
+        if names is not None and (found := names(header)) is not None:
+            header, rows = found, itertools.chain([header], rows)
+        header = [column or f"Unnamed: {place}" for place, column in enumerate(header)]
         if not header:
             raise DataError(f"{path}: the file is empty; a header row with column names is needed")
         for column in header:
-            if not column or header.count(column) > 1:
-                raise DataError(f"{path}: column name {column!r} is empty or repeated in the header {header}")
+            if header.count(column) > 1:
+                raise DataError(
+                    f"{path}: column name {column!r} is repeated in the header: {', '.join(header)}; "
+                    "give each column a name of its own"
+                )
         yield header
         for number, row in enumerate(rows, start=1):
             if len(row) != len(header) and not any_length:
@@ -110,18 +147,21 @@ def read_rows(path: PathLike, delimiter: str = ",", *, any_length: bool = False)
 
 
 def read_table_rows(
-    path: PathLike, delimiter: str, skipped: dict[str, int] | None
+    path: PathLike,
+    delimiter: str,
+    skipped: dict[str, int] | None,
+    names: Callable[[list[str]], list[str] | None] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV file.
 
     Args:
-        path, delimiter: see `read_rows`.
+        path, delimiter, names: see `read_rows`.
         skipped: rows of another length than the header's are left out and counted here; None: refused.
     """
     if skipped is None:
-        rows = read_rows(path, delimiter)
+        rows = read_rows(path, delimiter, names=names)
         return next(rows), list(rows)
-    rows = read_rows(path, delimiter, any_length=True)
+    rows = read_rows(path, delimiter, any_length=True, names=names)
     header = next(rows)
     kept, wrong = [], 0
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -22,6 +23,9 @@ _SCATTERED_BYTES = 4096
 copy."""
 _MOST_BUFFERS = 1024
 """IOV_MAX of Linux."""
+_KEPT_BUFFERS, _KEPT_LEAST, _KEPT_MOST = 4, 1 << 20, 64 << 20
+"""How many windows the reader of a file keeps to read others into, and of what sizes: memory that the system
+has not given out before costs half as much again as the reading."""
 
 
 @final
@@ -127,12 +131,13 @@ class _File:
         self._path, self._offset, self._shape, self._dtype = path, offset, shape, dtype
         self.row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         self._descriptor: int | None = None
+        self._kept: list[tuple[bytearray, weakref.ref[Array]]] = []
 
     def __len__(self) -> int:
         return self._shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptor": None}
+        return {**self.__dict__, "_descriptor": None, "_kept": []}
 
     def __del__(self) -> None:
         if self._descriptor is not None:
@@ -156,7 +161,7 @@ class _File:
     def read_in_order(self, indices: Indices, order: Indices) -> Array:
         if self.row_bytes < _SCATTERED_BYTES:
             return self.read(indices)[order]
-        out = np.empty((len(indices), *self._shape[1:]), self._dtype)
+        out = self._room(len(indices))
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
@@ -164,8 +169,22 @@ class _File:
             self._scatter(out, place[run], int(indices[run[0]]))
         return out.astype(self._dtype.newbyteorder("="), copy=False)
 
+    def _room(self, rows: int) -> Array:
+        """Memory for so many rows: that of rows that nobody looks at any more, or new."""
+        shape = (rows, *self._shape[1:])
+        size = rows * self.row_bytes
+        if not _KEPT_LEAST <= size <= _KEPT_MOST:
+            return np.empty(shape, self._dtype)
+        free = (memory for memory, user in self._kept if len(memory) >= size and user() is None)
+        memory = next(free, None) or bytearray(size)
+        # a view of `whole` holds `whole`, as the memory is no array: when it is gone, so are they
+        whole = np.frombuffer(memory, self._dtype, size // self._dtype.itemsize)
+        others = [(other, user) for other, user in self._kept if other is not memory]
+        self._kept = [*others[-_KEPT_BUFFERS + 1 :], (memory, weakref.ref(whole))]
+        return whole.reshape(shape)
+
     def _run(self, start: int, stop: int) -> Array:
-        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
+        out = self._room(stop - start)
         self._fill(out, start)
         return out.astype(self._dtype.newbyteorder("="), copy=False)
 

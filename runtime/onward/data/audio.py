@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.data._files import PathLike, ReadFiles, optional_module, read_in_turn, stem
+from onward.data.class_folders import find_class_folders
 from onward.data.dataset import Array, Dataset
 from onward.errors import ConfigError, DataError, StorageError
 
@@ -121,7 +122,8 @@ def load_audio_folder(
 ) -> Dataset:
     """Every WAV file in the sub-folders of `path`: input "audio", float32 in [-1, 1], [N, samples].
 
-    The sub-folders in order of their names are the classes. Channels are averaged and sounds brought to
+    The sub-folders in order of their names are the classes; one without sounds is none, which
+    `Dataset.notes` says. Channels are averaged and sounds brought to
     `rate` by polyphase filtering. What is longer than `seconds` is cut at its end, what is shorter ends in
     silence. Needs scipy. `Preparation.fit` makes log-mel spectrograms of them, in the graph.
 
@@ -134,34 +136,21 @@ def load_audio_folder(
         read_files: decodes the files.
 
     Raises:
-        DataError: a file cannot be decoded (it is named), there are no classes, or a class without sounds.
+        DataError: a file cannot be decoded (it is named), there are no classes, or sounds lie deeper.
         ConfigError: rate or seconds cannot be used, or scipy is missing.
         StorageError: there is no such folder.
     """
     _require_rate(rate)
     if seconds is not None and not 0 < seconds <= 3600:
         raise ConfigError(f"seconds {seconds} must be above 0, at most 3600")
-    root = Path(path)
-    if not root.is_dir():
-        raise StorageError(f"{path}: no such folder")
-    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if not folders:
-        raise DataError(f"{path}: no sub-folders; put the sounds of each class into a folder of its own")
+    found = find_class_folders(path, (_SUFFIX,), "sounds", "audio")
     longest = math.ceil((_LONGEST_SECONDS if seconds is None else seconds) * rate)
     sounds: list[Array] = []
     labels: list[int] = []
     bad: list[DataError] = []
-    stray: list[str] = []
-    paths: list[tuple[int, Path]] = []
-    cut = 0
-    for label, folder in enumerate(folders):
-        found = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
-        files = [f for f in found if f.is_file() and f.suffix.lower() == _SUFFIX]
-        stray += [f.name for f in found if f not in set(files)]
-        if not files:
-            raise DataError(f"{folder}: the class folder holds no sounds ({_SUFFIX})")
-        paths += [(label, file) for file in files]
+    paths = found.files
     count = len(paths)
+    cut = 0
     decoded = read_files([file for _, file in paths], functools.partial(read_wav, rate=rate))
     for (label, _), sound in zip(paths, decoded, strict=True):
         if isinstance(sound, DataError):
@@ -172,16 +161,13 @@ def load_audio_folder(
         cut += len(sound) > longest
         sounds.append(sound[:longest])
         labels.append(label)
-    if missing := [f.name for i, f in enumerate(folders) if i not in set(labels)]:
+    if missing := [name for i, name in enumerate(found.classes) if i not in set(labels)]:
         raise DataError(f"{path}: no file of class {missing[0]!r} can be decoded; the first: {bad[0]}")
     length = longest if seconds is not None else max(map(len, sounds))
     audio = np.zeros((len(sounds), length), np.float32)
     for row, sound in zip(audio, sounds, strict=True):
         row[: len(sound)] = sound
-    notes = []
-    if stray:
-        shown = ", ".join(stray[:3]) + (", ..." if len(stray) > 3 else "")
-        notes.append(f"{path}: passed over what is no WAV file: {len(stray):,} ({shown})")
+    notes = list(found.notes)
     if bad:
         shown = "; ".join(map(str, bad[:3])) + ("; ..." if len(bad) > 3 else "")
         notes.append(f"{path}: {len(bad):,} of {count:,} files left out: {shown}")
@@ -192,7 +178,7 @@ def load_audio_folder(
     return Dataset(
         inputs={"audio": audio},
         targets=np.array(labels, dtype=np.int64),
-        classes=tuple(folder.name for folder in folders),
+        classes=found.classes,
         name=name if name is not None else stem(path),
         notes=tuple(notes),
         rate=rate,

@@ -16,7 +16,7 @@ def as_dtype(array: Array, dtype: np.dtype[Any], what: str) -> Array:
     """The array in another element type; rounding to a shorter float is the only loss.
 
     Args:
-        array: numbers.
+        array: numbers; or texts, for objects.
         dtype: what is needed.
         what: what the array is called in messages, such as "input 'image'".
 
@@ -26,6 +26,8 @@ def as_dtype(array: Array, dtype: np.dtype[Any], what: str) -> Array:
     """
     if array.dtype == dtype:
         return array
+    if dtype.kind == "O" and array.dtype.kind in "US":
+        return (np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array).astype(object)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise DataError(f"{what} has dtype {array.dtype}, {dtype} is needed")
     if dtype.kind not in "biu":

@@ -33,6 +33,8 @@ _SKEWED = 2.0
 _MANY_LEVELS = 255
 _PIECES = 8
 _QUANTILES = 64
+_EXTREME = 200
+"""Numbers beyond 2 to the power of this are scaled before they are squared."""
 _ROW_NUMBER = re.compile(
     r"(^|.*[_ ])(id|index|idx|row|nr|no|key|unnamed.*)$|.*[a-z](Id|ID|Index)$", re.IGNORECASE
 )
@@ -203,10 +205,20 @@ def _measured(plan: NumberColumn, filled: Array) -> NumberColumn:
         return plan
     else:
         scaled = filled
-    std = float(scaled.std())
+    size = _size(scaled)
+    std = size * float((scaled / size).std())
     return replace(
-        plan, mean=float(scaled.mean()), std=std if std > 0 and scaled.min() < scaled.max() else 1.0
+        plan,
+        mean=size * float((scaled / size).mean()),
+        std=std if std > 0 and scaled.min() < scaled.max() else 1.0,
     )
+
+
+def _size(values: Array) -> float:
+    """A power of two that values are divided by where their squares or sums would be infinite or 0."""
+    largest = float(np.abs(values).max())
+    exponent = int(np.frexp(largest)[1])
+    return 2.0**exponent if abs(exponent) > _EXTREME else 1.0
 
 
 def _scale_for(values: Array) -> tuple[Scale, str]:
@@ -220,6 +232,7 @@ def _scale_for(values: Array) -> tuple[Scale, str]:
 
 
 def _skew(values: Array) -> float:
+    values = values / _size(values)
     centred = values - values.mean()
     spread = np.sqrt(np.square(centred).mean())
     return float(np.power(centred / spread, 3).mean()) if spread > 0 else 0.0

@@ -21,12 +21,16 @@ DATE_PARTS = ("year", "month", "day", "weekday", "hour", "elapsed")
 _LIMIT = 10.0
 """Standardised numbers are cut there: what lies further is an accident of the scale."""
 _FAR = 1e30
-_TIME = r"([ T]([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?)?"
+_ZONE = r"( ?(Z|UTC|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?))?"
+_TIME = rf"([ T]([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?{_ZONE})?"
 _FIELDS = {"y": r"[0-9]{4}", "m": r"(0?[1-9]|1[0-2])", "d": r"(0?[1-9]|[12][0-9]|3[01])"}
 
 
 def date_pattern(order: str) -> str:
-    """The regular expression of dates whose fields stand in this order."""
+    """The regular expression of dates whose fields stand in this order.
+
+    A time may follow, and its zone: day and hour are taken as they are written there.
+    """
     separator = "\\" + order[1]
     return separator.join(_FIELDS[field] for field in order[::2]) + _TIME
 
@@ -51,7 +55,7 @@ def write_features(g: Builder, columns: Sequence[ColumnPlan], inputs: Mapping[st
         g: where.
         columns: what becomes of each.
         inputs: by column name, [N, 1]: numbers float32 or float64, all others strings; or under the name ""
-            one matrix [N, F] of all columns, which are then numbers.
+            one matrix [N, F] of all columns that are not left out, which are then numbers.
     """
     numbers = [number for plan in columns for number in _numbers(plan)]
     wide = any(number.wide for number in numbers)
@@ -69,9 +73,7 @@ def write_features(g: Builder, columns: Sequence[ColumnPlan], inputs: Mapping[st
                 _category(g, plan, inputs[plan.name])
             )
     if "" in inputs:
-        used = [i for i, plan in enumerate(columns) if isinstance(plan, NumberColumn)]
-        matrix = _cast(g, inputs[""], kind)
-        parts = [matrix if len(used) == len(columns) else g.Gather(matrix, np.array(used), axis=1)]
+        parts = [_cast(g, inputs[""], kind)]
     found = _scaled(g, numbers, _concat(g, parts), np.float64 if wide else np.float32) if numbers else []
     return _concat(g, [*embedded, *found, *blocks])
 

@@ -40,6 +40,7 @@ class Dataset:
     table: whether the inputs are columns of a table as read, [N, 1] each, or its numbers, [N, F]; NaN and
         empty texts are then what is missing. A `TablePreparation` makes features of them.
     target_columns: the columns of a table that the targets are.
+    text_column: the column of a table that texts are from.
     times: [N], when each sample was taken: `split` then puts the latest into the last part.
     rows: int64 of shape [N], the numbers of the samples in what they were read from: messages name rows by
         them; None: 0, 1, ...
@@ -62,6 +63,7 @@ class Dataset:
     columns: tuple[str, ...] | None = None
     table: bool = False
     target_columns: tuple[str, ...] | None = None
+    text_column: str | None = None
     times: Array | None = None
     notes: tuple[str, ...] = ()
     weights: Array | None = None
@@ -270,7 +272,9 @@ def _refuse_nonfinite(where: str, array: Array, rows: Array | None, *, missing: 
         return
     start = 0
     for chunk in _chunks(array):
-        finite = np.isfinite(chunk) | (np.isnan(chunk) if missing else False)
+        finite = np.isfinite(chunk)
+        if missing:
+            finite |= np.isnan(chunk)
         if not finite.all():
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from onward.data._files import PathLike, open_binary, optional_module, read_table_rows, reading
+from onward.data._files import PathLike, open_binary, open_text, optional_module, read_table_rows, reading
 from onward.data.dataset import Array
 from onward.data.hugging_face import (
     arrow_table,
@@ -64,11 +64,13 @@ class Frame:
         name: what the source is called.
         columns: float64 [N], NaN where a number is missing; or str objects [N], where `MISSING` are none.
         skipped: why rows were left out, and how many for each reason.
+        headless: whether the columns' names are not in the source.
     """
 
     name: str
     columns: dict[str, Array]
     skipped: Mapping[str, int]
+    headless: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -80,7 +82,12 @@ def is_missing(text: str) -> bool:
 
 
 def read_frame(
-    source: Any, *, query: str | None = None, delimiter: str | None = None, skip_bad_rows: bool = False
+    source: Any,
+    *,
+    query: str | None = None,
+    delimiter: str | None = None,
+    skip_bad_rows: bool = False,
+    names: Sequence[str] | None = None,
 ) -> Frame:
     """Read a table.
 
@@ -94,6 +101,7 @@ def read_frame(
             semicolon, tab or bar that it has. Beside semicolons, columns whose numbers have decimal commas
             are numbers.
         skip_bad_rows: leave rows of another length out instead of refusing the file.
+        names: the columns of a CSV file whose first row holds numbers alone, and none of these names.
 
     Raises:
         DataError: the content cannot be read, or a column holds neither numbers nor texts nor dates.
@@ -102,7 +110,7 @@ def read_frame(
     """
     refuse_splits(source)
     if isinstance(source, (str, Path)):
-        frame = _from_path(source, query, delimiter, skip_bad_rows)
+        frame = _from_path(source, query, delimiter, skip_bad_rows, names)
     elif is_data_set(source):
         frame = Frame("table", _from_arrow(arrow_table(source), "table", names_of_classes(source)), {})
     elif hasattr(source, "__arrow_c_stream__"):
@@ -127,7 +135,9 @@ def read_frame(
     return frame
 
 
-def _from_path(path: PathLike, query: str | None, delimiter: str | None, skip: bool) -> Frame:
+def _from_path(
+    path: PathLike, query: str | None, delimiter: str | None, skip: bool, names: Sequence[str] | None
+) -> Frame:
     name = str(path).lower()
     suffix = Path(name).suffix
     if query is not None:
@@ -141,22 +151,53 @@ def _from_path(path: PathLike, query: str | None, delimiter: str | None, skip: b
         return Frame(str(path), _from_records(_json_rows(path, skip, skipped)), skipped)
     if delimiter is None:
         delimiter = "\t" if name.removesuffix(".gz").endswith(".tsv") else _delimiter(path)
-    header, rows = read_table_rows(path, delimiter, skipped if skip else None)
+    headless = False
+
+    def named(first: list[str]) -> list[str] | None:
+        nonlocal headless
+        headless = (
+            bool(first)
+            and names is not None
+            and not set(names) & set(first)
+            and all(map(_NUMBER.fullmatch, first))
+        )
+        if not headless or names is None:
+            _check_header(path, first)
+            return None
+        if len(first) != len(names):
+            raise DataError(
+                f"{path}: no header row, and {len(first)} columns where the model takes {len(names)}: "
+                f"{', '.join(names)}"
+            )
+        return list(names)
+
+    header, rows = read_table_rows(path, delimiter, skipped if skip else None, named)
     columns = [np.empty(len(rows), dtype=object) for _ in header]
     for place, column in enumerate(columns):
         column[:] = [row[place].strip() for row in rows]
         if delimiter == ";" and all(_DECIMAL_COMMA.fullmatch(cell) or is_missing(cell) for cell in column):
             column[:] = [cell.replace(",", ".") for cell in column]
-    return Frame(str(path), dict(zip(header, columns, strict=True)), skipped)
+    return Frame(str(path), dict(zip(header, columns, strict=True)), skipped, headless)
 
 
+def _check_header(path: PathLike, first: Sequence[str]) -> None:
+    """Refuse a first row of values; names may be numbers that ascend, such as places and wavelengths."""
+    values = [float(cell) for cell in first if _NUMBER.fullmatch(cell)]
+    if any(value != math.floor(value) for value in values) and not all(np.diff(values) > 0):
+        raise DataError(
+            f"{path}: the first row holds values ({', '.join(first[:4])}{', ...' if len(first) > 4 else ''}) "
+            "where a header row with the columns' names is needed: write one"
+        )
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 
 
 def _delimiter(path: PathLike) -> str:
     """What stands between the names in a header: a comma where there is one."""
-    with open_binary(path) as file:
-        header = file.readline(1 << 20).decode("utf-8", "replace")
+    with open_text(path) as file:
+        header = file.readline(1 << 20)
     return "," if "," in header else max(",;\t|", key=header.count)
 
 

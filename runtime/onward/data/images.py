@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from onward.data._files import PathLike, ReadFiles, optional_module, read_in_turn, stem
+from onward.data.class_folders import find_class_folders
 from onward.data.dataset import Array, Dataset
 from onward.data.hugging_face import refuse_splits
 from onward.data.image_rows import has_image_rows, load_image_rows
@@ -54,7 +55,9 @@ def load_image_folder(
     target: the column of labels, where there are columns.
     read_files: decodes the files.
 
-    Raises DataError naming a file that cannot be decoded, and for no classes or a class without images;
+    A folder without images is no class, which `Dataset.notes` says.
+
+    Raises DataError naming a file that cannot be decoded, and for no classes or images that lie deeper;
     ConfigError for a bad size or pillow missing.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -69,21 +72,8 @@ def load_image_folder(
         return load_image_rows(path, read, empty, target=target, skip_bad_files=skip_bad_files, name=name)
     if target is not None:
         raise ConfigError(f"{path}: a folder of images has no columns: its sub-folders are the classes")
-    root = Path(path)
-    if not root.is_dir():
-        raise StorageError(f"{path}: no such folder")
-    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if not folders:
-        raise DataError(f"{path}: no sub-folders; put the images of each class into a folder of its own")
-    files: list[tuple[int, Path]] = []
-    stray: list[Path] = []
-    for label, folder in enumerate(folders):
-        found = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
-        images = [f for f in found if f.is_file() and f.suffix.lower() in _SUFFIXES]
-        stray += [f for f in found if f not in set(images)]
-        if not images:
-            raise DataError(f"{folder}: the class folder holds no images ({' '.join(_SUFFIXES)})")
-        files += [(label, file) for file in images]
+    found = find_class_folders(path, _SUFFIXES, "images", "images")
+    files = found.files
     pixels = np.empty((len(files), *empty.shape), dtype=empty.dtype)
     labels: list[int] = []
     bad: list[DataError] = []
@@ -96,26 +86,19 @@ def load_image_folder(
             continue
         pixels[len(labels)] = image
         labels.append(label)
-    for label, folder in enumerate(folders):
+    for label, folder in enumerate(found.folders):
         if label not in labels:
             raise DataError(f"{folder}: no image of the class can be read")
-    notes = []
-    if stray:
-        notes.append(f"{path}: {_counted(stray, 'is no image', 'are no images')}, and not read")
+    notes = list(found.notes)
     if bad:
         notes.append(f"{path}: {len(bad):,} of {len(files):,} files left out: {_first(bad)}")
     return Dataset(
         inputs={"image": pixels[: len(labels)]},
         targets=np.array(labels, dtype=np.int64),
-        classes=tuple(folder.name for folder in folders),
+        classes=found.classes,
         name=name if name is not None else stem(path),
         notes=tuple(notes),
     )
-
-
-def _counted(files: Sequence[Path], one: str, many: str) -> str:
-    shown = ", ".join(f.name for f in files[:3]) + (", ..." if len(files) > 3 else "")
-    return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({shown}) {many if len(files) > 1 else one}"
 
 
 def _first(errors: Sequence[DataError]) -> str:

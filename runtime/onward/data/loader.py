@@ -127,6 +127,10 @@ def image_input(dataset: Dataset, wanted: str | None) -> str:
         return names[0]
     if wanted in names and wanted is not None:
         return wanted
+    if not names:
+        raise ConfigError(
+            f"augmentation changes images, float inputs [N, C, H, W]; data set {dataset.name!r} has none"
+        )
     raise ConfigError(
         f"augmentation: input {wanted!r} is not the one to change; the float inputs [N, C, H, W] of "
         f"{dataset.name!r} are {names}; say which with augment_input"

@@ -78,8 +78,9 @@ def split(
     for number, share in enumerate((train_share, validation_share, test_share)):
         indices = np.flatnonzero(of_sample == number)
         if share > 0 and indices.size == 0:
+            grouped = "" if len(sizes) == count else f" in {len(sizes)} {_unit_name(dataset)}"
             raise DataError(
-                f"data set {dataset.name!r}: {count} samples in {len(sizes)} groups are too few for a "
+                f"data set {dataset.name!r}: {count} samples{grouped} are too few for a "
                 f"{names[number]} part of {share:g}; change the fractions or add data"
             )
         parts.append(dataset.take(indices) if indices.size else None)
@@ -199,6 +200,12 @@ def _units(dataset: Dataset) -> Indices:
         return np.arange(len(dataset))
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _unit_name(dataset: Dataset) -> str:
+    """What `_units` numbers where they are fewer than samples."""
+    texts = bool(dataset.text_inputs) and not dataset.table
+    return "groups of equal texts" if texts else "groups"
 
 
 def _unit_labels(dataset: Dataset, units: Indices, stratify: bool) -> Indices:

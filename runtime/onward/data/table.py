@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ __all__ = ["TARGETS", "encode_labels", "extra_columns", "find_columns", "load_ta
 TARGETS = ("target", "label", "class", "y", "outcome", "response")
 """Usual names of the column that is predicted, in small letters."""
 _FEW_CLASSES = 20
+_STAMP = re.compile(
+    r"(?P<day>[0-9./-]+)([ T](?P<clock>[0-9:.]+)"
+    r"( ?(Z|UTC|(?P<sign>[+-])(?P<hours>[0-9]{2}):?(?P<minutes>[0-9]{2})?))?)?"
+)
 _NEARLY = 10
 """A column with so many numbers to each other text is one of numbers with faults."""
 
@@ -214,6 +219,11 @@ def _goal(frame: Frame, goal: str, skip: bool, bad: Array, skipped: dict[str, in
     cells = frame.columns[goal]
     texts = texts_of(cells)
     texts = np.array([text.strip() for text in texts], dtype=object)
+    if not goal.isdecimal() and goal in texts:
+        raise DataError(
+            f"{frame.name}: {goal!r} is the name of the target and one of its values: a header row with the "
+            "columns' names is needed, write one; else give the column another name"
+        )
     nothing = np.array([not text or is_missing(text.lstrip("+-")) for text in texts], dtype=np.bool_)
     if nothing.any():
         if not skip:
@@ -261,15 +271,19 @@ def _weights(where: str, column: str, cells: Array) -> Array:
 
 
 def _seconds(text: str, order: str) -> float:
+    """Seconds since 1970 of a date that `date_pattern` matches, in UTC where it names a zone."""
     if is_missing(text):
         return float("nan")
-    day, _, clock = text.replace("T", " ").partition(" ")
-    fields = dict(zip(order[::2], day.split(order[1]), strict=True))
+    found = _STAMP.fullmatch(text)
+    assert found is not None
+    fields = dict(zip(order[::2], found["day"].split(order[1]), strict=True))
     stamp = np.datetime64(f"{fields['y']}-{int(fields['m']):02}-01", "D") + (int(fields["d"]) - 1)
-    parts = [float(part) for part in clock.split(":")] if clock else []
-    return float(stamp.astype(np.int64)) * 86400 + sum(
-        part * size for part, size in zip(parts, (3600, 60, 1), strict=False)
-    )
+    parts = [float(part) for part in (found["clock"] or "0").split(":")]
+    within = sum(part * size for part, size in zip(parts, (3600, 60, 1), strict=False))
+    ahead = 0.0
+    if found["sign"]:
+        ahead = float(f"{found['sign']}1") * (int(found["hours"]) * 3600 + int(found["minutes"] or 0) * 60)
+    return float(stamp.astype(np.int64)) * 86400 + within - ahead
 
 
 def _numbered(cells: Array) -> Array:

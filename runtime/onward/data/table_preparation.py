@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,16 +12,18 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.data.column_fit import ColumnOptions, fit_column
-from onward.data.column_graph import feature_count, write_features
+from onward.data.column_graph import date_pattern, feature_count, write_features
 from onward.data.columns import (
     CategoryColumn,
     ColumnPlan,
+    DateColumn,
     DroppedColumn,
     NumberColumn,
     column_from,
     column_to,
 )
 from onward.data.dataset import Array, Dataset
+from onward.data.frame import is_missing
 from onward.errors import DataError
 from onward.graph import Builder, Evaluator, canonical_model
 
@@ -37,7 +40,8 @@ class TablePreparation:
 
     Attributes:
         columns: what becomes of each.
-        matrix: whether the columns come as one matrix [N, F]; else each is an input [N, 1] under its name.
+        matrix: whether the columns that are read come as one matrix [N, F]; else each is an input [N, 1]
+            under its name.
         input: the network's input that it feeds, and the name of the matrix.
     """
 
@@ -113,8 +117,6 @@ class TablePreparation:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that are read, in order."""
-        if self.matrix:
-            return tuple(plan.name for plan in self.columns)
         return tuple(plan.name for plan in self.columns if not isinstance(plan, DroppedColumn))
 
     def report(self) -> tuple[tuple[str, str, str], ...]:
@@ -158,6 +160,27 @@ class TablePreparation:
             dtype = self.takes[self.input]
             return {self.input: np.stack([arrays[name].astype(dtype) for name in self.names], axis=1)}
         return {name: arrays[name].astype(dtype)[:, None] for name, dtype in self.takes.items()}
+
+    def doubts(self, raw: Mapping[str, Array]) -> tuple[str, ...]:
+        """What in texts, as `raw` gives them, the graph takes as missing or as unknown."""
+        found = []
+        for plan in self.columns:
+            if isinstance(plan, DateColumn):
+                pattern = re.compile(date_pattern(plan.order), re.ASCII)
+                unread = [t for t in raw[plan.name].flat if not is_missing(t) and not pattern.fullmatch(t)]
+                what = f"no dates of the form {plan.order}, and taken as missing"
+            elif isinstance(plan, CategoryColumn):
+                known = {*plan.levels, *plan.missing}
+                unread = [t for t in raw[plan.name].flat if t not in known and not is_missing(t)]
+                what = "none of the levels that the model knows"
+            else:
+                continue
+            if unread:
+                shown = ", ".join(map(repr, list(dict.fromkeys(unread))[:3]))
+                found.append(
+                    f"column {plan.name!r}: {len(unread):,} of {len(raw[plan.name]):,} are {what} ({shown})"
+                )
+        return tuple(found)
 
     def apply(self, dataset: Dataset) -> Dataset:
         """The table as a network takes it: one input, float32 [N, width]."""
@@ -209,7 +232,7 @@ class TablePreparation:
         graph = ir.Graph([], [], nodes=[], opset_imports={"": _OPSET}, name="preparation")
         g = Builder(graph)
         inputs = {
-            name: g.input(name, _element(dtype), ["N", len(self.columns) if self.matrix else 1])
+            name: g.input(name, _element(dtype), ["N", len(self.names) if self.matrix else 1])
             for name, dtype in self.takes.items()
         }
         g.output(self.write(g, inputs), g.unique("features"))

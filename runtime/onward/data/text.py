@@ -98,6 +98,8 @@ def load_texts(
         classes=classes,
         name=name if name is not None else stem(path),
         groups=np.array(groups, dtype=np.int64),
+        target_columns=(target,),
+        text_column=text,
         notes=notes,
     )
 

@@ -19,7 +19,7 @@ from onward.compile.codegen.target import Target, host_target
 from onward.compile.deciding import DECIDING_SIZE, deciding_inputs
 from onward.compile.model_key import ModelKey
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
-from onward.compile.program import NotStaticError
+from onward.compile.program import NotStaticError, is_integer_weight
 from onward.compile.spec import PlanSpec
 from onward.engine.background import Background
 from onward.engine.batches import Batches, Repeats, cover, powers, rows_of, with_rows
@@ -30,8 +30,9 @@ from onward.engine.plan_cache import default_plans
 from onward.engine.teams import default_teams
 from onward.engine.weights import Weight, default_weights, private
 from onward.errors import ConfigError, InputError, ShapeError
-from onward.graph import Array, canonical_model, dtype_of, is_tensor, numpy_dtype
+from onward.graph import Array, canonical_model, dtype_of, is_float, is_tensor, numpy_dtype
 from onward.passes.fold_shapes import unpack_sequences
+from onward.passes.integer_weights import with_integer_weights
 from onward.passes.quantization import in_floats
 from onward.processors import usable_cores
 
@@ -145,7 +146,8 @@ class CompiledEngine:
             raise ConfigError(f"batches={batches!r}: choose exact or split")
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
-        model = unpack_sequences(in_floats(canonical_model(model)), bindings or ())
+        model = in_floats(with_integer_weights(canonical_model(model)))
+        model = unpack_sequences(model, bindings or ())
         self._interpreter = Interpreter(model.graph)
         self._model = model
         self._plannable = all(is_tensor(value) for value in model.graph.inputs)
@@ -277,7 +279,8 @@ class CompiledEngine:
         the caller has it, if it begins at a multiple of 64 bytes and has no gaps: whoever changes such an
         array does so while nothing runs, and loads it again.
         """
-        if fixed := [name for name in arrays if name not in self._weights]:
+        initial = self._model.graph.initializers
+        if fixed := [n for n in arrays if n not in self._weights or not is_float(initial[n])]:
             raise InputError(
                 f"weight {fixed[0]!r} is not of a floating-point type, so it is part of the compiled "
                 "program; make a session of the changed model"
@@ -358,7 +361,8 @@ class CompiledEngine:
             name: given.get(name)
             or (private if name in self._bindings else known.share)(value.const_value.numpy())
             for name, value in model.graph.initializers.items()
-            if value.const_value is not None and value.const_value.dtype.is_floating_point()
+            if value.const_value is not None
+            and (value.const_value.dtype.is_floating_point() or is_integer_weight(value))
         }
 
     def _execute(self, plan: Plan, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -33,7 +33,7 @@ from onward.compile.codegen.target import host_target
 from onward.engine import team_code
 from onward.engine.pace import Pace
 from onward.engine.team_code import ALONE, FOREIGN, NO_BARRIER, Code
-from onward.errors import ConfigError, OnwardError
+from onward.errors import ConfigError, LimitError, OnwardError
 
 __all__ = ["ALONE", "FOREIGN", "NO_BARRIER", "Step", "Steps", "Team"]
 
@@ -216,8 +216,15 @@ class Team:
             )
             for thread in range(1, self.threads)
         ]
-        for worker in workers:
-            worker.start()
+        for started, worker in enumerate(workers):
+            try:
+                worker.start()
+            except RuntimeError as error:
+                _finish(program, control, workers[:started], self._process)
+                raise LimitError(
+                    f"the system starts no thread {started + 2} of {self.threads}: choose fewer threads, "
+                    "or raise the limits of the process (ulimit -u, ulimit -v) or of its container"
+                ) from error
         self._finalizer = weakref.finalize(self, _finish, program, control, workers, self._process)
 
 

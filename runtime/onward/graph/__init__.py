@@ -12,7 +12,17 @@ from onward.graph.evaluate import Evaluator, Observer
 from onward.graph.expression import Expression
 from onward.graph.functions import has_body
 from onward.graph.infer import infer_node
-from onward.graph.op import ONWARD_DOMAIN, Op, attributes_of, bind, find, has_schemas, op, registered
+from onward.graph.op import (
+    ONWARD_DOMAIN,
+    Op,
+    attributes_of,
+    bind,
+    find,
+    has_schemas,
+    is_weight_operand,
+    op,
+    registered,
+)
 from onward.graph.origin import opset_of
 from onward.graph.own import import_file
 from onward.graph.replace import replace_node
@@ -68,6 +78,7 @@ __all__ = [
     "inlined",
     "is_float",
     "is_tensor",
+    "is_weight_operand",
     "numpy_dtype",
     "op",
     "opset_of",

@@ -18,7 +18,16 @@ from onward.graph.bodies import bodies_of
 from onward.graph.builder import Builder
 from onward.graph.functions import expand_function, has_body
 from onward.graph.infer import infer_node
-from onward.graph.op import CONSUMED_INPUTS, ONWARD_DOMAIN, bind, find, has_schemas, versions_of
+from onward.graph.op import (
+    CONSUMED_INPUTS,
+    NO_WEIGHT,
+    ONWARD_DOMAIN,
+    bind,
+    find,
+    has_schemas,
+    is_weight_operand,
+    versions_of,
+)
 from onward.graph.origin import note_opset, opset_of
 from onward.graph.replace import replace_node
 
@@ -175,12 +184,14 @@ def _replace_old(g: Builder, declared: int) -> None:
         note_opset(node, at)
         rule = getattr(find(node.domain, node.op_type, at), "canonical", None)
         if rule is not None:
+            if node.domain != "":
+                _mark_constants(node)
             _rewrite(g, node, at, rule)
             continue
         if node.domain != "":
             continue
         node.attributes.pop(CONSUMED_INPUTS, None)
-        if any(value.name and value.type is None for value in node.outputs):
+        if _incomplete(node):
             infer_node(node, g.graph.opset_imports[""])
 
 
@@ -193,8 +204,22 @@ def _make_explicit(g: Builder) -> None:
         if rule is not None:
             g.declared_opset = opset_of(node, opset)
             _rewrite(g, node, opset, rule)
-        elif any(value.name and value.type is None for value in node.outputs):
+        elif _incomplete(node):
             infer_node(node, opset)
+
+
+def _mark_constants(node: ir.Node) -> None:
+    """Mark initialisers that only operators outside the standard take, and none as a weight."""
+    for value in node.inputs:
+        if value is not None and value.is_initializer():
+            uses = value.uses()
+            if all(user.domain != "" and not is_weight_operand(user, i) for user, i in uses):
+                value.meta[NO_WEIGHT] = True
+
+
+def _incomplete(node: ir.Node) -> bool:
+    """Whether the type of an output is not known, or not its shape: files may declare outputs without."""
+    return any(value.name and (value.type is None or value.shape is None) for value in node.outputs)
 
 
 def _check_operands(node: ir.Node, rule: Callable[..., Any]) -> None:

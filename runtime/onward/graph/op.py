@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
@@ -52,12 +53,14 @@ from onward.graph.types import Array, TextTensor
 
 __all__ = [
     "CONSUMED_INPUTS",
+    "NO_WEIGHT",
     "ONWARD_DOMAIN",
     "Op",
     "attributes_of",
     "bind",
     "find",
     "has_schemas",
+    "is_weight_operand",
     "newest_version",
     "op",
     "registered",
@@ -65,6 +68,10 @@ __all__ = [
 ]
 
 ONWARD_DOMAIN = "ai.onward"
+_OF_ONE_PROCESSOR = "com.microsoft.nchwc"
+NO_WEIGHT = "onward/no-weight"
+"""Marks, in `ir.Value.meta`, initialisers of which an operator says that they are no weights, once standard
+operators have taken its place that would say otherwise."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -82,6 +89,10 @@ class Op:
     static_operands: ClassVar[tuple[str, ...]] = ()
     """The operands, as `kernel` names them, that are axes, extents, steps or counts: a plan is for contents
     of these, where they follow from small inputs."""
+
+    weight_operands: ClassVar[tuple[str, ...]] = ()
+    """The operands, as the class's method names them, that are weights where they are float initialisers: of
+    operators outside the standard; those are trained unless something else is asked for."""
 
     follows_from_shapes: ClassVar[bool] = False
     """Whether the results follow from the shapes and element types of the operands alone."""
@@ -167,6 +178,18 @@ def registered() -> Mapping[tuple[str, str], Mapping[int, type[Op]]]:
 
 
 @functools.cache
+def is_weight_operand(node: ir.Node, index: int) -> bool:
+    """Whether the class of a node's operator, outside the standard, says that an operand is a weight."""
+    opset = node.graph.opset_imports.get(node.domain, 0) if node.graph is not None else 0
+    try:
+        rules: Any = find(node.domain, node.op_type, opset)
+    except UnsupportedError:
+        return False
+    method, before = (rules.canonical, 2) if hasattr(rules, "canonical") else (rules.kernel, 1)
+    names = list(inspect.signature(method).parameters)[before:]
+    return index < len(names) and names[index] in rules.weight_operands
+
+
 def find(domain: str, op_type: str, opset: int) -> type[Op]:
     """The class that implements an operator at an opset.
 
@@ -202,6 +225,13 @@ def find(domain: str, op_type: str, opset: int) -> type[Op]:
 
 
 def _not_there(domain: str, op_type: str, opset: int) -> UnsupportedError:
+    if domain == _OF_ONE_PROCESSOR:
+        # blocks of 8 or 16 channels, as the processor had it; the file does not say which
+        return UnsupportedError(
+            f"operator {op_type} of domain {domain!r} has its weights laid out for the processor on which "
+            "onnxruntime saved the file; use the file that it was made from, or save it with "
+            "graph_optimization_level = ORT_ENABLE_EXTENDED"
+        )
     known = sorted({d or "ai.onnx" for d, _ in registered()})
     missing = domain in known and not has_schemas(domain)
     what = "is not implemented; asked for at" if missing else "does not exist at"

@@ -6,9 +6,12 @@ import difflib
 import fnmatch
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onward.errors import ConfigError
+from onward.graph import is_weight_operand
+from onward.graph.op import NO_WEIGHT
 
 __all__ = ["PREPARATION", "trainable_initializers"]
 
@@ -29,12 +32,17 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "RMSNormalization": (1,),
     "PRelu": (1,),
     "Gather": (0,),
+    "GatherElements": (0,),
+    "GatherND": (0,),
     "LSTM": (1, 2, 3, 7),
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
 }
 _ELEMENTWISE = frozenset({"Add", "Mul", "Einsum"})
 """Operands with more than one element count; a lone number is a constant of the formula, not a weight."""
+_TABLES = frozenset({"Gather", "GatherElements", "GatherND"})
+_HIDDEN = -100.0
+"""What is added to attention scores that are not to count is this or less."""
 _CARRIERS = frozenset(
     {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
 )
@@ -46,10 +54,13 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
     """Names of the float initialisers of the main graph that are weights, in graph order.
 
     Without patterns: those used as a weight, bias or scale of Conv, ConvTranspose, Gemm, MatMul,
-    a normalisation, PRelu, Gather (an embedding, rank 2 or more), LSTM, GRU or RNN, or as an operand of
-    more than one element of Add, Mul or Einsum; directly, or through operators that only move, reshape,
-    split or join them. Running means and variances, and numbers that Clip, Pad, Resize and the like take,
-    are not weights, nor is what prepares inputs, whose names begin with `preparation/`.
+    a normalisation, PRelu, Gather, GatherND or GatherElements (an embedding, rank 2 or more), LSTM, GRU or
+    RNN, or as an operand of more than one element of Add, Mul or Einsum; directly, or through operators that
+    only move, reshape, split or join them. Operators outside the standard say themselves which operands are.
+
+    Running means and variances are not, nor numbers that Clip, Pad, Resize and the like take, masks that are
+    added to scores (0, and one number of at most -100), factors of which only sine and cosine are taken, as
+    for rotary positions, and what prepares inputs, whose names begin with `preparation/`.
 
     Args:
         model: a model whose constants are initialisers, as `load` leaves it.
@@ -69,6 +80,7 @@ def trainable_initializers(model: ir.Model, patterns: Sequence[str] | None = Non
             value.name or ""
             for value in floats
             if not (value.name or "").startswith(f"{PREPARATION}/")
+            and NO_WEIGHT not in value.meta
             and any(_is_weight(*use, value) for use in _uses(value))
         )
     names = [value.name or "" for value in floats]
@@ -108,9 +120,23 @@ def _is_weight(node: ir.Node, index: int, value: ir.Value) -> bool:
     tensor = value.const_value
     assert tensor is not None
     if node.domain != "":
+        return is_weight_operand(node, index)
+    if node.op_type in ("MatMul", "Mul", "Einsum") and _is_angle(node.outputs[0]):
         return False
     if node.op_type in _ELEMENTWISE:
-        return tensor.size > 1
-    if node.op_type == "Gather" and len(tensor.shape) < 2:
+        return tensor.size > 1 and not (node.op_type == "Add" and _is_mask(tensor))
+    if node.op_type in _TABLES and len(tensor.shape) < 2:
         return False
     return index in _WEIGHT_INPUTS.get(node.op_type, ())
+
+
+def _is_angle(value: ir.Value) -> bool:
+    """Whether both sine and cosine are taken of a value, and nothing else."""
+    return {node.op_type for node, _ in _uses(value)} == {"Sin", "Cos"} and not value.is_graph_output()
+
+
+def _is_mask(tensor: ir.TensorProtocol) -> bool:
+    """Whether elements are 0 and one number so low that scores with it do not count."""
+    elements = tensor.numpy()
+    lowest = elements.min()
+    return bool(lowest <= _HIDDEN and elements.max() == 0 and np.all((elements == 0) | (elements == lowest)))

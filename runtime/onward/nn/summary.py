@@ -73,7 +73,7 @@ class Summary:
         if target.isatty():
             from rich.console import Console
 
-            Console(file=target).print(self)
+            Console(file=target, markup=False, emoji=False).print(self)
         else:
             print(self, file=target)
 

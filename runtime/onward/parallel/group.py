@@ -75,6 +75,7 @@ class Group:
         self.communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
         self._calls: dict[str, tuple[Operation, Calls]] = {}
+        self._before = 0.0, 0.0, 0.0
         self.function = self._called("all-reduce", "all-reduce")
         self.gradients = self._called("all-reduce-gradients", "all-reduce")
 
@@ -108,15 +109,26 @@ class Group:
         for name, (_, calls) in self._calls.items():
             calls.active = value or name == self.function
 
+    def begin(self) -> None:
+        """Let `times` count from now on: another run may have been before."""
+        self._before = self._counted()
+
     def times(self, steps: float, optimizer_bytes: int = 0) -> Times:
-        """What was counted since the start, for so many seconds of steps and bytes of optimizer state."""
+        """What was counted since `begin`, for so many seconds of steps and bytes of optimizer state."""
+        waited, under_way, sent = (
+            now - before for now, before in zip(self._counted(), self._before, strict=True)
+        )
+        place = socket.gethostname(), os.getpid()
+        return Times(steps, waited, under_way, round(sent), optimizer_bytes, peak_bytes(), *place)
+
+    def _counted(self) -> tuple[float, float, float]:
+        """Seconds of waiting, seconds under way, and bytes sent, of all operations."""
         waited = under_way = sent = 0.0
         for operation, calls in self._calls.values():
             waits, busy, nbytes = calls.counted()
             waited, under_way = waited + waits, under_way + busy
             sent += nbytes * sent_share(operation, self.size)
-        place = socket.gethostname(), os.getpid()
-        return Times(steps, waited, under_way, round(sent), optimizer_bytes, peak_bytes(), *place)
+        return waited, under_way, sent
 
     def _called(self, name: str, operation: Operation) -> str:
         """Register an operation; its name."""

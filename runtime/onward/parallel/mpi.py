@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -59,8 +60,9 @@ class MPICommunicator:
     """Ranks of an MPI program.
 
     Args:
-        communicator: of mpi4py; None: all ranks of the program. It is duplicated, so that nobody else's
-            messages are met.
+        communicator: of mpi4py; None: all ranks of the program, of which from then on none goes on without
+            the others: an exception that nobody catches ends all, and so does a rank that ends its program
+            while others wait for it. It is duplicated, so that nobody else's messages are met.
         progress: how messages get on while a rank computes. "calls": the library is called when a bucket of
             gradients is started, and while one is waited for. "thread": by a thread besides, twice a
             millisecond, for libraries that move messages on only while they are called. "auto": the thread
@@ -69,6 +71,7 @@ class MPICommunicator:
 
     Attributes:
         patient: whether another rank is known to take its time, as in writing a file: see `left_alone`.
+        several: whether the library lets several threads call it at once.
 
     Raises:
         ConfigError: mpi4py or an MPI library is missing, or the library lets no thread but the first call it.
@@ -90,9 +93,15 @@ class MPICommunicator:
         self._plans: list[Any] = []
         self._calls: list[Calls] = []
         self._since = self._longest = 0.0
+        self._process, self._ended = os.getpid(), False
         self.patient = False
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
+        self.several: bool = mpi.Query_thread() >= mpi.THREAD_MULTIPLE
+        if communicator is None and self.size > 1:
+            _program_wide.append(self)
+            if len(_program_wide) == 1:
+                _guard(self)
 
     def all_reduce_start(self, array: Array) -> Any:
         """Begin to replace an array by its sum over all ranks."""
@@ -138,17 +147,20 @@ class MPICommunicator:
 
     def left_alone(self) -> float | None:
         """Seconds for which this rank has been waiting for others, where that is longer than ever before."""
-        waits = [calls.waiting() for calls in self._calls]
-        waits.append((time.monotonic() - self._since if self._since else 0.0, self._longest))
-        now = max((seconds for seconds, _ in waits), default=0.0)
-        usual = max((longest for _, longest in waits), default=0.0)
+        waits = self._waits()
+        now, usual = max(seconds for seconds, _ in waits), max(longest for _, longest in waits)
         return now if now > max(_ALONE_PATIENT if self.patient else _ALONE, 3 * usual) else None
+
+    def _waits(self) -> list[tuple[float, float]]:
+        """By operation, for how long this rank has been waiting, and the longest that it waited before."""
+        since = self._since
+        waits = [calls.waiting() for calls in self._calls]
+        return [*waits, (time.monotonic() - since if since else 0.0, self._longest)]
 
     def _new_calls(self, operation: Operation) -> Calls:
         mpi = self._mpi
         own = self._communicator.Dup()
         self._plans.append(own)  # keeps the handle valid
-        several = mpi.Query_thread() >= mpi.THREAD_MULTIPLE
         try:
             from onward.parallel.mpi_code import NativeCalls
 
@@ -157,11 +169,11 @@ class MPICommunicator:
         except (ImportError, OSError):
             found = False
         if not found:
-            return PythonCalls(MPICommunicator(own), operation, beside=several)
+            return PythonCalls(MPICommunicator(own), operation, beside=self.several)
         wanted = threads_each() > 1 if self._progress == "auto" else self._progress == "thread"
         handles = (*(mpi._handleof(h) for h in (own, mpi.SUM)), int(mpi.IN_PLACE))
         types = tuple(mpi._handleof(h) for h in (mpi.FLOAT, mpi.DOUBLE, mpi.UINT16_T))
-        pause = _PAUSE if wanted and several else None
+        pause = _PAUSE if wanted and self.several else None
         return NativeCalls(library, operation, self.size, (*handles, *types), pause)
 
     def fail_together(self) -> bool:
@@ -179,6 +191,34 @@ class MPICommunicator:
         self._apart = True
         return True
 
+    def end(self) -> None:
+        """At the end of the program: tell the next rank of it, and wait for the one before."""
+        if self._ended or self._mpi.Is_finalized() or os.getpid() != self._process:
+            return
+        self._ended = True
+        sent = self._errors.Isend(bytearray(1), (self.rank + 1) % self.size, _ENDED)
+        _await(self._errors.Irecv(bytearray(1), (self.rank - 1) % self.size, _ENDED), naps=True)
+        sent.Wait()
+
+    def watch(self) -> None:
+        """End all ranks where this one waits, and the one before it has ended; return at the end.
+
+        Another thread than that which waits calls this.
+        """
+        before = (self.rank - 1) % self.size
+        while not self._ended:
+            time.sleep(_LOOK)
+            waits = [seconds for each in _program_wide for seconds, _ in each._waits()]
+            if max(waits) < _LOOK or self._ended:
+                continue
+            if self._errors.Iprobe(before, _ENDED):
+                print(
+                    f"error: rank {self.rank}: rank {before} has ended its program, while others wait for "
+                    "it: all ranks have to make the same calls",
+                    file=sys.stderr,
+                )
+                self.abort(1)
+
     @property
     def apart(self) -> bool:
         """Whether `fail_together` found that other ranks go on."""
@@ -192,6 +232,8 @@ class MPICommunicator:
         os._exit(code)
 
 
+_ENDED = 1
+"""Of messages between ranks: this is the only one."""
 _LOOK = 0.5
 _ALONE = 5.0
 """Seconds after which a rank that was told to stop, and waits for others, takes it that one is gone."""
@@ -207,14 +249,13 @@ _PIECE = 1 << 28
 """Bytes of a message: MPI counts in 32 bits."""
 
 
-@functools.cache
-def world() -> MPICommunicator:
-    """All ranks of the program. From then on an exception that nobody catches ends all of them.
+_program_wide: list[MPICommunicator] = []
 
-    Raises:
-        ConfigError: see `MPICommunicator`.
+
+def _guard(communicator: MPICommunicator) -> None:
+    """Let no rank go on without the others: an exception that nobody catches ends all, and so does a rank
+    that ends its program while others wait for it.
     """
-    communicator = MPICommunicator()
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -223,9 +264,20 @@ def world() -> MPICommunicator:
         if communicator.apart:
             communicator.abort(1)
 
-    if communicator.size > 1:
-        sys.excepthook = hook
-    return communicator
+    sys.excepthook = hook
+    atexit.register(communicator.end)
+    if communicator.several:
+        threading.Thread(target=communicator.watch, daemon=True).start()
+
+
+@functools.cache
+def world() -> MPICommunicator:
+    """All ranks of the program.
+
+    Raises:
+        ConfigError: see `MPICommunicator`.
+    """
+    return MPICommunicator()
 
 
 @contextlib.contextmanager

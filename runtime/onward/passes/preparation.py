@@ -140,7 +140,7 @@ def _prepend_table(graph: ir.Graph, table: TablePreparation) -> None:
         if name in taken:
             taken[name].name = g.unique(f"{name}.network")
         element = ir.DataType.STRING if dtype.kind == "O" else ir.DataType.from_numpy(dtype)
-        inputs[name] = g.input(name, element, [first, len(table.columns) if table.matrix else 1])
+        inputs[name] = g.input(name, element, [first, len(table.names) if table.matrix else 1])
     with g.scope(f"{_SCOPE}/{table.input}"):
         prepared = table.write(g, inputs)
         if prepared.is_graph_input() or prepared.is_initializer():

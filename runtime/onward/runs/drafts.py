@@ -17,6 +17,7 @@ from onward.data.registry import available, split_spec
 from onward.errors import ConfigError
 from onward.runs.config import DataTable, RunConfig, run_of
 from onward.runs.preparation import read_data
+from onward.runs.tables import columns_text
 from onward.train.task import Task, default_metrics, infer_task
 
 __all__ = ["Draft", "draft", "spec_of"]
@@ -46,12 +47,13 @@ class Draft:
     config: RunConfig
 
 
-def draft(spec: str, target: str | None = None) -> Draft:
+def draft(spec: str, target: str | None = None, file: str = "run.toml") -> Draft:
     """Look at data and write a configuration for them.
 
     Args:
         spec: as `--data` takes it, or a file or folder alone.
         target: the column or array to predict; None: what the reader finds.
+        file: where it is going to be written.
 
     Raises:
         ConfigError: nobody can say what is there.
@@ -65,7 +67,7 @@ def draft(spec: str, target: str | None = None) -> Draft:
     dataset = read_data(table).dataset
     task = infer_task(dataset)
     seen = [_samples(dataset), f"task: {task}", *_classes(dataset), *dataset.notes]
-    text = _text(spec, dataset, task, target)
+    text = _text(spec, dataset, task, target, file)
     return Draft(tuple(seen), text, run_of(tomllib.loads(text), "the draft"))
 
 
@@ -162,7 +164,7 @@ def _samples(dataset: Dataset) -> str:
     if dataset.table:
         names = ", ".join((dataset.columns or ())[:8])
         more = ", ..." if len(dataset.columns or ()) > 8 else ""
-        return f"{len(dataset):,} rows of {len(dataset.columns or ())} columns: {names}{more}"
+        return f"{len(dataset):,} rows of {columns_text(len(dataset.columns or ()))}: {names}{more}"
     parts = [
         "texts" if a.dtype.kind == "O" else f"{name} {a.dtype} {list(a.shape[1:])}"
         for name, a in dataset.inputs.items()
@@ -189,7 +191,7 @@ def _classes(dataset: Dataset) -> list[str]:
     return [f"classes: {shown}{', ...' if len(counts) > 12 else ''}"]
 
 
-def _text(spec: str, dataset: Dataset, task: Task, target: str | None) -> str:
+def _text(spec: str, dataset: Dataset, task: Task, target: str | None, file: str) -> str:
     """The file, a line with a comment for each choice that a person may want to make."""
     array = next(iter(dataset.inputs.values()))
     images = not dataset.table and array.ndim == 4
@@ -213,7 +215,7 @@ def _text(spec: str, dataset: Dataset, task: Task, target: str | None) -> str:
     lines = [
         f"# {_samples(dataset)}",
         f"# {task}",
-        "# onward train --config run.toml",
+        f"# onward train --config {file}",
         "",
         f"model = {json.dumps(model)}  # {why}",
     ]
@@ -270,7 +272,7 @@ def _text(spec: str, dataset: Dataset, task: Task, target: str | None) -> str:
         "# [averaging]  # export an average of the weights, often better than the last",
         '# name = "ema"',
         "",
-        "# [search]  # onward tune --config run.toml",
+        f"# [search]  # onward tune --config {file}",
         '# lr = "1e-4:1e-2:log"',
     ]
     return "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ from onward.data import (
 )
 from onward.data.registry import is_table
 from onward.engine import CompileOptions
-from onward.errors import ConfigError
+from onward.errors import ConfigError, DataError
 from onward.graph import Array, dims_of
 from onward.model import atomic_write
 from onward.parallel import Group, ranks_of
@@ -57,7 +57,7 @@ from onward.runs.preparation import (
 )
 from onward.runs.report import evaluation_chart
 from onward.runs.streamed import Streamed, open_stream
-from onward.runs.tables import tabular_defaults
+from onward.runs.tables import columns_text, tabular_defaults
 from onward.runs.telling import Bridge, CancelToken, Listener
 from onward.runs.tracking import tracked
 from onward.train import Callback, History, RateFinding, Trainer
@@ -166,7 +166,12 @@ def find_learning_rate(
     Raises:
         OnwardError: as `execute`.
     """
-    ready = _ready(config.model_copy(update={"folds": None}), events or _silent, CancelToken())
+    group = ranks_of(config.parallel)
+    first = group is None or group.rank == 0
+    if group is not None:
+        group.check_same(_options(config, None))
+    tell: Listener = events if events is not None and first else _silent
+    ready = _ready(config.model_copy(update={"folds": None}), tell, CancelToken())
     assert ready is not None
     return ready.setup.trainer.find_learning_rate(ready.loader, start=start, end=end, steps=steps)
 
@@ -214,6 +219,10 @@ def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | No
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
         config = config.model_copy(update={"data": config.data.model_copy(update={"target": target})})
+    if source.dataset.text_column is not None and config.data.text is None:
+        read = config.data.model_copy(update={"text": source.dataset.text_column})
+        config = config.model_copy(update={"data": read})
+    _refuse_one_class(source.dataset)
     parts = source.split(config.data.split, config.data.split_seed)
     config = tabular_defaults(config, parts) if base is None else config
     _tell_data(config, source, parts, tell)
@@ -267,6 +276,8 @@ def _ready_streamed(
     setup = _set_up(config, base, teacher, False, raw, tell, preparation)
     loader = streamed.loader(config, 0, preparation, setup.targets)
     assert loader is not None
+    if group is not None and (advice := loader.advice(group.size)):
+        tell(Warned(advice))
     held = 2 if streamed.parts[2] is not None else 1
     asked = streamed.loader(config, held, preparation, setup.targets)
     return _Ready(
@@ -489,6 +500,11 @@ def _silent(event: Event) -> None:
 def _refuse_early(config: RunConfig) -> None:
     """What can be refused before the data are read: an output that is there, a time that is none."""
     now()
+    assembly.optimizer_of(config)
+    assembly.schedule_of(config)
+    assembly.averaging_of(config)
+    if config.data.augment is not None:
+        parse_augmentation(config.data.augment)
     if config.output is not None:
         assembly.output_of(config)
 
@@ -521,9 +537,20 @@ def _tell_data(config: RunConfig, source: Source, parts: Splits, tell: Listener)
     tell(DataRead(config.data.spec, train, validation, test, inputs, notes))
 
 
+def _refuse_one_class(dataset: Dataset) -> None:
+    """A network has nothing to tell apart where all samples are of one class."""
+    if dataset.task != "classification" or dataset.classes is None or len(dataset.classes) != 1:
+        return
+    if dataset.targets is not None and dataset.targets.ndim == 1:
+        raise DataError(
+            f"data set {dataset.name!r}: all samples are of one class, {dataset.classes[0]!r}; at least two "
+            "are needed"
+        )
+
+
 def _inputs_of(dataset: Dataset) -> dict[str, str]:
     if dataset.table:
-        return {f"{len(dataset.columns or ())} columns": ""}
+        return {columns_text(len(dataset.columns or ())): ""}
     return {
         name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
         for name, a in dataset.inputs.items()

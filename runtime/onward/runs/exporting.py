@@ -17,6 +17,7 @@ from onward.runs.adapters import adapter_matrices, check_merged
 from onward.runs.config import RunConfig
 from onward.runs.events import Exported
 from onward.runs.preparation import feeds_of, input_names, metadata_of
+from onward.runs.tables import columns_text
 from onward.runs.telling import Listener
 from onward.train import Trainer
 from onward.train.task import Task
@@ -110,7 +111,7 @@ def export_run(
         )
     takes = tuple(map(str, specs))
     if inside and graph.table is not None and not graph.table.matrix:
-        takes = (f"{len(specs)} columns [N, 1]: {', '.join(spec.name for spec in specs)}",)
+        takes = (f"{columns_text(len(specs))} [N, 1]: {', '.join(spec.name for spec in specs)}",)
     tell(Exported(output, report, takes, notes))
     return report
 

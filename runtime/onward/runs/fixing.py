@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.independence import independence
 from onward.data import as_dtype
 from onward.engine import Session
 from onward.errors import ConfigError, DataError, OnwardError
-from onward.graph import Array, TensorSpec, spec_of
+from onward.graph import Array, TensorSpec, is_tensor, spec_of
 from onward.passes import fix_inputs, fix_shapes, open_batch
 
 __all__ = ["fixed", "opened", "parsed"]
 
 _TRIED, _TOLERANCE = 3, 1e-4
 """Samples that are run together and one by one, and what may part of the largest element."""
+_DRAWS = range(3)
+"""Rounds, each of other numbers."""
+_EXTENTS = 2, 7, 48
+"""In the place of extents that a file leaves open."""
 
 
 def fixed(
@@ -47,38 +52,116 @@ def fixed(
 def opened(model: ir.Model) -> ir.Model | None:
     """The model with its batch of one sample open, where several samples give what each alone gives.
 
+    The graph is asked for a proof. Where that does not reach, and finds nothing either in which samples
+    meet, they are tried: together and one by one, by all values that are computed on the way, since outputs
+    may hide what happens in front of a threshold or an ArgMax.
+
     Args:
         model: it is not changed.
 
     Returns:
-        None where inputs and outputs do not begin with an extent of 1, or samples cannot be run together.
+        None where inputs and outputs do not begin with an extent of 1, or samples may depend on each other.
     """
     found = open_batch(model)
     if found is None:
         return None
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Array] = {}
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers:
+    inputs = [spec_of(v) for v in found.graph.inputs if v.name not in found.graph.initializers]
+    settled = all(isinstance(d, int) for spec in inputs for d in (spec.shape or ())[1:])
+    fits = False
+    for extent in _EXTENTS[: 1 if settled else None]:
+        shapes = {s.name: tuple(d if isinstance(d, int) else extent for d in s.shape or ()) for s in inputs}
+        proof = independence(found, shapes)
+        if proof.misfit:
             continue
-        spec = spec_of(value)
-        shape = [_TRIED, *(d if isinstance(d, int) else 2 for d in (spec.shape or ())[1:])]
-        drawn = rng.standard_normal(shape) if spec.dtype.kind == "f" else rng.integers(0, 2, shape)
-        inputs[spec.name] = drawn.astype(spec.dtype)
+        fits = True
+        if proof.mixed or (proof.reason is not None and not _apart(model, found, shapes)):
+            return None
+    return found if fits else None
+
+
+def _apart(single: ir.Model, several: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a few samples give together what each alone gives, in outputs and all values on the way.
+
+    Args:
+        single: takes one sample.
+        several: the same for any number.
+        shapes: of the inputs; their first extents count for nothing.
+    """
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+           for node in several.graph for a in node.attributes.values()):  # fmt: skip
+        return False  # which body runs may follow from the samples
+    outputs = {v.name for v in single.graph.outputs}
+    common = {v.name for node in single.graph for v in node.outputs if v.name and is_tensor(v)}
+    shown = outputs | {v.name for node in several.graph for v in node.outputs if v.name in common}
     try:
-        with Session(model, engine="interpreter") as single, Session(found, engine="interpreter") as several:
-            each = [single.run({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(_TRIED)]
-            together = several.run(inputs)
+        with (
+            Session(_showing(single, shown), engine="interpreter") as one,
+            Session(_showing(several, shown), engine="interpreter") as together,
+        ):
+            return all(_same(one, together, _drawn(single, shapes, draw), outputs) for draw in _DRAWS)
     except OnwardError:
-        return None
-    for name, array in together.items():
-        expected = np.concatenate([run[name] for run in each])
-        if array.shape != expected.shape:
-            return None
-        apart = np.abs(array.astype(np.float64) - expected).max(initial=0.0)
-        if not apart <= _TOLERANCE * max(float(np.abs(expected).max(initial=0.0)), 1e-30):
-            return None
+        return False
+
+
+def _same(
+    one: Session, together: Session, inputs: Mapping[str, Array], outputs: Collection[str | None]
+) -> bool:
+    each = [one.run({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(_TRIED)]
+    return all(
+        any(
+            _agree(got, [run[name] for run in each], axis)
+            for axis in ((0,) if name in outputs else range(-1, got.ndim))
+        )
+        for name, got in together.run(inputs).items()
+    )
+
+
+def _drawn(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], draw: int) -> dict[str, Array]:
+    """Floats of a few sizes, whole numbers of which more and more are 1."""
+    rng, found = np.random.default_rng(draw), {}
+    for value in model.graph.inputs:
+        if (name := value.name or "") in shapes:
+            shape, dtype = (_TRIED, *shapes[name][1:]), spec_of(value).dtype
+            floats = rng.standard_normal(shape) * 10.0 ** (draw - 1)
+            found[name] = (floats if dtype.kind == "f" else rng.random(shape) < (draw + 1) / 4).astype(dtype)
     return found
+
+
+def _agree(got: Array, runs: Sequence[Array], axis: int) -> bool:
+    """Whether an array is those of single samples along an axis; -1: it is the same for each.
+
+    What tells how many samples there are, a shape or what is computed of one, is let pass.
+    """
+    if got.dtype.kind in "iu" and got.ndim <= 1 and all(np.array_equal(runs[0], run) for run in runs[1:]):
+        return True
+    if axis < 0:
+        return all(_close(got, run) for run in runs)
+    if got.ndim != runs[0].ndim or any(run.shape != runs[0].shape for run in runs):
+        return False
+    return _close(got, np.concatenate(runs, axis))
+
+
+def _close(got: Array, expected: Array) -> bool:
+    if got.shape != expected.shape:
+        return False
+    other = got != expected  # not among them: infinities of both
+    if got.dtype.kind not in "fiu":
+        return not other.any()
+    size = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    apart = np.abs(got[other].astype(np.float64) - expected[other]).max(initial=0.0)
+    return bool(apart <= _TOLERANCE * max(size, 1e-30))
+
+
+def _showing(model: ir.Model, names: Collection[str | None]) -> ir.Model:
+    """The model with these values among its outputs."""
+    model = model.clone()
+    shown = {v.name for v in model.graph.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in names and value.name not in shown:
+                value.shape = None
+                model.graph.outputs.append(value)
+    return model
 
 
 def parsed(option: str, texts: Sequence[str] | None) -> dict[str, Any]:

@@ -65,24 +65,25 @@ class Measures:
 
     def show(self, console: Console, title: str) -> None:
         """Write the tables: figures by class, averages, the confusion matrix."""
-        for table in self._tables(title):
+        for heading, table in self._tables(title):
+            console.print(heading, soft_wrap=True)
             console.print(table)
         if self.support is not None:
             console.print(figures_text(self.figures), soft_wrap=True)
 
-    def _tables(self, title: str) -> Iterator[Table]:
+    def _tables(self, title: str) -> Iterator[tuple[str, Table]]:
         from rich.table import Table
 
-        heading = f"{title}: {self.samples:,} samples"
+        heading = f"{title}: {self.samples:,} sample{'' if self.samples == 1 else 's'}"
         if self.support is None:
-            table = Table(title=heading)
+            table = Table()
             table.add_column("metric")
             table.add_column("value", justify="right")
             for name, value in self.figures.items():
                 table.add_row(name, f"{value:.6g}")
-            yield table
+            yield heading, table
             return
-        table = Table(title=heading)
+        table = Table()
         table.add_column("class" if self.confusion is not None else "label")
         for name in ("precision", "recall", "F1", "samples"):
             table.add_column(name, justify="right")
@@ -91,9 +92,9 @@ class Measures:
             table.add_row(self.classes[i], *scores, f"{self.support[i]:,}")
         if (more := len(self.classes) - _SHOWN_CLASSES) > 0:
             table.add_row(f"… {more} more", "", "", "", "")
-        yield table
+        yield heading, table
         if self.confusion is not None and len(self.classes) <= _SHOWN_CLASSES:
-            yield _confusion_table(self.confusion, self.classes)
+            yield "Confusion matrix (rows: true classes)", _confusion_table(self.confusion, self.classes)
 
 
 def figures_text(figures: Mapping[str, float]) -> str:
@@ -183,14 +184,15 @@ def final_activation(model: ir.Model) -> str | None:
 
 def _confusion_table(confusion: Array, classes: Sequence[str]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="Confusion matrix (rows: true classes)")
+    table = Table()
     table.add_column("")
     for name in classes:
         table.add_column(name, justify="right")
     for i, name in enumerate(classes):
         cells = [
-            f"[bold]{count:,}[/bold]" if i == j else f"{count:,}" if count else "·"
+            Text(f"{count:,}", "bold") if i == j else f"{count:,}" if count else "·"
             for j, count in enumerate(confusion[i].tolist())
         ]
         table.add_row(name, *cells)

@@ -7,9 +7,14 @@ from typing import Any
 from onward.data import Splits
 from onward.runs.config import RunConfig
 
-__all__ = ["tabular_defaults"]
+__all__ = ["columns_text", "tabular_defaults"]
 
 _SMALL, _LARGE = 2_000, 20_000
+
+
+def columns_text(count: int) -> str:
+    """So many columns, in words."""
+    return f"{count:,} column{'' if count == 1 else 's'}"
 
 
 def tabular_defaults(config: RunConfig, parts: Splits) -> RunConfig:

@@ -56,7 +56,7 @@ class Bridge(Callback):
         if (now := time.monotonic()) - self._told >= _METRICS_SECONDS:
             self._told = now
             self._tell(MetricsSoFar(run.epoch, run.step, run.figures()))
-        run.asked = self._token.cancelled
+        run.asked |= self._token.cancelled
         if run.agreed or (run.asked and run.group is None):
             self._token.cancel("interrupted on another rank")
             self.cancelled = True

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from onward.autodiff import TrainingStep
+from onward.compile.codegen.target import host_target
 from onward.errors import ConfigError
 from onward.model import current_versions
 from onward.parallel import Group
 
-__all__ = ["check_ranks", "structure_of"]
+__all__ = ["check_ranks", "rounding_alike", "structure_of"]
 
 
 def structure_of(step: TrainingStep) -> str:
@@ -26,6 +27,13 @@ def structure_of(step: TrainingStep) -> str:
         if name not in step.bindings and value.const_value is not None:
             structure.update(f"{name}:".encode() + value.const_value.tobytes())
     return structure.hexdigest()
+
+
+def rounding_alike(group: Group, threads: int | None) -> bool:
+    """Whether all ranks come to the same bits from the same numbers, as in an update from summed gradients:
+    they have one kind of processor, whose kernels have one order of sums, and as many threads.
+    """
+    return len(set(group.gather((str(host_target()), threads)))) == 1
 
 
 def check_ranks(group: Group, own: Mapping[str, Any], batch_size: int) -> None:

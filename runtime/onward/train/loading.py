@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
-from onward.data import Batches, IterableBatches, Loader, batches_of
+from onward.data import Batches, IterableBatches, Loader, StreamLoader, batches_of
 from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
 from onward.parallel import Group
@@ -96,6 +96,9 @@ class Loading:
                     "samples that are read as they are needed bring their own weights, as (inputs, targets, "
                     "weights), and cannot be cut by validation_split: give validation_data"
                 )
+            ranks = 0 if self.group is None or self.group.rank > 0 else self.group.size
+            if ranks and isinstance(found, StreamLoader) and (advice := found.advice(ranks)):
+                warnings.warn(advice, stacklevel=3)
             return self._on_ranks(found), validation
         if steps is not None or workers:
             raise ConfigError(

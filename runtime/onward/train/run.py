@@ -35,6 +35,9 @@ __all__ = ["Run"]
 
 _PLACES = 200
 """Where the rates of two lengths of a run are compared."""
+_ELSEWHERE = "another rank asked for it"
+_NEAR = 1e-2
+"""How far rounding may drive weights apart in an epoch, over the largest of them."""
 
 
 @final
@@ -61,7 +64,8 @@ class Run:
         averaging: how weights are averaged; None: they are not.
         pruning: how weights are pruned; None: they are not.
         group: the ranks among which batches are divided; None: there is one.
-        asked: whether this rank would like the run to end.
+        alike: whether all of them round alike.
+        asked: whether this rank would like the run to end: see `stop`.
         agreed: whether some rank would: the same on all, after the step that follows.
         seconds: spent in training steps.
     """
@@ -91,6 +95,7 @@ class Run:
     averaging: Averaging | None = None
     pruning: Pruning | None = None
     group: Group | None = None
+    alike: bool = True
     asked: bool = False
     agreed: bool = False
     seconds: float = 0.0
@@ -106,9 +111,21 @@ class Run:
         self._unsound = frozenset(self.faulty())
 
     def stop(self, reason: str, *, now: bool = False) -> None:
-        """End the run after this epoch, or `now`, after this step; the epoch is then not closed."""
+        """End the run after this epoch, or `now`, after this step; the epoch is then not closed.
+
+        Where there are several ranks, one that asks for it ends the run of all: `now` is then after the step
+        that follows, in which they tell each other, unless this one told them.
+        """
         self.stopped = reason
-        self.halted = now
+        if now and self.group is not None and not self.agreed:
+            self.asked = True
+        else:
+            self.halted = now
+
+    def agree_to_stop(self) -> None:
+        """Let the run end where it ends on another rank; all ranks call this."""
+        if self.group is not None and self.group.any(bool(self.stopped)):
+            self.stopped = self.stopped or _ELSEWHERE
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
@@ -213,6 +230,8 @@ class Run:
         self.samples = batch.whole
         self.batch += 1
         self.agreed = self.asked if self.group is None else bool(results[self.layout.ranks["signals"]] > 0)
+        if self.agreed:
+            self.stopped, self.halted = self.stopped or _ELSEWHERE, True
         self.updates.add(self.mean.add(results), ends)
         if self.pruning is not None and ends:
             prune(self, self.pruning)
@@ -293,15 +312,29 @@ class Run:
     def check_alike(self, group: Group) -> None:
         """Refuse to go on with weights that are not the same on all ranks.
 
+        Where ranks do not round alike, those of rank 0 take the place of others that are near them.
+
         Raises:
             TrainingError: names the ranks that differ from the first.
         """
-        own = 0
+        own, common = 0, []
         for name, array in self.session.state.items():
             if name not in self.layout.accumulated and name not in self.layout.shards:
                 own = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, own)
+                common.append(name)
         sums = group.gather(own)
-        if others := [rank for rank, value in enumerate(sums) if value != sums[0]]:
+        others = [rank for rank, value in enumerate(sums) if value != sums[0]]
+        if others and not self.alike:
+            state, gaps = dict(self.session.state), [0.0]
+            for name in common:
+                first = np.array(state[name], order="C")
+                group.share(first)
+                gaps.append(_gap(state[name], first))
+                state[name] = first
+            others = [rank for rank, gap in enumerate(group.gather(max(gaps))) if gap > _NEAR]
+            if not others:
+                self.replace_state(state)
+        if others:
             raise TrainingError(
                 f"the weights of rank {others[0]} are no longer those of rank 0, after step {self.step}: "
                 "the network or memory of one of them is faulty, or a callback changed weights on some ranks"
@@ -448,6 +481,14 @@ class Run:
             name = type(callback).__name__
             if name in meta["callbacks"]:
                 callback.load_state(meta["callbacks"][name], _below(f"callback/{name}/", saved.arrays))
+
+
+def _gap(array: Array, first: Array) -> float:
+    """The largest difference of two arrays, over the largest number of the second."""
+    if array.dtype.kind != "f":
+        return 0.0 if np.array_equal(array, first) else math.inf
+    largest = float(np.abs(first).max(initial=0.0)) or 1.0
+    return float(np.abs(array.astype(np.float64) - first).max(initial=0.0)) / largest
 
 
 def _first_cause(causes: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ from onward.passes.float32 import half_types, in_float32
 from onward.passes.lora import LoRA, merge_lora
 from onward.passes.replace_head import find_head, new_head
 from onward.passes.samples_first import axis_of_all, samples_first
-from onward.train.agreement import check_ranks, structure_of
+from onward.train.agreement import check_ranks, rounding_alike, structure_of
 from onward.train.averaging import Averaging, BatchStatistics, averaging_named, end_epoch
 from onward.train.callbacks import Callback, Checkpoints, StopOnNaN
 from onward.train.checkpoint import averaged
@@ -503,6 +503,7 @@ class Trainer:
         statistics = self._batch_statistics(loader, epochs)
         if group is not None:
             check_ranks(group, self._agreed(run, held_out, resume), loader.batch_size)
+            run.alike = rounding_alike(group, self._threads)
             progress = progress if first else False
         for metric in self.metrics:
             metric.reset()
@@ -514,8 +515,11 @@ class Trainer:
             self._share_state(group)
         self.history = run.history
         run.begin()
+        if group is not None:
+            group.begin()
         for hook in hooks:
             hook.on_train_begin(run)
+        run.agree_to_stop()
         with ProgressBar(progress) as bar:
             while run.epoch <= epochs and not run.stopped:
                 bar.epoch(run.epoch, epochs, len(loader), run.batch)
@@ -533,6 +537,7 @@ class Trainer:
                 end_epoch(run, statistics)
                 figures = {} if held_out is None else self._scalars(held_out)
                 run.close_epoch({f"val_{name}": value for name, value in figures.items()})
+                run.agree_to_stop()
                 bar.close_epoch(run.history.rows[-1])
         for hook in hooks:
             hook.on_train_end(run)
@@ -577,10 +582,11 @@ class Trainer:
             )
         self._weigh_samples(loader.sample.weights is not None)
         before = {name: array.copy() for name, array in self._session.state.items()}
+        epochs, group = math.ceil(steps * self._accumulate / len(loader)) + 1, self._group
         run = Run(
             loader=loader,
             validation=None,
-            epochs=math.ceil(steps * self._accumulate / len(loader)) + 1,
+            epochs=epochs,
             feed=self._feeder(loader, self.step.targets, self._session.inputs, self.step.sample_weight),
             session=self._session,
             layout=self.step,
@@ -590,11 +596,15 @@ class Trainer:
             base_rate=1.0,
             accumulate=self._accumulate,
             seed=self.seed,
-            identity={},
-            group=self._group,
+            identity={} if group is None else self._identity(loader, epochs),
+            group=group,
         )
+        if group is not None:
+            check_ranks(group, self._agreed(run, None, None), loader.batch_size)
         try:
             self._session.load_state({**before, **self._fresh_slots()})
+            if group is not None:
+                self._share_state(group)
             return sweep(run, steps)
         finally:
             self._session.load_state(before)

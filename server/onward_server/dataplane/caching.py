@@ -10,7 +10,7 @@ from typing import final
 
 from onward.graph import Array
 from onward_protos.tensors import encode_raw
-from onward_server.settings import Engine
+from onward_server.model_settings import Engine
 
 __all__ = ["CachedAnswer", "ResponseCache"]
 

@@ -15,11 +15,15 @@ from onward_server.dataplane.overrides import Override, Overrides
 from onward_server.dataplane.repository import MODEL_FILE, Entry, is_name, names, scan_model
 from onward_server.dataplane.served import ServedModel
 from onward_server.errors import ControlError, ModelNotFoundError, ModelUnavailableError, RequestError
-from onward_server.settings import ModelSettings, ServerSettings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import ServerSettings
 
 __all__ = ["Catalogue", "ModelState"]
 
 _LOG = logging.getLogger(__name__)
+
+_UNLOADED = "unloaded"
+"""The reason of a version that a client has unloaded, as Triton words it in an index."""
 
 ModelState = tuple[str, int, str, str]
 """Name, version (0: the model as a whole), `READY`, `LOADING` or `UNAVAILABLE`, and the reason."""
@@ -62,7 +66,7 @@ class Catalogue:
 
     def states(self, *, ready_only: bool = False) -> list[ModelState]:
         """Every model that the repository holds, as far as it was looked at."""
-        found = {(m.name, m.version): ("READY", "") for m in self.select()}
+        found = {(m.name, m.version): ("READY", self._behind(m)) for m in self.select()}
         if not ready_only:
             for key, problem in self._problems.items():
                 found.setdefault(key, ("UNAVAILABLE", problem))
@@ -70,6 +74,11 @@ class Catalogue:
                 if name not in self._models:
                     found[name, 0] = ("LOADING", "")
         return [(name, version, *state) for (name, version), state in sorted(found.items())]
+
+    def _behind(self, model: ServedModel) -> str:
+        """Why what is served of a version is not what the repository has; empty: it is."""
+        problem = self._problems.get((model.name, model.version))
+        return "" if problem is None else f"what was there before is served: {problem}"
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """The model to use for a name and a version as a request gives them; "" is the latest version.
@@ -92,7 +101,8 @@ class Catalogue:
         known = {v: problem for (n, v), problem in self._problems.items() if n == name}
         relevant = [problem for v, problem in known.items() if not version or v in (0, number)]
         if relevant:
-            raise ModelUnavailableError(f"model {name!r} could not be loaded: {relevant[0]}")
+            why = "was unloaded" if relevant[0] == _UNLOADED else f"could not be loaded: {relevant[0]}"
+            raise ModelUnavailableError(f"model {name!r} {why}")
         if versions or known:
             served = ", ".join(map(str, sorted(versions))) or "none"
             raise ModelNotFoundError(f"model {name!r} has no version {version!r}; versions served: {served}")
@@ -176,7 +186,7 @@ class Catalogue:
             if not versions and not known:
                 raise ModelNotFoundError(f"no model {name!r} is loaded")
             for version in versions:
-                self._problems[name, version] = "unloaded"
+                self._problems[name, version] = _UNLOADED
                 self._entries.pop((name, version), None)
             self._overrides.drop(name)
             for model in versions.values():
@@ -210,7 +220,7 @@ class Catalogue:
             return
         known = set(self._models) | {name for name, _ in self._problems}
         chosen = known if self._settings().model_control == "explicit" else known | found
-        unloaded = {name for (name, _), problem in self._problems.items() if problem == "unloaded"}
+        unloaded = {name for (name, _), problem in self._problems.items() if problem == _UNLOADED}
         await asyncio.gather(
             *(self._refresh_model(name) for name in sorted(chosen - (unloaded - set(self._models))))
         )
@@ -311,8 +321,9 @@ class Catalogue:
             for model in opened:
                 model.close()
             return
-        # an old version goes on where the new file of the same number cannot be opened
-        kept = {v: m for v, m in old.items() if v not in new and (name, v) in problems}
+        # an old version goes on where the new file of the same number cannot be opened, or nobody knows of it
+        unread = any(entry.unread for entry in entries)
+        kept = {v: m for v, m in old.items() if v not in new and (unread or (name, v) in problems)}
         merged = {**kept, **new}
         if override is not None:
             self._overrides.keep(name, override)

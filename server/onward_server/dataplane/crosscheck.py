@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from onward.graph import Array
-from onward_server.settings import CrossCheckSettings, Tolerance
+from onward_server.model_settings import CrossCheckSettings, Tolerance
 
 __all__ = ["CheckOutcome", "CheckRecorder", "CheckStatistics", "Comparison", "Sampler", "compare"]
 

@@ -25,7 +25,8 @@ from onward_server.errors import (
     RunTimeoutError,
     WorkerLostError,
 )
-from onward_server.settings import CrossCheckSettings, Engine, ServerSettings
+from onward_server.model_settings import CrossCheckSettings, Engine
+from onward_server.settings import ServerSettings
 from onward_server.workers.supervisor import Worker, Zygote, error_of
 from onward_server.workers.worker import spec_from
 

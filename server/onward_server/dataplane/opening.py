@@ -22,7 +22,8 @@ from onward_server.dataplane.repository import Entry
 from onward_server.dataplane.scheduler import Scheduler
 from onward_server.dataplane.served import ServedModel
 from onward_server.dataplane.statistics import InferStatistics
-from onward_server.settings import BatchingSettings, CrossCheckSettings, Engine, ModelSettings, ServerSettings
+from onward_server.model_settings import BatchingSettings, CrossCheckSettings, Engine, ModelSettings
+from onward_server.settings import ServerSettings
 
 __all__ = ["Opener", "effective"]
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, final
+from typing import final
 
-from pydantic import ValidationError
-
+from onward_server.dataplane.model_configuration import settings_from
 from onward_server.dataplane.repository import is_version
 from onward_server.errors import RequestError
-from onward_server.settings import ModelSettings, problems
+from onward_server.model_settings import ModelSettings
 
 __all__ = ["Override", "Overrides", "override_from"]
 
-_IGNORED = frozenset(
-    (
-        *("name", "platform", "backend", "input", "output", "default_model_filename", "metric_tags"),
-        *("runtime", "model_transaction_policy", "optimization"),
-    )
-)
 _FILE = "file:"
 
 
@@ -55,7 +47,7 @@ def override_from(parameters: Mapping[str, bool | int | str | bytes]) -> Overrid
         if name == "config":
             if not isinstance(value, str):
                 raise RequestError("parameters['config'] is not a string of JSON")
-            settings = _settings(value)
+            settings = settings_from(value)
         elif name.startswith(_FILE):
             if not isinstance(value, bytes):
                 raise RequestError(f"parameters[{name!r}] is not bytes")
@@ -73,53 +65,6 @@ def _checked(name: str) -> str:
     if len(parts) != 2 or not is_version(parts[0]) or parts[1] in (".", "..") or "\0" in parts[1]:
         raise RequestError(f"parameters[{name!r}]: give file:<version>/<file name>")
     return f"{parts[0]}/{parts[1]}"
-
-
-def _settings(text: str) -> ModelSettings:
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RequestError("parameters['config'] is not JSON") from None
-    if not isinstance(given, dict):
-        raise RequestError("parameters['config'] is not a JSON object")
-    ours: dict[str, Any] = {}
-    for key, value in given.items():
-        try:
-            _translate(key, value, ours)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError):
-            raise RequestError(f"parameters['config']: {key} has an unexpected form") from None
-    largest = ours.pop("max_batch_size", 0)
-    delay = ours.pop("dynamic_batching", None)
-    if delay is not None and largest > 1:
-        ours["batching"] = {"max_batch": largest, **delay}
-    try:
-        return ModelSettings.model_validate(ours)
-    except ValidationError as error:
-        raise RequestError(f"parameters['config']: {problems(error, ModelSettings)}") from None
-
-
-def _translate(key: str, value: Any, ours: dict[str, Any]) -> None:
-    """One field of Triton's model configuration in our words; fields of ours are taken as they are."""
-    if key in _IGNORED:
-        return
-    if key == "max_batch_size":
-        ours[key] = int(value)
-    elif key == "dynamic_batching":
-        ours[key] = {
-            "preferred": tuple(value.get("preferred_batch_size", ())),
-            "max_delay_ms": int(value.get("max_queue_delay_microseconds", 0)) / 1e3,
-        }
-    elif key == "instance_group":
-        ours["instances"] = sum(int(group.get("count", 1)) for group in value) or 1
-    elif key == "version_policy":
-        policy: dict[str, Any] = {}
-        if "latest" in value:
-            policy["latest"] = int(value["latest"].get("num_versions", 1))
-        elif "specific" in value:
-            policy["specific"] = tuple(int(version) for version in value["specific"]["versions"])
-        ours["versions"] = policy
-    else:
-        ours[key] = value
 
 
 @final

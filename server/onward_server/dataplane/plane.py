@@ -222,7 +222,7 @@ class DataPlane:
                 span,
                 begun,
                 version=model.version,
-                identity=request.id,
+                identity=request.headers.get("x-request-id", "") or request.id,
                 engine=found.engine,
                 queue_ns=found.queue_ns,
                 infer_ns=found.infer_ns,

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from onward.errors import ConfigError, OnwardError
-from onward_server.settings import ModelSettings, load_model_settings
+from onward_server.model_settings import ModelSettings
+from onward_server.settings import NAME, VERSION
+from onward_server.settings_files import load_model_settings
 
 __all__ = ["MODEL_FILE", "Entry", "is_name", "is_version", "names", "scan", "scan_model"]
 
 MODEL_FILE = "model.onnx"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
-
 
 def is_name(text: str) -> bool:
     """Whether a text can be a model's name; anything else never reaches a path."""
-    return _NAME.fullmatch(text) is not None
+    return NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
     """Whether a text can be a version."""
-    return _VERSION.fullmatch(text) is not None
+    return VERSION.fullmatch(text) is not None
 
 
 @final
@@ -40,6 +38,8 @@ class Entry:
         settings: from the model's config.toml.
         problem: why it cannot be served; empty when nothing was found so far.
         folder: the model's folder.
+        unread: whether the problem is that settings or folder could not be read, so that nobody knows whether
+            versions have gone.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Entry:
     settings: ModelSettings
     problem: str = ""
     folder: Path = Path()
+    unread: bool = False
 
 
 def names(repository: Path) -> list[str]:
@@ -85,16 +86,16 @@ def scan_model(repository: Path, name: str) -> list[Entry]:
 
 
 def _scan_model(root: Path, folder: Path) -> list[Entry]:
-    def whole(problem: str) -> list[Entry]:
-        return [Entry(folder.name, 0, folder, ModelSettings(), problem, folder)]
+    def whole(problem: str, *, unread: bool = False) -> list[Entry]:
+        return [Entry(folder.name, 0, folder, ModelSettings(), problem, folder, unread)]
 
     try:
         settings = load_model_settings(folder)
         found = {int(path.name): path for path in folder.iterdir() if path.is_dir() and is_version(path.name)}
     except OnwardError as error:
-        return whole(str(error))
+        return whole(str(error), unread=True)
     except OSError as error:
-        return whole(f"{folder}: {error.strerror}")
+        return whole(f"{folder}: {error.strerror}", unread=True)
     if not found:
         return whole(
             f"{folder} has no version folder; versions are whole numbers from 1, without leading zeros"

@@ -18,7 +18,7 @@ from onward_server.dataplane.batching import BatchKey, batch_key, filled_size, j
 from onward_server.dataplane.hosts import Instance
 from onward_server.dataplane.statistics import InferStatistics
 from onward_server.errors import DeadlineError, ExecutionError, ModelUnavailableError, OverloadedError
-from onward_server.settings import BatchingSettings
+from onward_server.model_settings import BatchingSettings
 
 __all__ = ["Computed", "Scheduler"]
 

@@ -34,7 +34,7 @@ from onward_server.errors import (
     RunTimeoutError,
     WorkerLostError,
 )
-from onward_server.settings import CrossCheckSettings, Engine, ModelSettings
+from onward_server.model_settings import CrossCheckSettings, Engine, ModelSettings
 
 __all__ = ["Inference", "ServedModel"]
 

@@ -12,7 +12,7 @@ from onward.graph import Array
 from onward_server.dataplane.crosscheck import Comparison, compare
 from onward_server.dataplane.executors import Executor
 from onward_server.errors import ExecutionError, MemoryLimitError, RunTimeoutError
-from onward_server.settings import CrossCheckSettings
+from onward_server.model_settings import CrossCheckSettings
 
 __all__ = ["LIMITS", "Finding", "Pair", "checked", "located"]
 

@@ -20,7 +20,7 @@ from onward_server.dataplane.executors import ENGINES, Executor
 from onward_server.dataplane.validation import check_transferable
 from onward_server.dataplane.witness import Pair, checked, located
 from onward_server.errors import ExecutionError, MemoryLimitError
-from onward_server.settings import CrossCheckSettings
+from onward_server.model_settings import CrossCheckSettings
 from onward_server.workers.memory import Region
 
 __all__ = ["MAX_HEADER_BYTES", "spec_from", "work"]

@@ -9,6 +9,7 @@ kernel, so nothing outlives a server, however that ends.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -17,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -120,6 +122,9 @@ def _name(name: bytes) -> None:
 def _become_worker(nice: int, channel: int, inputs: int, outputs: int) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.nice(nice)
+    # where memory runs out, a worker goes before the server, and after a training job
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("300")
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _name(b"onward-worker")
     from onward_server.workers.worker import work

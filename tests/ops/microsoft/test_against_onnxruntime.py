@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from onward.engine.compiled import CompiledEngine
 from onward.engine.interpreter import Interpreter
 from onward.errors import InvalidModelError, OnwardError, UnsupportedError
-from onward.graph import Array, registered
+from onward.graph import Array, find, registered
 from onward.model import from_bytes
 
 DOMAIN = "com.microsoft"
@@ -108,9 +110,26 @@ def _packed(bits: int, rows: int, length: int) -> Array:
     return u8(rows, 1 if length * bits <= 8 else length * bits // 8)
 
 
+def new(length: int) -> list[Array]:
+    """Queries in six heads, keys and values in three."""
+    return [f(2, length, 96), f(2, length, 48), f(2, length, 48)]
+
+
+def past(length: int) -> list[Array]:
+    return [f(2, 3, length, 16), f(2, 3, length, 16)]
+
+
+def seen(first: int, second: int) -> list[Array]:
+    """How many positions of two samples are there, less one, and the most of them."""
+    return [np.array([first - 1, second - 1], np.int32), np.array([max(first, second)], np.int32)]
+
+
 H = f(2, 5, 12)
 W3, B3 = f(12, 36) * np.float32(0.3), f(36)
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+PLACES = np.array([[0, 1, 2, 3, 4], [8, 3, 4, 5, 6]])
+GROUPS = {"num_heads": 6, "kv_num_heads": 3}
+CACHES = [f(16, 8), f(16, 8)]
 LSTM = [s8(1, 3, 16), s8(1, 4, 16), f(1, 32)]
 
 CASES = [
@@ -328,6 +347,19 @@ CASES = [
         atol=1e-5,
     ),
     Case(
+        "QEmbedLayerNormalization",
+        [
+            *(MASK, MASK, u8(9, 6), u8(8, 6), u8(3, 6), u8(6), u8(6), MASK),
+            *(one(0.02), one(0.01), one(0.03), one(0.01), one(0.02)),
+            *(Z, Z, Z, one(5, np.uint8), Z),
+        ],
+        {},
+        ("y", "m"),
+        (F, I32),
+        constant=range(2, 7),
+        atol=1e-5,
+    ),
+    Case(
         "NhwcMaxPool",
         [u8(2, 6, 7, 5)],
         {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
@@ -406,6 +438,58 @@ CASES = [
         name="float zero points",
         atol=2e-4,
     ),
+    Case("RotaryEmbedding", [H, PLACES, f(9, 2), f(9, 2)], {"num_heads": 3}),
+    Case(
+        "RotaryEmbedding", [f(2, 3, 5, 6), np.array([2]), f(9, 3), f(9, 3)], {"interleaved": 1}, name="first"
+    ),
+    Case("RotaryEmbedding", [H, PLACES, f(9, 2), f(9, 2)], name="heads by the caches"),
+    Case(
+        "RotaryEmbedding",
+        [f(2, 5, 24), PLACES, f(9, 3), f(9, 3)],
+        {"num_heads": 3, "rotary_embedding_dim": 6, "interleaved": 1},
+        name="part",
+    ),
+    *(
+        Case("GatherBlockQuantized", inputs, attributes, constant=[0, 2, 3][: len(inputs) - 1], name=name)
+        for name, inputs, attributes in (
+            ("4", [u8(7, 16), np.array([[3, -1], [0, 3]]), f(7, 2), u8(7, 1)], {"block_size": 16}),
+            ("8", [u8(7, 32), np.array([3, 0]), f(7, 2)], {"block_size": 16, "bits": 8}),
+            ("2", [u8(7, 8), np.array([3, 0]), f(7, 2)], {"block_size": 16, "bits": 2}),
+        )
+    ),
+    Case("CDist", [f(4, 3), f(5, 3)], {"metric": "euclidean"}, atol=1e-5),
+    Case("CDist", [f(4, 3), f(5, 3)], {"metric": "sqeuclidean"}, name="squares", atol=1e-5),
+    Case("GroupQueryAttention", [*new(5), None, None, *seen(5, 5)], GROUPS),
+    *(
+        Case(
+            "GroupQueryAttention",
+            [*inputs, *more],
+            GROUPS | attributes,
+            ("y", "k", "v"),
+            (F, F, F),
+            name=name,
+            constant=[6],
+            atol=1e-5,
+        )
+        for name, inputs, more, attributes in (
+            ("packed", [f(2, 5, 192), None, None, None, None, *seen(5, 5)], [], {}),
+            ("empty past", [*new(5), *past(0), *seen(5, 5)], CACHES, {"do_rotary": 1}),
+            ("past", [*new(1), *past(7), *seen(8, 8)], CACHES, {"do_rotary": 1}),
+            ("pasts of their own", [*new(1), *past(7), *seen(4, 8)], CACHES, {"do_rotary": 1}),
+            ("long past", [*new(1), *past(11), *seen(4, 8)], CACHES, {"do_rotary": 1}),
+            (
+                "interleaved",
+                [*new(1), *past(7), *seen(8, 8)],
+                CACHES,
+                {"do_rotary": 1, "rotary_interleaved": 1},
+            ),
+            ("window", [*new(6), *past(0), *seen(6, 6)], [], {"local_window_size": 3}),
+            ("softcap", [*new(1), *past(7), *seen(8, 8)], [], {"softcap": 0.7, "scale": 0.9}),
+            ("smooth", [*new(1), *past(7), *seen(8, 8)], [], {"smooth_softmax": 1}),
+            ("bias", [*new(1), *past(7), *seen(8, 8)], [None, None, None, f(2, 1, 1, 8)], {"softcap": 0.7}),
+            ("sink", [*new(1), *past(7), *seen(8, 8)], [None, None, None, None, f(6)], {}),
+        )
+    ),
 ]
 
 
@@ -427,6 +511,43 @@ def test_as_onnxruntime(case: Case) -> None:
                 difference = np.abs(got[name].astype(int) - array.astype(int))
                 assert difference.max() <= case.steps, name
                 assert (difference > 0).mean() <= 0.1, name
+
+
+def test_queries_and_keys_are_normalised_by_head() -> None:
+    q, k, v = new(4)
+    weights = {"q": f(16), "k": f(16)}
+    behind = [None, None, *seen(4, 4)]
+    model, given = Case(
+        "GroupQueryAttention", [q, k, v, *behind, *[None] * 7, weights["q"], weights["k"]], GROUPS
+    ).model()
+
+    def scaled(x: Array, weight: Array) -> Array:
+        heads = x.reshape(2, 4, -1, 16)
+        factor = 1 / np.sqrt((heads**2).mean(axis=-1, keepdims=True) + 1e-6)
+        return np.asarray(heads * factor * weight, np.float32).reshape(x.shape)
+
+    plain, scaled_given = Case(
+        "GroupQueryAttention", [scaled(q, weights["q"]), scaled(k, weights["k"]), v, *behind], GROUPS
+    ).model()
+    options = onnxruntime.SessionOptions()
+    want = onnxruntime.InferenceSession(plain, options).run(None, scaled_given)[0]
+    for engine in (Interpreter(from_bytes(model).graph), CompiledEngine(from_bytes(model))):
+        np.testing.assert_allclose(engine.run(given)["y/out"], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op_type", sorted(name for domain, name in registered() if domain == DOMAIN))
+def test_attributes_have_the_defaults_of_the_schema(op_type: str) -> None:
+    schemas = {(s.domain, s.name): s for s in onnxruntime_pybind11_state.get_all_operator_schema()}
+    # what onnxruntime calls LayerNormalization and its kin is in the standard's domain
+    schema = schemas.get((DOMAIN, op_type)) or schemas["", op_type]
+    fields = {each.name: each.default for each in dataclasses.fields(find(DOMAIN, op_type, 1))}
+    for name, attribute in schema.attributes.items():
+        default = onnx.AttributeProto.FromString(attribute._default_value)
+        if default.type:
+            value = helper.get_attribute_value(default)
+            assert fields[name] == pytest.approx(value.decode() if isinstance(value, bytes) else value), name
+        elif attribute.required:
+            assert fields[name] is dataclasses.MISSING, name
 
 
 def test_every_operator_has_a_case() -> None:

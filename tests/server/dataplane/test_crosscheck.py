@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from onward_server.dataplane.crosscheck import CheckRecorder, Comparison, Sampler, compare
-from onward_server.settings import CrossCheckSettings, Tolerance
+from onward_server.model_settings import CrossCheckSettings, Tolerance
 
 DEFAULT = CrossCheckSettings()
 NAN, INF = float("nan"), float("inf")

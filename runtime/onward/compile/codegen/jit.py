@@ -1,6 +1,7 @@
 """From IR text to the address of machine code, through a memory and a disk cache.
 
-An entry's name in the disk cache is the hash of the IR and of the target; its contents are object code.
+An entry's name in the disk cache is the hash of the IR and of the target; its contents are what the loader
+takes.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ import ctypes
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onward.compile.codegen.linking import linkable
+from onward.compile.codegen.loading import EngineLoader, ImageLoader, Loader, check_memory
 from onward.compile.codegen.symbols import ENTRY
 from onward.compile.codegen.target import Target, host_target
 from onward.compile.disk import DiskCache, cache_folder
 
 __all__ = ["Jit", "default_jit", "kernel_key", "optimised_module"]
 
-_engines: list[Any] = []  # addresses are handed out as plain numbers, so code is never freed
+_FORM = "image 1"
+"""Of what is kept on disk: to be changed where it does."""
 
 
 def kernel_key(target: Target, ir: str) -> str:
     """The content address of a kernel's machine code: 64 hex digits."""
-    return hashlib.sha256(f"{target.key}\n{ir}".encode()).hexdigest()
+    return hashlib.sha256(f"{target.key}\n{_FORM}\n{ir}".encode()).hexdigest()
 
 
 class Jit:
@@ -42,8 +48,7 @@ class Jit:
         self.loaded = 0
         self._lock = threading.RLock()
         self._addresses: dict[str, int] = {}
-        self._machine: Any = None
-        self._engine: Any = None
+        _jits.add(self)
 
     def key(self, ir: str) -> str:
         """The content address of a kernel: 64 hex digits."""
@@ -78,7 +83,6 @@ class Jit:
 
     def assembly(self, ir: str) -> str:
         """The machine code of a module as assembly text, for people."""
-        self._prepare()
         with self._lock:
             return str(self._machine.emit_assembly(self._optimised(ir)))
 
@@ -90,36 +94,27 @@ class Jit:
         return code
 
     def _built(self, key: str, ir: str) -> bytes:
-        self._prepare()
-        code = bytes(self._machine.emit_object(self._optimised(ir.replace(ENTRY, f"k{key}"))))
+        check_memory()
+        name = f"k{key}"
+        code = bytes(self._machine.emit_object(self._optimised(ir.replace(ENTRY, name))))
+        code = self._loader.linked(code, name)
         self.compiled += 1
         if self.cache is not None:
             self.cache.put(key, code)
         return code
 
     def _load(self, codes: Mapping[str, bytes]) -> None:
-        if not codes:
-            return
-        from llvmlite import binding
+        if codes:
+            addresses = self._loader.load({f"k{key}": code for key, code in codes.items()})
+            self._addresses.update((key, addresses[f"k{key}"]) for key in codes)
 
-        self._prepare()
-        for code in codes.values():
-            loaded = binding.ObjectFileRef.from_data(code)
-            _engines.append((code, loaded))
-            self._engine.add_object_file(loaded)
-        self._engine.finalize_object()
-        for key in codes:
-            self._addresses[key] = int(self._engine.get_function_address(f"k{key}"))
+    @functools.cached_property
+    def _loader(self) -> Loader:
+        return ImageLoader() if linkable(self.target.triple) else EngineLoader(_machine(self.target))
 
-    def _prepare(self) -> None:
-        if self._engine is not None:
-            return
-        from llvmlite import binding
-
-        _initialise()
-        self._machine = _machine(self.target)
-        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(self.target))
-        _engines.append(self._engine)
+    @functools.cached_property
+    def _machine(self) -> Any:
+        return _machine(self.target)
 
     def _optimised(self, ir: str) -> Any:
         from llvmlite import binding
@@ -139,6 +134,19 @@ class Jit:
         return module
 
 
+_jits: weakref.WeakSet[Jit] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A lock that another thread held at the time of the fork would stay locked in the child for ever.
+    for jit in _jits:
+        jit._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @functools.cache
 def _initialise() -> None:
     from llvmlite import binding
@@ -152,7 +160,8 @@ def _initialise() -> None:
 def _machine(target: Target) -> Any:
     from llvmlite import binding
 
-    # The large code model takes local addresses through GOT offsets, which the loader resolves wrongly.
+    _initialise()
+    # Small: what a kernel has of code and constants lies side by side, and is reached relative to itself.
     return binding.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small", jit=True
     )

@@ -115,6 +115,9 @@ class Tuning:
     """Rows of tiles from which threads share out a weight gradient by rows: each then updates those weights
     whose gradient it made, where other shares would move half of them from core to core."""
 
+    product_widened: int = _count(12, "kernels.py weights")
+    """Rows up to which quantised weights are widened in registers: more rows share what is widened once."""
+
     pack_rows: int = _share("l1", 1 / 128, "kernels.py 'pack columns'", least=16, multiple=16)
     """Rows of a panel that are packed as one unit of work."""
 

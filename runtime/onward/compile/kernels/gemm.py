@@ -12,6 +12,7 @@ from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.types import element_type
 from onward.compile.codegen.values import Int, Value
+from onward.compile.kernels.integer_weights import IntegerWeights, packed_weight_bytes
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, slot_values, update, write
 from onward.compile.kernels.tile import IDENTITY, Epilogue, Tile, define, rows_for, split, vectors_for
 
@@ -42,7 +43,7 @@ class Gemm:
     i * c_row + j. With b_block, B is packed (`kernels/panels.py`) in blocks that far apart. "full" epilogue
     operands have C's layout, "channel" ones are vectors along n. `partial` keeps sums over a part of k in
     memory of their own, laid out like C, because C is an epilogue operand too. `dtype` is that of
-    all matrices.
+    all matrices. B may be `weights` in integers, packed by `kernels/integer_weights.py`.
     """
 
     m: int | None
@@ -59,6 +60,7 @@ class Gemm:
     epilogue: Epilogue = IDENTITY
     outer: tuple[Outer, ...] = ()
     dtype: str = "float32"
+    weights: IntegerWeights | None = None
 
     def __post_init__(self) -> None:
         unknown = [self.m, self.k, *(o.count for o in self.outer)].count(None)
@@ -115,7 +117,9 @@ def _moved(spec: Gemm) -> Affine:
     nbytes = element_type(spec.dtype).nbytes
     times = math.prod(1 if count is None else count for count in outer)
     fixed = item = 0
-    for sizes in ((m, k), (k, n), (m, n)):
+    if spec.weights is not None:
+        fixed = packed_weight_bytes(spec.weights) + 4 * spec.weights.blocks * n
+    for sizes in ((m, k), (m, n)) if spec.weights is not None else ((m, k), (k, n), (m, n)):
         size = nbytes * times * math.prod(1 if s is None else s for s in sizes)
         if None in sizes or None in outer:
             item += size

@@ -20,6 +20,7 @@ from typing import Any, final
 import numpy as np
 
 from onward.compile.codegen.jit import optimised_module
+from onward.compile.codegen.loading import address_of, check_memory
 from onward.compile.codegen.symbols import ENTRY
 from onward.compile.codegen.target import Target
 from onward.compile.disk import DiskCache, cache_folder
@@ -148,6 +149,7 @@ def _compiled(
     import numba
     from numba.core.errors import NumbaError
 
+    check_memory()
     given = [o for o in operands if o is not None]
     kinds = [getattr(numba.types, "boolean" if o.dtype == "bool" else o.dtype) for o in given]
     counts = sum(o.rank for o in given) + 2
@@ -176,13 +178,11 @@ _DECLARED = re.compile(r"^declare [^@]*@([\w.]+)\(", re.M)
 
 def _is_everywhere(symbol: str) -> bool:
     """Whether a process without Numba has a function too: LLVM's own, and those of the C library."""
-    from llvmlite import binding
-
     if symbol.startswith("llvm."):
         return True
     if symbol.startswith(("NRT_", "Py", "_Py", "numba", "_numba")):
         return False
-    return binding.address_of_symbol(symbol) is not None
+    return address_of(symbol) is not None
 
 
 def _where(function: Callable[..., Any]) -> str:

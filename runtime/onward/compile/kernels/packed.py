@@ -16,6 +16,7 @@ from onward.compile.codegen.builder import Function, Module
 from onward.compile.codegen.target import Target
 from onward.compile.codegen.values import Int, Value
 from onward.compile.kernels.gemm import Gemm, describe, result_of
+from onward.compile.kernels.integer_weights import define_dequantise, scale_slots
 from onward.compile.kernels.kernel import Kernel, integer, read, slot_values, write
 from onward.compile.kernels.packed_tile import define_slab, define_tile
 from onward.compile.kernels.panels import define_pack
@@ -25,7 +26,10 @@ __all__ = ["packed_gemm"]
 
 
 def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel:
-    """The kernel. Slots: a, b, c, e0, ... (epilogue operands), p with `partial`, scratch, batch."""
+    """The kernel. Slots: a, b, c, e0, ... (epilogue operands), p with `partial`, scratch, batch.
+
+    With `weights` also: scale, zero where there are zero points.
+    """
     if spec.accumulate and spec.partial:
         raise ValueError("what is added to must be C, not sums that are kept elsewhere")
     target = target.typed(spec.dtype)
@@ -34,6 +38,7 @@ def packed_gemm(spec: Gemm, target: Target, name: str = "packed_gemm") -> Kernel
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
     parameters = (
         *read("a", "b"),
+        *read(*scale_slots(spec.weights)),
         *result_of(spec),
         *read(*extra),
         *write(*["p"] * spec.partial, "scratch"),
@@ -61,8 +66,13 @@ class _Driver:
         names = {True: "whole", False: "rest"}
         self.pack = (
             define_pack(f.module, blocking.width, blocking.panel, spec.b_column, spec.b_k)
-            if blocking.own
+            if blocking.own and spec.weights is None
             else None
+        )
+        self.dequantise = (
+            None
+            if spec.weights is None
+            else define_dequantise(f.module, spec.weights, blocking.width, blocking.panel)
         )
         self.tiles = {
             (size, whole): define_tile(f.module, f"tile_{size}_{names[whole]}", spec, blocking, size, count)
@@ -173,6 +183,10 @@ class _Driver:
             b = at[1] + k0 * spec.b_k + start * (blocking.width * spec.b_column)
             columns = f.smin(end * blocking.width, spec.n) - start * blocking.width
             f.invoke(self.pack, [f.at(self.values["b"], b), self.panels, columns, count])
+            panels, step = self.panels, blocking.panel
+        elif self.dequantise is not None:
+            scale, zero = self.values["scale"], self.values.get("zero", self.values["scale"])
+            f.invoke(self.dequantise, [self.values["b"], scale, zero, self.panels, start, end, k0, count])
             panels, step = self.panels, blocking.panel
         else:
             panels = f.at(self.values["b"], at[1] + k0 * blocking.width + start * spec.b_block)

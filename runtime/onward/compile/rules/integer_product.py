@@ -19,13 +19,13 @@ from onward.compile.tensors import Buffer, Tensor, row_major
 from onward.compile.write_back import WriteBack
 from onward.graph import ONWARD_DOMAIN
 
-__all__ = ["Rounded", "convolved_in_integers", "in_integers", "rounded"]
+__all__ = ["LEAST_DEPTH", "LEAST_WIDTH", "Rounded", "convolved_in_integers", "in_integers", "rounded"]
 
 _gemm = functools.lru_cache(256)(kernels.integer_gemm)
 _convolution = functools.lru_cache(256)(integer_convolution)
 _pack = functools.lru_cache(256)(kernels.pack_integers)
 
-_LEAST_DEPTH, _LEAST_WIDTH = 32, 16
+LEAST_DEPTH, LEAST_WIDTH = 32, 16
 """Smaller products gain nothing by turning their left side into bytes."""
 
 _SUMS = (1 << 31) // (255 * 128)
@@ -70,7 +70,7 @@ def in_integers(
         return False
     (_, k), n = left.shape, right.shape[1]
     a, b = rounded(c, x), rounded(c, w)
-    if a is None or b is None or k < _LEAST_DEPTH or n < _LEAST_WIDTH or k > _SUMS:
+    if a is None or b is None or k < LEAST_DEPTH or n < LEAST_WIDTH or k > _SUMS:
         return False
     scale = c.known(a.scale)
     if scale is None or scale.size != 1 or a.high - a.low > 255 or b.low < -128 or b.high > 127:
@@ -107,7 +107,7 @@ def convolved_in_integers(
     if not kernels.has_byte_dots(c.target) or source.dtype != np.float32 or not suits_bytes(conv):
         return False
     a, b = rounded(c, x), rounded(c, w)
-    if a is None or b is None or n < _LEAST_WIDTH or depth > _SUMS:
+    if a is None or b is None or n < LEAST_WIDTH or depth > _SUMS:
         return False
     weights = c.layout(w, Layout.PLAIN)
     scale, shape = c.known(a.scale), c.shape(b.scale)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onward.graph.requests.base import Request, Static, Values
+from onward.graph.requests.base import Request, Static, Values, first_misfit
 from onward.graph.windows import Extents, Geometry
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ConvolutionInput",
     "ConvolutionWeight",
     "Product",
+    "WeightProduct",
 ]
 
 
@@ -31,6 +32,37 @@ class Product(Request):
     bias: ir.Value | None = None
     transpose_left: bool = False
     transpose_right: bool = False
+
+
+@dataclass(frozen=True)
+class WeightProduct(Request):
+    """y = left · w, w[k, n] = (right[k, n] − zero_point[k // block, n]) · scale[k // block, n] in float32.
+
+    `right` is a constant of signed integers [depth, N]; those of 4 bits lie in pairs of rows in bytes.
+    """
+
+    fuses_elements = True
+
+    y: ir.Value
+    left: ir.Value
+    right: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    depth: int
+    bits: int
+    block: int
+
+    def misfit(self, static: Static) -> str | None:
+        left, right = static.shape(self.left), static.shape(self.right)
+        n, rows, blocks = right[-1], -(-self.depth * self.bits // 8), -(-self.depth // self.block)
+        return first_misfit(
+            static,
+            ("A", self.left, (*left[:-1], self.depth)),
+            ("B", self.right, (rows, n)),
+            ("scale", self.scale, (blocks, n)),
+            ("zero_point", self.zero_point, (blocks, n)),
+            ("Y", self.y, (*left[:-1], n)),
+        )
 
 
 @dataclass(frozen=True)

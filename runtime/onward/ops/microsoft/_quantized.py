@@ -5,12 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onward.errors import UnsupportedError
-from onward.graph import Builder, Op, dims_of
+from onward.graph import Array, Builder, Op, dims_of
 
-__all__ = ["QuantizedBinary", "QuantizedUnary", "channels_first", "channels_last", "dequantize", "quantize"]
+__all__ = [
+    "QuantizedBinary",
+    "QuantizedUnary",
+    "channels_first",
+    "channels_last",
+    "dequantize",
+    "quantize",
+    "unpacked",
+]
 
 
 def dequantize(
@@ -18,6 +27,13 @@ def dequantize(
 ) -> ir.Value:
     """The numbers that a quantised tensor stands for; scales are one, or one an index of the axis."""
     return g.DequantizeLinear(x, scale, zero, axis=axis)
+
+
+def unpacked(stored: Array, bits: int) -> Array:
+    """Unsigned integers of so many bits that stand in bytes along the last axis, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (stored[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.ascontiguousarray(numbers).reshape(*stored.shape[:-1], -1)
 
 
 def quantize(

@@ -15,6 +15,8 @@ class Attention(Op):
     `past` and `present` are [2, batch, heads, length, size]. A mask keeps what is not 0: [batch, keys],
     [batch, queries, keys], or the number of keys to keep, [batch]. Rotary embeddings are refused."""
 
+    weight_operands = ("weights", "bias")
+
     do_rotary: int = 0
     mask_filter_value: float = -10000.0
     num_heads: int

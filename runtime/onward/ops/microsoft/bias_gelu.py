@@ -10,6 +10,8 @@ from onward.ops.microsoft import DOMAIN
 class BiasGelu(Op):
     """Gelu of A + B, with the error function."""
 
+    weight_operands = ("B",)
+
     def canonical(
         self,
         g: Builder,

@@ -14,6 +14,8 @@ class DynamicQuantizeLSTM(Op):
     onnxruntime quantises X and the hidden state at each step as well; here they stay floats, so results
     differ by what that rounds."""
 
+    weight_operands = ("B", "P")
+
     activation_alpha: tuple[float, ...] | None = None
     activation_beta: tuple[float, ...] | None = None
     activations: tuple[str, ...] | None = None

@@ -10,6 +10,8 @@ from onward.ops.microsoft import DOMAIN
 class DynamicQuantizeMatMul(Op):
     """Y = A · (B − b_zero_point) · b_scale + bias, A quantised by its own range."""
 
+    weight_operands = ("bias",)
+
     def canonical(
         self,
         g: Builder,

@@ -11,6 +11,8 @@ from onward.ops.microsoft._activation import tanh_gelu
 class FastGelu(Op):
     """Gelu of X + bias, approximated by a hyperbolic tangent."""
 
+    weight_operands = ("bias",)
+
     def canonical(
         self,
         g: Builder,

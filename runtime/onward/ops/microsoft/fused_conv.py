@@ -12,6 +12,8 @@ from onward.ops.microsoft._activation import activated
 class FusedConv(Convolving):
     """activation(Conv(X, W, B) + Z)."""
 
+    weight_operands = ("W", "B")
+
     activation: str = ""
     activation_params: tuple[float, ...] = ()
 

@@ -11,6 +11,8 @@ from onward.ops.microsoft._activation import activated
 class FusedGemm(Op):
     """activation(Gemm(A, B, C))."""
 
+    weight_operands = ("A", "B", "C")
+
     activation: str = ""
     activation_alpha: float | None = None
     activation_beta: float | None = None

@@ -11,6 +11,8 @@ from onward.ops.microsoft import DOMAIN
 class FusedMatMul(Op):
     """Y = alpha · A' · B', transposed in the last two axes; transBatch moves the first axis before these."""
 
+    weight_operands = ("A", "B")
+
     alpha: float = 1.0
     transA: int = 0
     transB: int = 0

@@ -10,6 +10,8 @@ from onward.ops.microsoft import DOMAIN
 class LayerNormalization(Op):
     """As the standard's of opset 17, in files of older opsets."""
 
+    weight_operands = ("scale", "B")
+
     axis: int = -1
     epsilon: float = 1e-5
     stash_type: int = 1

@@ -10,6 +10,8 @@ from onward.ops.microsoft import DOMAIN
 class MatMulIntegerToFloat(Op):
     """Y = (A − a_zero_point) · (B − b_zero_point) · a_scale · b_scale + bias."""
 
+    weight_operands = ("bias",)
+
     def canonical(
         self,
         g: Builder,

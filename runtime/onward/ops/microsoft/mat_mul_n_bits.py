@@ -8,6 +8,7 @@ from onward.errors import InvalidModelError, UnsupportedError
 from onward.graph import Array, Builder, Op, dtype_of, is_float, op
 from onward.ops._shape import constant_of
 from onward.ops.microsoft import DOMAIN
+from onward.ops.microsoft._quantized import unpacked
 
 _STORED = {2: np.dtype(ml_dtypes.uint2), 4: np.dtype(ml_dtypes.uint4), 8: np.dtype(np.uint8)}
 
@@ -19,6 +20,8 @@ class MatMulNBits(Op):
     A block's numbers are (q − zero point) · scale; without zero points that is the middle of the range.
     `accuracy_level`, which lets onnxruntime quantise A, has no effect: A stays what it is.
     """
+
+    weight_operands = ("bias",)
 
     K: int
     N: int
@@ -45,7 +48,7 @@ class MatMulNBits(Op):
         packed = constant_of(B)
         if packed is None or packed.dtype != np.uint8:
             raise UnsupportedError("its weights are not constants of uint8")
-        whole = _unpacked(packed.reshape(self.N, -1), self.bits)
+        whole = unpacked(packed.reshape(self.N, -1), self.bits)
         if whole.shape[1] < self.K:
             raise InvalidModelError(f"B {list(packed.shape)} does not hold {self.N} rows of {self.K} numbers")
         stored = _STORED[self.bits]
@@ -69,11 +72,4 @@ class MatMulNBits(Op):
         packed = constant_of(zero_points)
         if packed is None:
             raise UnsupportedError("its zero points are not constants")
-        return np.ascontiguousarray(_unpacked(packed.reshape(self.N, -1), self.bits)[:, :blocks])
-
-
-def _unpacked(rows: Array, bits: int) -> Array:
-    """Integers of rows of bytes, the lowest bits first."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    mask = np.uint8((1 << bits) - 1)
-    return ((rows[:, :, None] >> shifts) & mask).reshape(len(rows), -1)
+        return np.ascontiguousarray(unpacked(packed.reshape(self.N, -1), self.bits)[:, :blocks])

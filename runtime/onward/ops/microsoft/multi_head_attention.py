@@ -17,6 +17,8 @@ class MultiHeadAttention(Op):
     A padding mask keeps what is not 0: [batch, keys], [batch, queries, keys], or the number of keys, [batch].
     """
 
+    weight_operands = ("bias",)
+
     mask_filter_value: float = -10000.0
     num_heads: int
     scale: float | None = None

@@ -11,6 +11,8 @@ from onward.ops.microsoft.attention import Attention
 class QAttention(Op):
     """Attention whose input and weights are quantised."""
 
+    weight_operands = ("bias",)
+
     do_rotary: int = 0
     mask_filter_value: float = -10000.0
     num_heads: int

@@ -11,6 +11,8 @@ from onward.ops.microsoft._norms import rms_normalized
 class SimplifiedLayerNormalization(Op):
     """x / sqrt(mean(x²) + epsilon) · scale over the axes from `axis` on."""
 
+    weight_operands = ("scale",)
+
     axis: int = -1
     epsilon: float = 1e-5
     stash_type: int = 1

@@ -10,7 +10,9 @@ from onward.ops.microsoft import DOMAIN
 class SkipLayerNormalization(Op):
     """LayerNormalization of input + skip + bias over the last axis; the sum is the fourth output."""
 
-    epsilon: float = 1e-5
+    weight_operands = ("gamma", "beta", "bias")
+
+    epsilon: float = 1e-12
 
     def canonical(
         self,

@@ -11,7 +11,9 @@ from onward.ops.microsoft._norms import rms_normalized
 class SkipSimplifiedLayerNormalization(Op):
     """SimplifiedLayerNormalization of input + skip + bias; the sum is the fourth output."""
 
-    epsilon: float = 1e-5
+    weight_operands = ("gamma", "bias")
+
+    epsilon: float = 1e-12
 
     def canonical(
         self,

@@ -11,6 +11,8 @@ from onward.ops.microsoft.fused_mat_mul import FusedMatMul
 class TransposeMatMul(Op):
     """The older name of FusedMatMul."""
 
+    weight_operands = ("A", "B")
+
     alpha: float = 1.0
     transA: int = 0
     transB: int = 0

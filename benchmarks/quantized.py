@@ -6,7 +6,8 @@ python -m benchmarks.quantized [--batch N] [--threads N] [--rounds N] [--cpu] [N
 by range, weights int8 by channel) from random weights and data. `bert_weights_L` is an encoder of BERT's
 kind and MiniLM's size for L positions with int8 weights alone (`onward.passes.quantize_weights`),
 `bert_blocks_L` has them in blocks of 32, `bert_int4_L` is of int4 in such blocks; 1 position is what
-decoding a token multiplies. These have two lines: products in float32, and with `accuracy_level=4`, which
+decoding a token multiplies; `bert_dynamic_L` has DynamicQuantizeLinear and MatMulInteger. Those with weights
+alone have two lines: products in float32, and with `accuracy_level=4`, which
 rounds activations to 8 bits as onnxruntime does to such files unless told otherwise. "kept" is what a
 session keeps of weights, beside that of the float32 session.
 
@@ -42,13 +43,14 @@ from onward.engine import CompileOptions, Session
 from onward.engine.compiled import CompiledEngine
 from onward.model import load, save
 from onward.nn import zoo
-from onward.passes import quantize_weights, to_inference
+from onward.passes import quantize_dynamic, quantize_weights, to_inference
 
 NETWORKS = (
     "resnet18",
     "transformer_encoder",
     *(f"bert_weights_{length}" for length in (1, 8, 64, 128, 512)),
     *(f"bert_{kind}_{length}" for kind in ("blocks", "int4") for length in (1, 64)),
+    *(f"bert_dynamic_{length}" for length in (8, 64)),
 )
 _BERT = {"size": 384, "layers": 6, "heads": 12, "hidden": 1536}
 _WEIGHTS: dict[str, dict[str, Any]] = {"weights": {}, "blocks": {"block": 32}, "int4": {"bits": 4}}
@@ -85,7 +87,8 @@ def _files(network: str, batch: int, folder: Path) -> tuple[Path, Path]:
         _, kind, length = network.split("_")
         model = to_inference(zoo.build("transformer_encoder", **_BERT, length=int(length)).model)
         save(model, plain)
-        save(quantize_weights(model, **_WEIGHTS[kind]), quantised)
+        made = quantize_dynamic(model) if kind == "dynamic" else quantize_weights(model, **_WEIGHTS[kind])
+        save(made, quantised)
         return plain, quantised
     save(to_inference(zoo.build(network).model), plain)
     session = Session(load(plain))
@@ -144,7 +147,8 @@ def measure(
             "onnxruntime": lambda: peer.run(None, feeds),
             "float32": lambda: floats.run(feeds),
         }
-        levels = _LEVELS if network.startswith("bert_") else {"": CompileOptions()}
+        kind = network.removeprefix("bert_").split("_")[0]
+        levels = _LEVELS if kind in _WEIGHTS else {"": CompileOptions()}
         for level, chosen in levels.items():
             ours = Session(load(quantised), threads=threads, options=chosen)
             runs[f"int8{level}"] = functools.partial(ours.run, feeds)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from onward_server.dataplane import DataPlane
@@ -22,6 +22,8 @@ _LABELS = ("model", "version")
 def exposition(plane: DataPlane, training: TrainingService | None = None) -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
+    # process_*: memory, processor time and open files of the process that answers, where there is /proc
+    ProcessCollector(registry=registry)
     registry.register(_Collector(plane))
     if training is not None:
         registry.register(_Jobs(training))

@@ -203,7 +203,8 @@ async def serve(
             on_listening(server)
         await stop.wait()
         _LOG.info("stopping: %d requests are running", server.plane.pending)
-        draining = asyncio.create_task(server.stop(settings.drain_timeout, settings.shutdown_pause))
+        current = server.plane.settings
+        draining = asyncio.create_task(server.stop(current.drain_timeout, current.shutdown_pause))
         forced = asyncio.create_task(force.wait())
         await asyncio.wait({draining, forced}, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()

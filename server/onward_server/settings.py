@@ -293,9 +293,20 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 def changed_at_rest(old: ServerSettings, new: ServerSettings) -> list[str]:
     """Names of the settings that differ and that a running server does not change."""
-    return [name for name in _AT_REST if getattr(old, name) != getattr(new, name)]
+    found = [name for name in _AT_REST if getattr(old, name) != getattr(new, name)]
+    limits = [name for name in _LIMITS_AT_REST if getattr(old.limits, name) != getattr(new.limits, name)]
+    found += [f"limits.{name}" for name in limits]
+    if (old.in_process, new.in_process) == ("never", "auto"):
+        found.append("in_process")
+    if (old.tls is None) != (new.tls is None):
+        found.append("tls")
+    elif old.tls and new.tls and (old.tls.client_ca is None) != (new.tls.client_ca is None):
+        found.append("tls.client_ca")
+    return found
 
 
+_LIMITS_AT_REST = ("idle_seconds", "metadata_bytes", "response_bytes")
+"""Of the HTTP port and of workers."""
 _AT_REST = (
     *("repository", "listen", "http_listen", "isolation", "in_process_us", "worker_memory_bytes"),
     *("worker_nice", "load_timeout", "max_message_bytes", "model_control", "poll_seconds", "startup_models"),

@@ -34,8 +34,12 @@ class FollowedContext:
     def __init__(self, settings: Callable[[], TlsSettings], protocol: str) -> None:
         self._settings = settings
         self._stamps = _stamps(settings())
-        self.context = ssl_context(settings())
-        self.context.set_alpn_protocols([protocol])
+        self._protocol = protocol
+        self._failure = ""
+        self._current = self.context = self._made()
+        # Called in every handshake, with a name or without. A listener keeps the context that it was given,
+        # and one into which files are read again would go on trusting the authorities that it had.
+        self.context.sni_callback = self._choose
 
     def follow(self, *, again: bool = False) -> None:
         """Read the files where they have changed, or `again`; what cannot be used is logged and left."""
@@ -45,10 +49,20 @@ class FollowedContext:
             if stamps == self._stamps and not again:
                 return
             self._stamps = stamps
-            ssl_context(settings)
-            _load(self.context, settings)
+            self._current = self._made()
+            self._failure = ""
         except ConfigError as error:
-            _LOG.error("%s; the certificate in use stays", error)
+            if again or str(error) != self._failure:
+                _LOG.error("%s; the certificate in use stays", error)
+            self._failure = str(error)
+
+    def _made(self) -> ssl.SSLContext:
+        context = ssl_context(self._settings())
+        context.set_alpn_protocols([self._protocol])
+        return context
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._current
 
 
 def ssl_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -59,16 +73,6 @@ def ssl_context(settings: TlsSettings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load(context, settings)
-    return context
-
-
-def _load(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    """Read the files into a context, which later connections use.
-
-    Raises:
-        ConfigError: see FollowedContext.
-    """
     _stamps(settings)
     try:
         # without a password at hand OpenSSL would ask for one at the terminal
@@ -76,12 +80,16 @@ def _load(context: ssl.SSLContext, settings: TlsSettings) -> None:
         if settings.client_ca is not None:
             context.load_verify_locations(settings.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
+            # a session that is taken up again presents no certificate, whoever is trusted by then
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
     except OSError as error:
         what = f"certificate {settings.certificate}, key {settings.key}, client_ca {settings.client_ca}"
         reason = str(error.strerror or error)
         if _is_encrypted(settings.key):
             what, reason = f"key {settings.key}", "it is encrypted; decrypt it with `openssl pkey`"
         raise ConfigError(f"tls: {what}: {reason}") from error
+    return context
 
 
 def _is_encrypted(key: Path) -> bool:

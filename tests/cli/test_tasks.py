@@ -154,6 +154,39 @@ def test_several_outputs(onward: Onward, features: np.ndarray, tmp_path: Path) -
         "tasks: kind: multi-class, 3 classes, loss cross_entropy; size: regression, 1 value, loss mse"
         in done.out
     )
+    common = ("train", tmp_path / "both.onnx", "--data", spec, "--epochs", 1)
+    done = onward(*common, "--loss-weight", "size=0", "--output", tmp_path / "alone.onnx")
+    assert done.code == 0, done.err
+    before, after = (
+        {
+            name: value.const_value.numpy()
+            for name, value in load(tmp_path / f"{file}.onnx").graph.initializers.items()
+            if value.const_value is not None and value.const_value.shape == (1, 8)
+        }
+        for file in ("both", "alone")
+    )
+    assert len(before) == 1
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, after[name], err_msg="a loss that weighs nothing trains nothing")
+    done = onward(*common, "--loss-weight", "sizes=0.5", "--output", tmp_path / "none.onnx")
+    assert done.code == 2
+    assert "there is a weight for 'sizes', but the losses are for kind, size" in done.err
+
+
+def test_a_file_with_a_training_step_of_its_own(onward: Onward, features: np.ndarray, tmp_path: Path) -> None:
+    from onward.train import Trainer
+
+    first = nn.Sequential([nn.Dense(1)], input_shape=(4,))
+    save(Trainer(first, "mse").with_training_info(), tmp_path / "step.onnx")
+    done = onward("inspect", tmp_path / "step.onnx")
+    assert "1 training step of its own (training_info)" in done.out
+    spec = npz(tmp_path / "d.npz", x=features, y=features[:, :1])
+    done = onward(
+        *("train", tmp_path / "step.onnx", "--data", spec, "--epochs", 1, "--output", tmp_path / "m.onnx")
+    )
+    assert done.code == 0, done.err
+    assert "brings a training step of its own (training_info): its loss, optimizer" in done.err + done.out
+    assert "of its own" not in onward("inspect", tmp_path / "m.onnx").out
 
 
 def test_a_head_is_replaced_where_classes_differ(onward: Onward, iris: Path, tmp_path: Path) -> None:

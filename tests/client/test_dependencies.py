@@ -99,3 +99,13 @@ def test_the_distribution_is_the_projects_client(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files == wanted
+
+
+def test_commands_without_typer_say_what_they_need() -> None:
+    code = "import sys; sys.modules['typer'] = None; import onward_client.__main__ as m; m.main()"
+    path = os.pathsep.join(str(ROOT / part) for part in ("protos", "client"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: the commands need typer: pip install 'onward-client[cli]'\n"

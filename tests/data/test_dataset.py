@@ -126,3 +126,14 @@ def test_memory_mapped_input_stays_on_disk(tmp_path: Path) -> None:
     assert not isinstance(part.inputs["x"], np.memmap)
     np.testing.assert_array_equal(part.inputs["x"], array[[5, 1]])
     assert data.digest() == Dataset({"x": array}, np.zeros(6, int)).digest()
+
+
+def test_numbers_in_objects_are_numbers() -> None:
+    mixed = np.array([[1, 2.5, True], [np.float32(3), 4, False]], dtype=object)
+    found = Dataset({"x": mixed}, np.array([0, 1])).inputs["x"]
+    assert found.dtype == np.float64
+    assert found.tolist() == [[1, 2.5, 1], [3, 4, 0]]
+    with pytest.raises(DataError, match="holds float, str side by side; give numbers, or a table"):
+        Dataset({"x": np.array([[1.0, "a"], [2.0, "b"]], dtype=object)}, np.array([0, 1]))
+    with pytest.raises(DataError, match="text must have shape"):
+        Dataset({"x": np.array([["a", "b"]], dtype=object)}, np.array([0]))

@@ -219,3 +219,50 @@ def test_what_is_unknown_is_named() -> None:
     with pytest.raises(ConfigError, match="2 weights, 1 arrays"):
         model.set_weights([np.zeros((4, 3))])
     assert sys.modules["onward.keras"] is keras
+
+
+def flat_history(callbacks: list[Any], epochs: int, **options: Any) -> tuple[Any, list[float]]:
+    """A model whose loss stays the same, and the learning rates of its epochs."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")
+    rates: list[float] = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: rates.append(model.learning_rate))
+    x, y = np.zeros((4, 2), np.float32), np.ones((4, 1), np.float32)
+    model.fit(x, y, epochs=epochs, verbose=0, callbacks=[watch, *callbacks], **options)
+    return model, rates
+
+
+def test_the_learning_rate_falls_where_the_loss_stays() -> None:
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2, min_lr=0.1)
+    model, rates = flat_history([plateau], 9)
+    # as in Keras 3: the first epoch is the best, then two epochs of patience each time
+    assert rates == [0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.1, 0.1]
+    assert model.learning_rate == 0.1
+    waiting = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, cooldown=2)
+    assert flat_history([waiting], 7)[1] == [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]
+    with pytest.raises(ConfigError, match="factor must be"):
+        keras.callbacks.ReduceLROnPlateau(factor=1.0)
+
+
+def test_a_schedule_gives_each_epoch_its_learning_rate() -> None:
+    by_epoch = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
+    assert flat_history([by_epoch], 3)[1] == [0.1, 0.05, pytest.approx(0.1 / 3)]
+    by_rate = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate if epoch < 1 else rate / 2)
+    assert flat_history([by_rate], 3)[1] == [0.5, 0.25, 0.125]
+    with pytest.raises(ConfigError, match="gives the learning rate nan"):
+        flat_history([keras.callbacks.LearningRateScheduler(lambda epoch: float("nan"))], 1)
+
+
+def test_a_learning_rate_that_is_set_is_used() -> None:
+    x, y = np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")
+    model.set_weights([np.ones((1, 1), np.float32)])
+    halves = keras.callbacks.LearningRateScheduler(lambda epoch: (0.25, 0.125)[epoch])
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[halves])
+    # w -= rate * 2 w
+    np.testing.assert_allclose(model.get_weights()[0], [[0.5 * 0.75]], rtol=1e-6)
+    model.fit(x, y, epochs=1, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], [[0.5 * 0.75 * 0.75]], rtol=1e-6)
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")
+    assert model.learning_rate == 0.5

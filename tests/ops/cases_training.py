@@ -166,4 +166,23 @@ DEQUANTIZED = [
     for zeros in ([], [_BYTES.integers(-8, 8, scale.shape).astype(np.int8)])
 ]
 
-TRAINING = [*QUANTIZED, *DEQUANTIZED, *UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]
+DYNAMIC = [
+    Case(
+        "DynamicMatMul",
+        [
+            (3, 40),
+            np.array(0.03),
+            np.array(zero, np.uint8),
+            _BYTES.integers(-128, 128, (40, 20)).astype(np.int8),
+        ],
+        wrt=(),
+        batch=[0],
+        runtime=[2],
+        name=f"DynamicMatMul-{zero}",
+        **_ONWARD,
+    )
+    for zero in (0, 97, 255)
+]
+"""Rounding has no slope."""
+
+TRAINING = [*QUANTIZED, *DEQUANTIZED, *DYNAMIC, *UPDATES, *DROPOUT, *LOSSES, *LOSS_GRADIENTS]

@@ -25,7 +25,7 @@ def normalized(name: str) -> bool:
     return any(node.op_type == "BatchNormalization" for node in zoo.build(name, **SMALL[name]).model.graph)
 
 
-def epoch(name: str, ranks: Communicator | None, *, double: bool) -> dict[str, Array]:
+def epoch(name: str, ranks: Communicator | None, *, double: bool, moved: int = 0) -> dict[str, Array]:
     """The weights after an epoch, batch normalization by the whole batch.
 
     Args:
@@ -33,6 +33,7 @@ def epoch(name: str, ranks: Communicator | None, *, double: bool) -> dict[str, A
         ranks: None: one process.
         double: compute in float64. In float32 rounding alone drives the weights of deep normalised networks
             apart: see `test_a_synchronised_step_is_that_of_one_process`.
+        moved: where it is not 0, each number of the input is its upper or lower neighbour, as this seed says.
     """
     model: Any = zoo.build(name, **SMALL[name])
     if double:
@@ -51,9 +52,11 @@ def epoch(name: str, ranks: Communicator | None, *, double: bool) -> dict[str, A
     shape = (SAMPLES, *(d for d in spec.shape[1:] if isinstance(d, int)))
     integers = np.dtype(spec.dtype).kind in "iu"
     x = rng.integers(0, 50, shape) if integers else rng.standard_normal(shape)
-    trainer.fit(
-        (x.astype(spec.dtype), rng.integers(0, 2, SAMPLES)), batch_size=BATCH, epochs=1, progress=False
-    )
+    x, y = x.astype(spec.dtype), rng.integers(0, 2, SAMPLES)
+    if moved:
+        up = np.random.default_rng(moved).random(shape) < 0.5
+        x = np.where(up, np.nextafter(x, np.inf), np.nextafter(x, -np.inf))
+    trainer.fit((x, y), batch_size=BATCH, epochs=1, progress=False)
     return trainer.weights()
 
 

@@ -343,9 +343,61 @@ def test_certificates_are_followed_and_unusable_ones_left(
     assert caplog.records[0].getMessage().startswith("tls: certificate ")
     followed.follow(again=True)
     assert len(caplog.records) == 2, "a reload says it again"
+    (tmp_path / "used.key").unlink()
+    for _ in range(3):
+        followed.follow()
+    assert [record.getMessage() for record in caplog.records][2:] == [
+        f"tls: {tmp_path / 'used.key'}: No such file or directory; the certificate in use stays"
+    ]
+    assert offered(followed.context) == pem("client")
     use("server")
     followed.follow()
     assert offered(followed.context) == pem("server")
+
+
+def test_an_authority_that_was_replaced_is_trusted_no_longer(tmp_path: Path, certificates: Path) -> None:
+    put(tmp_path, "m", 1, identity(TensorProto.FLOAT))
+    server_pem, client_pem, trusted = (
+        certificates / "server.pem",
+        certificates / "client.pem",
+        tmp_path / "ca",
+    )
+    shutil.copy(client_pem, trusted)
+    tls = {"certificate": server_pem, "key": certificates / "server.key", "client_ca": trusted}
+
+    def status(address: str, certificate: str) -> int:
+        context = ssl.create_default_context(cafile=str(server_pem))
+        context.load_cert_chain(certificates / f"{certificate}.pem", certificates / f"{certificate}.key")
+        connection = http.client.HTTPSConnection(address, context=context, timeout=20)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status
+        except (ssl.SSLError, ConnectionError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    def grpc_live(address: str, certificate: str) -> bool:
+        pair = [(certificates / f"{certificate}.{kind}").read_bytes() for kind in ("key", "pem")]
+        credentials = grpc.ssl_channel_credentials(server_pem.read_bytes(), *pair)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(address, credentials, options) as channel:
+            try:
+                return bool(GRPCInferenceServiceStub(channel).ServerLive(ServerLiveRequest(), timeout=3).live)
+            except grpc.RpcError:
+                return False
+
+    def seen(server: ServerThread) -> list[tuple[int, bool]]:
+        return [
+            (status(server.http_address, name), grpc_live(server.address, name))
+            for name in ("client", "server")
+        ]
+
+    with ServerThread(settings(tmp_path, http_listen="127.0.0.1:0", isolation="thread", tls=tls)) as server:
+        assert seen(server) == [(200, True), (0, False)]
+        shutil.copy(server_pem, trusted)
+        time.sleep(1)  # looked at every 0.2 s
+        assert seen(server) == [(0, False), (200, True)]
 
 
 def test_connections_are_bounded_and_idle_ones_closed(tmp_path: Path) -> None:

@@ -318,6 +318,24 @@ async def test_shapes_are_warmed_up_before_a_version_is_ready(repository: Path, 
         await plane.load("m")
 
 
+async def test_a_repository_that_cannot_be_read_is_said_once(
+    repository: Path, planes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(repository, "m", 1, unary("Neg"))
+    plane = await planes(repository, model_control="none")
+    away = repository.with_name("away")
+    for _ in range(2):
+        repository.rename(away)
+        for _ in range(3):
+            await plane.refresh()
+        assert await ask(plane) == [3, -4]
+        away.rename(repository)
+        await plane.refresh()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 2
+    assert "the repository stays as it is" in said[0]
+
+
 async def test_what_cannot_be_read_takes_nothing_away(repository: Path, planes: Any) -> None:
     put(repository, "m", 1, unary("Neg"))
     put(repository, "m", 2, unary("Abs"))

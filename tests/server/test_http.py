@@ -297,6 +297,8 @@ def test_metrics_have_tritons_names_and_ours(address: str) -> None:
         'model="arithmetic",version="3",reason="REJECTED"', 'model="arithmetic",reason="REJECTED",version="3"'
     )
     assert "onward_requests_in_server" in text
+    (memory,) = re.findall(r"^process_resident_memory_bytes (\S+)$", text, re.MULTILINE)
+    assert float(memory) > 1e6
 
 
 def test_a_request_id_comes_back(address: str) -> None:

@@ -25,6 +25,7 @@ from onward_client import Client, ClientError, UnavailableError
 from onward_server import ServerProcess, ServerThread, load_settings
 from onward_server.__main__ import main
 from onward_server.errors import ServerError
+from onward_server.settings import changed_at_rest
 from serving import FLOAT_PAIR, engines, identity, put, settings, two_by_two
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,36 @@ def test_a_hangup_reads_settings_and_repository_again(repository: Path, tmp_path
         assert client.infer("m", FLOAT_PAIR).parameters["cross_check"] == "passed"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_a_hangup_changes_how_long_a_stop_pauses(repository: Path, tmp_path: Path) -> None:
+    put(repository, "m", 1, two_by_two())
+    file = tmp_path / "server.toml"
+    text = f"repository = '{repository}'\nlisten = '127.0.0.1:0'\nshutdown_pause = 600\n"
+    file.write_text(text)
+    with started("--config", str(file)) as (process, event), Client(event["address"]) as client:
+        put(repository, "n", 1, two_by_two())
+        file.write_text(text.replace("600", "0"))
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: client.model_ready("n"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_what_a_hangup_cannot_change_is_named(tmp_path: Path) -> None:
+    tls = {"certificate": "a.pem", "key": "a.key"}
+    old = {"repository": tmp_path}
+    for before, after, names in (
+        ({}, {"listen": "127.0.0.1:1"}, ["listen"]),
+        ({}, {"limits": {"idle_seconds": 1, "pending": 2}}, ["limits.idle_seconds"]),
+        ({}, {"tls": tls}, ["tls"]),
+        ({"tls": tls}, {"tls": {**tls, "client_ca": "b.pem"}}, ["tls.client_ca"]),
+        ({"tls": tls}, {"tls": {**tls, "key": "b.key"}}, []),
+        ({"in_process": "never"}, {}, ["in_process"]),
+        ({}, {"in_process": "never", "drain_timeout": 1, "shutdown_pause": 1, "access_log": 1}, []),
+    ):
+        settings = [load_settings(**old, **fields) for fields in (before, after)]
+        assert changed_at_rest(*settings) == names
 
 
 def health(address: str) -> str:

@@ -18,7 +18,7 @@ from onward.engine import Session
 from onward.errors import ConfigError, InvalidModelError, UnsupportedError
 from onward.model import load, save
 from onward.passes import to_half
-from onward.train import SGD, Adam, StoredTraining, Trainer
+from onward.train import SGD, Adam, StoredLoss, StoredTraining, Trainer
 
 TRAINING = "ai.onnx.preview.training"
 
@@ -125,6 +125,55 @@ def test_a_file_of_others_trains(tmp_path: Path, engine: Any) -> None:
     again.initialize()
     np.testing.assert_array_equal(again.state["w"], first)
     assert again.state["count"] == 205  # the binding does not name it
+
+
+def test_a_trainer_says_that_it_does_something_else(tmp_path: Path) -> None:
+    linear(tmp_path / "m.onnx")
+    with pytest.warns(UserWarning, match="brings a training step of its own"):
+        Trainer(tmp_path / "m.onnx", "mse")
+
+
+def test_a_trainer_minimises_the_loss_of_a_file(tmp_path: Path) -> None:
+    linear(tmp_path / "m.onnx")
+    x, t = _samples()
+    stored = StoredTraining(tmp_path / "m.onnx")
+    stored.initialize()
+    trainer = Trainer(stored.model, "stored", SGD(learning_rate=0.05))
+    (loss,) = trainer.loss.values()
+    assert isinstance(loss, StoredLoss)
+    assert (loss.name, loss.of) == ("loss", "y")
+    w = stored.state["w"].copy()
+    for _ in range(3):
+        trainer.fit(x, t, batch_size=16, progress=False)
+        w = w - 0.05 * 2 * x.T @ (x @ w - t) / len(x)
+    np.testing.assert_allclose(trainer.weights()["w"], w, rtol=1e-4)
+    assert trainer.evaluate(x, t)["loss"] == pytest.approx(float(((x @ w - t) ** 2).mean()), rel=1e-4)
+    trainer.fit(x, t, epochs=150, batch_size=16, progress=False)
+    np.testing.assert_allclose(trainer.weights()["w"], [[2.0], [-1.0]], atol=1e-2)
+
+
+def test_stored_losses_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no training_info 0, it has 0"):
+        Trainer(networks.mlp(), "stored")
+    linear(tmp_path / "m.onnx")
+    proto = onnx.load(tmp_path / "m.onnx")
+    step = proto.training_info[0].algorithm
+    step.node[2].input[0] = "decayed"
+    step.node.insert(2, helper.make_node("ReduceSumSquare", ["w"], ["size"]))
+    step.node.insert(3, helper.make_node("Add", ["q", "size"], ["decayed"]))
+    onnx.save(proto, tmp_path / "decayed.onnx")
+    with pytest.raises(UnsupportedError, match="loss 'loss' is computed from t, w, y, not from one output"):
+        StoredLoss(tmp_path / "decayed.onnx")
+    proto = onnx.load(tmp_path / "m.onnx")
+    nodes = proto.training_info[0].algorithm.node
+    nodes[0].input[0] = "x"  # an input of the model in the place of its output
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(UnsupportedError, match="loss 'loss' is computed from t, x, not from one output"):
+        StoredLoss(tmp_path / "other.onnx")
+    del nodes[3]
+    onnx.save(proto, tmp_path / "none.onnx")
+    with pytest.raises(UnsupportedError, match="has no Gradient, so that no value is its loss"):
+        StoredLoss(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize(

@@ -282,3 +282,29 @@ def test_a_metric_of_the_wrong_shape_is_refused_and_its_state_is_kept() -> None:
             == metric.result()
             == pytest.approx(10.0 if "sum" in repr(function.__code__.co_names) else 1.25)
         )
+
+
+def test_a_column_of_labels_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"shape \[N, 1\]; targets\[:, 0\] are the class numbers"):
+        Trainer(networks.mlp()).fit(X, Y[:, None])
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2.5}, {"epochs": 0}, {"batch_size": 2.5}, {"batch_size": 0}])
+def test_counts_are_whole_numbers(options: dict[str, float]) -> None:
+    name, value = next(iter(options.items()))
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least 1, got {value}"):
+        Trainer(networks.mlp()).fit(X, Y, **options)
+    Trainer(networks.mlp()).fit(X, Y, epochs=np.int64(1), batch_size=np.int32(64), progress=False)
+
+
+def test_an_epoch_that_has_ended_is_a_whole_line(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    Trainer(networks.mlp(), metrics=["accuracy", "f1"]).fit(
+        (X, Y), validation=(X, Y), epochs=2, progress=True
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "val_f1" in line]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    for line in lines:
+        names = [part.split(" ")[0] for part in line.split("  ")[2:]]
+        assert names == ["learning_rate", "loss", "accuracy", "f1", "val_loss", "val_accuracy", "val_f1"]
+        assert "…" not in line

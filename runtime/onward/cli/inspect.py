@@ -69,6 +69,7 @@ def command(
       onward inspect model.onnx --plan --training --dim N=32
     """
     from onward.model import inspect_model, load, trainable_initializers
+    from onward.model.reader import TRAINING_INFO
 
     if not plan and (training or dim or threads is not None):
         raise ConfigError("--training, --dim and --threads belong to --plan")
@@ -84,6 +85,7 @@ def command(
         show_plan(model, loaded, dim, training=training, threads=threads, as_json=as_json)
         return
     report = inspect_model(loaded)
+    steps = len(loaded.meta.get(TRAINING_INFO, ()))
     trained = _trained_form(loaded)
     support = _support(loaded, trained)
     sizes = {
@@ -94,10 +96,15 @@ def command(
         content = report.as_dict()
         if not layers:
             del content["layers"]
-        content |= {"support": [asdict(row) for row in support], "trainable": sizes}
+        content |= {"training_info": steps, "support": [asdict(row) for row in support], "trainable": sizes}
         print(json.dumps(content))
         return
     _show(model, report, support, sizes, layers)
+    if steps:
+        print(
+            f"  {steps} training step{'s' if steps > 1 else ''} of its own (training_info): in Python, "
+            "onward.train.StoredTraining runs one, Trainer(loss='stored') minimises its loss"
+        )
 
 
 def _trained_form(model: ir.Model) -> ir.Model:

@@ -422,8 +422,8 @@ def _product(p: _Proof, request: r.Product) -> Mapping[ir.Value, _Where]:
     return {request.y: places.pop() if places else None}
 
 
-@_keeps(r.WeightProduct)
-def _weight_product(p: _Proof, request: r.WeightProduct) -> Mapping[ir.Value, _Where]:
+@_keeps(r.WeightProduct, r.RoundedProduct)
+def _weight_product(p: _Proof, request: r.WeightProduct | r.RoundedProduct) -> Mapping[ir.Value, _Where]:
     p.free(request.right, request.scale, request.zero_point)
     axis = p.axis(request.left)
     if axis is not None and axis == len(p.shape(request.left)) - 1:

@@ -47,6 +47,14 @@ __all__ = [
 
 _SMALL = 16
 
+_INTEGER_OPERANDS = frozenset(
+    {(ONWARD_DOMAIN, "DequantizedMatMul", 1), (ONWARD_DOMAIN, "DynamicMatMul", 3), ("", "Gather", 0)}
+)
+"""Where integers are weights."""
+
+_LEAST_INTEGERS = 512
+"""Elements from which they are; fewer are constants of a plan."""
+
 _UNROLLED_FROM = 13
 """The opset from which on what stands between iterations is written as it is today."""
 
@@ -300,11 +308,13 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol, swapped: Collection[st
 
 
 def is_integer_weight(value: ir.Value) -> bool:
-    """Whether a constant holds the integers that products with quantised weights read, and nothing else."""
+    """Whether a constant holds integers that products or look-ups in tables read, and nothing else does."""
     uses = list(value.uses())
-    return bool(uses) and all(
-        (node.domain, node.op_type, place) == (ONWARD_DOMAIN, "DequantizedMatMul", 1) for node, place in uses
-    )
+    if value.dtype not in (ir.DataType.INT8, ir.DataType.UINT8) or value.const_value is None:
+        return False
+    if not uses or value.const_value.size < _LEAST_INTEGERS:
+        return False
+    return all((node.domain, node.op_type, place) in _INTEGER_OPERANDS for node, place in uses)
 
 
 def specialize_node(

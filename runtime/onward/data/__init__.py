@@ -40,7 +40,7 @@ from onward.data.table import load_table
 from onward.data.table_preparation import TablePreparation
 from onward.data.text import load_texts
 from onward.data.vocabulary import PADDING, UNKNOWN, Vocabulary, tokenize
-from onward.data.whole import WholeBatches
+from onward.data.whole import WholeBatches, load_batches
 
 __all__ = [
     "PADDING",
@@ -86,6 +86,7 @@ __all__ = [
     "fit_in_one_pass",
     "folds",
     "load_audio_folder",
+    "load_batches",
     "load_breast_cancer",
     "load_diabetes",
     "load_digits",

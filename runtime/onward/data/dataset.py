@@ -134,6 +134,8 @@ class Dataset:
 
     def take(self, indices: ArrayLike) -> Dataset:
         """The samples at `indices` (integers of shape [M], each in range(N)), in that order."""
+        if self.whole:
+            raise DataError(f"data set {self.name!r} is one batch, of which no samples can be taken")
         index = np.asarray(indices)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise DataError(
@@ -194,6 +196,8 @@ class Dataset:
             raise DataError(f"{where} is a scalar; the first dimension must count the samples")
         if array.dtype.kind == "U":
             array = array.astype(object)
+        if array.dtype.kind == "O" and not self.table:
+            array = _numbers_of(where, array)
         if array.dtype.kind == "O":
             if array.ndim != 1 and not (self.table and array.shape[1:] == (1,)):
                 raise DataError(f"{where}: text must have shape [N], not {list(array.shape)}")
@@ -252,6 +256,21 @@ class Dataset:
 
 def _native(array: Array) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _numbers_of(where: str, array: Array) -> Array:
+    """Objects that are numbers, such as of a data frame with columns of several types, as float64."""
+    flat = array.reshape(-1)
+    kinds = {type(value) for value in flat}
+    if kinds and all(issubclass(kind, (bool, int, float, np.number, np.bool_)) for kind in kinds):
+        return array.astype(np.float64)
+    if array.ndim > 1 and len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise DataError(
+            f"{where} holds {names} side by side; give numbers, or a table (onward.data.load_table, "
+            "`onward train --data`), whose columns become numbers"
+        )
+    return array
 
 
 def _read_only(array: Array) -> Array:

@@ -13,7 +13,7 @@ from onward.data._files import PathLike, reading, stem
 from onward.data.dataset import Array, Dataset, Task
 from onward.errors import DataError
 
-__all__ = ["load_npz"]
+__all__ = ["load_npz", "read_npz"]
 
 _UNREADABLE = (
     ValueError,
@@ -44,17 +44,7 @@ def load_npz(
     is not .npz, arrays of Python objects, and unknown array names (it lists those there are), beside what
     `Dataset` refuses.
     """
-    arrays: dict[str, Array]
-    with reading(path):
-        try:
-            with Path(path).open("rb") as file:
-                archive = np.load(file, allow_pickle=False)
-                if isinstance(archive, np.ndarray):
-                    raise DataError(f"{path}: holds one unnamed array; save named ones with numpy.savez")
-                with archive:
-                    arrays = {key: archive[key] for key in archive.files}
-        except _UNREADABLE as error:
-            raise DataError(f"{path}: not a readable .npz file without Python objects ({error})") from error
+    arrays = read_npz(path)
     wanted = [key for key in arrays if key != target] if inputs is None else list(inputs)
     for key in (*wanted, *([] if target is None else [target])):
         if key not in arrays:
@@ -72,3 +62,22 @@ def load_npz(
         task=task,
         ignore_index=ignore_index if task == "classification" else None,
     )
+
+
+def read_npz(path: PathLike) -> dict[str, Array]:
+    """The arrays of an .npz file by name.
+
+    Raises:
+        DataError: it is no .npz file, or holds Python objects.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        try:
+            with Path(path).open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise DataError(f"{path}: holds one unnamed array; save named ones with numpy.savez")
+                with archive:
+                    return {key: archive[key] for key in archive.files}
+        except _UNREADABLE as error:
+            raise DataError(f"{path}: not a readable .npz file without Python objects ({error})") from error

@@ -31,6 +31,15 @@ _BUILTIN: dict[str, Callable[..., Dataset]] = {
     "diabetes": load_diabetes,
 }
 
+
+def _whole_batches(path: str) -> Dataset:
+    """Batches that are given whole, such as graphs: an .npz file for each."""
+    raise ConfigError(
+        f"batches:{path}: whole batches have no samples of their own; `onward train` and `onward evaluate` "
+        "take them, for .onnx files"
+    )
+
+
 _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | None]]]] = {
     "idx": ("idx:FOLDER", load_idx_folder),
     "table": ("table:FILE", load_table),
@@ -41,6 +50,7 @@ _READERS: dict[str, tuple[str, Callable[..., Dataset | tuple[Dataset, Dataset | 
     "audio": ("audio:FOLDER", load_audio_folder),
     "images": ("images:FOLDER", load_image_folder),
     "text": ("text:FILE", load_texts),
+    "batches": ("batches:FOLDER", _whole_batches),
 }
 
 

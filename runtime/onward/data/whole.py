@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
+from onward.data._files import PathLike
 from onward.data.batches import Batch, Batches
 from onward.data.dataset import Array, Dataset, Task
-from onward.errors import ConfigError, DataError
+from onward.data.npz import read_npz
+from onward.errors import ConfigError, DataError, StorageError
 
-__all__ = ["WholeBatches"]
+__all__ = ["WholeBatch", "WholeBatches", "load_batches"]
+
+WholeBatch = tuple[Mapping[str, Array], Array] | tuple[Mapping[str, Array], Array, Array]
+"""Inputs by name, targets, and maybe weights."""
 
 
 @final
@@ -28,6 +35,7 @@ class WholeBatches(Batches):
         shuffle: whether the order changes.
         task: what targets are: classification (labels) or regression.
         ignore_index: the label of targets that do not count.
+        classes: names of the labels, if there are any.
         name: what messages call the data.
 
     Raises:
@@ -37,12 +45,13 @@ class WholeBatches(Batches):
 
     def __init__(
         self,
-        batches: Sequence[tuple[Mapping[str, Array], Array] | tuple[Mapping[str, Array], Array, Array]],
+        batches: Sequence[WholeBatch],
         *,
         seed: int = 0,
         shuffle: bool = True,
         task: Task = "classification",
         ignore_index: int | None = None,
+        classes: Sequence[str] | None = None,
         name: str = "batches",
     ) -> None:
         self.seed, self._shuffle = seed, shuffle
@@ -57,6 +66,7 @@ class WholeBatches(Batches):
                 name=f"{name}, batch {number}",
                 task=task,
                 ignore_index=ignore_index,
+                classes=None if classes is None else tuple(classes),
                 weights=weights[0] if weights else None,
                 whole=True,
             )
@@ -69,6 +79,17 @@ class WholeBatches(Batches):
         if not self._sets:
             raise ConfigError(f"{name}: there are no batches")
         self.batch_size = max(map(len, self._sets))
+
+    @property
+    def batches(self) -> tuple[Dataset, ...]:
+        """All of them, in the order in which they were given."""
+        return tuple(self._sets)
+
+    def mapped(self, function: Callable[[Dataset], Dataset]) -> WholeBatches:
+        """The batches as a function of each makes them."""
+        found = copy.copy(self)
+        found._sets = [function(part) for part in self._sets]
+        return found
 
     @property
     def sample(self) -> Dataset:
@@ -100,3 +121,29 @@ class WholeBatches(Batches):
                 if array is not None:
                     found.update(f"{key}:{array.dtype}{array.shape}".encode() + array.tobytes())
         return found.hexdigest()
+
+
+def load_batches(folder: PathLike, target: str = "y", *, weight: str | None = None) -> list[WholeBatch]:
+    """Batches for `WholeBatches` from a folder with an .npz file for each, in the order of their names.
+
+    Args:
+        folder: its files hold arrays by the names of the model's inputs, and targets.
+        target: the name of the targets.
+        weight: the name of the targets' weights, if there are any.
+
+    Raises:
+        DataError: a file is not readable, or lacks an array.
+        StorageError: there is no such folder, or it has no .npz file.
+    """
+    paths = sorted(Path(folder).glob("*.npz"))
+    if not paths:
+        raise StorageError(f"{folder}: no folder with an .npz file for each batch")
+    found: list[WholeBatch] = []
+    for path in paths:
+        arrays = read_npz(path)
+        for name in (target, *([] if weight is None else [weight])):
+            if name not in arrays:
+                raise DataError(f"{path}: no array {name!r}; the arrays are {', '.join(arrays) or '(none)'}")
+        targets = arrays.pop(target)
+        found.append((arrays, targets) if weight is None else (arrays, targets, arrays.pop(weight)))
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onward.compile.codegen.jit import default_jit
-from onward.compile.codegen.target import Target, host_target
+from onward.compile.codegen.target import Target, has_byte_dots, host_target
 from onward.compile.deciding import DECIDING_SIZE, deciding_inputs
 from onward.compile.model_key import ModelKey
 from onward.compile.options import DEFAULT_OPTIONS, CompileOptions
@@ -146,7 +146,8 @@ class CompiledEngine:
             raise ConfigError(f"batches={batches!r}: choose exact or split")
         if workspaces is not None and workspaces < 1:
             raise ConfigError(f"workspaces={workspaces}: choose at least 1")
-        model = in_floats(with_integer_weights(canonical_model(model)))
+        in_bytes = has_byte_dots(host_target())
+        model = in_floats(with_integer_weights(canonical_model(model), bytes_multiply=in_bytes))
         model = unpack_sequences(model, bindings or ())
         self._interpreter = Interpreter(model.graph)
         self._model = model

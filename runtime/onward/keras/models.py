@@ -91,6 +91,7 @@ class Model:
         self._metrics: list[str | Callable[[Array, Array], Any]] = []
         self._session: Session | None = None
         self._epochs_done = 0
+        self._rate: float | None = None
 
     def _take(self, model: ir.Model) -> None:
         self._network = model
@@ -151,6 +152,21 @@ class Model:
         arrays = self._arrays()
         return [w.to_keras(arrays[w.name]) for w in self._weights()]
 
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's, of the epochs to come; callbacks may set it.
+
+        Raises:
+            ConfigError: the model is not compiled.
+        """
+        if self._options is None:
+            raise ConfigError("call compile(optimizer, loss, metrics) first: it chooses the learning rate")
+        return float(self._options[0].learning_rate) if self._rate is None else self._rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._rate = float(value)
+
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Replace all weights by arrays as `get_weights` gives them.
 
@@ -202,6 +218,7 @@ class Model:
         self._metrics = list(metrics)
         names = {METRICS[m]: ("accuracy" if m == "acc" else m) for m in metrics if isinstance(m, str)}
         self._options = (optimizer_of(optimizer), loss_of(loss), names)
+        self._rate = None
         self._trainer = self._session = None
 
     def fit(

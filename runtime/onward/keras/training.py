@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -234,6 +235,9 @@ class Callback:
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Before the first epoch."""
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Before epoch number `epoch`, from 0."""
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """After epoch number `epoch`, from 0; `logs` are its figures."""
 
@@ -361,6 +365,64 @@ class _ModelCheckpoint(_Watching):
             print(f"Epoch {epoch + 1}: saved {path}")
 
 
+class _ReduceLROnPlateau(_Watching):
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: Literal["auto", "min", "max"] = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        if not 0 < factor < 1:
+            raise ConfigError(f"factor must be above 0 and below 1, got {factor}")
+        self._factor, self._patience, self._verbose = factor, patience, verbose
+        self._cooldown, self._least = cooldown, min_lr
+        self._wait = self._cooling = 0
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        self.best, self._wait, self._cooling = None, 0, 0
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        improved = self.improved(logs)
+        if self._cooling:
+            self._cooling, self._wait = self._cooling - 1, 0
+        if improved:
+            self._wait = 0
+            return
+        if self._cooling:
+            return
+        self._wait += 1
+        rate = self.model.learning_rate
+        if self._wait < self._patience or rate <= self._least:
+            return
+        self.model.learning_rate = max(rate * self._factor, self._least)
+        self._cooling, self._wait = self._cooldown, 0
+        if self._verbose:
+            print(f"Epoch {epoch + 1}: the learning rate becomes {self.model.learning_rate:.4g}")
+
+
+class _LearningRateScheduler(Callback):
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
+        self._schedule, self._verbose = schedule, verbose
+        places = inspect.signature(schedule).parameters.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._takes_rate = sum(p.kind in positional for p in places) > 1
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        now = (self.model.learning_rate,) if self._takes_rate else ()
+        rate = float(self._schedule(epoch, *now))
+        if not 0 <= rate < math.inf:
+            raise ConfigError(f"epoch {epoch}: the schedule gives the learning rate {rate}")
+        self.model.learning_rate = rate
+        if self._verbose:
+            print(f"Epoch {epoch + 1}: the learning rate is {rate:.4g}")
+
+
 class _CSVLogger(Callback):
     def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
         self._path, self._separator, self._append = Path(filename), separator, append
@@ -387,7 +449,9 @@ class callbacks:  # noqa: N801
     Callback = Callback
     LambdaCallback = _LambdaCallback
     EarlyStopping = _EarlyStopping
+    LearningRateScheduler = _LearningRateScheduler
     ModelCheckpoint = _ModelCheckpoint
+    ReduceLROnPlateau = _ReduceLROnPlateau
     CSVLogger = _CSVLogger
 
 
@@ -398,6 +462,14 @@ class Bridge(train.Callback):
     def __init__(self, model: Model, hooks: list[Callback], names: Callable[[str], str], first: int) -> None:
         self._model, self._hooks, self._names, self._first = model, hooks, names, first
 
+    def on_train_begin(self, run: Run) -> None:
+        self._begin_epoch(run, self._first)
+
+    def _begin_epoch(self, run: Run, epoch: int) -> None:
+        for hook in self._hooks:
+            hook.on_epoch_begin(epoch, {})
+        run.base_rate = self._model.learning_rate
+
     def on_epoch_end(self, run: Run) -> None:
         row = run.history.rows[-1]
         logs = {self._names(k): float(v) for k, v in row.items() if k not in ("epoch", "learning_rate")}
@@ -405,6 +477,8 @@ class Bridge(train.Callback):
             hook.on_epoch_end(self._first + len(run.history) - 1, logs)
         if self._model.stop_training and not run.stopped:
             run.stop("a callback asked for it")
+        if not run.stopped and len(run.history) < run.epochs:
+            self._begin_epoch(run, self._first + len(run.history))
 
 
 def to_categorical(x: Any, num_classes: int | None = None) -> Array:

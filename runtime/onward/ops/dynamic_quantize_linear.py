@@ -7,6 +7,8 @@ from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
 from onward.ops._quantization import quantized
 
+__all__ = ["DynamicQuantizeLinear", "scale_and_zero"]
+
 _HIGHEST = np.float32(255)
 
 
@@ -29,11 +31,16 @@ class DynamicQuantizeLinear(Op):
         return requests.Body()
 
     def expand(self, g: Builder, x: ir.Value) -> tuple[ir.Value, ...]:
-        high, low = (g.Max(g.ReduceMax(x, keepdims=0), 0.0), g.Min(g.ReduceMin(x, keepdims=0), 0.0))
-        highest = float(_HIGHEST)
-        scale = g.Where(g.Equal(high, low), 1.0, g.Div(g.Sub(high, low), highest))
-        zero = g.Round(g.Clip(g.Div(g.Neg(low), scale), 0.0, highest))
+        scale, zero = scale_and_zero(g, x)
         whole = g.Add(g.Round(g.Div(x, scale)), zero)
-        y = g.Where(g.IsNaN(whole), 0.0, g.Clip(whole, 0.0, highest))
+        y = g.Where(g.IsNaN(whole), 0.0, g.Clip(whole, 0.0, float(_HIGHEST)))
         uint8 = int(ir.DataType.UINT8)
         return g.Cast(y, to=uint8), scale, g.Cast(zero, to=uint8)
+
+
+def scale_and_zero(g: Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The scale of x, and its zero point as a float."""
+    high, low = g.Max(g.ReduceMax(x, keepdims=0), 0.0), g.Min(g.ReduceMin(x, keepdims=0), 0.0)
+    highest = float(_HIGHEST)
+    scale = g.Where(g.Equal(high, low), 1.0, g.Div(g.Sub(high, low), highest))
+    return scale, g.Round(g.Clip(g.Div(g.Neg(low), scale), 0.0, highest))

@@ -17,6 +17,7 @@ from onward.data import Dataset, Preparation, Splits
 from onward.errors import ConfigError, StorageError
 from onward.graph import dims_of, dtype_of
 from onward.model import Provenance, load, read_provenance
+from onward.model.reader import TRAINING_INFO
 from onward.nn import zoo
 from onward.passes import (
     LoRA,
@@ -86,12 +87,14 @@ class Base:
         prepared: what its metadata say of them.
         classes: the names of its classes, if it says any.
         opened: whether the file takes one sample at a time, and this model a batch.
+        steps: training steps that the file brings along in its training_info.
     """
 
     model: ir.Model
     prepared: Prepared
     classes: tuple[str, ...] | None
     opened: bool = False
+    steps: int = 0
 
 
 @final
@@ -211,6 +214,7 @@ def lora_of(run: RunConfig, model: ir.Model, base: Base | None) -> tuple[LoRA | 
 
 def _base(name: str, table: ModelTable | None = None) -> Base:
     model, batched = load(name), None
+    steps = len(model.meta.pop(TRAINING_INFO, ()))
     if table is not None:
         model = fixed(model, table.shapes, table.constants)
         model = samples_first(model, _sample_axes(model, table.sample_axis))
@@ -223,7 +227,7 @@ def _base(name: str, table: ModelTable | None = None) -> Base:
         model = detach_preparation(model, changed)
         if (columns := prepared.preparation.table) is not None:
             model = detach_table(model, columns)
-    return Base(model, prepared, _classes_of(provenance), opened=batched is not None)
+    return Base(model, prepared, _classes_of(provenance), batched is not None, steps)
 
 
 def _sample_axes(model: ir.Model, given: Sequence[str]) -> dict[str, int]:

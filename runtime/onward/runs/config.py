@@ -94,8 +94,8 @@ class DataTable(_Table):
         str,
         Option(
             "A table (.csv, .tsv, .jsonl, .parquet, .feather, sqlite:FILE?query=SELECT...), images:FOLDER, "
-            "audio:FOLDER, text:FILE, npz:FILE, npy:FOLDER, idx:FOLDER, or digits, iris, wine, "
-            "breast_cancer, diabetes.",
+            "audio:FOLDER, text:FILE, npz:FILE, npy:FOLDER, idx:FOLDER, batches:FOLDER (an .npz for each, "
+            "given whole), or digits, iris, wine, breast_cancer, diabetes.",
             name="data",
         ),
     ]
@@ -396,6 +396,18 @@ class RunConfig(_Table):
     winograd: Annotated[
         Literal[2, 4], Option("2, or 4: faster wide 3x3 convolutions, six times the rounding error.")
     ] = 2
+    loss_weights: Annotated[
+        dict[str, float],
+        Option(
+            "How much the loss of one of several outputs counts in their sum: boxes=0.5; repeatable.",
+            name="loss-weight",
+            form="assignments",
+        ),
+    ] = {}
+    weighted_mean: Annotated[
+        Literal["weights", "samples"],
+        Option("What a loss with sample weights is divided by: their sum, or the number of samples."),
+    ] = "weights"
     loss: LossTable = LossTable()
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()

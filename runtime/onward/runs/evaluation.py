@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onward.data import Dataset, Source
 from onward.data.registry import is_table
 from onward.engine import Session
+from onward.errors import ConfigError
 from onward.graph import Array, TensorSpec
 from onward.model import Provenance, load, read_provenance
 from onward.runs.config import DataTable
@@ -28,6 +29,7 @@ from onward.runs.preparation import (
     plain_numbers,
     read_data,
 )
+from onward.runs.whole import answered, open_whole
 
 __all__ = ["Evaluation", "EvaluationData", "evaluate"]
 
@@ -181,6 +183,8 @@ def evaluate(
     path = Path(path)
     model = load(path)
     session = Session(model, threads=threads)
+    if (found := _of_whole_batches(path, model, session, overrides or {}, part, extra)) is not None:
+        return found
     data = EvaluationData.read(model, session.inputs, overrides or {})
     notes = list(data.notes)
     if data.strange and part != "all":
@@ -204,4 +208,47 @@ def evaluate(
         activation=data.activation,
         measures=data.measure(outputs, samples, extra),
         notes=tuple(notes),
+    )
+
+
+def _of_whole_batches(
+    path: Path,
+    model: ir.Model,
+    session: Session,
+    overrides: Mapping[str, Any],
+    part: Part,
+    extra: Sequence[str],
+) -> Evaluation | None:
+    """The same for data `batches:FOLDER`; None where they are of another kind."""
+    provenance = read_provenance(model)
+    table = data_table(provenance, overrides)
+    loss = None if provenance is None else provenance.configuration.get("loss")
+    whole = open_whole(table, loss.get("ignore_index") if isinstance(loss, dict) else None)
+    if whole is None:
+        return None
+    number = {"train": 0, "validation": 1, "test": 2}.get(part)
+    chosen = whole.every if number is None else whole.parts[number]
+    if chosen is None:
+        raise ConfigError(f"the {part} part of {table.spec} has no batches: --part all takes every one")
+    prepared = Prepared.of(provenance)
+    name = session.outputs[0].name
+    given = chosen.mapped(prepared.given)
+    outputs, samples = answered(lambda inputs: session.run(inputs)[name], given)
+    activation = final_activation(model)
+    classes = None if provenance is None else provenance.class_names
+    threshold = 0.5 if activation == "Sigmoid" else 0.0
+    strange = provenance is not None and provenance.data_hash != f"sha256:{whole.every.digest()}"
+    return Evaluation(
+        path=path,
+        part=part,
+        model=model,
+        session=session,
+        provenance=provenance,
+        spec=table.spec,
+        read=samples,
+        samples=samples,
+        outputs=outputs,
+        activation=activation,
+        measures=measure(outputs, samples, classes=classes, extra=extra, threshold=threshold),
+        notes=(f"these are not the data that {path} was trained on",) if strange and part != "all" else (),
     )

@@ -24,7 +24,7 @@ from onward.data import (
     parse_augmentation,
 )
 from onward.data.registry import is_table
-from onward.engine import CompileOptions
+from onward.engine import CompileOptions, Session
 from onward.errors import ConfigError, DataError
 from onward.graph import Array, dims_of
 from onward.model import atomic_write
@@ -60,6 +60,7 @@ from onward.runs.streamed import Streamed, open_stream
 from onward.runs.tables import columns_text, tabular_defaults
 from onward.runs.telling import Bridge, CancelToken, Listener
 from onward.runs.tracking import tracked
+from onward.runs.whole import Whole, answered, open_whole, refuse_divided
 from onward.train import Callback, History, RateFinding, Trainer
 from onward.train.task import default_metrics, describe
 from onward.verify import Report
@@ -209,12 +210,23 @@ def _ready(config: RunConfig, tell: Listener, token: CancelToken) -> _Ready | No
     if base is not None:
         if base.opened:
             tell(Warned(f"{config.model.name} takes one sample at a time; the new file takes batches"))
+        if base.steps:
+            tell(
+                Warned(
+                    f"{config.model.name} brings a training step of its own (training_info): its loss, "
+                    "optimizer and state are not used, and the new file does not have it. In Python, "
+                    "onward.train.StoredTraining runs it, Trainer(loss='stored') minimises its loss"
+                )
+            )
         shapes = [dims_of(value) for value in base.model.graph.inputs]
         config = config.model_copy(update={"data": images_as_taken(config.data, shapes)})
     group = ranks_of(config.parallel)
     streamed = open_stream(config) if group is None else group.from_first(lambda: open_stream(config))
     if streamed is not None:
         return _ready_streamed(config, base, teacher, streamed, tell)
+    whole = open_whole(config.data, config.loss.ignore_index, config.seed)
+    if whole is not None:
+        return _ready_whole(config, base, whole, tell)
     source, named = _read(config, base or teacher)
     if config.data.target is None and (goals := source.dataset.target_columns) is not None:
         target = goals[0] if len(goals) == 1 else goals
@@ -288,6 +300,53 @@ def _ready_streamed(
         lambda trainer: None if asked is None else _served_answers(trainer, asked, streamed.kind),
         "test" if held == 2 else "validation",
         lambda graph: streamed.digest(),
+        next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
+    )
+
+
+def _ready_whole(config: RunConfig, base: assembly.Base | None, whole: Whole, tell: Listener) -> _Ready:
+    """The same where batches are given whole."""
+    refuse_divided(config)
+    if base is None:
+        raise ConfigError(f"{config.data.spec}: whole batches train an .onnx file, not a network of the zoo")
+    if ranks_of(config.parallel) is not None:
+        raise ConfigError("batches that are given whole cannot be divided among ranks: train in one process")
+    raw = whole.samples()
+    counts = [0 if part is None else len(part) for part in whole.parts]
+    tell(
+        DataRead(
+            config.data.spec,
+            counts[0],
+            counts[1],
+            counts[2],
+            _inputs_of(raw.train),
+            ("each sample is a whole batch",),
+        )
+    )
+    preparation = base.prepared.preparation
+    setup = _set_up(config, base, None, False, raw, tell, preparation)
+    train, validation, test = (
+        None if part is None else part.mapped(lambda batch: setup.targets.fitted(preparation.apply(batch)))
+        for part in whole.parts
+    )
+    assert train is not None
+    held = test or validation
+
+    def answers(trainer: Trainer) -> tuple[Array, Dataset] | None:
+        if held is None:
+            return None
+        name = next(iter(trainer.loss))
+        with Session(trainer.model, engine=config.engine, threads=config.threads) as session:
+            return answered(lambda inputs: session.run(inputs)[name], held)
+
+    return _Ready(
+        config,
+        setup,
+        train,
+        validation,
+        answers,
+        "test" if test is not None else "validation",
+        lambda graph: whole.every.digest(),
         next(part for part in (raw.test, raw.validation, raw.train) if part is not None),
     )
 
@@ -425,6 +484,8 @@ def _set_up(
         distillation=assembly.distillation_of(config, teacher),
         trainable=trainable,
         freeze=config.model.freeze,
+        loss_weights=config.loss_weights or None,
+        weighted_mean=config.weighted_mean,
         seed=config.seed,
         engine=config.engine,
         threads=config.threads,
@@ -551,6 +612,8 @@ def _refuse_one_class(dataset: Dataset) -> None:
 def _inputs_of(dataset: Dataset) -> dict[str, str]:
     if dataset.table:
         return {columns_text(len(dataset.columns or ())): ""}
+    if dataset.whole:
+        return {name: f"{a.dtype} [{', '.join('?' * a.ndim)}]" for name, a in dataset.inputs.items()}
     return {
         name: "text" if a.dtype.kind == "O" else f"{a.dtype} {['N', *a.shape[1:]]}".replace("'N'", "N")
         for name, a in dataset.inputs.items()

@@ -62,7 +62,9 @@ def export_run(
     initializers = model.graph.initializers
     takes_now = [spec_of(v) for v in model.graph.inputs if v.name not in initializers]
     names = [spec.name for spec in takes_now]
-    whole, sample = sample, sample.take(range(min(_SAMPLES, len(sample))))
+    whole = sample
+    if not sample.whole:
+        sample = sample.take(range(min(_SAMPLES, len(sample))))
     encoded = sample if sample.table else Preparation(text=preparation.text).apply(sample)
     graph = preparation.renamed(
         input_names(encoded, names) if preparation.table is None else {preparation.table.input: names[0]}

@@ -214,6 +214,8 @@ def _classification(evaluation: Evaluation) -> Iterator[str]:
         roc.append(Curve(f"{classes[label]}, area {area:.3f}", x, y))
         x, y, average = precision_recall_curve(probabilities[:, label], labels == label)
         recall.append(Curve(f"{classes[label]}, average {average:.3f}", x, y))
+    if len(shown) < len(classes) and len(classes) > 2:
+        yield f"<p>The first {len(shown)} of {len(classes)} classes.</p>"
     unit = (0.0, 1.0)
     yield line_chart("ROC: true against false positives", roc, "false positives", unit, unit)
     yield line_chart("precision against recall", recall, "recall", unit, unit)

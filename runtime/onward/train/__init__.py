@@ -50,6 +50,7 @@ from onward.train.schedules import (
     Step,
     schedule_named,
 )
+from onward.train.stored_loss import StoredLoss
 from onward.train.task import Task, infer_task, metric_for
 from onward.train.trackers import CSVTracker, MLflowTracker, Tracker, Tracking
 from onward.train.trainer import Trainer
@@ -99,6 +100,7 @@ __all__ = [
     "Schedule",
     "Step",
     "StopOnNaN",
+    "StoredLoss",
     "StoredTraining",
     "Task",
     "TensorBoardLog",

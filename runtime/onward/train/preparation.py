@@ -24,7 +24,29 @@ LossLike: TypeAlias = "Loss | str | Callable[[Builder, ir.Value, ir.Value], ir.V
 
 _MICROSOFT_DOMAIN = "com.microsoft"
 
-__all__ = ["LossLike", "adapted", "check_groups", "choose_parameters", "order_losses", "prepare_model"]
+__all__ = [
+    "LossLike",
+    "adapted",
+    "check_groups",
+    "choose_parameters",
+    "order_losses",
+    "prepare_model",
+    "read_model",
+]
+
+
+def read_model(model: ir.Model | str | Path | Any) -> ir.Model:
+    """What is meant by a model: itself, what has it as `model`, or a file.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(model, str | Path):
+        model = load(model)
+    model = getattr(model, "model", model)
+    if not isinstance(model, ir.Model):
+        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
+    return model
 
 
 def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
@@ -36,12 +58,7 @@ def prepare_model(model: ir.Model | str | Path | Any) -> ir.Model:
     Raises:
         ConfigError: neither a model, nor something that has one, nor a path.
     """
-    if isinstance(model, str | Path):
-        model = load(model)
-    model = getattr(model, "model", model)
-    if not isinstance(model, ir.Model):
-        raise ConfigError(f"a model is an onnx_ir.Model, a network or a path, not {type(model).__name__}")
-    model = expand_gradients(model)
+    model = expand_gradients(read_model(model))
     current = upgrade(model, OPSET) if model.graph.opset_imports.get("") != OPSET else model
     if any(n.op_type == "DequantizeLinear" or n.domain == _MICROSOFT_DOMAIN for n in current.graph):
         current = in_floats(canonical_model(current), trainable=True)

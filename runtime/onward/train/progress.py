@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, final
@@ -12,7 +13,7 @@ __all__ = ["ProgressBar"]
 
 @final
 class ProgressBar:
-    """One line an epoch on a terminal.
+    """A bar for the epoch under way, and a line for each that has ended.
 
     Args:
         show: None: only when standard output is a terminal.
@@ -22,6 +23,8 @@ class ProgressBar:
         self._show = sys.stdout.isatty() if show is None else show
         self._progress: Any = None
         self._task: Any = None
+        self._name = ""
+        self._began = 0.0
         self._figures: Mapping[str, float] = {}
 
     @property
@@ -31,13 +34,13 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         if self._show:
+            from rich.console import Console
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
                 Task,
                 TextColumn,
-                TimeElapsedColumn,
                 TimeRemainingColumn,
             )
             from rich.table import Column
@@ -56,12 +59,13 @@ class ProgressBar:
 
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24, table_column=fixed()),
+                BarColumn(bar_width=12, table_column=fixed()),
                 MofNCompleteColumn(table_column=fixed()),
-                TimeElapsedColumn(table_column=fixed()),
                 TimeRemainingColumn(table_column=fixed()),
                 Figures("{task.fields[figures]}", table_column=Column(no_wrap=False)),
                 refresh_per_second=5,
+                console=Console(markup=False, emoji=False, highlight=False),
+                transient=True,
             )
             self._progress.start()
         return self
@@ -73,10 +77,12 @@ class ProgressBar:
             self._progress.stop()
 
     def epoch(self, number: int, epochs: int, batches: int, done: int) -> None:
-        """Begin an epoch's line."""
+        """Begin an epoch's bar."""
         if self._progress is not None:
-            name = f"epoch {number}/{epochs}"
-            self._task = self._progress.add_task(name, total=batches, completed=done, figures="")
+            self._name, self._began = f"epoch {number}/{epochs}", time.perf_counter()
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(self._name, total=batches, completed=done, figures="")
 
     def step(self, figures: Mapping[str, float], samples: int) -> None:
         """Advance by one batch of this many samples; shows the figures of the epoch so far."""
@@ -95,9 +101,11 @@ class ProgressBar:
             self._progress.update(self._task, advance=1, figures=_text(self._figures) + speed)
 
     def close_epoch(self, figures: Mapping[str, float]) -> None:
-        """Finish an epoch's line with its final figures."""
+        """Put a line with an epoch's final figures in place of its bar."""
         if self._progress is not None:
-            self._progress.update(self._task, figures=_text(figures))
+            self._progress.update(self._task, visible=False)
+            took = time.perf_counter() - self._began
+            self._progress.console.print(f"{self._name}  {took:.1f} s  {_text(figures)}", soft_wrap=True)
 
 
 def _text(figures: Mapping[str, float]) -> str:

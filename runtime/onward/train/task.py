@@ -197,6 +197,8 @@ def advice(dataset: Dataset, output: ir.Value, loss: Loss) -> str:
         return "; they are one-hot rows: targets.argmax(axis=1) are the class numbers that it takes"
     if task.kind == "multi-label":
         return "; several labels of a sample hold at once: choose binary_cross_entropy"
+    if dataset.targets is not None and dataset.targets.shape[1:] == (1,):
+        return "; targets[:, 0] are the class numbers that it takes"
     return named if task.axis != loss.axis and task.axis == -1 else ""
 
 

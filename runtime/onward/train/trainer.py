@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -66,12 +67,14 @@ from onward.train.preparation import (
     choose_parameters,
     order_losses,
     prepare_model,
+    read_model,
 )
 from onward.train.progress import ProgressBar
 from onward.train.pruning import Pruning, sparsity_of
 from onward.train.rate_finder import RateFinding, Sweep, sweep
 from onward.train.run import Run
 from onward.train.schedules import Constant, Schedule
+from onward.train.stored_loss import StoredLoss, stored_steps
 from onward.train.task import metric_for
 from onward.train.training_info import with_training_info
 
@@ -88,7 +91,8 @@ class Trainer:
             bfloat16 is trained in float32, weights, inputs and outputs, and `model` has its own types again.
         loss: a loss, its name, a function (see `FunctionLoss`), or one for each of several outputs. The data
             set's targets are those of the first of these in the model's order; targets of the others are
-            inputs named `<output>.target`.
+            inputs named `<output>.target`. "stored": the loss of the training step that the file has, see
+            `StoredLoss`; nothing else of that step is used, which `StoredTraining` runs.
         optimizer: an optimizer or its name.
         metrics: names, metrics or functions (see `FunctionMetric`), computed on the output that the data
             set's targets belong to. A name means what fits the loss: `accuracy` with binary cross-entropy
@@ -188,7 +192,17 @@ class Trainer:
         self.times: tuple[Times, ...] = ()
         if self._group is not None and threads is None:
             threads = threads_each()
-        own = prepare_model(model)
+        source = read_model(model)
+        if loss == "stored":
+            stored = StoredLoss(source)
+            loss = {stored.of: stored}
+        elif stored_steps(source):
+            warnings.warn(
+                "the file brings a training step of its own (training_info), which a Trainer does not use: "
+                "StoredTraining runs it, loss='stored' minimises its loss",
+                stacklevel=2,
+            )
+        own = prepare_model(source)
         if constants is not None:
             own = fix_inputs(own, constants)
         if shapes is not None:
@@ -455,8 +469,9 @@ class Trainer:
                 weights are then those from before the step that made it so; or the checkpoint does not belong
                 to this run.
         """
-        if epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, got {epochs}")
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
         if validation is not None and validation_data is not None:
             raise ConfigError("validation and validation_data are two names of one thing: give one of them")
         held = validation if validation_data is None else validation_data

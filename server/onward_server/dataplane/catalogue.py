@@ -43,6 +43,7 @@ class Catalogue:
         self._opener = opener
         self._overrides = Overrides()
         self._closed = False
+        self._unread = ""
         self._models: dict[str, dict[int, ServedModel]] = {}
         self._entries: dict[tuple[str, int], tuple[Entry, ModelSettings, object]] = {}
         self._problems: dict[tuple[str, int], str] = {}
@@ -216,8 +217,11 @@ class Catalogue:
         try:
             found = set(await asyncio.to_thread(names, self._settings().repository))
         except ConfigError as error:
-            _LOG.error("the repository stays as it is: %s", error)
+            if str(error) != self._unread:
+                _LOG.error("the repository stays as it is: %s", error)
+            self._unread = str(error)
             return
+        self._unread = ""
         known = set(self._models) | {name for name, _ in self._problems}
         chosen = known if self._settings().model_control == "explicit" else known | found
         unloaded = {name for (name, _), problem in self._problems.items() if problem == _UNLOADED}

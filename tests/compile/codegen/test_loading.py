@@ -141,9 +141,20 @@ def test_threads_load_side_by_side() -> None:
     assert not wrong
 
 
-PRELUDE = """
+PATH = """
 import ctypes, mmap, os, resource, sys
 sys.path[:0] = os.environ["TESTED"].split(os.pathsep)
+"""
+LIMIT = """
+def limit(allowed):
+    "Let the process have some more addresses than it uses; gives the old limit."
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(status["VmSize"].split()[0]) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (used + allowed, old[1]))
+    return old
+"""
+PRELUDE = """
 from tests.compile.codegen.test_loading import TARGET, call, kernel
 from onward.compile.codegen.jit import Jit
 """
@@ -152,35 +163,76 @@ from onward.compile.codegen.jit import Jit
 def run(program: str) -> str:
     environment = {**os.environ, "TESTED": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + program], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", PATH + program], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     return done.stdout
 
 
 def test_a_process_whose_memory_is_limited_gets_an_error_and_goes_on() -> None:
-    program = """
+    program = (
+        PRELUDE
+        + LIMIT
+        + """
 from onward.errors import LimitError
 jit = Jit(TARGET)
 jit.address(kernel(1))
 large = kernel(2, 2000)
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-used = int(status["VmSize"].split()[0]) << 10
-old = resource.getrlimit(resource.RLIMIT_AS)
 for allowed in (1 << 20, 20 << 20):
-    resource.setrlimit(resource.RLIMIT_AS, (used + allowed, old[1]))
+    old = limit(allowed)
     try:
         jit.address(large)
     except LimitError as error:
         print("ulimit" in str(error))
-resource.setrlimit(resource.RLIMIT_AS, old)
+    resource.setrlimit(resource.RLIMIT_AS, old)
 print(call(jit.address(large), 3.0))
 """
+    )
     assert run(program).split() == ["True", "True", "6.0"]
 
 
+def test_a_process_that_cannot_have_llvm_gets_an_error() -> None:
+    program = (
+        LIMIT
+        + """
+from onward.compile.codegen.target import host_target
+from onward.errors import ConfigError
+limit(40 << 20)
+try:
+    host_target()
+except ConfigError as error:
+    print(error)
+"""
+    )
+    assert "llvmlite" in run(program)
+
+
+def test_numba_is_not_asked_to_compile_without_memory(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    (tmp_path / "small.py").write_text("def twice(thread, threads, y):\n    y[0] = 2.0 * y[0]\n")
+    program = (
+        PRELUDE
+        + LIMIT
+        + f"""
+sys.path.insert(0, {str(tmp_path)!r})
+os.environ["ONWARD_CACHE_DIR"] = {str(tmp_path / "cache")!r}
+import small
+from onward.compile.kernels.loop import Operand, loop
+from onward.errors import LimitError
+limit(80 << 20)
+try:
+    loop(small.twice, (Operand("y", "output", "float64", 1),), (), TARGET)
+except LimitError as error:
+    print("numba" in sys.modules, error)
+"""
+    )
+    assert run(program).startswith("False compiling a kernel needs up to")
+
+
 def test_a_child_loads_while_its_parents_thread_does() -> None:
-    program = """
+    program = (
+        PRELUDE
+        + """
 import threading, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
@@ -203,10 +255,13 @@ if not child:
     os._exit([call(jit.address(kernel(n)), 1.0) for n in range(8)] != list(range(8)))
 print(os.waitpid(child, 0)[1], call(address, 1.0))
 """
+    )
     assert run(program).split() == ["0", "0.0"]
 
 
-FRAGMENTED = """
+FRAGMENTED = (
+    PRELUDE
+    + """
 import math, threading
 threading.stack_size(64 << 20)  # that of the first thread grows into what will be occupied
 def in_thread(function):
@@ -232,6 +287,7 @@ def occupy(hole, apart):
                 raise SystemExit("the address space could not be filled")
             end, left = low, left[::-1]
 """
+)
 
 
 def test_code_and_constants_are_in_reach_where_addresses_are_scarce() -> None:

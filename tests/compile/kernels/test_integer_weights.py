@@ -10,8 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onward.compile.codegen.target import host_target
-from onward.compile.kernels.integer_gemm import has_byte_dots
+from onward.compile.codegen.target import has_byte_dots, host_target
 from onward.compile.options import CompileOptions
 from onward.engine.compiled import CompiledEngine
 from onward.engine.interpreter import Interpreter

@@ -24,7 +24,7 @@ _ROOM = 1 << 20
 """Bytes taken from the system at once; pages are used when there is something in them."""
 
 _TO_COMPILE = 32 << 20
-"""Bytes that a compiler may want at once. LLVM ends the process where it asks for memory and gets none."""
+"""Bytes that LLVM may want for a kernel. It ends the process where it asks for memory and gets none."""
 
 _NOT_GIVEN = (
     "which the system does not give: raise the limit of the process (ulimit -v) or of its container, or use "
@@ -166,17 +166,20 @@ def _map(size: int) -> int | None:
     return None if address == ctypes.c_void_p(-1).value else int(address)
 
 
-def check_memory() -> None:
-    """To be called before LLVM or Numba compiles.
+def check_memory(nbytes: int = _TO_COMPILE) -> None:
+    """To be called before a compiler, given what it may want.
 
     Raises:
-        LimitError: the system does not have the memory that they may want.
+        LimitError: the system does not have so much.
     """
     if os.name != "posix":
         return
-    if (start := _map(_TO_COMPILE)) is None:
-        raise LimitError(f"compiling a kernel needs up to {_TO_COMPILE:,} bytes, {_NOT_GIVEN}")
-    _c_library().munmap(start, _TO_COMPILE)
+    pieces = [_map(_TO_COMPILE) for _ in range(-(-nbytes // _TO_COMPILE))]
+    for piece in pieces:
+        if piece is not None:
+            _c_library().munmap(piece, _TO_COMPILE)
+    if None in pieces:
+        raise LimitError(f"compiling a kernel needs up to {nbytes:,} bytes, {_NOT_GIVEN}")
 
 
 @functools.cache

@@ -16,7 +16,15 @@ from onward.compile.codegen.types import INTEGER_TYPES, ElementType, element_typ
 from onward.errors import ConfigError
 from onward.processors import usable_cores
 
-__all__ = ["GENERATOR_VERSION", "LANES", "Target", "host_caches", "host_cores", "host_target"]
+__all__ = [
+    "GENERATOR_VERSION",
+    "LANES",
+    "Target",
+    "has_byte_dots",
+    "host_caches",
+    "host_cores",
+    "host_target",
+]
 
 GENERATOR_VERSION = 1
 """Raised whenever the meaning of generated code or of the argument block changes."""
@@ -204,10 +212,19 @@ def host_target(lanes: int | None = None) -> Target:
 
     `lanes` forces a vector width, in float32; a width below the machine's best is compiled for a CPU model
     that has no more than that width (x86-64-v3 for 8, x86-64-v2 for 4), so that what narrower machines run is
-    what is tested here. Raises `ConfigError` when the machine cannot run the width.
+    what is tested here.
+
+    Raises:
+        ConfigError: the machine cannot run the width, or LLVM cannot be loaded.
     """
-    import llvmlite
-    from llvmlite import binding
+    try:
+        import llvmlite
+        from llvmlite import binding
+    except OSError as error:
+        raise ConfigError(
+            "the library of llvmlite, which compiles kernels, cannot be loaded: raise the process's limit on "
+            "memory (ulimit -v), install llvmlite again, or choose the engine interpreter"
+        ) from error
 
     name = binding.get_host_cpu_name()
     features = binding.get_host_cpu_features()
@@ -247,3 +264,8 @@ def host_target(lanes: int | None = None) -> Target:
         cores=host_cores(),
         tuning=tuning_for(caches, _tuning_seed()),
     )
+
+
+def has_byte_dots(target: Target) -> bool:
+    """Whether the machine multiplies and adds up bytes in vectors of 64."""
+    return target.x86 and target.lanes == 16 and "+avx512vnni" in target.features.split(",")

@@ -3,6 +3,9 @@
 With s = max |A[i]| / 127 and q = round(A[i] · 127 / max |A[i]|), C[i] is s times the sum over blocks of
 scale · (Σ q · w), the inner sums in int32 and exact. That is what `accuracy_level` 4 of MatMulNBits allows
 (onnxruntime rounds by blocks of a row). A row of zeros gives zeros; one with NaN or an infinity gives NaN.
+
+Or all of A is rounded by one scale and zero point that are known when it runs, as DynamicQuantizeLinear does;
+then C is the sums themselves.
 """
 
 from __future__ import annotations
@@ -116,17 +119,18 @@ def pack_dots(weights: IntegerWeights, target: Target) -> Kernel:
     )
 
 
-def integer_dots(spec: Gemm, target: Target) -> Kernel:
+def integer_dots(spec: Gemm, target: Target, *, by_tensor: bool = False) -> Kernel:
     """The product. Slots: a, b, sums, scale, c, e0, ... (epilogue operands), scratch, batch (m).
 
-    A's rows are contiguous.
+    A's rows are contiguous. `by_tensor`: A has one scale and zero point of uint8, in slots `a_scale` and
+    `a_zero`, and there is no slot `scale`.
     """
     weights = spec.weights
     assert weights is not None
     module = Module(target)
     f = module.entry()
     extra = tuple(f"e{i}" for i in range(len(spec.epilogue.operands)))
-    reads = read("a", "b", "sums", "scale")
+    reads = read("a", "b", "sums", *(("a_scale", "a_zero") if by_tensor else ("scale",)))
     parameters = (*reads, *result_of(spec), *read(*extra), *write("scratch"), *integer("batch"))
     values = slot_values(f, parameters)
     line, groups = _line(weights), _groups(weights)
@@ -135,9 +139,10 @@ def integer_dots(spec: Gemm, target: Target) -> Kernel:
     _, thread, threads = f.arguments
     rounded = f.at(values["scratch"], thread * held, "i8")
     factors = f.at(rounded, _HELD * line, "i8")
-    turn = _define_rounding(module, spec)
+    turn = (_define_rounding_by_tensor if by_tensor else _define_rounding)(module, spec)
     heights = _ROWS if weights.blocks == 1 else _ROWS_OF_BLOCKS
-    tiles = {rows: _define_tile(module, spec, rows) for rows in heights}
+    tiles = {rows: _define_tile(module, spec, rows, by_tensor=by_tensor) for rows in heights}
+    whole = (values["a_scale"], values["a_zero"]) if by_tensor else (factors,)
     # Few rows are shared by columns: every thread rounds all of them.
     parts = -(-weights.n // COLUMNS)
     few = f.compare("sle", m, _HELD)
@@ -151,7 +156,7 @@ def integer_dots(spec: Gemm, target: Target) -> Kernel:
     with f.range(low, high) as block:
         first = block * step
         rows = f.smin(step, m - first)
-        f.invoke(turn, [f.at(values["a"], first * spec.a_row), rounded, factors, rows])
+        f.invoke(turn, [f.at(values["a"], first * spec.a_row), rounded, *whole, rows])
         with f.range(left, right) as part:
             column = part * COLUMNS
             panel = f.at(values["b"], part * (groups * COLUMNS), "i32")
@@ -164,8 +169,10 @@ def integer_dots(spec: Gemm, target: Target) -> Kernel:
                         f.at(values[f"e{i}"], column if kind == "channel" else c)
                         for i, kind in enumerate(spec.epilogue.operands)
                     ]
-                    a, factor = f.at(rounded, row * line, "i8"), f.at(factors, row)
-                    sums, scale = f.at(values["sums"], column, "i32"), f.at(values["scale"], column)
+                    a, sums = f.at(rounded, row * line, "i8"), f.at(values["sums"], column, "i32")
+                    # by tensor: the zero point, and nothing
+                    factor = values["a_zero"] if by_tensor else f.at(factors, row)
+                    scale = sums if by_tensor else f.at(values["scale"], column)
                     given = [a, factor, panel, sums, scale, f.at(values["c"], c), *operands]
                     f.invoke(tile, [*given, f.value(weights.n) - column])
                 done = until
@@ -216,7 +223,35 @@ def _define_rounding(module: Module, spec: Gemm) -> Function:
     return f
 
 
-def _define_tile(module: Module, spec: Gemm, rows: int) -> Function:
+def _define_rounding_by_tensor(module: Module, spec: Gemm) -> Function:
+    """Write a function of (a, bytes, scale, zero, rows): rows of A as DynamicQuantizeLinear's bytes."""
+    weights = spec.weights
+    assert weights is not None
+    names = ("a", "bytes", "scale", "zero")
+    f = module.function("rounding", [*((n, "ptr") for n in names), ("rows", "i64")])
+    a, out, scale, zero, rows = f.arguments
+    lanes, tail = f.lanes, weights.k % f.lanes
+    divisor = f.broadcast(scale)
+    shift = f.splat(f.cast("uitofp", f.load(zero, "i8"), f.float))
+
+    def put(x: Value, sink: Value, place: Value | int) -> None:
+        whole = f.intrinsic("nearbyint", x.type, (x / divisor,)) + shift
+        above = f.select(f.compare("ogt", whole, 0.0), whole, 0.0)  # 0 for NaN too
+        inside = f.select(f.compare("olt", above, 255.0), above, 255.0)
+        q = f.cast("fptoui", inside, f"<{lanes} x i32>")
+        f.vstore(f.cast("trunc", q, f"<{lanes} x i8>"), sink, place)
+
+    with f.range(0, rows) as row:
+        source, sink = f.at(a, row * spec.a_row), f.at(out, row * _line(weights), "i8")
+        with f.range(0, weights.k - tail, lanes) as i:
+            put(f.vload(source, i), sink, i)
+        if tail:
+            put(f.vload(source, weights.k - tail, f.mask(tail)), sink, weights.k - tail)
+    f.ret()
+    return f
+
+
+def _define_tile(module: Module, spec: Gemm, rows: int, *, by_tensor: bool) -> Function:
     """Write a function of (A's bytes, factors, B, sums, scale, c, e0, ..., columns): a tile, finished."""
     weights, kinds = spec.weights, spec.epilogue.operands
     assert weights is not None
@@ -251,8 +286,13 @@ def _define_tile(module: Module, spec: Gemm, rows: int) -> Function:
     def block_of(part: Value, first: Value, last: Value) -> list[Value]:
         """The sums of a block as floats, scaled."""
         row = part * weights.n
-        start = [f.vload(sums, row + v * lanes, masks[v], "i32") for v in range(vectors)] * rows
-        total = f.loop(first, last, 1, start, body=step, nonempty=True)
+        start = [f.vload(sums, row + v * lanes, masks[v], "i32") for v in range(vectors)]
+        if by_tensor:
+            zero = f.splat(f.cast("zext", f.load(factors, "i8"), "i32"))
+            start = [f.binary("ashr", x, _SHIFT.bit_length() - 1) * zero for x in start]
+        total = f.loop(first, last, 1, start * rows, body=step, nonempty=True)
+        if by_tensor:
+            return [f.cast("sitofp", x, f.vector) for x in total]
         given = [f.vload(scale, row + v * lanes, masks[v]) for v in range(vectors)]
         return [f.cast("sitofp", x, f.vector) * given[i % vectors] for i, x in enumerate(total)]
 
@@ -269,9 +309,9 @@ def _define_tile(module: Module, spec: Gemm, rows: int) -> Function:
         nothing = [f.zero()] * (rows * vectors)
         total = f.loop(0, weights.blocks, 1, nothing, body=add, nonempty=True)
     for r in range(rows):
-        factor = f.broadcast(factors, r) * unit
         for v in range(vectors):
-            operands = [total[r * vectors + v] * factor]
+            result = total[r * vectors + v]
+            operands = [result if by_tensor else result * (f.broadcast(factors, r) * unit)]
             for source, kind in zip(sources, kinds, strict=True):
                 first = v * lanes if kind == "channel" else r * spec.c_row + v * lanes
                 operands.append(f.vload(source, first, masks[v]))

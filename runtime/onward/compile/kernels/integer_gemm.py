@@ -21,7 +21,6 @@ from onward.compile.kernels.tile import IDENTITY, Epilogue
 __all__ = [
     "IntegerGemm",
     "define_tile",
-    "has_byte_dots",
     "integer_gemm",
     "line_bytes",
     "pack_integers",
@@ -58,11 +57,6 @@ class IntegerGemm:
     scale: float
     low: int
     epilogue: Epilogue = IDENTITY
-
-
-def has_byte_dots(target: Target) -> bool:
-    """Whether the machine multiplies and adds up bytes in vectors of 64."""
-    return target.x86 and target.lanes == 16 and "+avx512vnni" in target.features.split(",")
 
 
 def _groups(k: int) -> int:

@@ -26,6 +26,7 @@ from onward.compile.codegen.target import Target
 from onward.compile.disk import DiskCache, cache_folder
 from onward.compile.kernels.kernel import Affine, Kernel, Parameter, integer, read, write
 from onward.errors import UnsupportedError
+from onward.processors import usable_cores
 
 __all__ = ["LOOP_TYPES", "Operand", "available", "extents", "loop"]
 
@@ -41,6 +42,9 @@ STATUS = "status"
 """The slot of a function that may raise: int64 [threads], where a thread that has raised leaves 1, else 0."""
 
 _MAY_RAISE = "; may raise\n"
+
+_EACH_CORE = 40 << 20
+"""Bytes for a core of SciPy's OpenBLAS, which Numba loads: it asks for ever where it does not get them."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,10 @@ def _reason(error: Exception) -> str:
 def _compiled(
     function: Callable[..., Any], operands: tuple[Operand | None, ...], source: str, target: Target
 ) -> str:
+    check_memory((256 << 20) + usable_cores() * _EACH_CORE)
     import numba
     from numba.core.errors import NumbaError
 
-    check_memory()
     given = [o for o in operands if o is not None]
     kinds = [getattr(numba.types, "boolean" if o.dtype == "bool" else o.dtype) for o in given]
     counts = sum(o.rank for o in given) + 2

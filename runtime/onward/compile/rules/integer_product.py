@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from onward.compile.codegen.target import has_byte_dots
 from onward.compile.context import Context, Layout, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels import integer_gemm as kernels
@@ -66,7 +67,7 @@ def in_integers(
     c: Context, back: WriteBack, left: Tensor, right: Tensor, bias: Tensor | None, x: ir.Value, w: ir.Value
 ) -> bool:
     """Emit a product of matrices in integers; False where it is none of those, and nothing is emitted."""
-    if not kernels.has_byte_dots(c.target) or left.dtype != np.float32 or not c.is_constant(right):
+    if not has_byte_dots(c.target) or left.dtype != np.float32 or not c.is_constant(right):
         return False
     (_, k), n = left.shape, right.shape[1]
     a, b = rounded(c, x), rounded(c, w)
@@ -104,7 +105,7 @@ def convolved_in_integers(
 ) -> bool:
     """Emit a convolution in integers; False where it is none of those, and nothing is emitted."""
     depth, n = conv.inputs * prod(conv.kernel), conv.y.channels
-    if not kernels.has_byte_dots(c.target) or source.dtype != np.float32 or not suits_bytes(conv):
+    if not has_byte_dots(c.target) or source.dtype != np.float32 or not suits_bytes(conv):
         return False
     a, b = rounded(c, x), rounded(c, w)
     if a is None or b is None or n < LEAST_WIDTH or depth > _SUMS:

@@ -14,6 +14,7 @@ __all__ = [
     "ConvolutionInput",
     "ConvolutionWeight",
     "Product",
+    "RoundedProduct",
     "WeightProduct",
 ]
 
@@ -61,6 +62,32 @@ class WeightProduct(Request):
             ("B", self.right, (rows, n)),
             ("scale", self.scale, (blocks, n)),
             ("zero_point", self.zero_point, (blocks, n)),
+            ("Y", self.y, (*left[:-1], n)),
+        )
+
+
+@dataclass(frozen=True)
+class RoundedProduct(Request):
+    """y = (q − zero_point) · right in floats, q = saturate(round(left / scale) + zero_point) in uint8.
+
+    scale and zero_point are one number each, `right` is a constant of int8 [K, N].
+    """
+
+    fuses_elements = True
+
+    y: ir.Value
+    left: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+    right: ir.Value
+
+    def misfit(self, static: Static) -> str | None:
+        left, (k, n) = static.shape(self.left), static.shape(self.right)
+        return first_misfit(
+            static,
+            ("A", self.left, (*left[:-1], k)),
+            ("scale", self.scale, ()),
+            ("zero_point", self.zero_point, ()),
             ("Y", self.y, (*left[:-1], n)),
         )
 

@@ -30,8 +30,9 @@ import h2.config
 import h2.connection
 import numpy as np
 from benchmarks.service.fuzz_messages import HTTP_PATHS, SERVICES, body, malformed, mutated, valid, wild
-from benchmarks.service.models import write_mlp
+from benchmarks.service.models import write_identity, write_mlp
 from benchmarks.service.starting import INFER, STREAM, server
+from onnx import TensorProto
 
 from onward_protos import grpc_service_pb2 as pb
 
@@ -264,6 +265,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = Findings(folder)
         write_mlp(Path(folder) / "models")
+        for name, element in (
+            ("wholes", TensorProto.INT64),
+            ("texts", TensorProto.STRING),
+            ("floats", TensorProto.FLOAT),
+        ):
+            write_identity(Path(folder) / "models", name, element)
         log = Path(folder) / "log"
         arguments = ["--repository", f"{folder}/models", "--http-listen", "127.0.0.1:0"]
         with _everything(Path(folder)), server(*arguments, log=log) as (process, event):

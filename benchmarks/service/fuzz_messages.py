@@ -173,6 +173,15 @@ def mutated(random_: random.Random) -> bytes:
 
 _TENSOR = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 _INFER = {"inputs": [_TENSOR]}
+_ELEMENTS = {
+    name: {"inputs": [{"name": "x", "datatype": datatype, "shape": [2], "data": values}]}
+    for name, datatype, values in (
+        ("wholes", "INT64", [1, 2]),
+        ("texts", "BYTES", ["a", "é"]),
+        ("floats", "FP32", [0.5, 2]),
+    )
+}
+"""Bodies that are answered, by model; few values in them, so that elements are often among those replaced."""
 _BATCH = {"x": {"datatype": "FP32", "shape": [2, 4], "data": [0.5] * 8}}
 _START = {"configuration": _RUN, "title": "t", "batches": [_BATCH]}
 _PROMOTE = {"model": "mlp", "at_least": {"test_accuracy": 2}, "allow_other_interface": True}
@@ -183,7 +192,8 @@ _REPOSITORY, _JOBS = "/v2/repository/models", "/v1/training/jobs"
 _REGION = "/v2/systemsharedmemory/region"
 
 HTTP_PATHS: list[tuple[str, dict[str, Any]]] = [
-    *[("/v2/models/mlp/infer", _INFER)] * 8,
+    *[("/v2/models/mlp/infer", _INFER)] * 4,
+    *[(f"/v2/models/{name}/infer", content) for name, content in _ELEMENTS.items()] * 4,
     ("/v2/models/..%2f..%2fetc/infer", _INFER),
     (f"/v2/models/{'x' * 5000}/infer", _INFER),
     ("/v2/models/mlp/versions/-1", {}),
@@ -220,6 +230,7 @@ HTTP_PATHS: list[tuple[str, dict[str, Any]]] = [
 def body(template: dict[str, Any], random_: random.Random) -> bytes:
     """JSON with one to three values of a right body replaced, sometimes cut off."""
     junk: list[Any] = [None, True, -1, 2**70, 1e400, "x", [], {}, [[[]]], "x" * 5000, [None], {"a": []}]
+    junk += [0.5, "\ud800", ["\ud800"], 1e39]
     value = copy.deepcopy(template)
     for _ in range(random_.randint(1, 3)):
         owners = _owners(value)

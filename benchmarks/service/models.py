@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["write_endless", "write_filled", "write_mlp", "write_network", "write_slow"]
+__all__ = ["write_endless", "write_filled", "write_identity", "write_mlp", "write_network", "write_slow"]
 
 
 def write_mlp(repository: Path, name: str = "mlp", config: str = "") -> Path:
@@ -100,6 +100,17 @@ def write_filled(repository: Path, name: str = "filled", config: str = "") -> Pa
         name,
         [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+    return _save(repository, name, graph, config)
+
+
+def write_identity(repository: Path, name: str, element: int, config: str = "") -> Path:
+    """y = x of an element type of ONNX, any number of them."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        name,
+        [helper.make_tensor_value_info("x", element, ["n"])],
+        [helper.make_tensor_value_info("y", element, ["n"])],
     )
     return _save(repository, name, graph, config)
 

@@ -201,3 +201,17 @@ def test_decimal_commas_are_read_where_a_column_has_only_numbers(tmp_path: Path)
     found = load_table(tmp_path / "t.csv", skip_bad_rows=False, kinds={"kind": "text"})
     assert found.inputs["kind"][:, 0].tolist() == ["1,5 kg", "2"]
     assert found.inputs["size"][:, 0].tolist() == [1.5, 2.0]
+
+
+def test_parts_are_by_time_or_by_groups(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "a,t,p,kind\n1,1,x,u\n2,2,x,v\n")
+    with pytest.raises(ConfigError, match=r"by time \('t'\) or by groups \('p'\)"):
+        load_table(path, "kind", time="t", group="p")
+
+
+def test_a_target_that_names_rows_is_told(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "a,kind\n" + "".join(f"{i},row {i}\n" for i in range(40)))
+    (note,) = load_table(path, "kind").notes
+    assert "column 'kind' has 40 classes in 40 rows, too few rows a class" in note
+    path = csv_file(tmp_path, "a,kind\n" + "".join(f"{i},kind {i % 20}\n" for i in range(40)))
+    assert load_table(path, "kind").notes == ()

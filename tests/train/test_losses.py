@@ -161,3 +161,9 @@ def test_a_final_softmax_is_trained_on_its_scores() -> None:
 def test_balanced_weights_give_each_class_the_same_total() -> None:
     weights = np.array(balanced_class_weights(np.array([0, 0, 0, 1]), 3))
     np.testing.assert_allclose(weights, [4 / 9, 4 / 3, 0])
+
+
+def test_classes_that_all_weigh_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="every class weighs 0"):
+        CrossEntropy(class_weights=(0.0, 0.0))
+    assert CrossEntropy(class_weights=(0.0, 2.0)).class_weights == (0.0, 2.0)

@@ -76,6 +76,11 @@ def load_table(
     """
     if task not in ("classification", "regression", None):
         raise ConfigError(f"task must be classification or regression, not {task!r}")
+    if group is not None and time is not None:
+        raise ConfigError(
+            f"parts are divided by time ({time!r}) or by groups ({group!r}): an order of rows "
+            "cannot also keep groups together; give one of them"
+        )
     frame = read_frame(source, query=query, delimiter=delimiter, skip_bad_rows=skip_bad_rows)
     where, header = frame.name, list(frame.columns)
     notes: list[str] = []
@@ -110,6 +115,8 @@ def load_table(
         count = sum(skipped.values())
         notes.append(f"{where}: {count:,} row{'s' if count > 1 else ''} left out: {_counted(skipped)}")
     targets, classes, task = _targets(where, goals, labels, task)
+    if classes is not None and targets.ndim == 1:
+        notes += _many_classes(where, goals[0], len(classes), len(targets))
     numeric = all(array.dtype.kind == "f" for array in columns.values())
     return Dataset(
         inputs={"features": np.stack(list(columns.values()), axis=1)}
@@ -322,6 +329,16 @@ def _targets(
             )
         numbers.append(values)
     return np.stack(numbers, axis=1), None, "regression"
+
+
+def _many_classes(where: str, goal: str, classes: int, rows: int) -> list[str]:
+    """What is said where a target names rows rather than classes."""
+    if classes <= _FEW_CLASSES or classes <= rows / 2:
+        return []
+    return [
+        f"{where}: column {goal!r} has {classes:,} classes in {rows:,} rows, too few rows a class to "
+        "learn from; --target chooses another column, --task regression predicts numbers"
+    ]
 
 
 def _task_of(labels: Array) -> Task:

@@ -124,6 +124,8 @@ class CrossEntropy(Loss):
             raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.class_weights is not None and not all(0 <= w < float("inf") for w in self.class_weights):
             raise ConfigError(f"class_weights must be finite and at least 0, got {self.class_weights}")
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ConfigError("every class weighs 0; there is nothing to train on")
 
     def output(self, output: ir.Value) -> ir.Value:
         return logits_of(output, "Softmax", self.axis)

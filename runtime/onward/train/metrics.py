@@ -478,7 +478,10 @@ def _scores(outputs: ArrayLike, targets: ArrayLike, ignore_index: int | None) ->
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f":
         if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
-            raise DataError("targets must be class numbers; they hold fractions, NaN or Inf")
+            raise DataError(
+                "targets must be class numbers for metrics of classes; they hold fractions, NaN or Inf: for "
+                "numbers choose mae, rmse or r2"
+            )
     elif labels.dtype.kind not in "biu":
         raise DataError(f"targets must be class numbers, not {labels.dtype}")
     scores = np.moveaxis(scores, 1, -1).reshape(-1, scores.shape[1])

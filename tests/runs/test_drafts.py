@@ -104,3 +104,24 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("")
     with pytest.raises(ConfigError, match="is a data base"):
         draft(str(tmp_path / "x.sqlite"))
+
+
+@pytest.mark.parametrize("goal", ["bought", "age"])
+def test_the_metrics_that_are_named_can_be_chosen(tmp_path: Path, goal: str) -> None:
+    text = draft(str(table(tmp_path / "t.csv")), goal).text
+    (line,) = [line for line in text.splitlines() if line.startswith("metrics = ")]
+    names = [name.strip() for name in line.partition("# also ")[2].split(",")]
+    assert len(names) == 3
+    config = runs.run_of(
+        {
+            "model": {"name": "mlp", "options": {"hidden": [4]}},
+            "epochs": 1,
+            "metrics": names,
+            "data": {"spec": str(tmp_path / "t.csv"), "target": goal},
+            "output": str(tmp_path / "m.onnx"),
+        },
+        "test",
+    )
+    result = runs.execute(config)
+    assert result.history is not None
+    assert set(names) <= set(result.history.rows[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -308,3 +310,19 @@ def test_an_epoch_that_has_ended_is_a_whole_line(capsys: pytest.CaptureFixture[s
         names = [part.split(" ")[0] for part in line.split("  ")[2:]]
         assert names == ["learning_rate", "loss", "accuracy", "f1", "val_loss", "val_accuracy", "val_f1"]
         assert "…" not in line
+
+
+def test_a_notebook_gets_a_line_an_epoch(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    class Shell:
+        kernel = object()
+
+    class IPython:
+        get_ipython = staticmethod(Shell)
+
+    monkeypatch.setitem(sys.modules, "IPython", IPython)
+    Trainer(networks.mlp()).fit(X, Y, epochs=2)
+    lines = [line.rpartition("\r")[2] for line in capsys.readouterr().out.split("\n") if line]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    monkeypatch.delitem(sys.modules, "IPython")
+    Trainer(networks.mlp()).fit(X, Y, epochs=2)
+    assert capsys.readouterr().out == ""

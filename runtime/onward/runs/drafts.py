@@ -191,6 +191,11 @@ def _classes(dataset: Dataset) -> list[str]:
     return [f"classes: {shown}{', ...' if len(counts) > 12 else ''}"]
 
 
+def _further(task: Task) -> tuple[str, ...]:
+    """Metrics beside the default ones that the task knows."""
+    return ("mse", "rmse", "r2") if task.kind == "regression" else ("f1", "precision", "recall")
+
+
 def _text(spec: str, dataset: Dataset, task: Task, target: str | None, file: str) -> str:
     """The file, a line with a comment for each choice that a person may want to make."""
     array = next(iter(dataset.inputs.values()))
@@ -224,7 +229,7 @@ def _text(spec: str, dataset: Dataset, task: Task, target: str | None, file: str
         lines.append("batch_size = 32  # samples a step; larger ones train faster and may want a larger rate")
     lines += [
         "seed = 0  # of first weights, order and dropout: the same seed gives the same model, to the byte",
-        f"metrics = {json.dumps(list(default_metrics(task)))}  # also top5, f1, precision, recall, auc, r2",
+        f"metrics = {json.dumps(list(default_metrics(task)))}  # also {', '.join(_further(task))}",
         "",
         "[data]",
         f"spec = {json.dumps(spec)}",

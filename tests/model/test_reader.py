@@ -157,23 +157,20 @@ def test_random_bytes_never_escape(data: bytes) -> None:
 def test_names() -> None:
     relu = "g (float[2] x) => (float[2] y) { %s }"
     refuse(parse(relu % "[n] y = Relu(q)"), r"node 'n' \(Relu\): input 'q' is defined nowhere")
-    refuse(parse(relu % "[n] y = Relu(a) [m] a = Relu(x)"), r"used before node 'm' \(Relu\) makes it")
     refuse(parse(relu % "[n] a = Relu(b) [m] b = Relu(a) y = Relu(a)"), r"a cycle: node .* -> node")
     refuse(parse(relu % "[n] y = Relu(x) [m] y = Relu(x)"), r"node 'm' \(Relu\): an output named 'y'")
     refuse(parse(relu % "[n] x = Relu(x) y = Relu(x)"), "already taken")
     refuse(parse("g (float[2] x, float[2] x) => (float[2] y) { y = Relu(x) }"), "an input named 'x'")
     refuse(parse("g (float[2] x) => (float[2] z) { y = Relu(x) }"), "output 'z' is produced by no node")
-    twice = parse("g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
-    twice.graph.initializer.append(twice.graph.initializer[0])
-    refuse(twice, "an initialiser named 'w'")
 
 
-def test_a_branch_sees_only_what_stands_before_it() -> None:
+def test_a_branch_does_not_see_into_another() -> None:
     proto = parse(
         """g (float[2] x, bool c) => (float[2] y) {
             [pick] y = If (c) <then_branch = t () => (float[2] u) { [in] u = Relu(late) },
                         else_branch = e () => (float[2] v) { v = Relu(x) }>
-            late = Relu(x)
+            other = If (c) <then_branch = t2 () => (float[2] p) { late = Relu(x) p = Relu(late) },
+                        else_branch = e2 () => (float[2] q) { q = Relu(x) }>
         }"""
     )
     refuse(proto, r"node 'pick' \(If\) then_branch: node 'in' \(Relu\): input 'late' is defined nowhere")
@@ -201,7 +198,6 @@ def tensor_model() -> tuple[onnx.ModelProto, onnx.TensorProto]:
         ({"data_type": 0}, "defined element type"),
         ({"data_type": 999}, "data type number 999"),
         ({"data_type": onnx.TensorProto.STRING}, "stores its data in raw_data"),
-        ({"float_data": [1.0, 2.0]}, "more than once"),
     ],
 )
 def test_tensors_that_do_not_hold_what_they_say(change: dict[str, object], message: str) -> None:
@@ -213,13 +209,6 @@ def test_tensors_that_do_not_hold_what_they_say(change: dict[str, object], messa
         else:
             setattr(tensor, field, value)
     refuse(proto, message)
-
-
-def test_booleans_are_zero_or_one() -> None:
-    proto = parse("g (bool[2] x) => (bool[2] y) <bool[2] w = {1, 0}> { y = And(x, w) }")
-    proto.graph.initializer[0].ClearField("int32_data")
-    proto.graph.initializer[0].raw_data = b"\x01\x02"
-    refuse(proto, "neither 0 nor 1")
 
 
 @pytest.mark.parametrize(
@@ -243,8 +232,6 @@ def test_every_stored_type_survives(dtype: str) -> None:
 def test_declared_dimensions() -> None:
     proto = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
     dim = proto.graph.input[0].type.tensor_type.shape.dim[0]
-    dim.dim_value = -2
-    refuse(proto, "input 'x' has the negative dimension -2")
     dim.dim_value = 2**60
     refuse(proto, "more elements than any machine")
 
@@ -256,9 +243,6 @@ def test_versions_from_the_future() -> None:
     proto.opset_import[0].version = 21
     proto.ir_version = 999
     refuse(proto, "IR version 999 is newer", UnsupportedError)
-    proto.ir_version = 10
-    proto.opset_import.add(domain="ai.onnx", version=20)
-    refuse(proto, "imported as 21 and as 20")
 
 
 def test_the_default_domain_has_one_spelling() -> None:
@@ -300,7 +284,10 @@ def nested(depth: int) -> onnx.ModelProto:
 
 def test_nesting() -> None:
     from_bytes(nested(5).SerializeToString())
-    refuse(nested(16), "nest more than 16 deep")
+    from_bytes(nested(30).SerializeToString())
+    with pytest.raises(InvalidModelError, match="nest more than 3 deep") as caught:
+        from_bytes(nested(5).SerializeToString(), limits=Limits(max_depth=3))
+    assert len(str(caught.value)) < 200
 
 
 def test_protobuf_deeper_than_its_parser_allows() -> None:
@@ -326,7 +313,7 @@ def test_limits(mlp: onnx.ModelProto, write: Write) -> None:
         load(path, limits=Limits(max_file_bytes=10))
     with pytest.raises(InvalidModelError, match="max_file_bytes"):
         from_bytes(path.read_bytes(), limits=Limits(max_file_bytes=10))
-    with pytest.raises(InvalidModelError, match="more than 2 nodes"):
+    with pytest.raises(InvalidModelError, match=r"3 nodes, more than 2; raise Limits\.max_nodes"):
         load(path, limits=Limits(max_nodes=2))
     load(path, limits=Limits(max_nodes=3, max_depth=1))
     with pytest.raises(ConfigError, match="max_nodes"):
@@ -377,7 +364,7 @@ def test_functions_that_grow_without_bound() -> None:
         )
         proto.functions.append(function)
     proto.graph.node[0].op_type = "f39"
-    refuse(proto, "functions expanded")
+    refuse(proto, "calls of functions, those inside functions included")
 
 
 def test_functions_of_another_opset() -> None:
@@ -423,7 +410,7 @@ def test_sparse_initialisers_become_dense() -> None:
     assert tensor is not None
     np.testing.assert_array_equal(tensor.numpy(), np.float32([[0, 5], [0, 0], [6, 0]]))
     proto.graph.sparse_initializer[0].indices.CopyFrom(onnx.numpy_helper.from_array(np.int64([1, 6]), "i"))
-    refuse(proto, "lie within dims")
+    refuse(proto, "lies outside dims")
     proto.graph.sparse_initializer[0].dims[:] = [2**30, 2**16]
     refuse(proto, "larger than")
 

@@ -29,6 +29,7 @@ from onward.graph import (
 )
 from onward.graph.infer import range_is_short
 from onward.graph.memory import too_large
+from onward.graph.origin import opset_of
 from onward.graph.requests import NO_KERNEL, Loop, Request
 
 __all__ = [
@@ -413,6 +414,8 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
         elif (shape := static_shape(value)) is not None and value.dtype is not None:
             if not operation.operator.follows_from_shapes and 0 not in shape:
                 return None
+            if (reason := too_large(math.prod(shape) * numpy_dtype(value.dtype).itemsize)) is not None:
+                raise LimitError(f"{_where(value.producer() or operation.node)}: {reason}")
             # only the extents matter: a view of one element stands for the tensor
             operands.append(np.broadcast_to(np.zeros((), numpy_dtype(value.dtype)), shape))
         else:
@@ -438,7 +441,8 @@ def _fold(operation: Operation, program: Program) -> tuple[Array, ...] | None:
 
 def _where(node: ir.Node) -> str:
     opset = None if node.graph is None else node.graph.opset_imports.get(node.domain)
-    return f"node {node.name!r}, operator {node.op_type}" + ("" if opset is None else f", opset {opset}")
+    opset = opset_of(node, 0 if opset is None else opset)
+    return f"node {node.name!r}, operator {node.op_type}" + (f", opset {opset}" if opset else "")
 
 
 def _drop_unused(program: Program) -> None:

@@ -15,6 +15,7 @@ from onward.graph import Array, Op
 
 __all__ = [
     "NONE",
+    "RAISED",
     "PlanBuffer",
     "PlanCall",
     "PlanCheck",
@@ -108,12 +109,17 @@ class PlanCopy:
     target: PlanTensor
 
 
+RAISED = "it cannot take what an operand holds: engine='interpreter' says what that is"
+"""What a check says of the flag of a loop that ended early."""
+
+
 @dataclass(frozen=True)
 class PlanCheck:
     """Indices that native kernels rely on: each must be in [low, extent)."""
 
     node: str
     op_type: str
+    opset: int
     tensor: PlanTensor
     low: int
     extent: int
@@ -127,10 +133,13 @@ class PlanCheck:
         shifted = indices - self.low if self.low else indices
         if indices.size and shifted.view(f"u{indices.itemsize}").max() >= self.extent - self.low:
             wrong = (indices < self.low) | (indices >= self.extent)
+            where = f"node {self.node!r}, operator {self.op_type}, opset {self.opset}"
+            if self.what == RAISED:
+                raise ShapeError(f"{where}: {RAISED}")
             place = np.argwhere(wrong)[0].tolist()
             raise ShapeError(
-                f"node {self.node!r}, operator {self.op_type}: {self.what} {indices[wrong][0]} "
-                f"at position {place} is not in {self.low}…{self.extent - 1}"
+                f"{where}: {self.what} {indices[wrong][0]} at position {place} is not in "
+                f"{self.low}…{self.extent - 1}"
             )
 
 
@@ -140,6 +149,7 @@ class PlanFallback:
 
     node: str
     op_type: str
+    opset: int
     operator: Op
     inputs: tuple[PlanTensor | None, ...]
     outputs: tuple[PlanTensor | None, ...]

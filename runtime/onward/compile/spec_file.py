@@ -35,7 +35,7 @@ from onward.graph.op import versions_of
 
 __all__ = ["NotStorableError", "read_plan", "write_plan"]
 
-_FORMAT = "onward plan 1"
+_FORMAT = "onward plan 2"
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
 
@@ -115,11 +115,28 @@ class _Writer:
                 return ["copy", _flat_tensor(step.source), _flat_tensor(step.target)]
             case PlanCheck():
                 tensor = _flat_tensor(step.tensor)
-                return ["check", step.node, step.op_type, tensor, step.low, step.extent, step.what]
+                return [
+                    "check",
+                    step.node,
+                    step.op_type,
+                    step.opset,
+                    tensor,
+                    step.low,
+                    step.extent,
+                    step.what,
+                ]
             case PlanFallback():
                 inputs = [None if w is None else _flat_tensor(w) for w in step.inputs]
                 outputs = [None if w is None else _flat_tensor(w) for w in step.outputs]
-                return ["fallback", step.node, step.op_type, self._operator(step.operator), inputs, outputs]
+                return [
+                    "fallback",
+                    step.node,
+                    step.op_type,
+                    step.opset,
+                    self._operator(step.operator),
+                    inputs,
+                    outputs,
+                ]
 
     def _operator(self, operator: Op) -> list[Any]:
         cls = type(operator)
@@ -188,8 +205,10 @@ def _read_tensor(tensor: list[Any]) -> PlanTensor:
     return PlanTensor(buffer, tuple(shape), tuple(strides), np.dtype(dtype), offset)
 
 
-def _check_step(node: str, op_type: str, tensor: list[Any], low: int, extent: int, what: str) -> PlanCheck:
-    return PlanCheck(node, op_type, _read_tensor(tensor), low, extent, what)
+def _check_step(
+    node: str, op_type: str, opset: int, tensor: list[Any], low: int, extent: int, what: str
+) -> PlanCheck:
+    return PlanCheck(node, op_type, opset, _read_tensor(tensor), low, extent, what)
 
 
 def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
@@ -210,10 +229,11 @@ def _step(step: list[Any], arrays: list[Array]) -> PlanStep:
         case "check":
             return _check_step(*rest)
         case "fallback":
-            node, op_type, operator, inputs, outputs = rest
+            node, op_type, opset, operator, inputs, outputs = rest
             return PlanFallback(
                 node,
                 op_type,
+                opset,
                 _operator(operator, arrays),
                 tuple(None if w is None else _read_tensor(w) for w in inputs),
                 tuple(None if w is None else _read_tensor(w) for w in outputs),

@@ -17,6 +17,7 @@ from onward.compile.spec import PlanRow, PlanSpec, PlanTensor, Region
 from onward.compile.tensors import Buffer, Place, Tensor
 from onward.compile.unit import Unit
 from onward.graph import Array
+from onward.graph.origin import opset_of
 
 __all__ = ["Planned", "write"]
 
@@ -93,7 +94,9 @@ class _Writer:
         """A check of indices."""
         node = item.operation.node
         tensor = self.tensor(item.tensor)
-        return spec.PlanCheck(node.name or "", node.op_type, tensor, item.low, item.extent, item.what)
+        return spec.PlanCheck(
+            node.name or "", node.op_type, _opset(node), tensor, item.low, item.extent, item.what
+        )
 
     def tensor(self, tensor: Tensor) -> PlanTensor:
         """A tensor in a numbered buffer."""
@@ -117,7 +120,9 @@ class _Writer:
         node = item.operation.node
         inputs = tuple(None if t is None else self.tensor(t) for t in item.inputs)
         outputs = tuple(None if t is None else self.tensor(t) for t in item.outputs)
-        return spec.PlanFallback(node.name or "", node.op_type, item.operation.operator, inputs, outputs)
+        return spec.PlanFallback(
+            node.name or "", node.op_type, _opset(node), item.operation.operator, inputs, outputs
+        )
 
     def _argument(self, slot: Slot) -> tuple[int, int]:
         if isinstance(slot, Tensor):
@@ -164,3 +169,8 @@ def _row(item: Item) -> PlanRow:
         return PlanRow("wait" if item.waits else "start", item.label, 0, item.block.nbytes)
     moved = sum(t.nbytes for t in (*item.inputs, *item.outputs) if t is not None)
     return PlanRow("numpy", item.label, 0, moved, item.reason)
+
+
+def _opset(node: ir.Node) -> int:
+    """What messages call the opset of a node."""
+    return opset_of(node, 0 if node.graph is None else node.graph.opset_imports.get(node.domain, 0))

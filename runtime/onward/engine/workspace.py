@@ -216,7 +216,7 @@ class Workspace:
             kernel = functools.partial(step.operator.run, self._run_body)
         getters = [None if t is None else self._getter(t) for t in step.inputs]
         targets = [None if t is None else self._view(t) for t in step.outputs]
-        where = f"node {step.node!r}, operator {step.op_type}"
+        where = f"node {step.node!r}, operator {step.op_type}, opset {step.opset}"
 
         def run() -> None:
             try:

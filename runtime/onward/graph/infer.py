@@ -190,7 +190,7 @@ def _infer_by_class(node: ir.Node, opset: int) -> None:
     operator = bind(node, opset)
     try:
         results = operator.infer(*node.inputs)  # type: ignore[attr-defined]
-    except ShapeError as error:
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, ShapeError) as error:
         raise ShapeError(f"node {node.name!r}, operator {node.op_type}, opset {opset}: {error}") from None
     for value, result in zip(node.outputs, results, strict=False):
         if result is None:

@@ -20,7 +20,7 @@ from onward.model.external import ModelFolder, read_whole
 from onward.model.leniency import LENIENCIES, forgive, with_types
 from onward.model.limits import Limits
 from onward.model.shapes import KEEP_BYTES, infer_shapes, root_cause, skeleton
-from onward.model.structure import all_nodes, check_structure
+from onward.model.structure import all_nodes, check_count, check_structure
 
 __all__ = ["TRAINING_INFO", "check_model", "from_bytes", "load"]
 
@@ -133,13 +133,15 @@ def _read(path: str, limits: Limits) -> bytes:
 
 
 def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -> ir.Model:
-    forgiven = forgive(proto)
+    check_count(proto, limits)
+    forgiven = list(forgive(proto))
     check_structure(proto, limits)
     _call_default_domain_empty(proto, proto.graph.node)
     _name_domain_of_fused(proto)
     for function in proto.functions:
         _call_default_domain_empty(function, function.node)
-    weights, emptied = _take_tensors(proto, limits, folder)
+    _complete_calls(proto)
+    weights, emptied = _take_tensors(proto, limits, folder, forgiven.append)
     _run_checker(_with_inputs_for(proto, emptied))
     training_info = tuple(info.SerializeToString() for info in proto.training_info)
     try:
@@ -150,9 +152,52 @@ def _build(proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None) -
     _attach(model, weights)
     if training_info:
         model.meta[TRAINING_INFO] = training_info
+    model = _inferred(_normalise(model), forgiven.append)
     if forgiven:
-        model.meta[LENIENCIES] = forgiven
-    return infer_shapes(_normalise(model))
+        model.meta[LENIENCIES] = tuple(forgiven)
+    return model
+
+
+def _inferred(model: ir.Model, say: Callable[[str], None]) -> ir.Model:
+    """Types and shapes; of a declared shape that contradicts what follows, the latter counts."""
+    made = [value for graph in model.graphs() for node in graph for value in node.outputs]
+    declared = {value: value.shape for value in made}
+    try:
+        return infer_shapes(model)
+    except ShapeError as error:
+        for value in made:
+            value.shape = None
+        try:
+            infer_shapes(model)
+        except OnwardError:
+            raise error from None
+    wrong = [(v, s) for v, s in declared.items() if s is not None and v.shape is not None and v.shape != s]
+    for value, shape in wrong:
+        assert value.shape is not None
+        if not _fits(shape, value.shape):
+            say(f"{value.name!r} is declared with shape {shape}, but {value.shape} follows: read as that")
+    return model
+
+
+def _complete_calls(proto: onnx.ModelProto) -> None:
+    """Leave functions out that nothing calls, and name the trailing outputs of calls that nothing uses."""
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    called: set[tuple[str, str, str]] = set()
+    pending = [proto.graph.node]
+    while pending:
+        for node in all_nodes(pending.pop()):
+            key = (node.domain, node.op_type, node.overload)
+            if key not in functions:
+                continue
+            for name in functions[key].output[len(node.output) :]:
+                node.output.append(f"{node.output[0] if node.output else node.name}/unused/{name}")
+            if key not in called:
+                called.add(key)
+                pending.append(functions[key].node)
+    for i in reversed(range(len(proto.functions))):
+        f = proto.functions[i]
+        if (f.domain, f.name, f.overload) not in called:
+            del proto.functions[i]
 
 
 def _call_default_domain_empty(
@@ -229,14 +274,14 @@ def _other_kind(data: bytes) -> str | None:
 
 
 def _take_tensors(
-    proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None
+    proto: onnx.ModelProto, limits: Limits, folder: ModelFolder | None, say: Callable[[str], None]
 ) -> tuple[dict[str, ir.TensorProtocol], set[str]]:
     """Decode the main graph's initialisers and empty the large ones in `proto`, bring other data inline.
 
     Returns:
         The initialisers by name, and the names of those that are now empty.
     """
-    _make_dense(proto.graph, limits)
+    _make_dense(proto.graph, limits, say)
     weights: dict[str, ir.TensorProtocol] = {}
     emptied: set[str] = set()
     for tensor in proto.graph.initializer:
@@ -251,7 +296,7 @@ def _take_tensors(
         _forget_location(tensor)
     others = list(tensors.nodes_tensors(proto.graph.node))
     for function in proto.functions:
-        _make_nodes_dense(function.node, limits)
+        _make_nodes_dense(function.node, limits, say)
         others += tensors.nodes_tensors(function.node)
     for training in proto.training_info:
         others += tensors.graph_tensors(training.initialization)
@@ -291,14 +336,14 @@ def _forget_location(tensor: onnx.TensorProto) -> None:
     del tensor.external_data[:]
 
 
-def _make_dense(graph: onnx.GraphProto, limits: Limits) -> None:
+def _make_dense(graph: onnx.GraphProto, limits: Limits, say: Callable[[str], None]) -> None:
     for sparse in graph.sparse_initializer:
-        graph.initializer.append(tensors.densify(sparse, "graph:", limits.max_file_bytes))
+        graph.initializer.append(tensors.densify(sparse, "graph:", limits.max_file_bytes, say))
     del graph.sparse_initializer[:]
-    _make_nodes_dense(graph.node, limits)
+    _make_nodes_dense(graph.node, limits, say)
 
 
-def _make_nodes_dense(nodes: list[onnx.NodeProto], limits: Limits) -> None:
+def _make_nodes_dense(nodes: list[onnx.NodeProto], limits: Limits, say: Callable[[str], None]) -> None:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("sparse_tensor"):
@@ -307,14 +352,14 @@ def _make_nodes_dense(nodes: list[onnx.NodeProto], limits: Limits) -> None:
                         f"node {node.name!r} ({node.op_type}): sparse attribute {attribute.name!r}"
                     )
                 attribute.t.CopyFrom(
-                    tensors.densify(attribute.sparse_tensor, "graph:", limits.max_file_bytes)
+                    tensors.densify(attribute.sparse_tensor, "graph:", limits.max_file_bytes, say)
                 )
                 attribute.ClearField("sparse_tensor")
                 attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
             if attribute.HasField("g"):
-                _make_dense(attribute.g, limits)
+                _make_dense(attribute.g, limits, say)
             for graph in attribute.graphs:
-                _make_dense(graph, limits)
+                _make_dense(graph, limits, say)
 
 
 def _with_inputs_for(proto: onnx.ModelProto, emptied: set[str]) -> onnx.ModelProto:
@@ -338,7 +383,7 @@ def _with_inputs_for(proto: onnx.ModelProto, emptied: set[str]) -> onnx.ModelPro
 
 def _run_checker(proto: onnx.ModelProto) -> None:
     """Check a copy that is nobody else's."""
-    with_types(proto.graph.output)
+    with_types(proto.graph)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
@@ -402,11 +447,18 @@ def _normalise(model: ir.Model) -> ir.Model:
             if "" in function.opset_imports and "" in model.opset_imports:
                 # The checker has compared every operator: both versions mean the same here.
                 function.opset_imports[""] = model.opset_imports[""]
+        names = [value.name for value in model.graph.outputs]
         try:
             common.InlinePass()(model)
         except Exception as error:
             raise UnsupportedError(f"its functions cannot be inlined: {root_cause(error)}") from error
         model.functions.clear()
+        for i, name in enumerate(names):  # a function may hand on what it is given
+            if model.graph.outputs[i].name != name:
+                handed = ir.node("Identity", [model.graph.outputs[i]])
+                handed.outputs[0].name = name
+                model.graph.append(handed)
+                model.graph.outputs[i] = handed.outputs[0]
     if model.ir_version <= _LAST_IR_WITH_FORCED_INPUTS:
         common.RemoveInitializersFromInputsPass()(model)
         model.ir_version = _LAST_IR_WITH_FORCED_INPUTS + 1

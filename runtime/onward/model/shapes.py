@@ -89,7 +89,7 @@ def infer_shapes(model: ir.Model) -> ir.Model:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
         if str(error).count(_NESTED) < 2:
-            raise _contradiction(str(error)) from error
+            raise _contradiction(str(error), proto) from error
         # Inference stumbled inside the standard's own body of a function operator: not this model's fault.
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=False, strict_mode=False, data_prop=True
@@ -216,15 +216,20 @@ def _show_gradients(proto: onnx.ModelProto) -> list[int]:
     return added
 
 
-def _contradiction(message: str) -> OnwardError:
+def _contradiction(message: str, proto: onnx.ModelProto) -> OnwardError:
     """The first useful sentence of ONNX's message, with the node it speaks of."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     found = _NODE.search(message)
     text = next((line for line in lines if _NODE.search(line)), lines[0] if lines else "no reason given")
     text = _NODE.sub("", text).strip(" :,")
-    text = re.sub(r"^\[\w+Error\]\s*", "", text)
-    text = text.removeprefix("Inference error(s):").strip(" :,")
-    place = f"node {(found['name'] or '').strip()!r} ({found['op'].strip()})" if found else "graph"
+    text = re.sub(r"^(\[\w+Error\]|Inference error\(s\):|[\s:,])+", "", text)
+    place = "graph"
+    if found:
+        name, operator = (found["name"] or "").strip(), found["op"].strip()
+        domains = [n.domain for n in all_nodes(proto.graph.node) if (n.name, n.op_type) == (name, operator)]
+        opsets = {entry.domain: entry.version for entry in proto.opset_import}
+        opset = opsets.get(domains[0] if domains else "", 0)
+        place = f"node {name!r}, operator {operator}, opset {opset}"
     return ShapeError(f"{place}: shapes or types do not fit: {text[:300]}")
 
 

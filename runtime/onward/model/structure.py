@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import graphlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import final
+from dataclasses import dataclass
+from typing import TypeAlias, final
 
 import onnx
 
@@ -16,15 +17,18 @@ from onward.errors import InvalidModelError, UnsupportedError
 from onward.model.limits import Limits
 from onward.model.tensors import check_tensor, node_tensors
 
-__all__ = ["all_nodes", "check_structure", "node_label"]
+__all__ = ["all_nodes", "check_count", "check_structure", "node_label"]
 
 _HUGE = 2**48
 
 _LARGEST_NUMBER = 2**30
 """Of a lone integer among an operator's attributes: axes, counts, sizes, flags."""
 
-_ANY_NUMBER = frozenset({"Constant", "EyeLike"})
+_ANY_NUMBER = frozenset({"Constant", "EyeLike", "Shape"})
 """Operators of the standard with an attribute that may be any integer."""
+
+_PLACES_SAID = 4
+"""How many of the places that lie in one another a message names."""
 
 
 def node_label(node: onnx.NodeProto, index: int) -> str:
@@ -37,10 +41,10 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
     """Refuse a model whose parts do not fit together.
 
     Raises:
-        InvalidModelError: no graph, no outputs, no opset import, an operator set imported twice; names that
-            are defined twice, never, or after their use; cycles among nodes or functions; tensors whose
-            payload does not hold what their dtype and dims say; negative or unaddressable dimensions; a
-            bound of `limits`.
+        InvalidModelError: no graph, no outputs, no opset import; names that are defined twice, never, or
+            after their use; cycles among nodes or functions, or calls that do not fit a function; tensors
+            whose payload does not hold what their dtype and dims say; unaddressable dimensions; a bound of
+            `limits`.
         UnsupportedError: an IR version or opset newer than the installed onnx knows; map types.
     """
     if not proto.HasField("graph"):
@@ -61,21 +65,25 @@ def check_structure(proto: onnx.ModelProto, limits: Limits) -> None:
     _check_opsets(proto)
     _check_text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
     _check_text(*(text for entry in proto.metadata_props for text in (entry.key, entry.value)))
-    sizes = _function_sizes(proto)
-    _Walk(limits, sizes).model(proto)
+    _Walk(limits, _expansions(proto)).model(proto)
+
+
+def check_count(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Refuse a file of too many nodes before anything looks at each of them.
+
+    Raises:
+        InvalidModelError: the main graph and the functions' bodies alone have more than `limits` allows.
+    """
+    found = len(proto.graph.node) + sum(len(function.node) for function in proto.functions)
+    if found > limits.max_nodes:
+        raise InvalidModelError(f"{found} nodes, more than {limits.max_nodes}; raise Limits.max_nodes")
 
 
 def _check_opsets(proto: onnx.ModelProto) -> None:
-    seen: dict[str, int] = {}
     for entry in proto.opset_import:
         _check_text(entry.domain)
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
-        if seen.setdefault(domain, entry.version) != entry.version:
-            raise InvalidModelError(
-                f"operator set {domain or 'ai.onnx'!r} is imported as {seen[domain]} and as {entry.version}"
-            )
     newest = onnx.defs.onnx_opset_version()
-    version = seen.get("")
+    version = next((entry.version for entry in proto.opset_import if not entry.domain), None)
     if version is not None and version > newest:
         raise UnsupportedError(
             f"opset {version} is newer than the {newest} that the installed onnx {onnx.__version__} knows: "
@@ -107,8 +115,21 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(graph.node)
 
 
-def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
-    """Nodes that each model-local function becomes when it is inlined to the bottom."""
+@final
+@dataclass(frozen=True, slots=True)
+class _Expansion:
+    """What a call of a model-local function becomes when it is inlined to the bottom."""
+
+    nodes: int
+    calls: int
+    inputs: int
+    outputs: int
+
+
+_Expansions: TypeAlias = dict[tuple[str, str, str], _Expansion]
+
+
+def _expansions(proto: onnx.ModelProto) -> _Expansions:
     bodies: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     for function in proto.functions:
         _check_text(function.domain, function.name, function.overload)
@@ -124,23 +145,40 @@ def _function_sizes(proto: onnx.ModelProto) -> dict[tuple[str, str, str], int]:
     except graphlib.CycleError as error:
         chain = " -> ".join("::".join(part for part in key if part) for key in error.args[1])
         raise InvalidModelError(f"functions call themselves: {chain}") from None
-    sizes: dict[tuple[str, str, str], int] = {}
+    functions = {_key(f.domain, f.name, f.overload): f for f in proto.functions}
+    found: _Expansions = {}
     for key in order:
-        sizes[key] = sum(sizes.get(call, 1) for call in bodies[key])
-    return sizes
+        inner = [found[call] for call in bodies[key] if call in found]
+        found[key] = _Expansion(
+            len(bodies[key]) - len(inner) + sum(e.nodes for e in inner),
+            1 + sum(e.calls for e in inner),
+            len(functions[key].input),
+            len(functions[key].output),
+        )
+    return found
+
+
+def _inside(where: str, place: str) -> str:
+    """A place and what it lies in; of many, the first and the last."""
+    places = [*where.split(": "), place]
+    if len(places) > _PLACES_SAID:
+        places = [places[0], "…", *places[2 - _PLACES_SAID :]]
+    return ": ".join(places)
 
 
 @final
 class _Walk:
     """Visits every graph once, counting nodes and keeping the names in scope."""
 
-    def __init__(self, limits: Limits, sizes: dict[tuple[str, str, str], int]) -> None:
+    def __init__(self, limits: Limits, functions: _Expansions) -> None:
         self._limits = limits
-        self._sizes = sizes
-        self._nodes = 0
+        self._functions = functions
+        self._nodes = self._calls = 0
+        self._in_function = False
 
     def model(self, proto: onnx.ModelProto) -> None:
         self._graph(proto.graph, [], 1, "graph")
+        self._in_function = True
         for function in proto.functions:
             where = f"function {function.domain}::{function.name}"
             if not function.opset_import:
@@ -190,8 +228,14 @@ class _Walk:
     def _body(self, nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], depth: int, where: str) -> None:
         names = scopes[-1]
         for index, node in enumerate(nodes):
-            self._count(self._sizes.get(_key(node.domain, node.op_type, node.overload), 1))
+            key = _key(node.domain, node.op_type, node.overload)
             label = node_label(node, index)
+            function = self._functions.get(key)
+            if function is None:
+                self._count(1)
+            else:
+                _check_call(node, function, f"{where}: {label}")
+                self._count(function.nodes, 0 if self._in_function else function.calls)
             _check_text(node.op_type, node.domain, node.name, node.overload)
             if not node.op_type:
                 raise InvalidModelError(f"{where}: node #{index} names no operator")
@@ -204,17 +248,28 @@ class _Walk:
             for attribute in node.attribute:
                 self._define(attribute.name, attributes, f"{where}: {label}", "an attribute")
                 _check_number(node, attribute, f"{where}: {label}")
+                if attribute.ref_attr_name and not self._in_function:
+                    raise InvalidModelError(
+                        f"{where}: {label}: attribute {attribute.name!r} is that of a function, "
+                        f"{attribute.ref_attr_name!r}, but the node is in none"
+                    )
                 if attribute.HasField("tp"):
                     _check_type(attribute.tp, f"{where}: {label} attribute {attribute.name!r}")
                 graphs = [attribute.g] if attribute.HasField("g") else []
                 for graph in (*graphs, *attribute.graphs):
-                    self._graph(graph, scopes, depth + 1, f"{where}: {label} {attribute.name}")
+                    self._graph(graph, scopes, depth + 1, _inside(where, f"{label} {attribute.name}"))
             for name in node.output:
                 if name:
                     self._define(name, names, f"{where}: {label}", "an output")
 
-    def _count(self, nodes: int) -> None:
+    def _count(self, nodes: int, calls: int = 0) -> None:
         self._nodes += nodes
+        self._calls += calls
+        if self._calls > self._limits.max_calls:
+            raise InvalidModelError(
+                f"more than {self._limits.max_calls} calls of functions, those inside functions included; "
+                "raise Limits.max_calls"
+            )
         if self._nodes > self._limits.max_nodes:
             raise InvalidModelError(
                 f"more than {self._limits.max_nodes} nodes (functions expanded); raise Limits.max_nodes"
@@ -228,6 +283,15 @@ class _Walk:
         if name in names:
             raise InvalidModelError(f"{where}: {what} named {name!r}, a name that is already taken")
         names.add(name)
+
+
+def _check_call(node: onnx.NodeProto, function: _Expansion, where: str) -> None:
+    for kind, given, most in (
+        ("inputs", len(node.input), function.inputs),
+        ("outputs", len(node.output), function.outputs),
+    ):
+        if given > most:
+            raise InvalidModelError(f"{where}: it has {given} {kind}, but the function has {most}")
 
 
 def _check_number(node: onnx.NodeProto, attribute: onnx.AttributeProto, where: str) -> None:
@@ -272,10 +336,6 @@ def _check_type(kind: onnx.TypeProto, where: str) -> None:
         for dim in getattr(kind, choice).shape.dim:
             _check_text(dim.dim_param)
             if dim.HasField("dim_value"):
-                if dim.dim_value < 0:
-                    raise InvalidModelError(
-                        f"{where} has the negative dimension {dim.dim_value}; name an unknown dimension"
-                    )
                 size *= max(dim.dim_value, 1)
         if size > _HUGE:
             raise InvalidModelError(f"{where} has a shape of more elements than any machine holds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -61,7 +61,7 @@ def check_tensor_header(tensor: onnx.TensorProto, where: str) -> ir.DataType:
 
     Raises:
         InvalidModelError: unknown or undefined dtype; a negative dim, more than 64 dims, or a size that no
-            machine addresses; a segmented tensor.
+            machine addresses.
     """
     label = f"{where} tensor {tensor.name!r}"
     try:
@@ -72,8 +72,6 @@ def check_tensor_header(tensor: onnx.TensorProto, where: str) -> ir.DataType:
         ) from None
     if dtype not in _FIELD_OF:
         raise InvalidModelError(f"{label} has data type {dtype.name}: a tensor needs a defined element type")
-    if tensor.HasField("segment"):
-        raise InvalidModelError(f"{label} is stored in segments; export it as one tensor")
     if len(tensor.dims) > MAX_RANK:
         raise InvalidModelError(f"{label} has {len(tensor.dims)} dimensions; at most {MAX_RANK} are possible")
     if any(dim < 0 for dim in tensor.dims):
@@ -163,11 +161,14 @@ def from_array(
     return ir.Tensor(array, dtype=dtype, name=name, doc_string=doc, metadata_props=metadata)
 
 
-def densify(sparse: onnx.SparseTensorProto, where: str, max_bytes: int) -> onnx.TensorProto:
+def densify(
+    sparse: onnx.SparseTensorProto, where: str, max_bytes: int, say: Callable[[str], None] = lambda _: None
+) -> onnx.TensorProto:
     """The dense tensor that a COO sparse tensor stands for.
 
     Source: ONNX IR specification, SparseTensorProto: `values` [NNZ]; `indices` [NNZ] linear, or
-    [NNZ, rank] by coordinate, in strictly ascending order.
+    [NNZ, rank] by coordinate, in strictly ascending order. Others are read, and said: of an index that is
+    there twice, the last value counts.
 
     Raises:
         InvalidModelError: the parts do not fit together, or the dense form exceeds `max_bytes`.
@@ -200,8 +201,10 @@ def densify(sparse: onnx.SparseTensorProto, where: str, max_bytes: int) -> onnx.
             np.ravel_multi_index(tuple(position.T), tuple(sparse.dims)) if position.size else position[:, 0]
         )
     total = math.prod(sparse.dims)
-    if position.size and (position.min() < 0 or position.max() >= total or (np.diff(position) <= 0).any()):
-        raise InvalidModelError(f"{label}: indices must ascend and lie within dims {list(sparse.dims)}")
+    if position.size and (position.min() < 0 or position.max() >= total):
+        raise InvalidModelError(f"{label}: an index lies outside dims {list(sparse.dims)}")
+    if (np.diff(position) <= 0).any():
+        say(f"{label}: indices do not ascend: each value is put where its index says")
     dense = np.zeros(total, dtype=dtype.numpy())
     dense[position] = decode(values, where).numpy()
     header.raw_data = dense.astype(dense.dtype.newbyteorder("<"), copy=False).tobytes()

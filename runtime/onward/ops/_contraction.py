@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onward.errors import LimitError
 from onward.graph import Array, Builder
+from onward.graph.memory import no_room
 
 __all__ = ["contract", "contracted", "extents_of", "spelled_out"]
 
@@ -64,6 +66,9 @@ def _product(s: str, x: Array, t: str, y: Array, needed: set[str]) -> tuple[str,
     def size(letters: str) -> int:
         return math.prod(extents[c] for c in letters)
 
+    elements = size(batch) * size(rows) * size(columns)
+    if (reason := no_room(elements * np.result_type(x, y).itemsize)) is not None:
+        raise LimitError(reason)
     a = np.einsum(f"{s}->{batch}{rows}{summed}", x).reshape(size(batch), size(rows), size(summed))
     b = np.einsum(f"{t}->{batch}{summed}{columns}", y).reshape(size(batch), size(summed), size(columns))
     found = batch + rows + columns

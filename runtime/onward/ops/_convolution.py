@@ -85,7 +85,7 @@ def convolve(x: Array, w: Array, geometry: Geometry, group: int) -> Array:
         for tap, where in tap_slices(geometry):
             by_group += xp[where][:, :, None] * weights[tap]
     else:
-        matrix = w.reshape(group, outputs // group, -1)
+        matrix = w.reshape(group, outputs // group, prod(w.shape[1:]))
         y_matrix = y.reshape(n, group, outputs // group, prod(geometry.out))
         for chunk, columns in _columns(x, geometry, group):
             np.matmul(matrix, columns, out=y_matrix[chunk])
@@ -106,14 +106,16 @@ def convolve_grad_input(dy: Array, w: Array, geometry: Geometry, group: int) -> 
     n, outputs = dy.shape[:2]
     depthwise = group > 1 and w.shape[1] == 1
     dy_group = dy.reshape(n, group, outputs // group, prod(geometry.out))
-    matrix = w.reshape(group, outputs // group, -1).swapaxes(1, 2)
+    matrix = w.reshape(group, outputs // group, prod(w.shape[1:])).swapaxes(1, 2)
     if geometry.is_pointwise:
         dx = np.matmul(matrix, dy_group).reshape(n, channels, *geometry.spatial)
         return dx.astype(result_dtype, copy=False)
     # A convolution of dY writes columns of O · taps rows where the general way adds up C · taps of them.
     if outputs <= 2 * channels and (mirrored := _mirrored(geometry)) is not None and not depthwise:
         flipped = np.flip(w, axis=tuple(range(2, w.ndim))).reshape(group, outputs // group, *w.shape[1:])
-        turned = np.ascontiguousarray(flipped.swapaxes(1, 2)).reshape(channels, -1, *geometry.kernel)
+        turned = np.ascontiguousarray(flipped.swapaxes(1, 2)).reshape(
+            channels, outputs // group, *geometry.kernel
+        )
         return convolve(dy, turned, mirrored, group).astype(result_dtype, copy=False)
     reach = [
         max(a + i, span) for a, i, span in zip(geometry.begin, geometry.spatial, geometry.span, strict=True)
@@ -194,7 +196,7 @@ def _columns(x: Array, geometry: Geometry, group: int) -> Iterator[tuple[slice, 
         columns = buffer[: chunk.stop - chunk.start]
         for i, (_, at) in enumerate(where):
             columns[:, :, i] = xp[chunk][at]
-        yield chunk, columns.reshape(-1, group, rows, positions)
+        yield chunk, columns.reshape(len(columns), group, rows, positions)
 
 
 def _chunks(n: int, sample_bytes: int) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onward.graph import Array, Builder, Expression, Op, requests
 from onward.graph.requests import Static, Unsupported, Values
-from onward.ops._shape import constant_of
+from onward.ops._shape import constant_of, rank_of
 
 __all__ = ["AxesAttribute", "AxesInput", "Compiled", "position_of"]
 
@@ -42,6 +42,12 @@ def _request(
     return requests.Reduction(y, data, tuple(axes), compiled.how, compiled.before, compiled.after)
 
 
+def _each_once(axes: Array, rank: int) -> tuple[int, ...]:
+    """The axes, each of them once; what lies outside of the rank stays as it is, and is refused later."""
+    found = [int(a) for a in axes.reshape(-1)]
+    return tuple(dict.fromkeys(a + rank if -rank <= a < 0 else a for a in found))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AxesInput(Op, ABC):
     """A reduction whose axes are its second input; all axes by default."""
@@ -58,7 +64,7 @@ class AxesInput(Op, ABC):
 
     def kernel(self, data: Array, axes: Array | None = None) -> Array:
         if axes is not None and axes.size:
-            return self.reduce(data, tuple(int(a) for a in axes.reshape(-1)))
+            return self.reduce(data, _each_once(axes, data.ndim))
         return self.reduce(data, () if self.noop_with_empty_axes else tuple(range(data.ndim)))
 
     def lower(
@@ -68,7 +74,7 @@ class AxesInput(Op, ABC):
         found = None if axes is None else static.known(axes)
         if axes is not None and found is None:
             return Unsupported("axes that are not constant")
-        named = () if found is None else tuple(int(a) for a in found.reshape(-1))
+        named = () if found is None else _each_once(found, len(static.shape(data)))
         if not named and self.noop_with_empty_axes:
             if (
                 self.compiled is None
@@ -87,7 +93,7 @@ class AxesInput(Op, ABC):
         """How many elements of data meet in one of the output, of data's element type."""
         known = constant_of(axes)
         if known is not None and known.size:
-            return g.size(data, [int(a) for a in known.reshape(-1)])
+            return g.size(data, list(_each_once(known, rank_of(data))))
         return g.Div(g.size(data), g.size(y))
 
     def again(self, g: Builder, op_type: str, value: ir.Value, axes: ir.Value | None) -> ir.Value:

@@ -146,6 +146,10 @@ def resolve(
                 f"attribute 'pads' is {list(explicit)}; it takes {2 * rank} extents of 0 or more"
             )
     elif auto_pad == "VALID":
+        if any(pads or ()):
+            raise InvalidModelError(
+                f"attributes 'auto_pad' and 'pads' contradict each other: VALID and {list(pads or ())}"
+            )
         explicit = (0,) * (2 * rank)
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         explicit = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,9 +67,9 @@ class Loop(Op):
 class ExplicitLoop(BodyOp):
     """Loop whose body takes the last `num_captured` operands anew in each iteration.
 
-    A loop that runs 2^20 times, or 2^17 times where only its condition ends it, or whose states and
-    collected outputs hold 4 GiB, is refused: before it begins, or after one iteration, where that follows
-    already. `run_limits` gives other bounds.
+    A loop that runs 2^20 times, or 2^17 times or 10 seconds where only its condition ends it, or whose states
+    and collected outputs hold 4 GiB, is refused: before it begins, or after one iteration, where that follows
+    already; and one that goes on for 2 minutes, as soon as its pace says so. `run_limits` gives other bounds.
     """
 
     body: ir.Graph
@@ -98,10 +99,13 @@ class ExplicitLoop(BodyOp):
         count = len(states)
         parts: list[list[Array]] = [[] for _ in self.body.outputs[1 + count :]]
         sure = trips is not None and self._goes_on_for_sure()
+        bounded = trips is not None and trips <= allowed.limits.max_iterations
+        began = time.monotonic()
         done = kept = 0
         while goes_on and (trips is None or done < trips):
-            if not sure:
-                allowed.go_on(done)
+            if not bounded:
+                allowed.go_on(done, began)
+            allowed.keep_pace(done, trips if sure else None, began)
             allowed.iterate()
             allowed.hold(kept + sum(map(size_of, states)), f"before iteration {done + 1}")
             number = self._as_declared(0, np.int64(done))

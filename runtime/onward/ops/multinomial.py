@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onward.errors import ShapeError
 from onward.graph import Array, numpy_dtype, op
 from onward.ops._random import Random, uniforms
 
@@ -15,6 +16,11 @@ class Multinomial(Random):
     sample_size: int = 1
 
     def kernel(self, input: Array) -> Array:
+        if self.sample_size < 1 or input.ndim != 2 or not input.shape[1]:
+            raise ShapeError(
+                f"{self.sample_size} samples of input {list(input.shape)}: give at least 1, of [batch_size, "
+                "class_size] with a class"
+            )
         wide = input.astype(np.float64)
         weights = np.exp(wide - wide.max(axis=1, keepdims=True, initial=-np.inf))
         bounds = np.cumsum(weights, axis=1)

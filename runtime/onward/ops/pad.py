@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onward.errors import UnsupportedError
+from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, dtype_of, op, requests, static_shape
 from onward.graph.requests import Static, Unsupported, Values
 from onward.ops._shape import constant_of, like, normalized, rank_of
@@ -137,6 +137,7 @@ def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, val
     for i, axis in enumerate(axes):
         before, after = pads[i], pads[i + len(axes)]
         extent = data.shape[axis]
+        require_left(extent, before, after, axis)
         crop[axis] = slice(max(0, -before), extent - max(0, -after))
         widths[axis] = (max(0, before), max(0, after))
     data = data[tuple(crop)]
@@ -149,6 +150,16 @@ def padded(data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, val
     y = np.full(shape, fill, data.dtype)
     y[tuple(slice(b, b + n) for n, (b, _) in zip(data.shape, widths, strict=True))] = data
     return y
+
+
+def require_left(extent: int, before: int, after: int, axis: int) -> None:
+    """Refuse pads that take away more than there is.
+
+    Raises:
+        ShapeError: with the axis.
+    """
+    if max(0, -before) + max(0, -after) > extent:
+        raise ShapeError(f"pads of {before} and {after} take more than the {extent} elements of axis {axis}")
 
 
 def padded_by(
@@ -164,8 +175,10 @@ def padded_by(
     if mode != "constant":
         return requests.Body()
     fill = None if value is None else static.known(value)
-    before = [0] * len(static.shape(data))
+    shape = static.shape(data)
+    before = [0] * len(shape)
     for i, axis in enumerate(axes):
+        require_left(shape[axis], int(amounts[i]), int(amounts[i + len(axes)]), axis)
         before[axis] = int(amounts[i])
     if value is not None and fill is None:
         return requests.Pad(y, data, tuple(before), value)

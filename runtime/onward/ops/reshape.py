@@ -19,7 +19,7 @@ class Reshape(Op):
     allowzero: int = 0
 
     def kernel(self, data: Array, shape: Array) -> Array:
-        return _reshaped(data, shape, copy_zeros=not self.allowzero)
+        return _reshaped(data, shape.reshape(-1), copy_zeros=not self.allowzero)
 
     def lower(self, static: Static, outputs: Values, data: ir.Value, *rest: ir.Value | None) -> requests.View:
         return requests.View(outputs[0], data)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,8 +177,10 @@ class ExplicitScan(BodyOp):
         length = lengths.pop() if lengths else 0
         with budget() as allowed:
             allowed.admit(length)
+            began = time.monotonic()
             for i in range(length):
                 allowed.iterate()
+                allowed.keep_pace(i, length, began)
                 results = run_body(self.body, (*states, *(np.asarray(x[i]) for x in moved), *captured))
                 states = results[:count]
                 if i == 0:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onward.errors import InvalidModelError, ShapeError
+from onward.errors import InvalidModelError, LimitError, ShapeError
 from onward.graph import Array, Op, op
+from onward.graph.memory import no_room
 
 
 @op("TfIdfVectorizer", since=9)
@@ -32,7 +33,10 @@ class TfIdfVectorizer(Op):
         if X.ndim not in (1, 2):
             raise ShapeError(f"X has shape {list(X.shape)}; TfIdfVectorizer takes [C] or [N, C]")
         rows = X.reshape(1, -1) if X.ndim == 1 else X
-        counts = np.zeros((rows.shape[0], max(self.ngram_indexes, default=-1) + 1), np.float32)
+        width = max(self.ngram_indexes, default=-1) + 1
+        if (reason := no_room(4 * rows.shape[0] * width)) is not None:
+            raise LimitError(reason)
+        counts = np.zeros((rows.shape[0], width), np.float32)
         for row, count in zip(rows.tolist(), counts, strict=True):
             self._count(row, count)
         y = counts if X.ndim == 2 else counts[0]
@@ -44,9 +48,10 @@ class TfIdfVectorizer(Op):
         return (y > 0) * weights if self.mode == "IDF" else y * weights
 
     def _count(self, row: list[int | str], count: Array) -> None:
-        for length in range(self.min_gram_length, self.max_gram_length + 1):
-            # grams of one item have no places between them
-            for step in range(1, (1 if length == 1 else self.max_skip_count + 1) + 1):
+        for length in range(max(1, self.min_gram_length), min(self.max_gram_length, len(row)) + 1):
+            # grams of one item have no places between them; of others the last must lie in the row
+            furthest = 1 if length == 1 else min(self.max_skip_count + 1, (len(row) - 1) // (length - 1))
+            for step in range(1, furthest + 1):
                 for start in range(len(row) - step * (length - 1)):
                     gram = tuple(row[start : start + step * length : step])
                     if (place := self._pool.get(gram)) is not None:

@@ -117,7 +117,8 @@ def test_rows(m: int, threads: int) -> None:
     form = _Form("int4", "block", zero=bool(m % 2), bias=True)
     kernels = _compared(_model(400, 200, form), x, threads)
     few = m <= host_target().tuning.product_widened
-    assert any(("integer_rows" if few else "packed_gemm") in name for name in kernels)
+    wanted = "integer_rows" if few else "packed_gemm"
+    assert any(f"{wanted} batchx200x400 int4" in name for name in kernels)
 
 
 @pytest.mark.parametrize("kind", ["int2", "uint2"])

@@ -99,8 +99,9 @@ def describe(spec: Gemm, name: str, text: str, parameters: tuple[Parameter, ...]
         known *= 1 if size is None else size
     flops = 2 * known + (known // (spec.k or 1)) * spec.epilogue.flops
     dynamic = None in sizes
+    kind = "" if spec.weights is None else f" int{spec.weights.bits}"
     return Kernel(
-        name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}",
+        name=f"{name} {spec.m or 'batch'}x{spec.n}x{spec.k or 'batch'}{kind}",
         ir=text,
         parameters=parameters,
         flops=Affine(0, flops) if dynamic else Affine(flops),

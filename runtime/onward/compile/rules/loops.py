@@ -10,6 +10,7 @@ from onward.compile.context import Context, Queries
 from onward.compile.items import Slot
 from onward.compile.kernels.loop import LOOP_TYPES, STATUS, Operand, available, extents, loop
 from onward.compile.registry import lowers
+from onward.compile.spec import RAISED
 from onward.compile.tensors import Tensor
 from onward.graph.requests import Loop
 
@@ -55,4 +56,4 @@ def loops(c: Context, request: Loop) -> None:
         slots[STATUS] = status
     c.call(kernel, slots)
     if status is not None:
-        c.check_indices(status, 1, low=0, what="its loop raised an error, which the interpreter shows: flag")
+        c.check_indices(status, 1, low=0, what=RAISED)

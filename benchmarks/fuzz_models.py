@@ -10,6 +10,9 @@ graphs      a random graph of our operators; forward against onnxruntime in both
 nnsmith     a graph that NNSmith made (`benchmarks/nnsmith_graphs.py` writes them), in DIR; forward against
             onnxruntime and torch's results beside it, and its gradient like that of our own graphs
 
+adjoint     a random graph's gradient in float32 against the reverse graph that onnx-ad writes, run by
+            onnxruntime; needs `pip install onnx-ad`, and is not among the kinds that run by themselves
+
 Every batch runs in a process of its own with bounded memory and time. A file passes where it runs, or ends
 in an error of ours; where onnxruntime runs it too, the results must agree. What fails is printed, with the
 number that makes it again (`--seed S --count 1` with S the number), and the program ends with code 1.
@@ -37,6 +40,7 @@ from onnx import TensorProto, helper, numpy_helper
 ENGINES: tuple[Literal["interpreter", "compiled"], ...] = ("interpreter", "compiled")
 KINDS = ("bytes", "structure", "graphs")
 NNSMITH = "nnsmith"
+ADJOINT = "adjoint"
 MEMORY = 8 << 30
 SECONDS = 20
 """Of a file, those of the compiler included; more counts as a hang."""
@@ -237,8 +241,10 @@ def random_graph(rng: np.random.Generator, dtype: int = TensorProto.FLOAT) -> on
 
 
 def changed_bytes(rng: np.random.Generator) -> bytes:
-    """A sound file, damaged."""
+    """A sound file with weights, damaged."""
     model = random_graph(rng)
+    while not any(t.data_type == TensorProto.FLOAT and len(t.raw_data) >= 8 for t in model.graph.initializer):
+        model = random_graph(rng)
     data = bytearray(model.SerializeToString())
     tensors = [t for t in model.graph.initializer if len(t.raw_data) >= 8]
     weights = [t.raw_data for t in tensors if t.data_type == TensorProto.FLOAT or rng.random() < 0.1]
@@ -331,6 +337,8 @@ def judge(kind: str, number: int, keep: Path | None = None, nnsmith: Path | None
     if kind == NNSMITH:
         assert nnsmith is not None, "the graphs of NNSmith have a folder"
         return _replay(nnsmith / f"{number}.onnx", number)
+    if kind == ADJOINT:
+        return _beside_onnx_ad(number)
     rng = np.random.default_rng([KINDS.index(kind), number])
     if kind == "graphs":
         data = random_graph(rng).SerializeToString()
@@ -533,6 +541,48 @@ def _backward(number: int) -> str:
     return slopes_differ(model, {"x": rng.normal(size=shape)}, rng)
 
 
+def _beside_onnx_ad(number: int) -> tuple[str, str]:
+    """The gradient of a random graph, and what onnxruntime computes with onnx-ad's reverse graph of it.
+
+    In float32, for which onnxruntime has every kernel.
+    """
+    import onnx_ad
+    import onnx_ir as ir
+
+    from onward.autodiff import gradients
+    from onward.autodiff.step import OPSET
+    from onward.engine import Interpreter
+    from onward.graph import Builder, dims_of
+    from onward.model import from_bytes, upgrade
+    from onward.passes import fold_shapes
+
+    rng = np.random.default_rng([KINDS.index("graphs"), number])
+    model = random_graph(rng)
+    (given,), (result,) = model.graph.input, model.graph.output
+    x, dy = (
+        rng.normal(size=[d.dim_value for d in value.type.tensor_type.shape.dim]).astype(np.float32)
+        for value in (given, result)
+    )
+    try:
+        reverse = onnx_ad.reverse(model, layout="onnx")
+    except onnx_ad.UnsupportedOperator as error:
+        return f"refused by onnx-ad: {error}", ""
+    # a trailing axis counts the directions
+    theirs = _by_onnxruntime(reverse.SerializeToString(), {"x": x, f"adj_{result.name}": dy[..., None]})
+    if theirs is None:
+        return "refused by onnxruntime", ""
+    program = fold_shapes(upgrade(from_bytes(model.SerializeToString()), OPSET)).clone()
+    g, y = Builder(program.graph), program.graph.outputs[0]
+    seed = g.input("seed", ir.DataType.FLOAT, dims_of(y) or ())
+    (dx,) = gradients(g, {y: seed}, [program.graph.inputs[0]])
+    ours = np.zeros_like(x)
+    if dx is not None:
+        g.output(dx, "gradient")
+        ours = Interpreter(program.graph).run({"x": x, "seed": dy})["gradient"]
+    apart = _apart(theirs["adj_x"][..., 0], ours)
+    return "compared with onnx-ad", "" if apart is None else f"gradient and onnx-ad's: {apart}"
+
+
 _SIZES = ("Resize", "Upsample")
 """Operators whose float operands are extents."""
 
@@ -671,7 +721,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="number of the first file")
     parser.add_argument("--count", type=int, default=300, help="files of each kind")
     parser.add_argument("--batch", type=int, default=50, help="files of a process")
-    parser.add_argument("--kinds", help=f"of {','.join(KINDS)}; all of them, or with --nnsmith none")
+    parser.add_argument(
+        "--kinds", help=f"of {','.join((*KINDS, ADJOINT))}; the first three, or with --nnsmith none"
+    )
     parser.add_argument("--keep", type=Path, help="a folder for the files")
     parser.add_argument("--nnsmith", type=Path, help="a folder of graphs, each of which is replayed")
     parser.add_argument("--work", help=argparse.SUPPRESS)

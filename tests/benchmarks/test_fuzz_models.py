@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import onnx
 import pytest
 from benchmarks import fuzz_models
 from benchmarks.fuzz_models import KINDS, judge, random_graph
+
+from onward.errors import OnwardError
+from onward.model import from_bytes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,3 +114,19 @@ def test_a_node_that_departs_is_told_from_rounding() -> None:
 
         patch.setattr(Floor, "kernel", lambda self, X: X - 1)
         assert "operator Floor" in shown({})
+
+
+def test_gradients_are_those_of_onnx_ad() -> None:
+    pytest.importorskip("onnx_ad")
+    found = [fuzz_models.judge(fuzz_models.ADJOINT, number) for number in range(5)]
+    assert not [wrong for _, wrong in found if wrong]
+    assert ("compared with onnx-ad", "") in found
+
+
+def test_about_half_of_the_files_with_changed_bytes_still_load() -> None:
+    loaded = 0
+    for number in range(60):
+        with contextlib.suppress(OnwardError):
+            from_bytes(fuzz_models.changed_bytes(np.random.default_rng([0, number])))
+            loaded += 1
+    assert 20 <= loaded <= 45

@@ -16,6 +16,7 @@ __all__ = [
     "linear_along",
     "linear_nd",
     "progression",
+    "put",
     "scatter",
     "wrapped",
 ]
@@ -129,3 +130,15 @@ def scatter(flat: Array, positions: Array, values: Array, reduction: str) -> Non
             np.minimum.at(flat, positions, values)
         case _:
             raise ValueError(f"unknown reduction {reduction!r}; it is none, add, mul, max or min")
+
+
+def put(y: Array, at: int, new: float, how: int) -> None:
+    """Replace an element, or combine it with another, by the number of a reduction: for loops."""
+    if how == 0:
+        y.flat[at] = new
+    elif how == 1:
+        y.flat[at] += new
+    elif how == 2:
+        y.flat[at] *= new
+    elif new != new or (new > y.flat[at] if how == 3 else new < y.flat[at]):
+        y.flat[at] = new

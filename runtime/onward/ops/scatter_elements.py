@@ -5,7 +5,7 @@ import onnx_ir as ir
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._indexing import REDUCTIONS, linear_along, scatter
+from onward.ops._indexing import REDUCTIONS, linear_along, put, scatter
 from onward.ops._shape import normalized
 
 
@@ -29,8 +29,11 @@ class ScatterElements(Op):
             return requests.Unsupported(f"reduction {self.reduction!r}")
         numbers = normalized(self.axis, len(static.shape(data))), REDUCTIONS.index(self.reduction)
         shapes = ((updates, static.shape(indices)),)
-        _check(static.shape(data), static.shape(indices), numbers[0])
-        return requests.Loop((outputs[0],), (data, indices, updates), _lines, numbers, shapes=shapes)
+        whole, taken = static.shape(data), static.shape(indices)
+        _check(whole, taken, numbers[0])
+        every = all(i == n for d, (i, n) in enumerate(zip(taken, whole, strict=True)) if d != numbers[0])
+        loop = _columns if every else _lines
+        return requests.Loop((outputs[0],), (data, indices, updates), loop, numbers, shapes=shapes)
 
     def gradient(
         self, g: Builder, dy: ir.Value, y: ir.Value, data: ir.Value, indices: ir.Value, updates: ir.Value
@@ -64,6 +67,41 @@ def scattered(data: Array, indices: Array, updates: Array, axis: int, reduction:
     where = linear_along(data.shape, indices, normalized(axis, data.ndim))
     scatter(flat, where.reshape(-1), updates.reshape(-1, 1), reduction)
     return flat.reshape(data.shape)
+
+
+def _columns(
+    thread: int,
+    threads: int,
+    y: Array,
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: int,
+    how: int,
+) -> None:
+    """Where indices have all lines of data: lines that stand side by side take an element each in turn."""
+    inner = 1
+    for d in range(axis + 1, data.ndim):
+        inner *= data.shape[d]
+    extent, count = data.shape[axis], indices.shape[axis]
+    lines = data.size // extent
+    begin, end = lines * thread // threads, lines * (thread + 1) // threads
+    while begin < end:
+        outer, first = begin // inner, begin % inner
+        last = min(inner, first + end - begin)
+        for k in range(extent):
+            row = (outer * extent + k) * inner
+            for i in range(first, last):
+                y.flat[row + i] = data.flat[row + i]
+        for k in range(count):
+            row = (outer * count + k) * inner
+            for i in range(first, last):
+                index = indices.flat[row + i]
+                if index < -extent or index >= extent:
+                    raise IndexError("an index is outside data")
+                at = (outer * extent + (index + extent if index < 0 else index)) * inner + i
+                put(y, at, updates.flat[row + i], how)
+        begin += last - first
 
 
 def _lines(
@@ -102,12 +140,4 @@ def _lines(
             if index < -extent or index >= extent:
                 raise IndexError("an index is outside data")
             at = first + (index + extent if index < 0 else index) * along
-            new = updates.flat[place + k * next_index]
-            if how == 0:
-                y.flat[at] = new
-            elif how == 1:
-                y.flat[at] += new
-            elif how == 2:
-                y.flat[at] *= new
-            elif new != new or (new > y.flat[at] if how == 3 else new < y.flat[at]):
-                y.flat[at] = new
+            put(y, at, updates.flat[place + k * next_index], how)

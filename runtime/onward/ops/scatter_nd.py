@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onward.errors import ShapeError, UnsupportedError
 from onward.graph import Array, Builder, Op, op, requests
 from onward.graph.requests import Static, Values
-from onward.ops._indexing import REDUCTIONS, linear_nd, scatter
+from onward.ops._indexing import REDUCTIONS, linear_nd, put, scatter
 
 
 @op("ScatterND", since=(11, 13, 16, 18))
@@ -75,12 +75,4 @@ def _slices(
         place *= inner
         new = number * inner - place
         for at in range(max(low, place), min(high, place + inner)):
-            value = updates.flat[new + at]
-            if how == 0:
-                y.flat[at] = value
-            elif how == 1:
-                y.flat[at] += value
-            elif how == 2:
-                y.flat[at] *= value
-            elif value != value or (value > y.flat[at] if how == 3 else value < y.flat[at]):
-                y.flat[at] = value
+            put(y, at, updates.flat[new + at], how)

@@ -62,6 +62,7 @@ class Wrapped:
         self._change = change
         self.inputs = self._engine.inputs
         self.outputs = self._engine.outputs
+        self.texts = self._engine.texts
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         return self._change(self._engine.run(inputs, outputs))

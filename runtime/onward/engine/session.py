@@ -83,6 +83,8 @@ class Session:
         self.defaults: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.inputs if v.name in given)
         """Inputs that may be left out: their initializers stand then."""
         self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(v) for v in graph.outputs)
+        self.metadata: Mapping[str, str] = dict(self._model.metadata_props)
+        """What the file says of itself, by key."""
 
     def run(
         self,

@@ -131,8 +131,9 @@ def _notes(preparation: Preparation, inside: bool) -> tuple[str, ...]:
     notes = []
     if preparation.text is not None:
         notes.append(
-            "the graph takes token numbers: `onward predict` and `evaluate` encode texts with what the "
-            "file carries; other runtimes have to (onward.preparation and onward.vocabulary in its metadata)"
+            "the graph takes token numbers: `onward predict`, `evaluate` and `serve` encode texts with what "
+            "the file carries; other runtimes have to (onward.preparation and onward.vocabulary in its "
+            "metadata)"
         )
     changed = any(not each.empty for each in preparation.numbers.values())
     if not inside and (changed or preparation.table is not None):

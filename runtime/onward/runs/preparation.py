@@ -56,7 +56,7 @@ _MANY_CLASSES = 10_000
 
 _TEXT_NOTE = (
     "the graph takes token numbers, not texts: this entry and onward.vocabulary say how texts become "
-    "those, and `onward predict` does it"
+    "those; `onward predict`, `evaluate` and `serve` do it"
 )
 
 

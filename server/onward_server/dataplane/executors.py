@@ -14,6 +14,7 @@ import numpy as np
 
 from onward.errors import InputError, InvalidModelError, OnwardError
 from onward.graph import Array, TensorSpec
+from onward_server.dataplane.texts import Texts
 from onward_server.errors import ExecutionError, MemoryLimitError
 
 __all__ = ["ENGINES", "EngineFactory", "Executor", "OnnxRuntimeExecutor", "OnwardExecutor"]
@@ -35,6 +36,10 @@ class Executor(Protocol):
     @property
     def outputs(self) -> Sequence[TensorSpec]:
         """What a run can return."""
+
+    @property
+    def texts(self) -> Texts | None:
+        """The input that takes texts besides token numbers."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Compute the named outputs (None: all). String tensors are object arrays of `str`.
@@ -70,11 +75,13 @@ class OnwardExecutor:
         self._session = Session(path, threads=threads, batches="exact" if one_size else "split")
         self.inputs: tuple[TensorSpec, ...] = self._session.inputs
         self.outputs: tuple[TensorSpec, ...] = self._session.outputs
+        self.texts = Texts.of(self._session.metadata, self.inputs)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """See Executor."""
         try:
-            return self._session.run(inputs, outputs)
+            given = inputs if self.texts is None else self.texts.encoded(inputs)
+            return self._session.run(given, outputs)
         except OnwardError as error:
             # the interpreter says in which node memory ran out, as an error of that node
             if isinstance(error.__cause__, MemoryError):
@@ -106,11 +113,13 @@ class OnnxRuntimeExecutor:
         from onward.graph import spec_of
         from onward.model import load
 
-        graph = load(path).graph
+        model = load(path)
+        graph = model.graph
         self.inputs: tuple[TensorSpec, ...] = tuple(
             spec_of(value) for value in graph.inputs if value.name not in graph.initializers
         )
         self.outputs: tuple[TensorSpec, ...] = tuple(spec_of(value) for value in graph.outputs)
+        self.texts = Texts.of(model.metadata_props, self.inputs)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -127,6 +136,7 @@ class OnnxRuntimeExecutor:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """See Executor."""
         names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+        inputs = inputs if self.texts is None else self.texts.encoded(inputs)
         try:
             if self._has_bfloat16:
                 return self._run_values(inputs, names)

@@ -78,6 +78,10 @@ class Instance(Protocol):
         """What a run can return."""
 
     @property
+    def texts(self) -> str | None:
+        """The name of the input that takes texts besides token numbers."""
+
+    @property
     def restarts(self) -> int:
         """How often the process behind it was replaced."""
 
@@ -263,6 +267,7 @@ class _ProcessInstance:
     ) -> None:
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[TensorSpec] = ()
+        self.texts: str | None = None
         self._place = place
         self._model = model
         self._key = key
@@ -302,6 +307,7 @@ class _ProcessInstance:
         self._place.opened.add(self._key)
         self.inputs = tuple(map(spec_from, answer["inputs"]))
         self.outputs = tuple(map(spec_from, answer["outputs"]))
+        self.texts = answer["texts"]
         return worker
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, timeout: float) -> Run:
@@ -437,6 +443,7 @@ class _ThreadInstance:
     def __init__(self, executor: Executor, pool: ThreadPoolExecutor, response_bytes: int, own: bool) -> None:
         self.inputs: Sequence[TensorSpec] = executor.inputs
         self.outputs: Sequence[TensorSpec] = executor.outputs
+        self.texts = None if executor.texts is None else executor.texts.name
         self._executor = executor
         self._pool = pool
         self._response_bytes = response_bytes

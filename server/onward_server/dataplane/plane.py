@@ -274,7 +274,7 @@ class DataPlane:
     def _checked(self, request: InferRequest) -> tuple[ServedModel, list[str] | None]:
         model = self.model(request.model, request.version)
         if not model.is_known(request.inputs):
-            check_inputs(model.inputs, request.inputs)
+            check_inputs(model.inputs, request.inputs, model.texts)
             model.know(request.inputs)
         outputs = None
         if request.outputs is not None:

@@ -112,6 +112,7 @@ class ServedModel:
         self.labels = labels
         self.inputs: Sequence[TensorSpec] = first.inputs
         self.outputs: Sequence[TensorSpec] = first.outputs
+        self.texts = first.texts
         self.scheduler = scheduler
         self.infer_statistics = statistics
         self.recorder = CheckRecorder()
@@ -219,7 +220,7 @@ class ServedModel:
         Raises:
             OnwardError: see `infer`.
         """
-        inline = self._inline
+        inline = self._inline_for(inputs)
         if inline is None or not (self._answers_first or self.check.policy == "off"):
             return None
         shapes = signature(inputs)
@@ -282,12 +283,18 @@ class ServedModel:
     ) -> tuple[dict[str, Array], int, int, int]:
         batched = self.settings.batching is not None
         rows = int(next(iter(inputs.values())).shape[0]) if batched else 1
-        if self._inline is not None:
+        if (inline := self._inline_for(inputs)) is not None:
             shapes = signature(inputs)
-            if self._inline.has(shapes):
-                found, took, rows = self._here(self._inline, shapes, inputs, outputs, deadline)
+            if inline.has(shapes):
+                found, took, rows = self._here(inline, shapes, inputs, outputs, deadline)
                 return found, 0, took, rows
         return await self._scheduled(inputs, outputs, priority, deadline, rows)
+
+    def _inline_for(self, inputs: Mapping[str, Array]) -> Inline | None:
+        """What runs requests in this process; None for texts, whose time does not follow from their shape."""
+        if self.texts is not None and inputs[self.texts].dtype == object:
+            return None
+        return self._inline
 
     def _here(
         self,
@@ -321,8 +328,8 @@ class ServedModel:
         computed = await self.scheduler.run(
             inputs, outputs, priority or self.settings.default_priority, deadline
         )
-        if self._inline is not None and computed.alone:
-            self._inline.observe(signature(inputs), inputs, computed.infer_ns)
+        if computed.alone and (inline := self._inline_for(inputs)) is not None:
+            inline.observe(signature(inputs), inputs, computed.infer_ns)
         return computed.outputs, computed.queue_ns, computed.infer_ns, rows
 
     async def _checked(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Inference:

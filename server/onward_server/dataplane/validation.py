@@ -34,10 +34,15 @@ def check_transferable(specs: Sequence[TensorSpec]) -> None:
         raise UnsupportedError("; ".join(problems))
 
 
-def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array], texts: str | None = None) -> None:
     """Refuse inputs that are missing or unknown, or whose datatype or shape is not the declared one.
 
     A symbolic dimension has the same extent wherever its name occurs (ONNX IR, "Static tensor shapes").
+
+    Args:
+        specs: what the model takes.
+        inputs: by name.
+        texts: the name of the input that also takes one text a sample, BYTES [N] or [N, 1].
 
     Raises:
         RequestError: names the input, what it should be and what it is.
@@ -52,9 +57,18 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> No
             raise RequestError(f"input {spec.name!r} is missing: the model takes {describe(spec)}")
         array = inputs[spec.name]
         found = f"{datatype_of(array.dtype)}{list(array.shape)}"
-        if datatype_of(array.dtype) != datatype_of(spec.dtype):
-            raise RequestError(f"input {spec.name!r}: datatype of {found}; the model takes {describe(spec)}")
-        if not spec.admits(array.shape):
+        if spec.name == texts and array.dtype == object:
+            rest = [dim if isinstance(dim, int) else 1 for dim in (spec.shape or ())[1:]]
+            fits = array.ndim in (1, 2) and array.shape[1:] in ((), (1,))
+            if not fits or not spec.admits((len(array), *rest)):
+                takes = f"the model takes {describe(spec)}, or a text for each of its rows, BYTES[N]"
+                raise RequestError(f"input {spec.name!r}: shape of {found}; {takes}")
+            array = array.reshape(-1)
+        elif datatype_of(array.dtype) != datatype_of(spec.dtype):
+            also = " or texts, BYTES[N]" if spec.name == texts else ""
+            takes = f"the model takes {describe(spec)}{also}"
+            raise RequestError(f"input {spec.name!r}: datatype of {found}; {takes}")
+        elif not spec.admits(array.shape):
             raise RequestError(f"input {spec.name!r}: shape of {found}; the model takes {describe(spec)}")
         for extent, dim in zip(array.shape, spec.shape or (), strict=False):
             if not isinstance(dim, str):

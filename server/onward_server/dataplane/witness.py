@@ -11,6 +11,7 @@ from onward.errors import LimitError, OnwardError, UnsupportedError
 from onward.graph import Array
 from onward_server.dataplane.crosscheck import Comparison, compare
 from onward_server.dataplane.executors import Executor
+from onward_server.dataplane.texts import Texts
 from onward_server.errors import ExecutionError, MemoryLimitError, RunTimeoutError
 from onward_server.model_settings import CrossCheckSettings
 
@@ -69,6 +70,8 @@ def located(path: Path, inputs: Mapping[str, Array], settings: CrossCheckSetting
     Raises:
         OnwardError: it cannot be found out, such as of a model with random nodes.
     """
+    from onward.graph import spec_of
+    from onward.model import load
     from onward.verify import Tolerance, compare
 
     names = ("float16", "bfloat16", "float32", "float64")
@@ -76,5 +79,7 @@ def located(path: Path, inputs: Mapping[str, Array], settings: CrossCheckSetting
     tolerance = {
         name: Tolerance(bound.atol, bound.rtol) for name, bound in bounds.items() if bound is not None
     }
-    report = compare(path, inputs, tolerance=tolerance)
+    model = load(path)
+    texts = Texts.of(model.metadata_props, [spec_of(value) for value in model.graph.inputs])
+    report = compare(path, inputs if texts is None else texts.encoded(inputs), tolerance=tolerance)
     return "" if report.passed else str(report.first_difference or report.failures[0])

@@ -76,6 +76,7 @@ def _open(
     return {
         "inputs": [_entry(spec) for spec in executor.inputs],
         "outputs": [_entry(spec) for spec in executor.outputs],
+        "texts": None if executor.texts is None else executor.texts.name,
     }
 
 

@@ -448,11 +448,14 @@ def _normalise(model: ir.Model) -> ir.Model:
                 # The checker has compared every operator: both versions mean the same here.
                 function.opset_imports[""] = model.opset_imports[""]
         names = [value.name for value in model.graph.outputs]
+        given = [value.name for value in model.graph.inputs]
         try:
             common.InlinePass()(model)
         except Exception as error:
             raise UnsupportedError(f"its functions cannot be inlined: {root_cause(error)}") from error
         model.functions.clear()
+        for value, name in zip(model.graph.inputs, given, strict=True):
+            value.name = name
         for i, name in enumerate(names):  # a function may hand on what it is given
             if model.graph.outputs[i].name != name:
                 handed = ir.node("Identity", [model.graph.outputs[i]])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from onward.errors import LimitError
+from onward.errors import LimitError, ShapeError
 from onward.graph import Array, Op, op
 from onward.graph.memory import too_large
 from onward.ops._floats import is_integer
@@ -26,6 +26,8 @@ class Range(Op):
 
 def _range(start: Array, limit: Array, delta: Array) -> Array:
     first, last, step = (x.reshape(-1)[0].item() for x in (start, limit, delta))
+    if not step or not math.isfinite(last - first) or math.isnan(step):
+        raise ShapeError(f"delta is {step}, from {first} to {last}: that is no range")
     count = max(0, math.ceil((last - first) / step))
     if (reason := too_large(count * start.dtype.itemsize)) is not None:
         raise LimitError(reason)

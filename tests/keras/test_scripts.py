@@ -138,6 +138,23 @@ def test_a_second_fit_goes_on_and_compile_begins_anew() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("more", [{"epochs": 0}, {"epochs": 2, "initial_epoch": 2}])
+def test_no_epochs_train_nothing(more: dict[str, int]) -> None:
+    ended = []
+
+    class Ended(keras.callbacks.Callback):
+        def on_train_end(self, logs: Any = None) -> None:
+            ended.append(logs)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(optimizer="sgd", loss="mse")
+    before = model.get_weights()
+    history = model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0, callbacks=[Ended()], **more)
+    assert (history.history, history.epoch, len(ended)) == ({}, [], 1)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_functional_networks_of_several_inputs() -> None:
     left, right = keras.Input((3,), name="left"), keras.Input((2,), name="right")
     joined = keras.layers.Concatenate()([keras.layers.Dense(4, activation="relu")(left), right])

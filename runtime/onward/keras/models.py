@@ -242,7 +242,7 @@ class Model:
             x: an array [N, ...], or arrays by input name, or a list of them.
             y: targets [N, ...].
             batch_size: samples a step; 32 by default.
-            epochs: the number of the last epoch.
+            epochs: the number of the last epoch; none is trained where it is not above `initial_epoch`.
             verbose: 0: silent; 1 or 2: progress; "auto": on a terminal.
             callbacks: of `keras.callbacks`.
             validation_split: this share of the samples, the last ones, is for validation.
@@ -294,10 +294,14 @@ class Model:
             self.seed + self._epochs_done,
             shuffle=shuffle,
         )
+        if epochs <= initial_epoch:  # as in Keras: nothing is left to train
+            for hook in hooks:
+                hook.on_train_end({})
+            return history
         done = trainer.fit(
             loader,
             validation=None if held is None else self._dataset(*held),
-            epochs=max(1, epochs - initial_epoch),
+            epochs=epochs - initial_epoch,
             batch_size=batch_size or 32,
             callbacks=[Bridge(self, hooks, named, initial_epoch)],
             progress=None if verbose == "auto" else bool(verbose),

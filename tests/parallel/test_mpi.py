@@ -10,7 +10,9 @@ import socket
 import subprocess
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from onward.train.checkpoint import read_checkpoint
 pytestmark = needs_mpi
 
 CLI = "from onward.cli import main; import sys; main(sys.argv[1:])"
+Begin: TypeAlias = Callable[..., "subprocess.Popen[str]"]
 TRAIN = ("train", "mlp", "--data", "digits", "--epochs", "2", "--batch-size", "50", "--threads", "1")
 
 
@@ -266,27 +269,38 @@ def _lives(process: int) -> bool:
         return False
 
 
-def _begun(cwd: Path, *options: str) -> subprocess.Popen[str]:
-    """Two ranks in the middle of a long run, of which a checkpoint is there."""
-    job = subprocess.Popen(
-        command(2, "-c", CLI, *TRAIN, "--epochs", "100000", "--checkpoint", "run.ckpt", *options),
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + 90
-    while not (cwd / "run.ckpt").exists():
-        assert job.poll() is None, job.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return job
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Starts two ranks, which are in the middle of a long run when it returns: a checkpoint is there."""
+    jobs: list[subprocess.Popen[str]] = []
+
+    def begin(*options: str) -> subprocess.Popen[str]:
+        job = subprocess.Popen(
+            command(2, "-c", CLI, *TRAIN, "--epochs", "100000", "--checkpoint", "run.ckpt", *options),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        jobs.append(job)
+        end = time.monotonic() + 90
+        while not (tmp_path / "run.ckpt").exists():
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return job
+
+    yield begin
+    for job in jobs:
+        for process in [*_ranks(job.pid), job.pid] if job.poll() is None else []:
+            os.kill(process, signal.SIGKILL)
+        job.communicate()
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> None:
-    job = _begun(tmp_path)
+def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path, begin: Begin) -> None:
+    job = begin()
     ranks = _ranks(job.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
@@ -307,9 +321,9 @@ def test_a_killed_rank_ends_the_others_and_one_rank_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path, begin: Begin) -> None:
     """Slurm tells the others of a killed rank to stop; here the other one stands still."""
-    job = _begun(tmp_path)
+    job = begin()
     first, second = _ranks(job.pid)
     os.kill(second, signal.SIGSTOP)
     time.sleep(1)
@@ -324,9 +338,11 @@ def test_a_rank_that_is_left_alone_ends_when_it_is_told_to(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [False, True], ids=["rank", "launcher"])
-def test_a_signal_to_a_rank_or_its_launcher_saves_where_all_ranks_are(tmp_path: Path, launcher: bool) -> None:
+def test_a_signal_to_a_rank_or_its_launcher_saves_where_all_ranks_are(
+    tmp_path: Path, begin: Begin, launcher: bool
+) -> None:
     """mpirun hands SIGUSR1 on, and leaves ranks their time then."""
-    job = _begun(tmp_path, "--json")
+    job = begin("--json")
     os.kill(*((job.pid, signal.SIGUSR1) if launcher else (_ranks(job.pid)[1], signal.SIGTERM)))
     out, told = job.communicate(timeout=60)
     *_, timed, last = map(json.loads, out.strip().splitlines())

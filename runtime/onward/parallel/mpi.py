@@ -114,10 +114,10 @@ class MPICommunicator:
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         """Replace an array by that of a rank."""
-        self.barrier()
         flat = array.reshape(-1).view("u1")
         for start in range(0, flat.size, _PIECE):
-            self._communicator.Bcast(flat[start : start + _PIECE], root)
+            piece = flat[start : start + _PIECE]
+            self._wait(self._communicator.Ibcast(piece, root), naps=piece.nbytes <= _SHORT)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

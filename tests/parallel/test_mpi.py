@@ -352,7 +352,9 @@ def test_a_signal_to_a_rank_or_its_launcher_saves_where_all_ranks_are(
     assert last["event"] == "finished", told
     assert last["status"] == "cancelled"
     assert job.returncode == 130
-    assert read_checkpoint(tmp_path / "run.ckpt").meta["step"] > 0
+    meta = read_checkpoint(tmp_path / "run.ckpt").meta
+    assert meta["step"] > 0
+    assert meta["stopped"] == "", "a run that goes on from here would end at once"
 
 
 @pytest.mark.slow

@@ -368,7 +368,8 @@ class Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.step,
-            "stopped": self.stopped,
+            # a run that was cut off within an epoch is one to go on with
+            "stopped": "" if self.halted else self.stopped,
             "schedule": self._schedule_state,
             "last": self.last,
             "epochs": self.epochs,

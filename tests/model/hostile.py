@@ -1289,33 +1289,13 @@ def odd() -> Iterator[tuple[str, onnx.ModelProto | bytes]]:
         "Gather by int32": model([node("Gather", "x i")], tensor("i", [0, 3], np.int32)),
         "GatherElements by int32": model([node("GatherElements", "x i")], tensor("i", [0, 3], np.int32)),
         "Loop by int32": model(
-            [
-                node(
-                    "Loop",
-                    "m k one",
-                    body=body(
-                        [node("Identity", "c", "c2"), node("Identity", "s", "s2")],
-                        [("i", INT64, []), ("c", BOOL, []), ("s", FLOAT, [])],
-                        [("c2", BOOL, []), ("s2", FLOAT, [])],
-                    ),
-                )
-            ],
+            [node("Loop", "m k one", body=_unchanged())],
             one,
             tensor("m", 3, np.int32),
             tensor("k", True, np.bool_),
         ),
         "Loop of vectors": model(
-            [
-                node(
-                    "Loop",
-                    "m k one",
-                    body=body(
-                        [node("Identity", "c", "c2"), node("Identity", "s", "s2")],
-                        [("i", INT64, []), ("c", BOOL, []), ("s", FLOAT, [])],
-                        [("c2", BOOL, []), ("s2", FLOAT, [])],
-                    ),
-                )
-            ],
+            [node("Loop", "m k one", body=_unchanged())],
             one,
             tensor("m", [3]),
             tensor("k", [True], np.bool_),
@@ -1428,6 +1408,15 @@ def odd() -> Iterator[tuple[str, onnx.ModelProto | bytes]]:
             [node("SequenceConstruct", "x x", "q"), node("SequenceAt", "q i")], tensor("i", [0])
         ),
     }.items()
+
+
+def _unchanged() -> onnx.GraphProto:
+    """The body of a loop that hands on its condition and its state."""
+    return body(
+        [node("Identity", "c", "c2"), node("Identity", "s", "s2")],
+        [("i", INT64, []), ("c", BOOL, []), ("s", FLOAT, [])],
+        [("c2", BOOL, []), ("s2", FLOAT, [])],
+    )
 
 
 def _without_types() -> onnx.ModelProto:

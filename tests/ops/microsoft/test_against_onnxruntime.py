@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -66,7 +67,7 @@ class Case:
             out.type.tensor_type.shape.Clear()
         graph = helper.make_graph([node, *after], "g", infos, outs, weights)
         imports = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, 1)]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=9)
+        model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         return model.SerializeToString(), {n: x for n, x in given.items() if n not in fixed}
 
 
@@ -80,6 +81,14 @@ def u8(*shape: int) -> Array:
 
 def s8(*shape: int) -> Array:
     return np.asarray(_RNG.integers(-128, 128, shape), np.int8)
+
+
+def s4(*shape: int) -> Array:
+    return _RNG.integers(-8, 8, shape).astype(ml_dtypes.int4)
+
+
+def u4(*shape: int) -> Array:
+    return _RNG.integers(0, 16, shape).astype(ml_dtypes.uint4)
 
 
 def one(value: float, dtype: Any = np.float32) -> Array:
@@ -454,6 +463,8 @@ CASES = [
         for name, inputs, attributes in (
             ("4", [u8(7, 16), np.array([[3, -1], [0, 3]]), f(7, 2), u8(7, 1)], {"block_size": 16}),
             ("8", [u8(7, 32), np.array([3, 0]), f(7, 2)], {"block_size": 16, "bits": 8}),
+            ("int4", [s4(7, 16), np.array([3, 0]), f(7, 1), s4(7, 1)], {"block_size": 16}),
+            ("uint4", [u4(7, 16), np.array([3, 0]), f(7, 1)], {"block_size": 16}),
             ("2", [u8(7, 8), np.array([3, 0]), f(7, 2)], {"block_size": 16, "bits": 2}),
         )
     ),
@@ -484,6 +495,7 @@ CASES = [
                 {"do_rotary": 1, "rotary_interleaved": 1},
             ),
             ("window", [*new(6), *past(0), *seen(6, 6)], [], {"local_window_size": 3}),
+            ("both ways", [*new(5), *past(0), *seen(5, 5)], [], {"causal": 0}),
             ("softcap", [*new(1), *past(7), *seen(8, 8)], [], {"softcap": 0.7, "scale": 0.9}),
             ("smooth", [*new(1), *past(7), *seen(8, 8)], [], {"smooth_softmax": 1}),
             ("bias", [*new(1), *past(7), *seen(8, 8)], [None, None, None, f(2, 1, 1, 8)], {"softcap": 0.7}),

@@ -33,21 +33,21 @@ class GatherBlockQuantized(Op):
     ) -> ir.Value:
         rank, behind = rank_known(data), rank_known(indices) - 1
         rows, along = normalized(self.gather_axis, rank), normalized(self.quantize_axis, rank)
-        bits = self.bits if data.dtype == ir.DataType.UINT8 else 8
-        if bits not in (2, 4, 8) or (bits < 8 and rows == rank - 1):
-            raise UnsupportedError(f"a table of {bits} bits from which axis {rows} of {rank} is taken")
-        if data.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
-            data, zero_points = _wide(g, data), zero_points and _wide(g, zero_points)
-        elif bits < 8 and zero_points is not None:
-            zero_points = _unpacked_constant(g, zero_points, bits, scales)
-        if data.dtype == ir.DataType.UINT8 and zero_points is None and bits == self.bits:
-            middle = g.Cast(g.const(1 << (bits - 1), ir.DataType.INT32), to=int(ir.DataType.UINT8))
-            zero_points = g.Expand(middle, g.shape(scales))
-        q = g.Gather(data, indices, axis=rows)
-        if bits < 8:
-            q = _unpacked(g, q, bits, rank + behind)
         if rows == along:
-            raise UnsupportedError("a table in blocks along the axis that is taken from")
+            raise UnsupportedError("a table in blocks along the axis that is taken from is not supported")
+        packed = data.dtype == ir.DataType.UINT8
+        if packed and (self.bits not in (2, 4, 8) or (self.bits < 8 and rows == rank - 1)):
+            raise UnsupportedError(f"a table of {self.bits} bits from which axis {rows} of {rank} is taken")
+        if not packed:
+            data, zero_points = _wide(g, data), zero_points and _wide(g, zero_points)
+        elif zero_points is None:
+            middle = g.Cast(g.const(1 << (self.bits - 1), ir.DataType.INT32), to=int(ir.DataType.UINT8))
+            zero_points = g.Expand(middle, g.shape(scales))
+        elif self.bits < 8:
+            zero_points = _unpacked_constant(g, zero_points, self.bits, scales)
+        q = g.Gather(data, indices, axis=rows)
+        if packed and self.bits < 8:
+            q = _unpacked(g, q, self.bits, rank + behind)
         by_block = g.Gather(scales, indices, axis=rows)
         zeros = None if zero_points is None else g.Gather(zero_points, indices, axis=rows)
         moved = along + (behind if along > rows else 0)
@@ -56,6 +56,8 @@ class GatherBlockQuantized(Op):
 
 def _wide(g: Builder, x: ir.Value) -> ir.Value:
     """Constants of 4 bits as 8, of which Gather takes."""
+    if x.dtype not in (ir.DataType.INT4, ir.DataType.UINT4):
+        raise UnsupportedError(f"a table of {x.dtype} is not supported; uint8, int4 and uint4 are")
     held = constant_of(x)
     if held is None:
         raise UnsupportedError("its table or zero points are not constants")

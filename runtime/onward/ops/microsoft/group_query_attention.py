@@ -71,16 +71,20 @@ class GroupQueryAttention(Op):
             raise UnsupportedError(
                 "query_seqlens, a cache of the window alone and an output of scores are not supported"
             )
+        if (past_key is None) != (past_value is None) or (q_norm_weight is None) != (k_norm_weight is None):
+            raise UnsupportedError(
+                "past_key and past_value, and q_norm_weight and k_norm_weight, come in pairs"
+            )
         if seqlens_k is None or total_sequence_length is None:
             raise UnsupportedError("it needs seqlens_k and total_sequence_length")
         q, k, v = self._in_heads(g, query, key, value)
         if q_norm_weight is not None and k_norm_weight is not None:
-            epsilons = (
-                self.q_norm_epsilon or self.qk_norm_epsilon,
-                self.k_norm_epsilon or self.qk_norm_epsilon,
+            of_q, of_k = (
+                self.qk_norm_epsilon if own is None else own
+                for own in (self.q_norm_epsilon, self.k_norm_epsilon)
             )
-            q = rms_normalized(g, q, q_norm_weight, -1, epsilons[0])[0]
-            k = rms_normalized(g, k, k_norm_weight, -1, epsilons[1])[0]
+            q = rms_normalized(g, q, q_norm_weight, -1, of_q)[0]
+            k = rms_normalized(g, k, k_norm_weight, -1, of_k)[0]
         before = None
         if past_key is not None and past_value is not None:
             before = self._before(g, seqlens_k, q)
